@@ -1,0 +1,1 @@
+//! Outrigger's own xDS control plane.

@@ -1,0 +1,2 @@
+//! The xDS types Outrigger reads.
+pub use envoy_types::pb;

@@ -1,0 +1,1 @@
+//! Outrigger, an Envoy-compatible data plane.
