@@ -1,0 +1,5 @@
+//! Connection pools of one host on one worker, and the seam between the router and the codecs of upstream connections.
+
+mod events;
+
+pub use events::{ConnectError, PoolError, ResetReason, ResponseEvent};
