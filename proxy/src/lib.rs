@@ -13,6 +13,7 @@ pub mod http;
 pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener_filters;
+pub mod matchers;
 pub mod net;
 pub mod network_filters;
 pub mod route;
