@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=protos");
     println!("cargo::rerun-if-changed=Cargo.toml");
 
-    let shipped = fs::read(envoy_types_source(&root)?.join("src/generated/types.bin"))?;
+    let types = envoy_types_source(&root)?.join("src/generated/types.bin");
+    // For tests, which compare with another reader of the same descriptors.
+    println!("cargo::rustc-env=ENVOY_TYPES_BIN={}", types.display());
+    let shipped = fs::read(types)?;
     let compiled = compile(&root.join("protos"), &shipped)?;
 
     let mut known = FileSet::decode(shipped.as_slice())?;

@@ -16,6 +16,8 @@ const VALUE_DEPRECATED: u32 = 1;
 const MESSAGE_MAP_ENTRY: u32 = 7;
 /// `envoy.annotations.disallowed_by_default` of fields, and `disallowed_by_default_enum` of enum values.
 const FIELD_DISALLOWED: u32 = 189_503_207;
+/// `udpa.annotations.sensitive`.
+const FIELD_SENSITIVE: u32 = 76_569_463;
 const VALUE_DISALLOWED: u32 = 70_100_853;
 
 const TYPE_MESSAGE: i32 = 11;
@@ -188,7 +190,8 @@ impl Tables {
                 | flag(4, is_true(&field.options, FIELD_DEPRECATED))
                 | flag(8, is_true(&field.options, FIELD_DISALLOWED))
                 | flag(16, field.patched)
-                | flag(32, field.proto3_optional);
+                | flag(32, field.proto3_optional)
+                | flag(64, is_true(&field.options, FIELD_SENSITIVE));
             let record = [
                 u32::try_from(field.number)?,
                 self.string(&field.name)?,

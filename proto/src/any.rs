@@ -1,7 +1,7 @@
 //! What an `Any` holds, both kinds of `TypedStruct` resolved.
 
 use bytes::Bytes;
-use prost::{Message as _, Name};
+use prost::Name;
 
 use crate::pb::google::protobuf::Any;
 use crate::schema::Message;
@@ -124,7 +124,7 @@ fn from_struct_bytes(
 }
 
 /// Type URL and encoded `Struct` of a `TypedStruct`. Parts of the `Struct` add up, as protobuf wants it.
-fn typed_struct(bytes: &[u8]) -> Result<(&str, Vec<u8>), Malformed> {
+pub(crate) fn typed_struct(bytes: &[u8]) -> Result<(&str, Vec<u8>), Malformed> {
     let (mut url, mut value) = ("", Vec::new());
     for field in WireReader::new(bytes) {
         match field? {
@@ -146,6 +146,8 @@ fn typed_struct(bytes: &[u8]) -> Result<(&str, Vec<u8>), Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
+
     use crate::ours;
     use crate::pb::envoy::extensions::filters::http::router::v3::Router;
     use crate::pb::google::protobuf::value::Kind;

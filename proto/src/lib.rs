@@ -2,6 +2,7 @@
 
 pub mod any;
 mod base64;
+pub mod json;
 pub mod schema;
 mod wire;
 pub mod yaml;

@@ -79,8 +79,6 @@ pub enum WellKnown {
     Duration,
     /// A string such as `2026-01-02T03:04:05Z`.
     Timestamp,
-    /// A string of paths with commas between them.
-    FieldMask,
     /// An object of any form.
     Struct,
     /// Any JSON value.
@@ -176,7 +174,6 @@ impl Message {
             "Any" => WellKnown::Any,
             "Duration" => WellKnown::Duration,
             "Timestamp" => WellKnown::Timestamp,
-            "FieldMask" => WellKnown::FieldMask,
             "Struct" => WellKnown::Struct,
             "Value" => WellKnown::Value,
             "ListValue" => WellKnown::ListValue,
@@ -273,6 +270,12 @@ impl Field {
     #[must_use]
     pub fn is_patched(self) -> bool {
         self.flags() & 16 != 0
+    }
+
+    /// Whether `udpa.annotations.sensitive` marks it as a secret.
+    #[must_use]
+    pub fn is_sensitive(self) -> bool {
+        self.flags() & 64 != 0
     }
 
     /// The entry of a `map` field.

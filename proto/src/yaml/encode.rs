@@ -86,7 +86,6 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
             (Some(WellKnown::Timestamp), Value::Text(text)) => {
                 self.time(node.line, scalar::timestamp(text), out)
             }
-            (Some(WellKnown::FieldMask), Value::Text(text)) => field_mask(text, out),
             (Some(WellKnown::Duration), Value::Number(text)) => {
                 let reason = format!("expected a duration, found the number {text}; write {text}s");
                 self.fail(node.line, ErrorKind::Type, reason);
@@ -100,10 +99,6 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 let wanted = match known {
                     Some(WellKnown::Duration) => "a duration such as 0.25s".to_owned(),
                     Some(WellKnown::Timestamp) => "a time such as 2026-01-02T03:04:05Z".to_owned(),
-                    Some(WellKnown::FieldMask) => {
-                        "a string of paths with commas between them".to_owned()
-                    }
-                    Some(WellKnown::ListValue) => "a list".to_owned(),
                     _ => format!("an object ({})", message.full_name()),
                 };
                 self.fail(
@@ -439,19 +434,6 @@ fn render(path: &[Step<'_>]) -> String {
         }
     }
     text
-}
-
-fn field_mask(text: &str, out: &mut Vec<u8>) {
-    for path in text.split(',').filter(|path| !path.is_empty()) {
-        let mut snake = String::with_capacity(path.len() + 4);
-        for character in path.chars() {
-            if character.is_ascii_uppercase() {
-                snake.push('_');
-            }
-            snake.push(character.to_ascii_lowercase());
-        }
-        wire::put_bytes_field(out, 1, snake.as_bytes());
-    }
 }
 
 fn put_nonzero(out: &mut Vec<u8>, number: u32, value: u64) {
