@@ -178,7 +178,8 @@ impl CodeStats {
         if table.len() <= at {
             table.resize_with(at + 1, || None);
         }
-        let counters = table[at].get_or_insert_with(|| Box::new(CodeCounters::new(prefix, scope, status)));
+        let counters =
+            table[at].get_or_insert_with(|| Box::new(CodeCounters::new(prefix, scope, status)));
         counters.class.inc();
         counters.code.inc();
     }
