@@ -72,9 +72,9 @@ impl SocketOption {
                 SocketState::StateListening => SocketStage::Listening,
             },
             v4_only: match version? {
-                SocketIpVersion::SocketIpVersionUnspecified => None,
-                SocketIpVersion::SocketIpVersionIpv4 => Some(true),
-                SocketIpVersion::SocketIpVersionIpv6 => Some(false),
+                SocketIpVersion::Unspecified => None,
+                SocketIpVersion::Ipv4 => Some(true),
+                SocketIpVersion::Ipv6 => Some(false),
             },
             description,
         };
