@@ -2,8 +2,10 @@
 
 pub mod any;
 mod base64;
+mod fields;
 pub mod json;
 pub mod schema;
+pub mod validate;
 mod wire;
 pub mod yaml;
 

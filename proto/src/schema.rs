@@ -380,6 +380,12 @@ impl EnumValue {
         i32::from_le_bytes(array(self.at()))
     }
 
+    /// Whether the API calls it deprecated.
+    #[must_use]
+    pub fn is_deprecated(self) -> bool {
+        u16_at(self.at() + 10) & 4 != 0
+    }
+
     /// Whether Envoy refuses it unless a runtime key allows it (`envoy.annotations.disallowed_by_default_enum`).
     #[must_use]
     pub fn is_disallowed(self) -> bool {

@@ -1,6 +1,6 @@
 //! YAML to a tree, with the meaning that Envoy gives to it.
 //!
-//! Only the first document of a text is read. A quoted or block scalar is a string; a plain one is null, a boolean
+//! Only the first document of a text is read. A quoted or block scalar without a tag is a string; a plain one is null, a boolean
 //! (`yes`, `on` and `y` too), an integer (decimal, `0x` or `0` octal) or a string. Fractions are strings, integers
 //! beyond 32 bits as well: the field decides what they become, and in a `google.protobuf.Struct` they stay strings.
 //! Of two equal keys the later one counts. A key tagged `!ignore` is left out. There are no merge keys.
@@ -211,10 +211,15 @@ pub(crate) fn last_of_equal_keys(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> 
 }
 
 fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Value<'a> {
-    let is_text = tag.is_some_and(|tag| {
-        (tag.handle.is_empty() && tag.suffix == "!") || (tag.handle == "!" && tag.suffix.is_empty())
-    });
-    if style != ScalarStyle::Plain || is_text {
+    // An explicit tag takes away from quotes that they make a string, whatever the tag says.
+    let is_text = match tag {
+        None => style != ScalarStyle::Plain,
+        Some(tag) => matches!(
+            (tag.handle.as_str(), tag.suffix.as_str()),
+            ("", "!") | ("!", "")
+        ),
+    };
+    if is_text {
         return Value::Text(text);
     }
     if tag.is_none() && is_null(&text) {
@@ -337,6 +342,7 @@ mod tests {
             ("\"true\"", string("true")),
             ("! 5", string("5")),
             ("!!str 5", number("5")),
+            ("!!str '5'", number("5")),
             ("!!str ~", string("~")),
             ("-", string("-")),
             ("0x", string("0x")),
