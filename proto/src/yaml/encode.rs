@@ -9,7 +9,9 @@ use crate::wire;
 /// Protobuf's own limit for nested JSON.
 const MAX_DEPTH: usize = 100;
 /// Values read in all, aliases counted each time, so that aliases of aliases cannot exhaust the memory.
-const MAX_VALUES: u32 = 50_000_000;
+const MAX_VALUES: u32 = 10_000_000;
+/// Errors reported of one text; nobody reads more.
+const MAX_ERRORS: usize = 1_000;
 
 /// Encodes the root of `document` as a `message`. The bytes are of use only if `errors` got none.
 pub(crate) fn encode(
@@ -66,16 +68,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
     /// Writes what stands inside a message of this type.
     fn message(&mut self, id: NodeId, message: Message, out: &mut Vec<u8>) {
         let node = self.document.node(id);
-        if self.depth == MAX_DEPTH || self.values == MAX_VALUES {
-            self.fail(
-                node.line,
-                ErrorKind::Type,
-                "nested more than 100 levels deep, or repeated by aliases without end".to_owned(),
-            );
+        if !self.descend(node.line) {
             return;
         }
-        self.depth += 1;
-        self.values += 1;
         match (message.well_known(), &node.value) {
             (Some(WellKnown::Any), _) => self.any(node, out),
             (Some(WellKnown::Value), _) => self.value(id, out),
@@ -159,8 +154,12 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
     fn list(&mut self, items: &'d [NodeId], field: Field, out: &mut Vec<u8>) {
         let keeps_lists = matches!(field.kind(), Kind::Message(message) if matches!(message.well_known(), Some(WellKnown::Value | WellKnown::ListValue)));
         for (index, item) in items.iter().enumerate() {
+            let node = self.document.node(*item);
+            if !self.count(node.line) {
+                return;
+            }
             self.path.push(Step::Index(index));
-            match &self.document.node(*item).value {
+            match &node.value {
                 // Protobuf flattens a list inside a list, and reads null as an empty element.
                 Value::List(inner) if !keeps_lists && self.depth < MAX_DEPTH => {
                     self.depth += 1;
@@ -205,6 +204,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
 
     fn singular(&mut self, id: NodeId, field: Field, out: &mut Vec<u8>) {
         let node = self.document.node(id);
+        if !self.count(node.line) {
+            return;
+        }
         match field.kind() {
             Kind::Message(message) => {
                 if matches!(node.value, Value::Null)
@@ -352,15 +354,8 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
 
     fn value_field(&mut self, number: u32, id: NodeId, out: &mut Vec<u8>) {
         let start = wire::begin_field(out, number);
-        if self.depth == MAX_DEPTH || self.values == MAX_VALUES {
-            self.fail(
-                self.document.node(id).line,
-                ErrorKind::Type,
-                "nested more than 100 levels deep, or repeated by aliases without end".to_owned(),
-            );
-        } else {
-            self.depth += 1;
-            self.values += 1;
+        let line = self.document.node(id).line;
+        if self.count(line) && self.descend(line) {
             self.value(id, out);
             self.depth -= 1;
         }
@@ -412,7 +407,37 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
         self.fail(entry.line, ErrorKind::UnknownField, reason);
     }
 
+    /// Counts one value. Reports once when there are too many, and refuses the rest.
+    fn count(&mut self, line: u32) -> bool {
+        if self.values == MAX_VALUES {
+            self.fail(
+                line,
+                ErrorKind::Type,
+                format!("more than {MAX_VALUES} values, aliases counted each time"),
+            );
+        }
+        self.values = self.values.saturating_add(1).min(MAX_VALUES + 1);
+        self.values <= MAX_VALUES
+    }
+
+    /// Goes one level deeper, if there is one; whoever calls it comes back up.
+    fn descend(&mut self, line: u32) -> bool {
+        if self.depth == MAX_DEPTH {
+            self.fail(
+                line,
+                ErrorKind::Type,
+                format!("nested more than {MAX_DEPTH} levels deep"),
+            );
+            return false;
+        }
+        self.depth += 1;
+        true
+    }
+
     fn fail(&mut self, line: u32, kind: ErrorKind, reason: String) {
+        if self.errors.len() >= MAX_ERRORS {
+            return;
+        }
         let path = render(&self.path);
         self.errors.push(LoadError {
             file: self.options.file.to_owned(),

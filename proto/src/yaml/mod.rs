@@ -279,3 +279,6 @@ fn error(source: &Source<'_>, line: u32, kind: ErrorKind, reason: String) -> Loa
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests;
