@@ -9,6 +9,7 @@
 //! length u16, required u16; enum = name at u32, first value u32, name length u16, values u16; value = number i32,
 //! name at u32, name length u16, flags u16.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 static SCHEMA: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.bin"));
@@ -95,16 +96,7 @@ impl Message {
     /// The message with this full name, such as `envoy.config.core.v3.Node`.
     #[must_use]
     pub fn by_name(full_name: &str) -> Option<Self> {
-        let (mut low, mut high) = (0, u32_at(0));
-        while low < high {
-            let middle = u32::midpoint(low, high);
-            match Self(middle).full_name().cmp(full_name) {
-                std::cmp::Ordering::Equal => return Some(Self(middle)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        find(u32_at(0), |number| Self(number).full_name().cmp(full_name)).map(Self)
     }
 
     /// Every message, ordered by name.
@@ -130,16 +122,10 @@ impl Message {
     #[must_use]
     pub fn field_by_number(self, number: u32) -> Option<Field> {
         let at = self.at();
-        let (mut low, mut high) = (u32_at(at + 4), u32_at(at + 4) + u32::from(u16_at(at + 14)));
-        while low < high {
-            let middle = u32::midpoint(low, high);
-            match Field(middle).number().cmp(&number) {
-                std::cmp::Ordering::Equal => return Some(Field(middle)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        let first = u32_at(at + 4);
+        let count = u32::from(u16_at(at + 14));
+        find(count, |index| Field(first + index).number().cmp(&number))
+            .map(|index| Field(first + index))
     }
 
     /// The field with this name, given as in the proto file or in lowerCamelCase.
@@ -331,6 +317,12 @@ impl Oneof {
 }
 
 impl Enum {
+    /// The enum with this full name, such as `envoy.config.core.v3.RequestMethod`.
+    #[must_use]
+    pub fn by_name(full_name: &str) -> Option<Self> {
+        find(u32_at(4), |number| Self(number).full_name().cmp(full_name)).map(Self)
+    }
+
     /// Package and name, without a leading dot.
     #[must_use]
     pub fn full_name(self) -> &'static str {
@@ -425,6 +417,20 @@ impl fmt::Debug for Oneof {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.name())
     }
+}
+
+/// Which of `count` ordered records is the wanted one.
+fn find(count: u32, order: impl Fn(u32) -> Ordering) -> Option<u32> {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = u32::midpoint(low, high);
+        match order(middle) {
+            Ordering::Equal => return Some(middle),
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+        }
+    }
+    None
 }
 
 fn record(kind: usize, number: u32, size: u32) -> usize {

@@ -145,6 +145,15 @@ fn rules_given_one_by_one_all_hold() {
 }
 
 #[test]
+fn rules_that_only_envoy_has_hold_too() {
+    use envoy::config::route::v3::RouteConfiguration;
+    assert_eq!(
+        found::<RouteConfiguration>(r#"vhost_header: "a\nb""#),
+        ["vhost_header: \"a\\nb\": must not have line breaks or NUL"]
+    );
+}
+
+#[test]
 fn elements_that_have_to_differ_are_compared() {
     use envoy::config::metrics::v3::HistogramBucketSettings;
     let text = "{match: {prefix: a}, buckets: [1, 2, 1, 0]}";

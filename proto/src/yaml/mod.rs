@@ -7,10 +7,12 @@
 
 mod encode;
 mod node;
+mod put;
 mod read_json;
 mod read_struct;
 mod read_yaml;
 mod scalar;
+mod text_format;
 
 use std::fmt;
 use std::path::Path;
@@ -248,7 +250,8 @@ fn encode_source(
     };
     let document = match source.format {
         Format::Yaml => read_yaml::read(text),
-        _ => read_json::read(text),
+        Format::Text => return text_format::encode(text, message, source.name, errors),
+        Format::Json | Format::Binary => read_json::read(text),
     };
     match document {
         Ok(document) => encode::encode(
@@ -276,3 +279,6 @@ fn error(source: &Source<'_>, line: u32, kind: ErrorKind, reason: String) -> Loa
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests;
