@@ -285,15 +285,13 @@ fn closing(pattern: &str) -> Option<usize> {
     None
 }
 
-/// Matches a name part by part: `$` is the value, `*` any part, `**` any number of parts.
+/// Matches a name part by part: `$` is the value, `*` any part, `**` any number of parts,
+/// but at the end one at least.
 fn find_token(pattern: &[&str], name: &str) -> Option<Found> {
     let start = match_tokens(pattern, name, 0)?;
     let end = name[start..].find('.').map_or(name.len(), |at| start + at);
-    let remove = if end < name.len() {
-        (start, end + 1)
-    } else {
-        (start.saturating_sub(1), end)
-    };
+    // With the dot behind it; no pattern ends in its value.
+    let remove = (start, (end + 1).min(name.len()));
     Some(Found {
         remove,
         value: (start, end),
@@ -312,6 +310,9 @@ fn match_tokens(pattern: &[&str], name: &str, at: usize) -> Option<usize> {
             .map_or(name.len() + 1, |dot| at + dot + 1)
     };
     if *first == "**" {
+        if others.is_empty() && at > name.len() {
+            return None;
+        }
         let mut at = at;
         loop {
             if let Some(found) = match_tokens(others, name, at) {
@@ -517,10 +518,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_at_the_end_loses_the_dot_before_it() {
+    fn a_name_that_ends_in_a_value_has_no_tag() {
         let producer = TagProducer::default();
-        assert_eq!(producer.extract("cluster.a").name, "cluster");
-        assert_eq!(producer.extract("cluster").name, "cluster");
-        assert_eq!(producer.extract("").name, "");
+        for name in ["cluster.a", "http.ing", "cluster", "", "."] {
+            assert_eq!(producer.extract(name).tags, [], "{name}");
+        }
+        assert_eq!(
+            producer.extract("http.ing.fault.active_faults").name,
+            "http.fault.active_faults"
+        );
     }
 }
