@@ -11,7 +11,7 @@ use pb::http_connection_manager::{ForwardClientCertDetails, InternalAddressConfi
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{Fields, Known, RequestHead, ResponseHead};
-use crate::matchers::cidr::CidrList;
+use crate::matchers::CidrRanges;
 use crate::net::Address;
 use crate::server::{FactoryContext, Random};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
@@ -58,7 +58,7 @@ pub struct ForwardingFields {
 #[derive(Debug, Default)]
 struct InternalAddresses {
     unix_sockets: bool,
-    ranges: CidrList,
+    ranges: CidrRanges,
 }
 
 /// `x-request-id`.
@@ -218,7 +218,7 @@ impl ForwardingConfig {
 impl InternalAddresses {
     fn from_proto(proto: InternalAddressConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let InternalAddressConfig { unix_sockets, cidr_ranges } = proto;
-        Ok(Self { unix_sockets, ranges: CidrList::from_proto(cidr_ranges, "cidr_ranges", path)? })
+        Ok(Self { unix_sockets, ranges: CidrRanges::from_proto(cidr_ranges, "cidr_ranges", path)? })
     }
 
     fn contains(&self, address: &Address) -> bool {
@@ -306,8 +306,9 @@ fn parse_xff_address(entry: &str) -> Option<IpAddr> {
     entry.split_once(':').and_then(|(ip, port)| port.parse::<u16>().ok().and(ip.parse::<Ipv4Addr>().ok())).map(IpAddr::V4)
 }
 
-fn connection_scheme(connection: &ConnectionInfo) -> &'static str {
-    if connection.transport_protocol == Some("tls") && connection.is_encrypted() { "https" } else { "http" }
+/// No transport socket encrypts yet.
+fn connection_scheme(_connection: &ConnectionInfo) -> &'static str {
+    "http"
 }
 
 /// Prints a short value on the stack.

@@ -7,7 +7,7 @@ use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_ma
 
 use crate::access_loggers::AccessLogFilter;
 use crate::config::{ConfigPath, Rejected};
-use crate::formatter::{FormatData, SubstitutionFormat};
+use crate::formatter::{FormatData, SubstitutionFormatString};
 use crate::http::{HeaderName, Known, Method, RequestHead, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::route::HeaderParser;
@@ -18,14 +18,14 @@ use crate::stream_info::StreamInfo;
 #[derive(Default)]
 pub struct LocalReplyConfig {
     mappers: Vec<ResponseMapper>,
-    body_format: Option<SubstitutionFormat>,
+    body_format: Option<SubstitutionFormatString>,
 }
 
 struct ResponseMapper {
     filter: AccessLogFilter,
     status_code: Option<u16>,
     body: Option<Bytes>,
-    body_format: Option<SubstitutionFormat>,
+    body_format: Option<SubstitutionFormatString>,
     headers: HeaderParser,
 }
 
@@ -42,7 +42,7 @@ impl LocalReplyConfig {
     pub fn from_proto(proto: Option<pb::LocalReplyConfig>, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let Some(pb::LocalReplyConfig { mappers, body_format }) = proto else { return Ok(Self::default()) };
         let mappers = path.each("mappers", mappers, |mapper, path| ResponseMapper::from_proto(mapper, cx, path));
-        let body_format = path.optional("body_format", body_format, |format, path| SubstitutionFormat::from_proto(format, cx, path));
+        let body_format = path.optional("body_format", body_format, |format, path| SubstitutionFormatString::from_proto(format, cx, path));
         Ok(Self { mappers: mappers?, body_format: body_format? })
     }
 
@@ -79,7 +79,7 @@ impl LocalReplyConfig {
 
     fn rewrite(&self, head: &mut ResponseHead, body: &mut Bytes, request: &RequestHead, info: &mut StreamInfo) -> Option<Box<str>> {
         info.response_code = Some(head.status);
-        let data = |info: &StreamInfo, head: &ResponseHead, body: &Bytes, out: &mut Vec<u8>, format: &SubstitutionFormat| {
+        let data = |info: &StreamInfo, head: &ResponseHead, body: &Bytes, out: &mut Vec<u8>, format: &SubstitutionFormatString| {
             let data = FormatData {
                 info,
                 request: Some(request),
@@ -126,7 +126,7 @@ impl ResponseMapper {
         let filter = path.required("filter", filter).and_then(|filter| AccessLogFilter::from_proto(filter, cx, &path.field("filter")));
         let status = status_code.map(|v| path.in_range("status_code", v.value, 200..=599)).transpose();
         let body = path.optional("body", body, |source, path| data_source(source, path));
-        let format = path.optional("body_format_override", body_format_override, |format, path| SubstitutionFormat::from_proto(format, cx, path));
+        let format = path.optional("body_format_override", body_format_override, |format, path| SubstitutionFormatString::from_proto(format, cx, path));
         let headers = HeaderParser::from_proto(headers_to_add, Vec::new(), "headers_to_add", "", cx, path);
         Ok(Self {
             filter: filter?,

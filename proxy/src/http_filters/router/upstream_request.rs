@@ -184,7 +184,7 @@ impl UpstreamRequest {
     pub(super) fn was_stale(&self, failure: &Failure) -> bool {
         let UpstreamState::Open(stream) = &self.state else { return false };
         let broke = matches!(failure, Failure::Reset(ResetReason::ConnectionTermination));
-        broke && !self.anything_received && stream.connection_info().reused
+        broke && !self.anything_received && stream.connection_info().reused()
     }
 
     /// The attempt has failed.
@@ -193,7 +193,7 @@ impl UpstreamRequest {
         if let Some(text) = failure.transport_failure() {
             upstream.transport_failure_reason = Some(text.into());
         }
-        self.host.stats.inc(HostStat::RqError);
+        self.host.count(HostStat::RqError);
         self.meter(info);
         if let UpstreamState::Open(mut stream) = std::mem::replace(&mut self.state, UpstreamState::Closed) {
             stream.reset(&ResetReason::LocalReset);
@@ -209,7 +209,7 @@ impl UpstreamRequest {
 
     /// The response has ended.
     pub(super) fn finish(mut self: Box<Self>, info: &mut StreamInfo) {
-        self.host.stats.inc(HostStat::RqSuccess);
+        self.host.count(HostStat::RqSuccess);
         self.cluster.info().stats.upstream_rq_completed().inc();
         self.meter(info);
         if let UpstreamState::Open(stream) = std::mem::replace(&mut self.state, UpstreamState::Closed) {
