@@ -16,7 +16,7 @@ use super::conn_headers::ForwardingConfig;
 use super::local_reply::LocalReplyConfig;
 use super::path_normalize::{EscapedSlashes, PathNormalization};
 use super::stats::{HcmStats, ListenerHttpStats};
-use crate::access_loggers::AccessLogs;
+use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::router::{self, RouterConfig};
@@ -50,7 +50,7 @@ pub struct HcmConfig {
     /// Requests after which a connection is closed.
     pub max_requests_per_connection: Option<u32>,
     /// Where requests are logged.
-    pub access_logs: AccessLogs,
+    pub access_logs: Vec<AccessLog>,
     /// When else they are logged than at their end.
     pub access_log_options: AccessLogOptions,
     /// What is said about the client to the upstream.
@@ -251,7 +251,7 @@ impl HcmConfig {
         let request_headers = path.duration("request_headers_timeout", request_headers_timeout);
         let drain = path.duration("drain_timeout", drain_timeout);
         let delayed_close = path.duration("delayed_close_timeout", delayed_close_timeout);
-        let access_logs = AccessLogs::from_proto(access_log, cx, path);
+        let access_logs = path.each("access_log", access_log, |log, path| AccessLog::from_proto(log, cx, path));
         let log_options = AccessLogOptions::from_proto(access_log_options, access_log_flush_interval, flush_access_log_on_new_request, path);
         let prefix = stat_prefix.clone().unwrap_or_default();
         let http_scope = cx.server.stats.scope(&format!("http.{prefix}."));

@@ -218,7 +218,7 @@ impl ForwardingConfig {
 impl InternalAddresses {
     fn from_proto(proto: InternalAddressConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let InternalAddressConfig { unix_sockets, cidr_ranges } = proto;
-        Ok(Self { unix_sockets, ranges: CidrRanges::from_proto(cidr_ranges, "cidr_ranges", path)? })
+        Ok(Self { unix_sockets, ranges: CidrRanges::from_proto("cidr_ranges", cidr_ranges, path)? })
     }
 
     fn contains(&self, address: &Address) -> bool {

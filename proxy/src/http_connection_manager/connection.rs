@@ -245,9 +245,13 @@ async fn serve_http2(context: ConnectionContext, io: Io) {
     }
 }
 
+/// The head of a stream, or what is wrong with it, and the rest of the stream.
+type AcceptedStream =
+    (Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>, super::codec::h2::ServerHttp2Stream);
+
 /// What a waiting HTTP/2 connection came across.
 enum Accepted {
-    Stream(Option<super::codec::h2::Accepted>),
+    Stream(Option<AcceptedStream>),
     Drain,
     Deadline,
 }

@@ -2,16 +2,15 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/local_reply>
 
 use bytes::Bytes;
-use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
 use crate::access_loggers::AccessLogFilter;
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Rejected, data_source};
 use crate::formatter::{FormatData, SubstitutionFormatString};
 use crate::http::{HeaderName, Known, Method, RequestHead, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::route::HeaderParser;
-use crate::server::FactoryContext;
+use crate::server::{FactoryContext, Random};
 use crate::stream_info::StreamInfo;
 
 /// How local replies are rewritten: the first mapper that matches, then the format of the body.
@@ -26,7 +25,7 @@ struct ResponseMapper {
     status_code: Option<u16>,
     body: Option<Bytes>,
     body_format: Option<SubstitutionFormatString>,
-    headers: HeaderParser,
+    headers: Option<HeaderParser>,
 }
 
 /// A local reply, ready to go through the filters.
@@ -47,7 +46,7 @@ impl LocalReplyConfig {
     }
 
     /// Makes the head and the body of a reply, as the client is to see them.
-    pub fn prepare(&self, reply: LocalReply, request: &RequestHead, info: &mut StreamInfo) -> PreparedReply {
+    pub fn prepare(&self, reply: LocalReply, request: &RequestHead, info: &mut StreamInfo, random: &Random) -> PreparedReply {
         let mut head = ResponseHead::new(reply.status);
         let mut body = reply.body;
         for (name, value) in &reply.headers {
@@ -55,7 +54,7 @@ impl LocalReplyConfig {
         }
         let mut content_type: Option<Box<str>> = None;
         if !self.mappers.is_empty() || self.body_format.is_some() {
-            content_type = self.rewrite(&mut head, &mut body, request, info);
+            content_type = self.rewrite(&mut head, &mut body, (request, random), info);
         }
         if request.is_grpc() {
             return grpc_reply(head, &body, reply.grpc_status);
@@ -77,7 +76,7 @@ impl LocalReplyConfig {
         PreparedReply { head, body }
     }
 
-    fn rewrite(&self, head: &mut ResponseHead, body: &mut Bytes, request: &RequestHead, info: &mut StreamInfo) -> Option<Box<str>> {
+    fn rewrite(&self, head: &mut ResponseHead, body: &mut Bytes, (request, random): (&RequestHead, &Random), info: &mut StreamInfo) -> Option<Box<str>> {
         info.response_code = Some(head.status);
         let data = |info: &StreamInfo, head: &ResponseHead, body: &Bytes, out: &mut Vec<u8>, format: &SubstitutionFormatString| {
             let data = FormatData {
@@ -92,7 +91,7 @@ impl LocalReplyConfig {
             format.render(&data, out);
         };
         let matching = self.mappers.iter().find(|mapper| {
-            mapper.filter.matches(&FormatData {
+            mapper.filter.evaluate(&FormatData {
                 info,
                 request: Some(request),
                 response: Some(head),
@@ -100,7 +99,7 @@ impl LocalReplyConfig {
                 response_trailers: None,
                 local_reply_body: body,
                 log_type: "NotSet",
-            })
+            }, random)
         });
         if let Some(mapper) = matching {
             if let Some(status) = mapper.status_code {
@@ -110,7 +109,9 @@ impl LocalReplyConfig {
             if let Some(replacement) = &mapper.body {
                 *body = replacement.clone();
             }
-            mapper.headers.apply_to_response(head, request, info);
+            if let Some(headers) = &mapper.headers {
+                headers.evaluate_response(head, Some(request), info);
+            }
         }
         let format = matching.and_then(|mapper| mapper.body_format.as_ref()).or(self.body_format.as_ref())?;
         let mut out = Vec::new();
@@ -125,21 +126,17 @@ impl ResponseMapper {
         let pb::ResponseMapper { filter, status_code, body, body_format_override, headers_to_add } = proto;
         let filter = path.required("filter", filter).and_then(|filter| AccessLogFilter::from_proto(filter, cx, &path.field("filter")));
         let status = status_code.map(|v| path.in_range("status_code", v.value, 200..=599)).transpose();
-        let body = path.optional("body", body, |source, path| data_source(source, path));
+        let body = path.optional("body", body, data_source);
         let format = path.optional("body_format_override", body_format_override, |format, path| SubstitutionFormatString::from_proto(format, cx, path));
-        let headers = HeaderParser::from_proto(headers_to_add, Vec::new(), "headers_to_add", "", cx, path);
+        let headers = HeaderParser::from_proto(("headers_to_add", headers_to_add), ("headers_to_remove", Vec::new()), cx, path);
         Ok(Self {
             filter: filter?,
             status_code: status?.and_then(|v| u16::try_from(v).ok()),
-            body: body?.map(Bytes::from),
+            body: body?,
             body_format: format?,
             headers: headers?,
         })
     }
-}
-
-fn data_source(source: core::DataSource, path: &ConfigPath<'_>) -> Result<Vec<u8>, Rejected> {
-    crate::config::data_source(source, path)
 }
 
 /// gRPC clients get their status in trailers that stand in the head.
@@ -207,7 +204,7 @@ mod tests {
         let mut request = RequestHead::new(Protocol::Http2, b"POST");
         request.fields.append(Known::ContentType, "application/grpc");
         let reply = LocalReply::new(503, "x").with_body("no healthy\nupstream");
-        let prepared = LocalReplyConfig::default().prepare(reply, &request, &mut info());
+        let prepared = LocalReplyConfig::default().prepare(reply, &request, &mut info(), &Random::new(1));
         assert_eq!((prepared.head.status, prepared.body.len()), (200, 0));
         assert_eq!(prepared.head.fields.get(Known::GrpcStatus), Some(&b"14"[..]));
         assert_eq!(prepared.head.fields.get(Known::GrpcMessage), Some(&b"no healthy%0Aupstream"[..]));
@@ -216,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_request_gets_the_length_but_not_the_body() {
         let request = RequestHead::new(Protocol::Http11, b"HEAD");
-        let prepared = LocalReplyConfig::default().prepare(LocalReply::new(503, "x").with_body("abc"), &request, &mut info());
+        let prepared = LocalReplyConfig::default().prepare(LocalReply::new(503, "x").with_body("abc"), &request, &mut info(), &Random::new(1));
         assert_eq!(prepared.head.fields.get(Known::ContentLength), Some(&b"3"[..]));
         assert!(prepared.body.is_empty());
     }

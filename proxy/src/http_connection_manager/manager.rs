@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -16,12 +16,12 @@ use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
 use super::stream::Record;
-use crate::access_loggers::WorkerAccessLogs;
+use crate::access_loggers::AccessLogs;
 use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
-use crate::route::{RouteTable, SelectedRoute, Selection};
+use crate::route::{RouteAction, RouteTable, SelectedRoute, Selection};
 use crate::server::Worker;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
@@ -30,7 +30,7 @@ pub(super) struct Hcm {
     pub(super) config: Arc<HcmConfig>,
     pub(super) worker: Rc<Worker>,
     pub(super) router: Rc<WorkerRouter>,
-    pub(super) access_logs: WorkerAccessLogs,
+    pub(super) access_logs: AccessLogs,
     pub(super) http1: Rc<Http1Settings>,
     pub(super) http2: Rc<Http2Settings>,
     chain: WorkerChain,
@@ -57,7 +57,7 @@ impl Hcm {
         let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
         Self {
             router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker)),
-            access_logs: config.access_logs.on_worker(worker),
+            access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
             chain: config.filters.on_worker(worker, Some(&table)),
@@ -153,9 +153,10 @@ impl Hcm {
     /// Chooses the route of a request.
     pub(super) fn resolve_route(&self, head: &mut RequestHead, info: &mut StreamInfo) {
         info.route = None;
+        info.requires_tls = false;
         match self.routes.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => info.route = Some(SelectedRoute { table: self.routes.clone(), index }),
-            Selection::RequireTls(index) => info.route = Some(SelectedRoute { table: self.routes.clone(), index }),
+            Selection::RequireTls => info.requires_tls = true,
             Selection::None => {}
         }
     }
@@ -216,6 +217,19 @@ impl Rejection {
     fn closing(mut self) -> Self {
         self.close = true;
         self
+    }
+}
+
+/// How long a stream may last, as its route says; none if the route says nothing.
+pub(super) fn max_stream_duration(action: &RouteAction, head: &RequestHead) -> Option<Duration> {
+    let limits = action.timeouts().max_stream_duration?;
+    let by_header = limits.grpc_timeout_header_max.filter(|_| head.is_grpc()).zip(head.grpc_timeout());
+    match by_header {
+        Some((max, asked)) => {
+            let asked = if max.is_zero() { asked } else { asked.min(max) };
+            Some(asked.saturating_sub(limits.grpc_timeout_header_offset.unwrap_or_default()))
+        }
+        None => limits.max_stream_duration,
     }
 }
 

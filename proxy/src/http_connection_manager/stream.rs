@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
 use super::local_reply::{PreparedReply, protocol_error_reply};
-use super::manager::{Hcm, Routes};
+use super::manager::{Hcm, Routes, max_stream_duration};
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
@@ -265,12 +265,12 @@ impl<S: ServerStream> Stream<S> {
         let record = self.record.as_ref().expect("a stream has its record until it ends");
         let Some(route) = &record.info.route else { return };
         let start = record.info.start;
-        let limits = route.stream_limits();
-        if let Some(idle) = limits.idle_timeout {
+        let Some(action) = route.route().forward() else { return };
+        if let Some(idle) = action.idle_timeout {
             self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
             self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
         }
-        if let Some(max) = limits.max_stream_duration(&record.request) {
+        if let Some(max) = max_stream_duration(action, &record.request) {
             self.deadlines.max_duration = Some(max).filter(|d| !d.is_zero()).map(|d| start + d);
         }
     }
@@ -569,7 +569,7 @@ impl<S: ServerStream> Stream<S> {
         if hcm.config.append_local_overload && record.info.response_flags.contains(ResponseFlag::UpstreamOverflow) {
             record.info.dynamic_metadata.merge("envoy.local_reply", serde_json::Map::new());
         }
-        let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info);
+        let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info, &hcm.worker.random);
         let end = EndStream::from(body.is_empty());
         if self.bypass_encode {
             self.response = if end.is_end() { Half::Received } else { Half::Open };

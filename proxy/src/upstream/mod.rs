@@ -19,4 +19,5 @@ pub use cluster_names::{ClusterId, ClusterNames};
 pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};
 pub use load_balancer::LoadBalancerContext;
 pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
+pub use pool::{RequestGuard, RetryGuard};
 pub use worker_clusters::{WorkerCluster, WorkerClusters};

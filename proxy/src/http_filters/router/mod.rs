@@ -24,10 +24,10 @@ pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
 use crate::http::{EndStream, Fields, HeaderName, Known, RequestHead, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{Action, ClusterChoice, DirectResponse, RedirectAction};
+use crate::route::{Action, ClusterChoice, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
-use crate::upstream::{CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster};
+use crate::upstream::{CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost};
 
 use outcome::Failure;
 use replay::RequestBody;
@@ -109,17 +109,20 @@ impl Router {
     pub fn start(&mut self, env: &mut ChainEnv<'_>, end: EndStream) -> Option<RouterEvent> {
         self.shared.stats.rq_total().inc();
         self.is_grpc = env.request.is_grpc();
+        if env.info.requires_tls {
+            return Some(self.redirect_to_https(env));
+        }
         let Some(selected) = env.info.route.clone() else {
             self.shared.stats.no_route().inc();
             env.info.response_flags.set(ResponseFlag::NoRouteFound);
             return Some(RouterEvent::LocalReply(LocalReply::new(404, "route_not_found")));
         };
-        if selected.requires_tls() {
-            return Some(self.redirect_to_https(env));
-        }
         let route = selected.route();
         match &route.action {
-            Action::Redirect(redirect) => Some(self.redirect(env, redirect)),
+            Action::Redirect(redirect) => {
+                let location = selected.redirect_location(env.request, env.info).unwrap_or_default();
+                Some(self.redirect(env, redirect.status, location))
+            }
             Action::DirectResponse(response) => Some(self.direct_response(env, response)),
             Action::NonForwarding => {
                 let reply = LocalReply::new(404, "route_not_found");
@@ -127,7 +130,7 @@ impl Router {
                 Some(RouterEvent::LocalReply(reply))
             }
             Action::Forward(action) => {
-                let choice = selected.cluster(env.request);
+                let choice = selected.cluster(env.request, &env.worker.server.cluster_names);
                 let cluster = match choice {
                     ClusterChoice::Id(id) => env.worker.clusters.get(id),
                     ClusterChoice::NotFound => None,
@@ -138,7 +141,10 @@ impl Router {
                     return Some(RouterEvent::LocalReply(LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")));
                 };
                 env.info.cluster = Some(cluster.clone());
-                self.priority = action.priority;
+                self.priority = match action.priority {
+                    Priority::Default => RoutingPriority::Default,
+                    Priority::High => RoutingPriority::High,
+                };
                 self.is_upgrade = env.request.fields.contains(Known::Upgrade);
                 self.prepare(env, &cluster, action, &selected);
                 if end.is_end() {
@@ -163,8 +169,8 @@ impl Router {
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
         self.timeouts.write_headers(env.request, self.is_grpc, config.suppress_envoy_headers);
         let host = selected.virtual_host();
-        self.retry = RetryState::of(action.retry_policy.as_deref().or(host.retry_policy.as_deref()), env.request, &self.shared);
-        self.body.set_limit(host.request_body_buffer_limit.unwrap_or(u64::from(cluster.info().settings.per_connection_buffer_limit_bytes)));
+        self.retry = RetryState::of(action.retry_policy.as_deref(), env.request, &self.shared);
+        self.body.set_limit(selected.request_body_buffer_limit().unwrap_or(u64::from(cluster.info().settings.per_connection_buffer_limit_bytes)));
         if host.include_request_attempt_count {
             env.request.fields.set(Known::EnvoyAttemptCount, "1");
         }
@@ -315,7 +321,7 @@ impl Router {
     /// Chooses a host and asks its pool for a stream.
     fn attempt(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
         let cluster = self.cluster.clone()?;
-        let choice = HostChoice { router: self, env_random: env.worker.random.next(), hash: env.info.route.as_ref().and_then(|r| r.hash_key(env.request, env.info)) };
+        let choice = HostChoice { router: self, env_random: env.worker.random.next(), hash: hash_key(env) };
         let Some(host) = cluster.choose_host(&choice) else {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
@@ -324,9 +330,7 @@ impl Router {
             let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(RouterEvent::LocalReply(reply));
         };
-        if let Some(route) = &env.info.route {
-            route.rewrite_host_for(&host, env.request);
-        }
+        rewrite_host_for(&host, env, !self.shared.config.suppress_envoy_headers);
         self.retry.tried(&host);
         let mut attempt = Box::new(UpstreamRequest::new(&cluster, host, env, self.priority, self.is_upgrade));
         if self.request_complete.is_some() {
@@ -356,7 +360,9 @@ impl Router {
     fn on_head(&mut self, env: &mut ChainEnv<'_>, mut head: ResponseHead, end: EndStream, now: Instant) -> RouterEvent {
         let Some(cluster) = self.cluster.clone() else { return RouterEvent::Progress };
         self.retry.observe_health(&head);
-        if let RetryDecision::After(wait) = self.retry.on_response(&head, &cluster, self.priority, env.worker.random.next()) {
+        let selected = env.info.route.clone();
+        let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
+        if let RetryDecision::After(wait) = self.retry.on_response(&head, policy, &cluster, self.priority, env.worker.random.next()) {
             self.charge(head.status, env, false);
             return self.back_off(env, wait);
         }
@@ -479,31 +485,31 @@ impl Router {
         cluster.record_code(status, origin);
     }
 
-    fn redirect(&self, env: &mut ChainEnv<'_>, redirect: &RedirectAction) -> RouterEvent {
+    fn redirect(&self, env: &mut ChainEnv<'_>, status: u16, location: Vec<u8>) -> RouterEvent {
         self.shared.stats.rq_redirect().inc();
-        let location = redirect.location(env.request);
-        self.respond(env, redirect.status, Bytes::new(), Some(location.into()))
+        self.respond(env, status, Bytes::new(), Some(location.into()), None)
     }
 
     fn redirect_to_https(&self, env: &mut ChainEnv<'_>) -> RouterEvent {
         self.shared.stats.rq_redirect().inc();
-        let mut location = b"https://".to_vec();
-        location.extend_from_slice(env.request.authority().unwrap_or_default());
-        location.extend_from_slice(env.request.path().unwrap_or_default());
-        self.respond(env, 301, Bytes::new(), Some(location.into()))
+        let location = https_location(env.request);
+        self.respond(env, 301, Bytes::new(), Some(location.into()), None)
     }
 
     fn direct_response(&self, env: &mut ChainEnv<'_>, response: &DirectResponse) -> RouterEvent {
         self.shared.stats.rq_direct_response().inc();
         let body = response.body(env.request, env.info);
-        self.respond(env, response.status, body, None)
+        self.respond(env, response.status, body, None, response.content_type())
     }
 
     /// A reply of the route itself, with the headers that the route adds to responses.
-    fn respond(&self, env: &mut ChainEnv<'_>, status: u16, body: Bytes, location: Option<Bytes>) -> RouterEvent {
+    fn respond(&self, env: &mut ChainEnv<'_>, status: u16, body: Bytes, location: Option<Bytes>, content_type: Option<&str>) -> RouterEvent {
         let mut head = ResponseHead::new(status);
         if let Some(location) = location {
             head.fields.set(Known::Location, location);
+        }
+        if let Some(content_type) = content_type {
+            head.fields.set(Known::ContentType, content_type);
         }
         if let Some(route) = env.info.route.clone() {
             route.finalize_response_headers(&mut head, env.request, env.info);
@@ -533,6 +539,25 @@ impl LoadBalancerContext for HostChoice<'_> {
     }
     fn host_selection_retry_count(&self) -> u32 {
         self.router.retry.host_selection_attempts()
+    }
+}
+
+/// The retry policy of a route that forwards.
+fn retry_policy(selected: &SelectedRoute) -> Option<&RetryPolicy> {
+    selected.route().forward()?.retry_policy.as_deref()
+}
+
+/// The hash of the request by its route's `hash_policy`.
+fn hash_key(env: &ChainEnv<'_>) -> Option<u64> {
+    env.info.route.as_ref()?.route().forward()?.hash_policy()?.hash(env.request, env.info, None)
+}
+
+/// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
+fn rewrite_host_for(host: &WorkerHost, env: &mut ChainEnv<'_>, keep_original: bool) {
+    let Some(selected) = &env.info.route else { return };
+    let Some(action) = selected.route().forward() else { return };
+    if action.auto_host_rewrite() && !host.hostname.is_empty() {
+        crate::route::update_authority(env.request, host.hostname.as_bytes(), action.append_x_forwarded_host, keep_original);
     }
 }
 

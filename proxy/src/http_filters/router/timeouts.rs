@@ -21,9 +21,10 @@ impl Timeouts {
     /// Works them out, and takes the headers that ask for them off the request.
     pub(super) fn of(action: &RouteAction, head: &mut RequestHead, is_grpc: bool, config: &RouterConfig) -> Self {
         let mut global = action.timeout;
-        if is_grpc && let Some(max) = action.max_grpc_timeout {
-            global = Some(grpc_timeout(head).map_or(max, |asked| {
-                let asked = action.grpc_timeout_offset.map_or(asked, |offset| asked.saturating_sub(offset));
+        let of_route = action.timeouts();
+        if is_grpc && let Some(max) = of_route.max_grpc_timeout {
+            global = Some(head.grpc_timeout().map_or(max, |asked| {
+                let asked = of_route.grpc_timeout_offset.map_or(asked, |offset| asked.saturating_sub(offset));
                 if max.is_zero() { asked } else { asked.min(max) }
             }));
         }
@@ -58,20 +59,4 @@ impl Timeouts {
 
 fn millis(head: &RequestHead, name: Known) -> Option<Duration> {
     head.fields.get_str(name)?.parse().ok().map(Duration::from_millis)
-}
-
-/// `grpc-timeout`: up to eight digits and a unit.
-fn grpc_timeout(head: &RequestHead) -> Option<Duration> {
-    let text = head.fields.get_str(Known::GrpcTimeout)?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let value: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    })
 }

@@ -121,10 +121,10 @@ impl UpstreamRequest {
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
         upstream.connection_id = Some(connection.id);
-        upstream.protocol = Some(connection.protocol);
+        upstream.protocol = connection.protocol;
         upstream.pool_ready = Some(now);
-        upstream.connect_start = connection.connect_start;
-        upstream.connect_end = connection.connect_end;
+        upstream.connect_start = Some(connection.connect_start);
+        upstream.connect_end = Some(connection.connect_end);
         info.timing.first_upstream_tx_byte.get_or_insert(now);
         info.timing.last_upstream_tx_byte = Some(now);
     }
