@@ -78,7 +78,7 @@ impl Hcm {
 
     /// Checks a request head and completes it, up to the choice of its route. Says whether it is an upgrade that is taken.
     pub(super) fn admit(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Result<bool, Rejection> {
-        if self.worker.server.overload.stop_accepting_requests() {
+        if self.worker.server.overload.stop_accepting_requests(self.worker.random.next()) {
             self.config.stats.downstream_rq_overload_close().inc();
             info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
             return Err(Rejection::new(503, "overload").body("envoy overloaded").closing());

@@ -9,7 +9,8 @@ use super::outcome::Failure;
 use crate::http::{Known, RequestHead, ResponseHead};
 use crate::route::{HostPredicate, RetryOn, RetryPolicy};
 use crate::upstream::pool::ResetReason;
-use crate::upstream::{Host, RetryGuard, RoutingPriority, WorkerCluster, WorkerHost};
+use crate::upstream::pool::RetryGuard;
+use crate::upstream::{Host, RoutingPriority, WorkerCluster, WorkerHost};
 
 /// The retries of one request.
 #[derive(Default)]
