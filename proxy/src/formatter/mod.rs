@@ -40,6 +40,15 @@ impl Formatter {
         Ok(Self { text: text.into() })
     }
 
+    /// As `parse`, for values of headers: what is missing prints as nothing.
+    pub fn parse_omitting_empty(
+        text: &str,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::parse(text, cx, path)
+    }
+
     /// Appends the text with all operators replaced. What is missing prints as `-`.
     pub fn render(&self, _data: &FormatData<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(self.text.as_bytes());
