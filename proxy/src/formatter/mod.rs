@@ -86,15 +86,6 @@ impl Formatter {
         Self::new(text, Extensions::default(), false)
     }
 
-    /// As `parse`, for values of headers: what is missing prints as nothing.
-    pub fn parse_omitting_empty(
-        text: &str,
-        cx: &FactoryContext<'_>,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
-        Self::parse(text, cx, path)
-    }
-
     /// Appends the text with all operators replaced. What is missing prints as `-`.
     pub fn render(&self, data: &FormatData<'_>, out: &mut Vec<u8>) {
         for operator in &self.operators {

@@ -1,18 +1,12 @@
 //! `DirectResponseAction`: answers that the proxy gives by itself.
 
-#![allow(
-    deprecated,
-    reason = "deprecated fields are decided like all others"
-)]
-
 use bytes::Bytes;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use core::data_source::Specifier;
-use core::substitution_format_string::Format;
 
 use crate::config::{ConfigPath, Rejected};
-use crate::formatter::Formatter;
+use crate::formatter::{FormatData, SubstitutionFormatString};
 use crate::http::RequestHead;
 use crate::server::FactoryContext;
 use crate::stream_info::StreamInfo;
@@ -23,13 +17,7 @@ pub struct DirectResponse {
     /// 200..=599.
     pub status: u16,
     body: Bytes,
-    format: Option<Box<BodyFormat>>,
-}
-
-#[derive(Debug)]
-struct BodyFormat {
-    formatter: Formatter,
-    content_type: Option<Box<str>>,
+    format: Option<Box<SubstitutionFormatString>>,
 }
 
 impl DirectResponse {
@@ -58,7 +46,7 @@ impl DirectResponse {
             Ok(body)
         });
         let format = path.optional("body_format", body_format, |format, path| {
-            BodyFormat::from_proto(format, cx, path)
+            SubstitutionFormatString::from_proto(format, cx, path)
         });
         Ok(Self {
             status: u16::try_from(status?).unwrap_or(500),
@@ -73,7 +61,7 @@ impl DirectResponse {
             None => self.body.clone(),
             Some(format) => {
                 let mut out = Vec::new();
-                let data = crate::formatter::FormatData {
+                let data = FormatData {
                     info,
                     request: Some(head),
                     response: None,
@@ -82,7 +70,7 @@ impl DirectResponse {
                     local_reply_body: &self.body,
                     log_type: "",
                 };
-                format.formatter.render(&data, &mut out);
+                format.render(&data, &mut out);
                 out.into()
             }
         }
@@ -90,53 +78,7 @@ impl DirectResponse {
 
     /// The content type of the answer, where its format says one. Otherwise it is `text/plain`, for a body that is not empty.
     pub fn content_type(&self) -> Option<&str> {
-        self.format.as_ref()?.content_type.as_deref()
-    }
-}
-
-impl BodyFormat {
-    fn from_proto(
-        proto: core::SubstitutionFormatString,
-        cx: &FactoryContext<'_>,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
-        let core::SubstitutionFormatString {
-            omit_empty_values,
-            content_type,
-            formatters,
-            json_format_options,
-            format,
-        } = proto;
-        let formatters = path.unsupported_if_set("formatters", formatters);
-        let options = path.unsupported_if_set("json_format_options", json_format_options);
-        let parse = |text: &str, path: &ConfigPath<'_>| {
-            if omit_empty_values {
-                Formatter::parse_omitting_empty(text, cx, path)
-            } else {
-                Formatter::parse(text, cx, path)
-            }
-        };
-        let formatter = match format {
-            None => Err(path.reject("needs one of text_format, text_format_source")),
-            Some(Format::TextFormat(text)) => parse(&text, &path.field("text_format")),
-            Some(Format::TextFormatSource(source)) => {
-                let path = path.field("text_format_source");
-                read_data_source(source, &path).and_then(|bytes| {
-                    let text = std::str::from_utf8(&bytes)
-                        .map_err(|_| path.reject("does not hold UTF-8"))?;
-                    parse(text, &path)
-                })
-            }
-            Some(Format::JsonFormat(_)) => {
-                Err(path.field("json_format").reject("is not supported here"))
-            }
-        };
-        formatters?;
-        options?;
-        Ok(Self {
-            formatter: formatter?,
-            content_type: Some(content_type.into()).filter(|text: &Box<str>| !text.is_empty()),
-        })
+        self.format.as_ref().map(|format| format.content_type())
     }
 }
 

@@ -55,8 +55,9 @@ pub use table::RouteTable;
 pub use virtual_host::VirtualHost;
 pub use xx_hash::xx_hash64;
 
+use crate::formatter::NamedRoute;
 use crate::http::{Known, RequestHead, ResponseHead};
-use crate::stream_info::StreamInfo;
+use crate::stream_info::{DynamicMetadata, StreamInfo};
 use crate::upstream::ClusterNames;
 
 /// Where in a table a route stands.
@@ -223,5 +224,19 @@ impl SelectedRoute {
             levels.reverse();
         }
         levels
+    }
+}
+
+impl NamedRoute for SelectedRoute {
+    fn route_name(&self) -> &str {
+        self.route().name.as_deref().unwrap_or_default()
+    }
+
+    fn route_metadata(&self) -> Option<&DynamicMetadata> {
+        self.route().metadata()
+    }
+
+    fn virtual_host_metadata(&self) -> Option<&DynamicMetadata> {
+        self.virtual_host().metadata()
     }
 }
