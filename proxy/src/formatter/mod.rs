@@ -72,6 +72,15 @@ impl Formatter {
         Self::new(text, Extensions::default(), false).map_err(|message| path.reject(message))
     }
 
+    /// As `parse`, for values of headers: what is missing prints as nothing.
+    pub fn parse_omitting_empty(
+        text: &str,
+        _cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::new(text, Extensions::default(), true).map_err(|message| path.reject(message))
+    }
+
     /// Parses a text with command operators and says what is wrong with it: for tests and fuzzers.
     pub fn try_parse(text: &str) -> Result<Self, String> {
         Self::new(text, Extensions::default(), false)

@@ -1,6 +1,5 @@
 //! What formatters and log filters ask of a route and of a cluster. Routes and clusters answer where they are defined.
 
-use crate::route::SelectedRoute;
 use crate::stream_info::DynamicMetadata;
 use crate::upstream::WorkerCluster;
 
@@ -36,5 +35,4 @@ pub trait NamedCluster {
     }
 }
 
-impl NamedRoute for SelectedRoute {}
 impl NamedCluster for WorkerCluster {}
