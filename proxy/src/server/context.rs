@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::access_loggers::AccessLogManager;
+use crate::overload::OverloadState;
 use crate::runtime::Runtime;
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;
@@ -19,6 +20,8 @@ pub struct ServerContext {
     pub cluster_names: ClusterNames,
     /// The files that access logs are written to.
     pub access_logs: AccessLogManager,
+    /// What the overload manager asks of the data path.
+    pub overload: Arc<OverloadState>,
     /// Who this proxy is.
     pub local_info: LocalInfo,
     /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.
@@ -62,6 +65,7 @@ impl ServerContext {
             stats,
             runtime: Runtime::default(),
             cluster_names: ClusterNames::default(),
+            overload: Arc::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
