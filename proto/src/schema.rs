@@ -441,6 +441,7 @@ fn section(kind: usize) -> usize {
     index(u32_at(kind * 4))
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn string(at: u32, length: u16) -> &'static str {
     let start = section(STRINGS) + index(at);
     std::str::from_utf8(&SCHEMA[start..start + usize::from(length)])
@@ -455,12 +456,14 @@ fn u16_at(at: usize) -> u16 {
     u16::from_le_bytes(array(at))
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn array<const N: usize>(at: usize) -> [u8; N] {
     *SCHEMA[at..]
         .first_chunk()
         .expect("the build writes whole records")
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn index(value: u32) -> usize {
     usize::try_from(value).expect("a table of this program fits its address space")
 }
