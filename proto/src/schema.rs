@@ -156,16 +156,18 @@ impl Message {
     /// Which form of its own this message has in JSON.
     #[must_use]
     pub fn well_known(self) -> Option<WellKnown> {
-        Some(match self.full_name().strip_prefix("google.protobuf.")? {
-            "Any" => WellKnown::Any,
-            "Duration" => WellKnown::Duration,
-            "Timestamp" => WellKnown::Timestamp,
-            "Struct" => WellKnown::Struct,
-            "Value" => WellKnown::Value,
-            "ListValue" => WellKnown::ListValue,
-            "Empty" => WellKnown::Empty,
-            "DoubleValue" | "FloatValue" | "Int64Value" | "UInt64Value" | "Int32Value"
-            | "UInt32Value" | "BoolValue" | "StringValue" | "BytesValue" => WellKnown::Wrapper,
+        let at = self.at();
+        let name = string_bytes(u32_at(at), u16_at(at + 12));
+        Some(match name.strip_prefix(b"google.protobuf.")? {
+            b"Any" => WellKnown::Any,
+            b"Duration" => WellKnown::Duration,
+            b"Timestamp" => WellKnown::Timestamp,
+            b"Struct" => WellKnown::Struct,
+            b"Value" => WellKnown::Value,
+            b"ListValue" => WellKnown::ListValue,
+            b"Empty" => WellKnown::Empty,
+            b"DoubleValue" | b"FloatValue" | b"Int64Value" | b"UInt64Value" | b"Int32Value"
+            | b"UInt32Value" | b"BoolValue" | b"StringValue" | b"BytesValue" => WellKnown::Wrapper,
             _ => return None,
         })
     }
@@ -288,8 +290,14 @@ impl Field {
         &SCHEMA[start..start + usize::from(u16_at(at + 20))]
     }
 
+    /// Compares bytes, because this is asked for every field of every message that is loaded.
     fn has_name(self, name: &str) -> bool {
-        self.name() == name || self.json_name() == name
+        let at = self.at();
+        let is = |length: u8, start: usize| {
+            usize::from(length) == name.len()
+                && string_bytes(u32_at(start), u16::from(length)) == name.as_bytes()
+        };
+        is(SCHEMA[at + 24], at + 4) || is(SCHEMA[at + 25], at + 8)
     }
 
     fn at(self) -> usize {
@@ -441,10 +449,14 @@ fn section(kind: usize) -> usize {
     index(u32_at(kind * 4))
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn string(at: u32, length: u16) -> &'static str {
+    std::str::from_utf8(string_bytes(at, length)).expect("the build writes names from strings")
+}
+
+fn string_bytes(at: u32, length: u16) -> &'static [u8] {
     let start = section(STRINGS) + index(at);
-    std::str::from_utf8(&SCHEMA[start..start + usize::from(length)])
-        .expect("the build writes names from strings")
+    &SCHEMA[start..start + usize::from(length)]
 }
 
 fn u32_at(at: usize) -> u32 {
@@ -455,12 +467,14 @@ fn u16_at(at: usize) -> u16 {
     u16::from_le_bytes(array(at))
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn array<const N: usize>(at: usize) -> [u8; N] {
     *SCHEMA[at..]
         .first_chunk()
         .expect("the build writes whole records")
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn index(value: u32) -> usize {
     usize::try_from(value).expect("a table of this program fits its address space")
 }

@@ -1,7 +1,11 @@
 //! Compares the schema with the descriptors that are inside an Envoy binary:
 //! `ENVOY_BINARY=/path/to/envoy cargo test -p outrigger-proto --test envoy_descriptors -- --ignored --nocapture`
 
-#![allow(clippy::print_stdout, reason = "the lists are what the test is for")]
+#![allow(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a test; its lists are what it is for"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

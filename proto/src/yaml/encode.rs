@@ -87,8 +87,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 self.fail(node.line, ErrorKind::Type, reason);
             }
             (Some(WellKnown::Wrapper), value) if !matches!(value, Value::Map(_)) => {
-                let inner = message.field_by_number(1).expect("a wrapper has one field");
-                self.singular(id, inner, out);
+                if let Some(inner) = message.field_by_number(1) {
+                    self.singular(id, inner, out);
+                }
             }
             (_, Value::Map(entries)) => self.fields(entries, message, None, out),
             (known, other) => {

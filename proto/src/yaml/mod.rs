@@ -6,6 +6,7 @@
 //! path, except after a syntax error.
 
 mod encode;
+mod locate;
 mod node;
 mod put;
 mod read_json;
@@ -196,6 +197,17 @@ pub fn encode(
     } else {
         Err(errors)
     }
+}
+
+/// File and line of a field of a message that was loaded from `sources`: of the field itself, or of the nearest thing
+/// around it that is written down. None if the path is no path, or if lines mean nothing in these formats.
+///
+/// This reads the sources again. It is for errors that are found later, such as those of [`crate::validate`], whose
+/// paths have this form: `static_resources.clusters[0].metadata.filter_metadata["envoy.lb"]`. What is inside an `Any`
+/// follows without a word for the `Any` itself.
+#[must_use]
+pub fn locate(full_name: &str, sources: &[Source<'_>], path: &str) -> Option<(String, u32)> {
+    locate::locate(Message::by_name(full_name)?, sources, path)
 }
 
 /// Encodes a message from an encoded `google.protobuf.Struct`. Errors name the file `TypedStruct`.

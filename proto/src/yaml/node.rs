@@ -54,6 +54,7 @@ impl<'a> Document<'a> {
         Some(id)
     }
 
+    #[allow(clippy::expect_used, reason = "an id is made from an index")]
     pub(crate) fn node(&self, id: NodeId) -> &Node<'a> {
         let index = usize::try_from(id.0).expect("ids are handed out for indexes");
         &self.nodes[index]
