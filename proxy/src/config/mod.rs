@@ -6,12 +6,14 @@
 
 mod extension;
 mod field;
+mod json;
 
 use std::cell::RefCell;
 use std::fmt;
 
 pub use extension::TypedConfig;
 pub use field::{Fraction, Unset};
+pub use json::json_object;
 
 /// What one load of a configuration found wrong.
 #[derive(Debug, Default)]
