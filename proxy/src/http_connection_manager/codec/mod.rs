@@ -1,5 +1,8 @@
 //! The seam between a downstream connection's codec and the streams on it: the same for HTTP/1, HTTP/2 and what comes after.
 
+pub mod h1;
+pub mod h2;
+
 use std::borrow::Cow;
 use std::task::{Context, Poll};
 
