@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::http_filters::LocalBoxFuture;
 use crate::network_filters::DrainSignal;
-use crate::server::ServerContext;
+use crate::server::Worker;
 
 /// Something that happens once on a worker, and can be waited for.
 #[derive(Debug, Default)]
@@ -43,27 +44,45 @@ impl Latch {
 /// The drain of one listener on one worker.
 pub struct ListenerDrain {
     began: Rc<Latch>,
-    server: Arc<ServerContext>,
+    gradual: Cell<Option<(Instant, Duration)>>,
+    worker: Rc<Worker>,
     /// Failed health checks do not drain the connections.
     modify_only: bool,
 }
 
 impl ListenerDrain {
     /// A drain that begins with `began`, or as long as health checks fail.
-    pub fn new(began: Rc<Latch>, server: Arc<ServerContext>, modify_only: bool) -> Self {
+    pub fn new(began: Rc<Latch>, worker: Rc<Worker>, modify_only: bool) -> Self {
         Self {
             began,
-            server,
+            gradual: Cell::new(None),
+            worker,
             modify_only,
         }
+    }
+
+    /// From now on each response is the last of its connection with a chance that grows to certainty within `over`.
+    pub fn begin_gradually(&self, over: Duration) {
+        self.gradual.set(Some((Instant::now(), over)));
+    }
+
+    fn is_chosen(&self) -> bool {
+        let Some((start, over)) = self.gradual.get() else {
+            return false;
+        };
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let over = milliseconds(over).max(1);
+        self.worker.random.next() % over < milliseconds(start.elapsed())
     }
 }
 
 impl DrainSignal for ListenerDrain {
     fn is_draining(&self) -> bool {
+        let server = &self.worker.server;
         self.began.is_set()
-            || self.server.draining.load(Relaxed)
-            || (!self.modify_only && self.server.health_check_failed.load(Relaxed))
+            || server.draining.load(Relaxed)
+            || (!self.modify_only && server.health_check_failed.load(Relaxed))
+            || self.is_chosen()
     }
 
     fn draining(&self) -> LocalBoxFuture<'static, ()> {
@@ -82,17 +101,37 @@ impl fmt::Debug for ListenerDrain {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::server::LocalInfo;
+    use crate::server::{LocalInfo, ServerContext};
+    use crate::upstream::WorkerClusters;
+
+    fn worker() -> Rc<Worker> {
+        let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
+        Worker::new(0, server, WorkerClusters::default(), 7)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gradual_drain_takes_ever_more_connections_and_at_last_all() {
+        let drain = ListenerDrain::new(Rc::default(), worker(), false);
+        let chosen = |drain: &ListenerDrain| (0..1000).filter(|_| drain.is_draining()).count();
+        drain.begin_gradually(Duration::from_secs(100));
+        assert_eq!(chosen(&drain), 0);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!((200..400).contains(&chosen(&drain)));
+        tokio::time::advance(Duration::from_secs(70)).await;
+        assert_eq!(chosen(&drain), 1000);
+    }
 
     #[tokio::test]
     async fn failed_health_checks_drain_unless_only_changes_do() {
-        let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
+        let worker = worker();
         let latch = Rc::new(Latch::default());
-        let usual = ListenerDrain::new(latch.clone(), server.clone(), false);
-        let modify_only = ListenerDrain::new(latch.clone(), server.clone(), true);
+        let usual = ListenerDrain::new(latch.clone(), worker.clone(), false);
+        let modify_only = ListenerDrain::new(latch.clone(), worker.clone(), true);
         assert!(!usual.is_draining());
-        server.health_check_failed.store(true, Relaxed);
+        worker.server.health_check_failed.store(true, Relaxed);
         assert!(usual.is_draining());
         assert!(!modify_only.is_draining());
         let waiting = modify_only.draining();

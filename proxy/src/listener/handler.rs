@@ -112,7 +112,7 @@ impl ConnectionHandler {
             stats: WorkerListenerStats::new(&scope),
             drain: Rc::new(ListenerDrain::new(
                 drain_began.clone(),
-                self.worker.server.clone(),
+                self.worker.clone(),
                 config.drain_on_modify_only,
             )),
             handler: self.clone(),
@@ -146,8 +146,12 @@ impl ConnectionHandler {
     }
 
     /// Tells the connections of listeners to end as soon as they can.
-    pub fn drain(&self, inbound_only: bool) {
-        self.each(inbound_only, |listener| listener.drain_began.set());
+    /// `gradually`: ever more of them over this time.
+    pub fn drain(&self, inbound_only: bool, gradually: Option<Duration>) {
+        self.each(inbound_only, |listener| match gradually {
+            Some(over) => listener.drain.begin_gradually(over),
+            None => listener.drain_began.set(),
+        });
     }
 
     /// Accepts what waits in the queues, and closes the sockets.

@@ -1,5 +1,7 @@
 //! What main says to its workers.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 use crate::listener::{AcceptedSocket, NewListener};
@@ -23,12 +25,16 @@ pub enum WorkerMessage {
     Drain {
         /// Only those of listeners for inbound traffic.
         inbound_only: bool,
+        /// Not all at once, but ever more of them over this time.
+        gradually: Option<Duration>,
     },
     /// No more connections are accepted, but for those that wait already.
     StopListening {
         /// Only listeners for inbound traffic.
         inbound_only: bool,
     },
+    /// The worker ends when nothing listens any more and the last connection has gone.
+    Finish,
     /// The worker ends at once.
     Exit,
 }
