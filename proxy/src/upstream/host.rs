@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use super::pool::HostPools;
 use crate::net::Address;
@@ -125,8 +125,8 @@ impl Host {
         Self {
             address,
             additional_addresses: Box::default(),
-            hostname: Arc::from(""),
-            locality: Arc::default(),
+            hostname: Arc::default(),
+            locality: nowhere(),
             metadata: DynamicMetadata::default(),
             weight: 1,
             priority: 0,
@@ -152,6 +152,12 @@ impl Host {
             Health::Healthy
         }
     }
+}
+
+/// Hosts without a locality share one.
+fn nowhere() -> Arc<Locality> {
+    static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+    NOWHERE.clone()
 }
 
 impl HealthFlags {

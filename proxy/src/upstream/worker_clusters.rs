@@ -40,7 +40,7 @@ pub struct WorkerCluster {
 }
 
 /// A cluster without its hosts: what connections and requests hold on to.
-pub(crate) struct ClusterHandle {
+pub(in crate::upstream) struct ClusterHandle {
     pub(super) cluster: Arc<Cluster>,
     /// The same as `cluster.info`.
     pub(super) info: Arc<ClusterInfo>,
@@ -110,12 +110,14 @@ impl WorkerClusters {
         drop(gone);
     }
 
-    /// Follows the changes of the table for as long as the worker lives.
+    /// Follows the changes of clusters and hosts for as long as the worker lives, so that connections to what is gone do not wait
+    /// for the next request. The worker runs it beside its other work.
     pub async fn follow(&self) {
-        loop {
-            self.table.changed().await;
+        let mut changes = self.table.subscribe();
+        while changes.changed().await.is_ok() {
             self.refresh();
-            for cluster in self.clusters.borrow().iter().flatten() {
+            let known: Vec<_> = self.clusters.borrow().iter().flatten().cloned().collect();
+            for cluster in known {
                 cluster.refresh();
             }
         }
@@ -153,7 +155,10 @@ impl WorkerCluster {
             false => Rc::from(&*cluster.info.observability_name),
         };
         let made = Self {
-            balancer: RefCell::new(WorkerLoadBalancer::new(&cluster.info)),
+            balancer: RefCell::new(WorkerLoadBalancer::new(
+                cluster.info.clone(),
+                cluster.panic_threshold.clone(),
+            )),
             seen: Cell::new(u64::MAX),
             handle: Rc::new(ClusterHandle {
                 info: cluster.info.clone(),
@@ -247,7 +252,9 @@ impl WorkerCluster {
 
 impl Drop for WorkerCluster {
     fn drop(&mut self) {
-        self.balancer.get_mut().drain();
+        for host in self.balancer.get_mut().hosts() {
+            host.drain();
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::http_connection_manager::codec::h1::{
 use crate::http_connection_manager::codec::h2::Http2ProtocolOptions;
 
 /// The type that stands in `typed_extension_protocol_options`.
-pub const TYPE_NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+pub(super) const TYPE_NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// All HTTP options of a cluster.
 #[derive(Debug, Clone, PartialEq, Default)]

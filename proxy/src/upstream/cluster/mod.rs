@@ -1,18 +1,25 @@
 //! A cluster: its settings, shared by all workers, and its hosts.
 
 mod config;
+mod dns_config;
+mod endpoint;
 mod http_options;
+mod limits;
+mod metadata;
+mod sockets;
 mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::ClusterConfig;
+pub use dns_config::{DnsSettings, LookupFamily, ResolverSettings};
+pub(super) use endpoint::{EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints};
 pub use http_options::{CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
 pub(crate) use stats::CodeStats;
 pub use stats::{
-    ClusterMembershipStats, ClusterTrafficStats, CodeOrigin, RequestResponseSizeStats,
-    TimeoutBudgetStats,
+    ClusterEndpointStats, ClusterTrafficStats, ClusterUpdateStats, CodeOrigin,
+    RequestResponseSizeStats, TimeoutBudgetStats,
 };
 
 use super::ClusterId;
@@ -37,8 +44,10 @@ pub struct ClusterInfo {
     pub metadata: DynamicMetadata,
     /// Stats of its traffic.
     pub stats: ClusterTrafficStats,
-    /// Stats of its membership and its load balancers.
-    pub membership_stats: ClusterMembershipStats,
+    /// Stats of its membership.
+    pub endpoint_stats: ClusterEndpointStats,
+    /// Stats of what changes its membership, and of its load balancers.
+    pub update_stats: ClusterUpdateStats,
     /// With `track_cluster_stats.timeout_budgets`.
     pub timeout_budget_stats: Option<TimeoutBudgetStats>,
     /// With `track_cluster_stats.request_response_sizes`.
@@ -64,8 +73,6 @@ pub struct ClusterSettings {
     pub load_balancer: LoadBalancerSettings,
     /// How sockets are set up.
     pub sockets: SocketSettings,
-    /// `track_cluster_stats.per_endpoint_stats`.
-    pub per_endpoint_stats: bool,
 }
 
 impl Default for ClusterSettings {
@@ -77,7 +84,6 @@ impl Default for ClusterSettings {
             circuit_breakers: CircuitBreakerSettings::default(),
             load_balancer: LoadBalancerSettings::default(),
             sockets: SocketSettings::default(),
-            per_endpoint_stats: false,
         }
     }
 }

@@ -103,7 +103,9 @@ fn common_lb_config(
     proto: Option<legacy::CommonLbConfig>,
     path: &ConfigPath<'_>,
 ) -> Result<(u32, LocalityMode), Rejected> {
-    use legacy::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig};
+    use legacy::common_lb_config::{
+        LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+    };
     let legacy::CommonLbConfig {
         healthy_panic_threshold,
         // Merging updates changes when hosts come, not which.
@@ -123,10 +125,12 @@ fn common_lb_config(
         close_connections_on_host_set_change,
     );
     let mode = match locality_config_specifier {
-        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => LocalityMode {
-            weighted: true,
-            ..LocalityMode::default()
-        },
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {
+            LocalityMode {
+                weighted: true,
+                ..LocalityMode::default()
+            }
+        }
         // Zone-aware routing needs a local cluster; without one these do nothing.
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
             routing_enabled: _,
@@ -176,20 +180,30 @@ fn enum_policy(
             } = config;
             let path = path.field("least_request_lb_config");
             let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
-            let policy = least_request(choice_count.map(|v| v.value), active_request_bias, false, &path);
+            let policy = least_request(
+                choice_count.map(|v| v.value),
+                active_request_bias,
+                false,
+                &path,
+            );
             slow?;
             policy
         }
         (LbPolicy::Random, None) => Ok(Policy::Random),
-        (policy @ (LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random), Some(_)) => Err(path
-            .field("lb_config")
-            .reject(format!("is not the configuration of {}", policy.as_str_name()))),
+        (policy @ (LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random), Some(_)) => {
+            Err(path.field("lb_config").reject(format!(
+                "is not the configuration of {}",
+                policy.as_str_name()
+            )))
+        }
         (LbPolicy::LoadBalancingPolicyConfig, _) => Err(path
             .field("load_balancing_policy")
             .reject("is required with lb_policy LOAD_BALANCING_POLICY_CONFIG")),
-        (policy @ (LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided), _) => Err(path
-            .field("lb_policy")
-            .reject(format!("{} is not supported", policy.as_str_name()))),
+        (policy @ (LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided), _) => {
+            Err(path
+                .field("lb_policy")
+                .reject(format!("{} is not supported", policy.as_str_name())))
+        }
     }
 }
 
@@ -202,7 +216,10 @@ fn typed_policy(
     for (index, policy) in proto.policies.into_iter().enumerate() {
         let path = path.index("policies", index);
         let extension = path.required("typed_extension_config", policy.typed_extension_config)?;
-        let TypedExtensionConfig { name: _, typed_config } = extension;
+        let TypedExtensionConfig {
+            name: _,
+            typed_config,
+        } = extension;
         let path = path.field("typed_extension_config");
         let config = TypedConfig::required("typed_config", typed_config, &path)?;
         if SUPPORTED.contains(&config.type_name.as_str()) {
@@ -212,7 +229,9 @@ fn typed_policy(
     }
     match unknown {
         Some(config) => Err(config.unknown(&path.field("policies"), SUPPORTED)),
-        None => Err(path.field("policies").reject("is empty: at least one policy is needed")),
+        None => Err(path
+            .field("policies")
+            .reject("is empty: at least one policy is needed")),
     }
 }
 
@@ -233,10 +252,16 @@ fn known_policy(
         }
         Some("Random") => {
             let Random { locality_lb_config } = config.decode(path)?;
-            Ok((Policy::Random, Some(locality_mode(locality_lb_config, path)?)))
+            Ok((
+                Policy::Random,
+                Some(locality_mode(locality_lb_config, path)?),
+            ))
         }
         _ => {
-            #[allow(deprecated, reason = "`enable_full_scan` is decided like every other field")]
+            #[allow(
+                deprecated,
+                reason = "`enable_full_scan` is decided like every other field"
+            )]
             let LeastRequest {
                 choice_count,
                 active_request_bias,
@@ -250,7 +275,12 @@ fn known_policy(
             let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
             let full_scan =
                 method == SelectionMethod::FullScan || enable_full_scan.is_some_and(|v| v.value);
-            let policy = least_request(choice_count.map(|v| v.value), active_request_bias, full_scan, path);
+            let policy = least_request(
+                choice_count.map(|v| v.value),
+                active_request_bias,
+                full_scan,
+                path,
+            );
             slow?;
             Ok((policy?, Some(mode?)))
         }
@@ -264,16 +294,24 @@ fn locality_mode(
     use common::locality_lb_config::{
         LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
     };
-    let Some(common::LocalityLbConfig { locality_config_specifier }) = proto else {
+    let Some(common::LocalityLbConfig {
+        locality_config_specifier,
+    }) = proto
+    else {
         return Ok(LocalityMode::default());
     };
     let path = path.field("locality_lb_config");
     match path.required("locality_config_specifier", locality_config_specifier)? {
-        LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}) => Ok(LocalityMode {
-            weighted: true,
-            ..LocalityMode::default()
-        }),
-        #[allow(deprecated, reason = "the deprecated field is decided like every other")]
+        LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}) => {
+            Ok(LocalityMode {
+                weighted: true,
+                ..LocalityMode::default()
+            })
+        }
+        #[allow(
+            deprecated,
+            reason = "the deprecated field is decided like every other"
+        )]
         LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
             // Zone-aware routing needs a local cluster; without one these do nothing.
             routing_enabled: _,
@@ -297,7 +335,10 @@ fn least_request(
 ) -> Result<Policy, Rejected> {
     let choice_count = path.in_range("choice_count", choice_count.unwrap_or(2), 2..=u32::MAX);
     let bias = match active_request_bias {
-        Some(RuntimeDouble { default_value, runtime_key: _ }) => {
+        Some(RuntimeDouble {
+            default_value,
+            runtime_key: _,
+        }) => {
             if default_value >= 0.0 && default_value.is_finite() {
                 Ok(default_value)
             } else {

@@ -49,7 +49,12 @@ impl Edf {
     }
 
     fn advance(&mut self, weight_now: &impl Fn(usize, f64) -> f64) -> Option<usize> {
-        let Reverse(Entry { deadline, index, weight, .. }) = self.heap.pop()?;
+        let Reverse(Entry {
+            deadline,
+            index,
+            weight,
+            ..
+        }) = self.heap.pop()?;
         self.now = deadline;
         self.push(index, weight, weight_now(index, weight));
         Some(index)

@@ -14,8 +14,8 @@ mod priority_load;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use config::{LoadBalancerSettings, Policy};
 pub(super) use config::LegacyPolicy;
+pub use config::{LoadBalancerSettings, Policy};
 
 use self::edf::Edf;
 use self::pick::Pick;
@@ -94,7 +94,9 @@ impl WorkerLoadBalancer {
             .iter()
             .map(|hosts| {
                 let all = hosts.hosts.iter().map(|host| {
-                    match old.binary_search_by_key(&Arc::as_ptr(host), |old| Arc::as_ptr(old.shared())) {
+                    match old
+                        .binary_search_by_key(&Arc::as_ptr(host), |old| Arc::as_ptr(old.shared()))
+                    {
                         Ok(at) => {
                             kept[at] = true;
                             old[at].clone()
@@ -125,7 +127,9 @@ impl WorkerLoadBalancer {
 
     /// All hosts.
     pub(super) fn hosts(&self) -> impl Iterator<Item = &Rc<WorkerHost>> {
-        self.priorities.iter().flat_map(|priority| priority.all.hosts())
+        self.priorities
+            .iter()
+            .flat_map(|priority| priority.all.hosts())
     }
 
     fn choose_once(&mut self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
@@ -182,7 +186,12 @@ impl Priority {
 
 impl Localities {
     /// Localities whose hosts are partly missing get less than their weight, as soon as overprovisioning does not make up for it.
-    fn new(all: &[Rc<WorkerHost>], set: &HostSet, overprovisioning_factor: u32, health: Health) -> Self {
+    fn new(
+        all: &[Rc<WorkerHost>],
+        set: &HostSet,
+        overprovisioning_factor: u32,
+        health: Health,
+    ) -> Self {
         let mut localities = Self::default();
         for locality in &set.localities {
             let hosts: Vec<_> = locality

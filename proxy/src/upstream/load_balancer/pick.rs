@@ -17,7 +17,9 @@ pub(super) struct Pick {
 
 impl Pick {
     pub(super) fn new(hosts: Vec<Rc<WorkerHost>>) -> Self {
-        let weighted = hosts.windows(2).any(|pair| pair[0].weight != pair[1].weight);
+        let weighted = hosts
+            .windows(2)
+            .any(|pair| pair[0].weight != pair[1].weight);
         let schedule = weighted.then(|| {
             let mut schedule = Edf::default();
             for (index, host) in hosts.iter().enumerate() {
@@ -48,11 +50,24 @@ impl Pick {
             (Policy::Random, _) => self.random(cx),
             (Policy::RoundRobin, None) => self.next(cx),
             (Policy::RoundRobin, Some(schedule)) => schedule.pick(cx, |_, weight| weight)?,
-            (Policy::LeastRequest { full_scan: true, .. }, _) => self.least_of_all(cx),
+            (
+                Policy::LeastRequest {
+                    full_scan: true, ..
+                },
+                _,
+            ) => self.least_of_all(cx),
             (Policy::LeastRequest { choice_count, .. }, None) => self.least_of(*choice_count, cx),
-            (Policy::LeastRequest { active_request_bias, .. }, Some(schedule)) => {
+            (
+                Policy::LeastRequest {
+                    active_request_bias,
+                    ..
+                },
+                Some(schedule),
+            ) => {
                 let hosts = &self.hosts;
-                schedule.pick(cx, |index, weight| biased(weight, &hosts[index], *active_request_bias))?
+                schedule.pick(cx, |index, weight| {
+                    biased(weight, &hosts[index], *active_request_bias)
+                })?
             }
         };
         self.hosts.get(at).cloned()
@@ -108,7 +123,10 @@ impl Pick {
 
 /// The weight of a host that is busy counts less.
 fn biased(weight: f64, host: &WorkerHost, bias: f64) -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "requests in flight are far below 2^52")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "requests in flight are far below 2^52"
+    )]
     let active = host.active_requests() as f64 + 1.0;
     if bias == 1.0 {
         weight / active

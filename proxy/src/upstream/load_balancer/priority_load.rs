@@ -73,7 +73,10 @@ impl PriorityLoad {
     pub(super) fn choose(&self, random: u64) -> (usize, Health) {
         let drawn = random % 100 + 1;
         let mut sum = 0;
-        for (loads, health) in [(&self.healthy, Health::Healthy), (&self.degraded, Health::Degraded)] {
+        for (loads, health) in [
+            (&self.healthy, Health::Healthy),
+            (&self.degraded, Health::Degraded),
+        ] {
             for (priority, load) in loads.iter().enumerate() {
                 sum += u64::from(*load);
                 if drawn <= sum {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{Sleep, sleep};
 
@@ -167,7 +167,7 @@ async fn connect_one(
         Address::Pipe(path) => {
             let stream = UnixStream::connect(pipe_path(&path))
                 .await
-                .map_err(|error| failure("immediate", &error, &Address::Pipe(path.clone())))?;
+                .map_err(|error| immediate(&error, &Address::Pipe(path.clone())))?;
             Ok(Connected {
                 io: stream.into(),
                 local_address: None,
@@ -182,16 +182,17 @@ async fn connect_tcp(
     settings: &SocketSettings,
 ) -> Result<Connected, ConnectError> {
     let peer = Address::Ip(address);
-    let socket = open(address, settings).map_err(|error| failure("immediate", &error, &peer))?;
-    let connecting = socket.connect(address);
-    let stream = connecting.await.map_err(|error| {
-        // What the kernel knows at once fails at once; the rest comes from the peer or from the way to it.
-        let kind = match error.kind() {
-            io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => "immediate",
-            _ => "delayed",
-        };
-        failure(kind, &error, &peer)
-    })?;
+    let socket = open(address, settings)?;
+    // What the kernel knows at once fails at once; the rest comes from the peer or from the way to it.
+    let stream = socket
+        .connect(address)
+        .await
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => {
+                immediate(&error, &peer)
+            }
+            _ => delayed(&error),
+        })?;
     let local_address = stream.local_addr().ok().map(Address::Ip);
     Ok(Connected {
         io: stream.into(),
@@ -200,32 +201,45 @@ async fn connect_tcp(
     })
 }
 
-fn open(address: SocketAddr, settings: &SocketSettings) -> io::Result<TcpSocket> {
+fn open(address: SocketAddr, settings: &SocketSettings) -> Result<TcpSocket, ConnectError> {
+    let local =
+        |error: io::Error| ConnectError::Local(format!("socket options: {}", text(&error)).into());
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
         None,
-    )?;
-    socket.set_tcp_nodelay(true)?;
+    )
+    .map_err(local)?;
+    socket.set_tcp_nodelay(true).map_err(local)?;
     if let Some(keepalive) = settings.keepalive {
-        SockRef::from(&socket).set_tcp_keepalive(&keepalive.options())?;
+        socket
+            .set_tcp_keepalive(&keepalive.options())
+            .map_err(local)?;
     }
-    // The first source address counts, unless only another one is of the peer's IP version.
-    let sources = &settings.source_addresses;
-    let source = sources
-        .iter()
-        .find(|source| source.address.is_ipv4() == address.is_ipv4())
-        .or(sources.first());
-    if let Some(source) = source {
+    if let Some(source) = settings.source_for(address) {
         if settings.freebind {
             match address {
-                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+                SocketAddr::V4(_) => socket.set_freebind_v4(true),
+                SocketAddr::V6(_) => socket.set_freebind_v6(true),
             }
+            .map_err(local)?;
         }
-        socket.bind(&source.address.into())?;
+        socket.bind(&source.into()).map_err(|error| {
+            ConnectError::Local(format!("failed to bind to {source}: {}", text(&error)).into())
+        })?;
     }
     Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+impl SocketSettings {
+    /// The first source address counts, unless only another one is of the peer's IP version.
+    fn source_for(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        let sources = self.source_addresses.iter().map(|source| source.address);
+        let mut alike = sources
+            .clone()
+            .filter(|source| source.is_ipv4() == peer.is_ipv4());
+        alike.next().or(sources.clone().next())
+    }
 }
 
 impl Keepalive {
@@ -253,8 +267,26 @@ fn pipe_path(path: &str) -> std::path::PathBuf {
 }
 
 /// Envoy's words: `delayed connect error: Connection refused`.
-fn failure(kind: &str, error: &io::Error, _peer: &Address) -> ConnectError {
+fn delayed(error: &io::Error) -> ConnectError {
+    ConnectError::Failed(format!("delayed connect error: {}", text(error)).into())
+}
+
+/// What fails before anything was sent names the peer as well.
+fn immediate(error: &io::Error, peer: &Address) -> ConnectError {
+    ConnectError::Failed(
+        format!(
+            "immediate connect error: {}|remote address:{peer}",
+            text(error)
+        )
+        .into(),
+    )
+}
+
+/// The system's text without the number.
+fn text(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    ConnectError::Failed(format!("{kind} connect error: {text}").into())
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

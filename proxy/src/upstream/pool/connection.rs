@@ -117,11 +117,6 @@ impl ConnectionGuard {
         })
     }
 
-    /// When connecting began.
-    pub(super) fn start(&self) -> Instant {
-        self.start
-    }
-
     /// Counts that the connection is there, and describes it.
     pub(super) fn connected(
         &self,
@@ -152,6 +147,10 @@ impl ConnectionGuard {
         match error {
             super::ConnectError::Timeout => stats.upstream_cx_connect_timeout().inc(),
             super::ConnectError::Failed(_) => self.remote.set(true),
+            super::ConnectError::Local(text) if text.starts_with("failed to bind") => {
+                stats.bind_errors().inc()
+            }
+            super::ConnectError::Local(_) => {}
         }
         stats.upstream_cx_connect_fail().inc();
         self.host.count(HostStat::CxConnectFail);
@@ -234,7 +233,7 @@ impl Drop for ConnectionGuard {
 
 impl RequestGuard {
     /// Counts a request, if circuit breakers allow it.
-    pub(crate) fn try_new(
+    pub(in crate::upstream) fn try_new(
         cluster: &Rc<ClusterHandle>,
         host: Option<&Rc<HostHandle>>,
         priority: RoutingPriority,
@@ -271,7 +270,10 @@ impl Drop for RequestGuard {
 
 impl RetryGuard {
     /// Counts a retry, if circuit breakers allow it.
-    pub(crate) fn try_new(cluster: &Rc<ClusterHandle>, priority: RoutingPriority) -> Option<Self> {
+    pub(in crate::upstream) fn try_new(
+        cluster: &Rc<ClusterHandle>,
+        priority: RoutingPriority,
+    ) -> Option<Self> {
         if !cluster.has_room(priority, Resource::Retries) {
             return None;
         }
