@@ -18,6 +18,7 @@ pub mod listener_filters;
 pub mod matchers;
 pub mod net;
 pub mod network_filters;
+pub mod overload;
 pub mod route;
 pub mod runtime;
 pub mod server;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::overload::OverloadState;
 use crate::runtime::Runtime;
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;
@@ -16,6 +17,8 @@ pub struct ServerContext {
     pub runtime: Runtime,
     /// Numbers for cluster names, so that a route needs no look-up by name.
     pub cluster_names: ClusterNames,
+    /// What the overload manager asks of the data path.
+    pub overload: Arc<OverloadState>,
     /// Who this proxy is.
     pub local_info: LocalInfo,
     /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.
@@ -57,6 +60,7 @@ impl ServerContext {
             stats: Store::new(workers),
             runtime: Runtime::default(),
             cluster_names: ClusterNames::default(),
+            overload: Arc::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),

@@ -7,6 +7,7 @@ mod lifecycle;
 pub mod log_control;
 pub mod log_format;
 mod messages;
+mod stats;
 mod worker;
 mod worker_thread;
 
@@ -14,4 +15,5 @@ pub use bootstrap::Bootstrap;
 pub use context::{FactoryContext, LocalInfo, ServerContext};
 pub use lifecycle::{Server, run};
 pub use messages::{WorkerMessage, WorkerSender};
+pub use stats::{ServerFigures, ServerStats, ServerStatsGroup};
 pub use worker::{Random, Worker};
