@@ -7,6 +7,7 @@
 mod data_source;
 mod extension;
 mod field;
+mod json;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::fmt;
 pub use data_source::data_source;
 pub use extension::TypedConfig;
 pub use field::{Fraction, Unset};
+pub use json::json_object;
 
 /// What one load of a configuration found wrong.
 #[derive(Debug, Default)]

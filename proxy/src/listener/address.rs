@@ -53,7 +53,7 @@ impl ListenAddress {
             network_namespace_filepath,
             port_specifier,
         } = proto;
-        let protocol = path.enumeration("protocol", protocol);
+        let protocol = path.enumeration::<pb::socket_address::Protocol>("protocol", protocol);
         let resolver = path.unsupported_if_set("resolver_name", resolver_name);
         let namespace =
             path.unsupported_if_set("network_namespace_filepath", network_namespace_filepath);
