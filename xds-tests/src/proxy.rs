@@ -61,11 +61,6 @@ impl Proxy {
         self.listeners.get(name).copied()
     }
 
-    /// Asks the admin interface; gives status and body.
-    pub async fn admin(&self, path: &str) -> Result<(u16, String), Error> {
-        admin_get(self.admin, path).await
-    }
-
     /// The address of the admin interface.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
@@ -108,7 +103,7 @@ async fn wait_ready(child: &mut Child, admin_path: &Path) -> Result<SocketAddr, 
 }
 
 /// One GET to an admin interface, over a connection of its own.
-async fn admin_get(address: SocketAddr, path: &str) -> Result<(u16, String), Error> {
+pub async fn admin_get(address: SocketAddr, path: &str) -> Result<(u16, String), Error> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
@@ -132,10 +127,10 @@ fn parse_listeners(page: &str) -> HashMap<String, SocketAddr> {
         .collect()
 }
 
-/// The last lines that the process wrote; start-up errors are among them.
+/// The last lines that the process wrote, cut short; start-up errors are among them.
 fn last_words(output: &Path) -> String {
     let all = std::fs::read(output).unwrap_or_default();
     let all = String::from_utf8_lossy(&all);
-    let lines: Vec<_> = all.lines().collect();
-    lines[lines.len().saturating_sub(12)..].join("\n    ")
+    let lines: Vec<String> = all.lines().map(|line| line.chars().take(700).collect()).collect();
+    lines[lines.len().saturating_sub(6)..].join("\n    ")
 }

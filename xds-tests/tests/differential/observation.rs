@@ -1,0 +1,136 @@
+//! What one side showed in a case, as lines of text:
+//!
+//! ```text
+//! < 200                       the client's side: status, then fields, body, trailers, end
+//! < server: envoy
+//! < body hello
+//! = connection 0: open        how its connection was in the end
+//! > GET / HTTP/1.1            the backend's side: first line, fields, body, trailers, end
+//! > host: example.com
+//! log flags=-                 the access log
+//! stat cluster.@backend.upstream_rq_total: 1
+//! ```
+
+use outrigger_xds_tests::backend::Seen;
+use outrigger_xds_tests::client::Transcript;
+use outrigger_xds_tests::message::{End, Field, Message, body_text, text};
+
+/// Headers whose values differ from run to run.
+const VOLATILE: [&str; 2] = ["date", "x-envoy-upstream-service-time"];
+
+/// The lines of a transcript.
+pub fn client_lines(transcript: &Transcript, in_order: bool, out: &mut Vec<String>) {
+    for message in &transcript.messages {
+        if message.status == 0 {
+            out.push(format!("< {}", message.line));
+        } else {
+            out.push(format!("< {}", message.status));
+            out.push(format!("< line {}", message.line));
+        }
+        message_lines('<', message, in_order, out);
+    }
+    if !transcript.bytes.is_empty() {
+        out.push(format!("< bytes {}", body_text(&transcript.bytes)));
+    }
+    for (number, fate) in &transcript.fates {
+        out.push(format!("= connection {number}: {fate}"));
+    }
+}
+
+/// The lines of what the backend `name` saw; the first backend needs no name.
+pub fn backend_lines(name: Option<&str>, seen: &[Seen], in_order: bool, out: &mut Vec<String>) {
+    for Seen { connection, message } in seen {
+        let at = name.map(|name| format!("{name} ")).unwrap_or_default();
+        out.push(format!("> {at}connection {connection}: {}", message.line));
+        message_lines('>', message, in_order, out);
+    }
+}
+
+/// The lines of an access log; the usual format is taken apart.
+pub fn log_lines(log: &str, usual: bool, out: &mut Vec<String>) {
+    for line in log.lines() {
+        if usual {
+            out.extend(line.split('|').map(|field| format!("log {field}")));
+        } else {
+            out.push(format!("log {line}"));
+        }
+    }
+}
+
+fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<String>) {
+    let mut fields: Vec<&Field> = message.fields.iter().collect();
+    if !in_order {
+        fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+    }
+    for (name, value) in fields {
+        let volatile = VOLATILE.contains(&name.to_ascii_lowercase().as_str());
+        let value = if volatile { "(volatile)" } else { value.as_str() };
+        out.push(format!("{side} {name}: {value}"));
+    }
+    if !message.body.is_empty() {
+        out.push(format!("{side} body {}", body_text(&message.body)));
+    }
+    for (name, value) in &message.trailers {
+        out.push(format!("{side} trailer {name}: {value}"));
+    }
+    match &message.end {
+        End::Complete => {}
+        End::Open => out.push(format!("{side} (nothing more came)")),
+        End::Broken(how) => out.push(format!("{side} (broken: {})", text(how.as_bytes()))),
+    }
+}
+
+/// Lines that are on one side only: `-` Envoy's, `+` Outrigger's. Empty when the sides agree.
+pub fn difference(envoy: &[String], outrigger: &[String]) -> Vec<String> {
+    let table = common_lengths(envoy, outrigger);
+    let (mut a, mut b) = (0, 0);
+    let mut out = Vec::new();
+    while a < envoy.len() || b < outrigger.len() {
+        if a < envoy.len() && b < outrigger.len() && envoy[a] == outrigger[b] {
+            (a, b) = (a + 1, b + 1);
+        } else if b == outrigger.len() || (a < envoy.len() && table[a + 1][b] >= table[a][b + 1]) {
+            out.push(format!("- {}", envoy[a]));
+            a += 1;
+        } else {
+            out.push(format!("+ {}", outrigger[b]));
+            b += 1;
+        }
+    }
+    out
+}
+
+/// For each pair of positions, how many lines the rests have in common.
+fn common_lengths(a: &[String], b: &[String]) -> Vec<Vec<usize>> {
+    let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            table[i][j] =
+                if a[i] == b[j] { table[i + 1][j + 1] + 1 } else { table[i + 1][j].max(table[i][j + 1]) };
+        }
+    }
+    table
+}
+
+/// What of a case's promises does not hold for these lines.
+pub fn broken_promises(shows: &[String], lacks: &[String], lines: &[String]) -> Vec<String> {
+    let mut out = Vec::new();
+    for wanted in shows {
+        let times = shows.iter().filter(|other| *other == wanted).count();
+        if lines.iter().filter(|line| fits(line, wanted)).count() < times {
+            out.push(format!("Envoy lacks  {wanted}"));
+        }
+    }
+    for unwanted in lacks {
+        if let Some(line) = lines.iter().find(|line| fits(line, unwanted)) {
+            out.push(format!("Envoy shows  {line}"));
+        }
+    }
+    out
+}
+
+fn fits(line: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => line.starts_with(prefix),
+        None => line == pattern,
+    }
+}
