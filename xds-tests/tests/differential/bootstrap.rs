@@ -67,7 +67,8 @@ pub fn connection_manager(case: &Case) -> String {
     let log = case.access_log.clone().unwrap_or_else(default_log);
     let _ = write!(fields, "access_log:\n{log}http_filters:\n{}", case.filters);
     fields.push_str("- name: envoy.filters.http.router\n");
-    fields.push_str("  typed_config: { \"@type\": \"@http/router.v3.Router\" }\n");
+    fields.push_str("  typed_config:\n    \"@type\": \"@http/router.v3.Router\"\n");
+    fields.push_str(&indent(&case.router, 4));
     if !case.vhosts.is_empty() {
         let _ = write!(fields, "route_config:\n  name: routes\n{}", indent(&case.route_config, 2));
         let _ = write!(fields, "  virtual_hosts:\n{}", indent(&case.vhosts, 2));
@@ -83,7 +84,7 @@ pub fn default_log() -> String {
         "- name: envoy.access_loggers.file\n  typed_config:\n    \
          \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    path: @log\n    \
          log_format: {{ text_format_source: {{ inline_string: \"{}\\n\" }} }}\n",
-        format.join("|")
+        format.join("\\t")
     ))
 }
 

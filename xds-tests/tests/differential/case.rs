@@ -49,6 +49,7 @@ pub struct Case {
     pub listener_fields: String,
     pub hcm: String,
     pub filters: String,
+    pub router: String,
     pub route_config: String,
     pub vhosts: String,
     pub access_log: Option<String>,
@@ -73,6 +74,7 @@ pub fn case(title: &'static str) -> Case {
         listener_fields: String::new(),
         hcm: String::new(),
         filters: String::new(),
+        router: String::new(),
         route_config: String::new(),
         vhosts: vhost("- match: { prefix: / }\n  route: { cluster: @backend }"),
         access_log: None,
@@ -128,6 +130,22 @@ impl Case {
     pub fn filters(mut self, yaml: &str) -> Self {
         self.filters.push_str(&dedent(yaml));
         self
+    }
+
+    /// Fields of the router.
+    pub fn router(mut self, yaml: &str) -> Self {
+        self.router.push_str(&dedent(yaml));
+        self
+    }
+
+    /// Makes clients on the loopback interface internal ones, whose `x-envoy-` headers count.
+    pub fn internal(self) -> Self {
+        self.hcm("use_remote_address: true\ninternal_address_config: { cidr_ranges: [{ address_prefix: 127.0.0.0, prefix_len: 8 }] }")
+    }
+
+    /// Makes clients on the loopback interface external ones.
+    pub fn external(self) -> Self {
+        self.hcm("use_remote_address: true\ninternal_address_config: { cidr_ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }")
     }
 
     /// More fields of the listener.

@@ -11,6 +11,7 @@
     clippy::print_stdout,
     reason = "a story reports to people and must stop loudly"
 )]
+#![allow(unreachable_pub, reason = "a program exports nothing; `pub` marks what other files use")]
 
 mod access_log;
 mod bootstrap;

@@ -57,9 +57,9 @@ impl Names {
         let mut text = text.to_owned();
         for (word, cluster, port) in &self.backends {
             text = text.replace(cluster.as_str(), &format!("@{word}"));
-            text = text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:@port:{word}"));
+            text = strip_port(&text, *port, &format!("@port:{word}"));
         }
-        text = text.replace(&format!("127.0.0.1:{listener_port}"), "127.0.0.1:@port");
+        text = strip_port(&text, listener_port, "@port");
         text = text.replace(&self.listener, "@listener").replace(&self.stat, "@stat");
         strip_uuids(&strip_ports(&text))
     }
@@ -77,6 +77,22 @@ fn fill_say(text: &str) -> String {
         out.push_str(rest);
     }
     out
+}
+
+/// Puts a word in place of a port that stands alone.
+fn strip_port(text: &str, port: u16, word: &str) -> String {
+    let port = port.to_string();
+    let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(&port) {
+        let (before, after) = (&rest[..at], &rest[at + port.len()..]);
+        let alone = !digit(before.chars().last()) && !digit(after.chars().next());
+        out.push_str(before);
+        out.push_str(if alone { word } else { &port });
+        rest = after;
+    }
+    out + rest
 }
 
 /// Any other port after the loopback address is an ephemeral one.

@@ -50,7 +50,7 @@ pub fn backend_lines(name: Option<&str>, seen: &[Seen], in_order: bool, out: &mu
 pub fn log_lines(log: &str, usual: bool, out: &mut Vec<String>) {
     for line in log.lines() {
         if usual {
-            out.extend(line.split('|').map(|field| format!("log {field}")));
+            out.extend(line.split('\t').map(|field| format!("log {field}")));
         } else {
             out.push(format!("log {line}"));
         }
@@ -63,9 +63,7 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
         fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
     }
     for (name, value) in fields {
-        let volatile = VOLATILE.contains(&name.to_ascii_lowercase().as_str());
-        let value = if volatile { "(volatile)" } else { value.as_str() };
-        out.push(format!("{side} {name}: {value}"));
+        out.push(format!("{side} {name}: {}", steady(name, value)));
     }
     if !message.body.is_empty() {
         out.push(format!("{side} body {}", body_text(&message.body)));
@@ -77,6 +75,19 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
         End::Complete => {}
         End::Open => out.push(format!("{side} (nothing more came)")),
         End::Broken(how) => out.push(format!("{side} (broken: {})", text(how.as_bytes()))),
+    }
+}
+
+/// The value of a field, or a word for it where it differs from run to run.
+fn steady(name: &str, value: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    if VOLATILE.contains(&name.as_str()) {
+        return "(volatile)".into();
+    }
+    // What is left of a timeout when a try begins: exact for the first one, then a few milliseconds less.
+    match value.parse::<u32>() {
+        Ok(ms) if name == "x-envoy-expected-rq-timeout-ms" && ms > 1000 => (ms.div_ceil(1000) * 1000).to_string(),
+        _ => value.into(),
     }
 }
 
