@@ -61,6 +61,8 @@ pub struct Case {
     pub log_lines: Option<usize>,
     pub stats: Vec<String>,
     pub in_order: bool,
+    pub any_order: bool,
+    pub ends_somehow: bool,
     pub shows: Vec<String>,
     pub lacks: Vec<String>,
     pub deviates: Option<&'static str>,
@@ -86,6 +88,8 @@ pub fn case(title: &'static str) -> Case {
         log_lines: None,
         stats: Vec::new(),
         in_order: false,
+        any_order: false,
+        ends_somehow: false,
         shows: Vec::new(),
         lacks: Vec::new(),
         deviates: None,
@@ -313,6 +317,18 @@ impl Case {
     /// Compares fields in the order of the wire, where otherwise only the order within one name counts.
     pub fn in_order(mut self) -> Self {
         self.in_order = true;
+        self
+    }
+
+    /// Compares the lines without their order, where it is random by design.
+    pub fn any_order(mut self) -> Self {
+        self.any_order = true;
+        self
+    }
+
+    /// Takes a reset for a close, where it only says whether bytes were left unread when the proxy closed.
+    pub fn ends_somehow(mut self) -> Self {
+        self.ends_somehow = true;
         self
     }
 

@@ -141,11 +141,11 @@ fn headers() -> Vec<Case> {
             .get("/")
             .send(with("x"))
             .shows(["< body yes", "< body no"]),
-        by_header("invert_match of a value holds for an absent header too", "invert_match: true, string_match: { exact: a }")
+        by_header("invert_match of a value does not hold for an absent header", "invert_match: true, string_match: { exact: a }")
             .get("/")
             .send(with("a"))
             .send(with("b"))
-            .shows(["< body yes", "< body no", "< body yes"]),
+            .shows(["< body no", "< body no", "< body yes"]),
         by_header(
             "an absent header can be treated as empty",
             "treat_missing_header_as_empty: true, string_match: { exact: \"\" }",
@@ -153,7 +153,7 @@ fn headers() -> Vec<Case> {
         .get("/")
         .send(with("a"))
         .shows(["< body yes", "< body no"]),
-        by_header("values of a repeated header are matched joined by a comma", "string_match: { exact: \"a,b\" }")
+        by_header("values of a repeated header are matched joined by a comma", "string_match: { safe_regex: { regex: \".*a.*b.*\" } }")
             .send(get("/").field("x-h", "a").field("x-h", "b"))
             .both()
             .shows(["< body yes"]),

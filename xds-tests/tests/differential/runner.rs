@@ -184,7 +184,16 @@ impl Side {
         if let Some(end) = proxy.borrow_mut().obituary() {
             lines.push(end);
         }
-        Ok(lines.iter().map(|line| seat.names.strip(line, address.port())).collect())
+        let mut lines: Vec<_> = lines.iter().map(|line| seat.names.strip(line, address.port())).collect();
+        if case.ends_somehow {
+            for line in lines.iter_mut().filter(|line| line.starts_with("= ") && line.ends_with(": reset")) {
+                *line = line.replace(": reset", ": closed");
+            }
+        }
+        if case.any_order {
+            lines.sort();
+        }
+        Ok(lines)
     }
 
     async fn stat_lines(
