@@ -12,7 +12,10 @@ use crate::Error;
 
 /// The top of the workspace.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is inside the workspace").into()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate is inside the workspace")
+        .into()
 }
 
 /// The folder where stories leave configurations and logs, for whoever looks into a failure.
@@ -52,7 +55,10 @@ pub fn envoy() -> Result<PathBuf, Error> {
         let reason = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(format!("no Envoy to compare with: {reason}").into());
     }
-    existing(String::from_utf8(output.stdout)?.trim().into(), "xds-tests/envoy.sh")
+    existing(
+        String::from_utf8(output.stdout)?.trim().into(),
+        "xds-tests/envoy.sh",
+    )
 }
 
 fn existing(path: PathBuf, source: &str) -> Result<PathBuf, Error> {

@@ -55,7 +55,10 @@ pub struct Reader<R> {
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// A reader with an empty buffer.
     pub fn new(io: R) -> Self {
-        Self { io, buffer: BytesMut::new() }
+        Self {
+            io,
+            buffer: BytesMut::new(),
+        }
     }
 
     /// Reads the next head: first line and fields, in order and case of the wire.
@@ -184,7 +187,11 @@ fn declared_framing(message: &Message) -> Option<Framing> {
     {
         return Some(Framing::Chunked);
     }
-    message.field("content-length")?.parse().ok().map(Framing::Length)
+    message
+        .field("content-length")?
+        .parse()
+        .ok()
+        .map(Framing::Length)
 }
 
 fn parse_head(head: &[u8]) -> Message {
@@ -195,21 +202,35 @@ fn parse_head(head: &[u8]) -> Message {
         .and_then(|rest| rest.get(2..5))
         .and_then(|code| code.parse().ok())
         .unwrap_or(0);
-    Message { line, status, fields: lines.map(parse_field).collect(), ..Message::default() }
+    Message {
+        line,
+        status,
+        fields: lines.map(parse_field).collect(),
+        ..Message::default()
+    }
 }
 
 fn parse_field(line: &[u8]) -> Field {
-    let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+    let colon = line
+        .iter()
+        .position(|byte| *byte == b':')
+        .unwrap_or(line.len());
     let (name, value) = line.split_at(colon);
-    (text(name), text(value.strip_prefix(b":").unwrap_or(value).trim_ascii()))
+    (
+        text(name),
+        text(value.strip_prefix(b":").unwrap_or(value).trim_ascii()),
+    )
 }
 
 fn split_lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    head.split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -226,8 +247,13 @@ mod tests {
 
     #[tokio::test]
     async fn fields_keep_order_and_case() {
-        let message = read(b"HTTP/1.1 200 OK\r\nB: 1\r\na: 2\r\nB: 3\r\ncontent-length: 0\r\n\r\n").await;
-        let names: Vec<_> = message.fields.iter().map(|(name, _)| name.as_str()).collect();
+        let message =
+            read(b"HTTP/1.1 200 OK\r\nB: 1\r\na: 2\r\nB: 3\r\ncontent-length: 0\r\n\r\n").await;
+        let names: Vec<_> = message
+            .fields
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(names, ["B", "a", "B", "content-length"]);
         assert_eq!(message.status, 200);
     }

@@ -66,8 +66,8 @@ pub fn body_text(bytes: &[u8]) -> String {
     if bytes.len() <= 300 {
         return text(bytes);
     }
-    let sum = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let sum = bytes.iter().fold(0xcbf2_9ce4_u32, |sum, byte| {
+        (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
     format!("({} bytes, sum {sum:08x})", bytes.len())
 }

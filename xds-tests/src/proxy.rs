@@ -41,7 +41,12 @@ impl Proxy {
             .arg(&config)
             .arg("--admin-address-path")
             .arg(&admin_path)
-            .args(["--concurrency", "1", "--use-dynamic-base-id", "--disable-hot-restart"])
+            .args([
+                "--concurrency",
+                "1",
+                "--use-dynamic-base-id",
+                "--disable-hot-restart",
+            ])
             .args(["--file-flush-interval-msec", "50", "-l", "warning"])
             .stdin(Stdio::null())
             .stdout(sink.try_clone()?)
@@ -53,7 +58,12 @@ impl Proxy {
             Err(error) => return Err(format!("{error}: {}", last_words(&output)).into()),
         };
         let listeners = parse_listeners(&admin_get(admin, "/listeners").await?.1);
-        Ok(Self { child, admin, output, listeners })
+        Ok(Self {
+            child,
+            admin,
+            output,
+            listeners,
+        })
     }
 
     /// The address that the listener `name` was bound to.
@@ -74,7 +84,10 @@ impl Proxy {
     /// What it said last, when the process has ended.
     pub fn obituary(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
-        Some(format!("the proxy ended ({status}): {}", last_words(&self.output)))
+        Some(format!(
+            "the proxy ended ({status}): {}",
+            last_words(&self.output)
+        ))
     }
 
     /// Waits for the end of the process.
@@ -109,10 +122,16 @@ pub async fn admin_get(address: SocketAddr, path: &str) -> Result<(u16, String),
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut reader = crate::http1::Reader::new(stream);
-        let mut message = reader.head().await.map_err(|stop| format!("admin {path}: {stop:?}"))?;
+        let mut message = reader
+            .head()
+            .await
+            .map_err(|stop| format!("admin {path}: {stop:?}"))?;
         let framing = crate::http1::response_framing(&message, false);
         reader.body(framing, &mut message).await;
-        Ok::<_, Error>((message.status, String::from_utf8_lossy(&message.body).into_owned()))
+        Ok::<_, Error>((
+            message.status,
+            String::from_utf8_lossy(&message.body).into_owned(),
+        ))
     };
     timeout(PATIENCE, exchange).await?
 }
@@ -131,6 +150,9 @@ fn parse_listeners(page: &str) -> HashMap<String, SocketAddr> {
 fn last_words(output: &Path) -> String {
     let all = std::fs::read(output).unwrap_or_default();
     let all = String::from_utf8_lossy(&all);
-    let lines: Vec<String> = all.lines().map(|line| line.chars().take(700).collect()).collect();
+    let lines: Vec<String> = all
+        .lines()
+        .map(|line| line.chars().take(700).collect())
+        .collect();
     lines[lines.len().saturating_sub(6)..].join("\n    ")
 }

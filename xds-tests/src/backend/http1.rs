@@ -17,7 +17,9 @@ pub(super) async fn serve(stream: TcpStream, scripts: Vec<Script>, seat: Seat) {
     while let Ok(mut message) = reader.head().await {
         let framing = request_framing(&message);
         let number = seat.add(message.clone());
-        let Some(script) = script_for(&scripts, number) else { return };
+        let Some(script) = script_for(&scripts, number) else {
+            return;
+        };
         if !script.early {
             reader.body(framing, &mut message).await;
             seat.update(number, &message);
@@ -79,10 +81,16 @@ async fn play(
 }
 
 fn render(response: &Response, to_head: bool) -> Vec<u8> {
-    let reason = http::StatusCode::from_u16(response.status).ok().and_then(|code| code.canonical_reason());
+    let reason = http::StatusCode::from_u16(response.status)
+        .ok()
+        .and_then(|code| code.canonical_reason());
     let chunked = response.chunked || !response.trailers.is_empty();
     let bodiless = response.status < 200 || matches!(response.status, 204 | 304);
-    let mut head = format!("HTTP/1.1 {} {}\r\n", response.status, reason.unwrap_or("Unknown"));
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\n",
+        response.status,
+        reason.unwrap_or("Unknown")
+    );
     for (name, value) in &response.fields {
         let _ = write!(head, "{name}: {value}\r\n");
     }

@@ -13,7 +13,9 @@ use crate::client::http2::{field_map, fields_of, read_body};
 use crate::message::Message;
 
 pub(super) async fn serve(stream: TcpStream, scripts: Vec<Script>, seat: Seat) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
     let (hang_up, mut hung_up) = tokio::sync::mpsc::channel::<()>(1);
     loop {
         tokio::select! {
@@ -34,13 +36,24 @@ async fn answer(
     hang_up: tokio::sync::mpsc::Sender<()>,
 ) {
     let (head, body) = request.into_parts();
-    let mut message = Message { line: "HTTP/2".into(), ..Message::default() };
-    message.fields.push((":method".into(), head.method.to_string()));
+    let mut message = Message {
+        line: "HTTP/2".into(),
+        ..Message::default()
+    };
+    message
+        .fields
+        .push((":method".into(), head.method.to_string()));
     let uri = head.uri;
     let pseudo = [
         (":scheme", uri.scheme_str()),
-        (":authority", uri.authority().map(http::uri::Authority::as_str)),
-        (":path", uri.path_and_query().map(http::uri::PathAndQuery::as_str)),
+        (
+            ":authority",
+            uri.authority().map(http::uri::Authority::as_str),
+        ),
+        (
+            ":path",
+            uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+        ),
     ];
     for (name, value) in pseudo {
         if let Some(value) = value {
@@ -49,7 +62,9 @@ async fn answer(
     }
     message.fields.extend(fields_of(&head.headers));
     let number = seat.add(message.clone());
-    let Some(script) = script_for(&scripts, number) else { return };
+    let Some(script) = script_for(&scripts, number) else {
+        return;
+    };
     let reading = async {
         read_body(body, &mut message).await;
         seat.update(number, &message);
@@ -63,7 +78,11 @@ async fn answer(
     }
 }
 
-async fn play(acts: &[Act], respond: &mut SendResponse<Bytes>, hang_up: &tokio::sync::mpsc::Sender<()>) {
+async fn play(
+    acts: &[Act],
+    respond: &mut SendResponse<Bytes>,
+    hang_up: &tokio::sync::mpsc::Sender<()>,
+) {
     let mut body = None;
     for act in acts {
         match act {
@@ -85,8 +104,15 @@ async fn play(acts: &[Act], respond: &mut SendResponse<Bytes>, hang_up: &tokio::
 }
 
 /// Sends a response; keeps its body open when `more` is to be done.
-fn send(response: &Response, respond: &mut SendResponse<Bytes>, more: bool) -> Option<h2::SendStream<Bytes>> {
-    let mut head = http::Response::builder().status(response.status).body(()).ok()?;
+fn send(
+    response: &Response,
+    respond: &mut SendResponse<Bytes>,
+    more: bool,
+) -> Option<h2::SendStream<Bytes>> {
+    let mut head = http::Response::builder()
+        .status(response.status)
+        .body(())
+        .ok()?;
     *head.headers_mut() = field_map(&response.fields);
     if response.status < 200 {
         let _ = respond.send_informational(head);
@@ -100,7 +126,8 @@ fn send(response: &Response, respond: &mut SendResponse<Bytes>, more: bool) -> O
     }
     if !response.body.is_empty() {
         let end = !more && !trailers;
-        body.send_data(Bytes::from(response.body.clone()), end).ok()?;
+        body.send_data(Bytes::from(response.body.clone()), end)
+            .ok()?;
         if end {
             return None;
         }

@@ -102,14 +102,26 @@ impl Backend {
                 let socket = TcpSocket::new_v4()?;
                 socket.bind("127.0.0.1:0".parse()?)?;
                 let address = socket.local_addr()?;
-                Ok(Self { address, seen, accept: None, _port: Some(socket), _backlog: vec![] })
+                Ok(Self {
+                    address,
+                    seen,
+                    accept: None,
+                    _port: Some(socket),
+                    _backlog: vec![],
+                })
             }
             Kind::Deaf => deaf(seen),
             kind => {
                 let listener = TcpListener::bind("127.0.0.1:0").await?;
                 let address = listener.local_addr()?;
                 let accept = spawn_local(serve(listener, kind, seen.clone()));
-                Ok(Self { address, seen, accept: Some(accept), _port: None, _backlog: vec![] })
+                Ok(Self {
+                    address,
+                    seen,
+                    accept: Some(accept),
+                    _port: None,
+                    _backlog: vec![],
+                })
             }
         }
     }
@@ -140,14 +152,22 @@ fn deaf(seen: Record) -> Result<Backend, Error> {
     let address = socket.local_addr()?;
     let listener = socket.listen(1)?;
     let mut backlog = Vec::new();
-    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+    while let Ok(stream) =
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))
+    {
         backlog.push(stream);
     }
     let accept = spawn_local(async move {
         let _listener = listener;
         std::future::pending::<()>().await;
     });
-    Ok(Backend { address, seen, accept: Some(accept), _port: None, _backlog: backlog })
+    Ok(Backend {
+        address,
+        seen,
+        accept: Some(accept),
+        _port: None,
+        _backlog: backlog,
+    })
 }
 
 async fn serve(listener: TcpListener, kind: Kind, seen: Record) {
@@ -155,7 +175,10 @@ async fn serve(listener: TcpListener, kind: Kind, seen: Record) {
     while let Ok((stream, _)) = listener.accept().await {
         connection += 1;
         let _ = stream.set_nodelay(true);
-        let seen = Seat { connection, seen: seen.clone() };
+        let seen = Seat {
+            connection,
+            seen: seen.clone(),
+        };
         match kind.clone() {
             Kind::Http1(scripts) => spawn_local(http1::serve(stream, scripts, seen)),
             Kind::Http2(scripts) => spawn_local(http2::serve(stream, scripts, seen)),
@@ -176,7 +199,10 @@ impl Seat {
     /// Records a message; gives its number over all connections, from 0.
     fn add(&self, message: Message) -> usize {
         let mut seen = self.seen.borrow_mut();
-        seen.push(Seen { connection: self.connection, message });
+        seen.push(Seen {
+            connection: self.connection,
+            message,
+        });
         seen.len() - 1
     }
 

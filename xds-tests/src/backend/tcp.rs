@@ -9,9 +9,14 @@ use crate::http1::{Framing, Reader};
 use crate::message::Message;
 
 pub(super) async fn serve(stream: TcpStream, scripts: Vec<Vec<Act>>, seat: Seat) {
-    let mut message = Message { line: "TCP".into(), ..Message::default() };
+    let mut message = Message {
+        line: "TCP".into(),
+        ..Message::default()
+    };
     let number = seat.add(message.clone());
-    let Some(acts) = script_for(&scripts, number) else { return };
+    let Some(acts) = script_for(&scripts, number) else {
+        return;
+    };
     let (read, mut write) = stream.into_split();
     let mut reader = Reader::new(read);
     for act in acts {

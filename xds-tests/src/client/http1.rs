@@ -29,10 +29,18 @@ struct Connection {
 
 impl Connection {
     async fn open(address: SocketAddr) -> Option<Self> {
-        let stream = timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
+        let stream = timeout(PATIENCE, TcpStream::connect(address))
+            .await
+            .ok()?
+            .ok()?;
         let _ = stream.set_nodelay(true);
         let (read, write) = stream.into_split();
-        Some(Self { reader: Reader::new(read), write, ending: false, fate: None })
+        Some(Self {
+            reader: Reader::new(read),
+            write,
+            ending: false,
+            fate: None,
+        })
     }
 
     /// Reads one response and the interim ones before it.
@@ -43,13 +51,19 @@ impl Connection {
                 Err(stop) => {
                     let line = "no response".to_owned();
                     self.ending = true;
-                    messages.push(Message { line, end: stop.into(), ..Message::default() });
+                    messages.push(Message {
+                        line,
+                        end: stop.into(),
+                        ..Message::default()
+                    });
                     return;
                 }
             };
             let framing = response_framing(&message, to_head);
             self.reader.body(framing, &mut message).await;
-            let close = message.field("connection").is_some_and(|value| value.contains("close"));
+            let close = message
+                .field("connection")
+                .is_some_and(|value| value.contains("close"));
             self.ending |= close || framing == Framing::UntilClose || message.end != End::Complete;
             let interim = (100..200).contains(&message.status) && message.status != 101;
             messages.push(message);
@@ -103,23 +117,37 @@ async fn take(step: &Step, connection: &mut Connection, transcript: &mut Transcr
     match step {
         Step::Request(request) => {
             let _ = connection.write.write_all(&render(request)).await;
-            connection.response(request.method == "HEAD", &mut transcript.messages).await;
+            connection
+                .response(request.method == "HEAD", &mut transcript.messages)
+                .await;
         }
         Step::Send(bytes) => {
             let _ = connection.write.write_all(bytes).await;
         }
-        Step::Read { to_head } => connection.response(*to_head, &mut transcript.messages).await,
+        Step::Read { to_head } => {
+            connection
+                .response(*to_head, &mut transcript.messages)
+                .await
+        }
         Step::ReadBytes(length) => {
             let mut message = Message::default();
-            connection.reader.body(Framing::Length(*length), &mut message).await;
+            connection
+                .reader
+                .body(Framing::Length(*length), &mut message)
+                .await;
             transcript.bytes.append(&mut message.body);
             if let End::Broken(how) = message.end {
-                transcript.bytes.extend_from_slice(format!("({how})").as_bytes());
+                transcript
+                    .bytes
+                    .extend_from_slice(format!("({how})").as_bytes());
             }
         }
         Step::ReadToEnd => {
             let mut message = Message::default();
-            connection.reader.body(Framing::UntilClose, &mut message).await;
+            connection
+                .reader
+                .body(Framing::UntilClose, &mut message)
+                .await;
             transcript.bytes.append(&mut message.body);
             connection.fate = Some(match message.end {
                 End::Complete => "closed",
@@ -130,14 +158,24 @@ async fn take(step: &Step, connection: &mut Connection, transcript: &mut Transcr
         Step::HalfClose => {
             let _ = connection.write.shutdown().await;
         }
-        Step::AwaitClose(patience) => connection.fate = Some(connection.reader.fate(*patience).await),
+        Step::AwaitClose(patience) => {
+            connection.fate = Some(connection.reader.fate(*patience).await)
+        }
         Step::On(_) | Step::Wait(_) | Step::Close => {}
     }
 }
 
 /// A request in HTTP/1.1.
 fn render(request: &Request) -> Vec<u8> {
-    let Request { method, path, authority, fields, body, trailers, chunked } = request;
+    let Request {
+        method,
+        path,
+        authority,
+        fields,
+        body,
+        trailers,
+        chunked,
+    } = request;
     let chunked = *chunked || !trailers.is_empty();
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {authority}\r\n");
     for (name, value) in fields {

@@ -24,10 +24,17 @@ struct Connection {
 
 impl Connection {
     async fn open(address: SocketAddr) -> Option<Self> {
-        let stream = timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
+        let stream = timeout(PATIENCE, TcpStream::connect(address))
+            .await
+            .ok()?
+            .ok()?;
         let _ = stream.set_nodelay(true);
         let (send, connection) = h2::client::handshake(stream).await.ok()?;
-        Some(Self { send, driver: spawn_local(connection), fate: None })
+        Some(Self {
+            send,
+            driver: spawn_local(connection),
+            fate: None,
+        })
     }
 
     async fn fate(&mut self, patience: std::time::Duration) -> String {
@@ -55,7 +62,9 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
                 connections.remove(&current);
             }
             Step::Request(request) => {
-                if let std::collections::btree_map::Entry::Vacant(entry) = connections.entry(current) {
+                if let std::collections::btree_map::Entry::Vacant(entry) =
+                    connections.entry(current)
+                {
                     let Some(connection) = Connection::open(address).await else {
                         transcript.fates.push((current, "refused".into()));
                         continue;
@@ -71,8 +80,14 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
                     connection.fate = Some(connection.fate(*patience).await);
                 }
             }
-            Step::Send(_) | Step::Read { .. } | Step::ReadBytes(_) | Step::ReadToEnd | Step::HalfClose => {
-                transcript.fates.push((current, format!("{step:?} is not for HTTP/2")));
+            Step::Send(_)
+            | Step::Read { .. }
+            | Step::ReadBytes(_)
+            | Step::ReadToEnd
+            | Step::HalfClose => {
+                transcript
+                    .fates
+                    .push((current, format!("{step:?} is not for HTTP/2")));
             }
         }
     }
@@ -94,9 +109,15 @@ async fn exchange(send: &mut SendRequest<Bytes>, request: &Request, messages: &m
         Ok(Err(error)) => end_of(&error),
         Err(_) => End::Open,
     };
-    let final_response = messages[before..].iter().any(|message| message.status >= 200);
+    let final_response = messages[before..]
+        .iter()
+        .any(|message| message.status >= 200);
     if !final_response {
-        messages.push(Message { line: "no response".into(), end, ..Message::default() });
+        messages.push(Message {
+            line: "no response".into(),
+            end,
+            ..Message::default()
+        });
     }
 }
 
@@ -122,7 +143,10 @@ async fn try_exchange(
     }
     while let Some(interim) = poll_fn(|context| response.poll_informational(context)).await {
         let interim = interim?;
-        messages.push(Message { end: End::Complete, ..head_of(interim.status(), interim.headers()) });
+        messages.push(Message {
+            end: End::Complete,
+            ..head_of(interim.status(), interim.headers())
+        });
     }
     let response = response.await?;
     let mut message = head_of(response.status(), response.headers());
@@ -171,7 +195,10 @@ fn end_of(error: &h2::Error) -> End {
 
 /// The fields of a header map, as text.
 pub(crate) fn fields_of(headers: &HeaderMap) -> Vec<Field> {
-    headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect()
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value.as_bytes())))
+        .collect()
 }
 
 /// A header map of fields; those that HTTP/2 cannot carry are left out.

@@ -1,9 +1,15 @@
 //! Access logs: formats, operators and filters.
 
-use crate::case::{Act, Case, Kind, With, case, get, http1, late, ok, reply, request, send, status, with_fields, with_trailers};
+use crate::case::{
+    Act, Case, Kind, With, case, get, http1, late, ok, reply, request, send, status, with_fields,
+    with_trailers,
+};
 
 pub fn cases() -> Vec<Case> {
-    [formats(), operators(), filters()].into_iter().flatten().collect()
+    [formats(), operators(), filters()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The usual file logger with these lines in place of its format.
@@ -147,7 +153,11 @@ fn filters() -> Vec<Case> {
     let filtered = |title, filter: &str| {
         case(title)
             .log_format("%RESPONSE_CODE% %REQ(:path)%", filter)
-            .replies([reply(ok("")), reply(status(404, "")), reply(status(503, ""))])
+            .replies([
+                reply(ok("")),
+                reply(status(404, "")),
+                reply(status(503, "")),
+            ])
             .get("/1")
             .get("/2")
             .get("/3")

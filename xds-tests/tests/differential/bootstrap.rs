@@ -48,7 +48,10 @@ pub fn render(cases: &[(&Case, &Names)], folder: &Path) -> String {
 fn listener(case: &Case) -> String {
     let body = match &case.listener {
         Listener::Custom(yaml) => yaml.clone(),
-        Listener::Http => format!("filter_chains:\n- filters:\n{}", indent(&connection_manager(case), 2)),
+        Listener::Http => format!(
+            "filter_chains:\n- filters:\n{}",
+            indent(&connection_manager(case), 2)
+        ),
     };
     let mut yaml = String::from(
         "- name: \"@listener\"\n  address: { socket_address: { address: 127.0.0.1, port_value: 0 } }\n",
@@ -70,7 +73,11 @@ pub fn connection_manager(case: &Case) -> String {
     fields.push_str("  typed_config:\n    \"@type\": \"@http/router.v3.Router\"\n");
     fields.push_str(&indent(&case.router, 4));
     if !case.vhosts.is_empty() {
-        let _ = write!(fields, "route_config:\n  name: routes\n{}", indent(&case.route_config, 2));
+        let _ = write!(
+            fields,
+            "route_config:\n  name: routes\n{}",
+            indent(&case.route_config, 2)
+        );
         let _ = write!(fields, "  virtual_hosts:\n{}", indent(&case.vhosts, 2));
     }
     let fields = indent(&fields, 4);
@@ -79,7 +86,10 @@ pub fn connection_manager(case: &Case) -> String {
 
 /// The access logger that every case has.
 pub fn default_log() -> String {
-    let format: Vec<_> = LOG.iter().map(|(name, operator)| format!("{name}={operator}")).collect();
+    let format: Vec<_> = LOG
+        .iter()
+        .map(|(name, operator)| format!("{name}={operator}"))
+        .collect();
     dedent(&format!(
         "- name: envoy.access_loggers.file\n  typed_config:\n    \
          \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    path: @log\n    \

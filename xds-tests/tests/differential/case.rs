@@ -178,7 +178,11 @@ impl Case {
 
     /// The usual access logger, with this text format and the text of a filter.
     pub fn log_format(self, format: &str, filter: &str) -> Self {
-        let filter = if filter.is_empty() { String::new() } else { format!("  filter: {filter}\n") };
+        let filter = if filter.is_empty() {
+            String::new()
+        } else {
+            format!("  filter: {filter}\n")
+        };
         self.access_log(&format!(
             "- name: file\n{filter}  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    \
              path: @log\n    log_format: {{ text_format_source: {{ inline_string: \"{format}\\n\" }} }}\n"
@@ -266,7 +270,9 @@ impl Case {
 
     /// Sends these bytes and reads a response.
     pub fn raw(self, bytes: &str) -> Self {
-        self.bytes(bytes).step(Step::Read { to_head: bytes.starts_with("HEAD ") })
+        self.bytes(bytes).step(Step::Read {
+            to_head: bytes.starts_with("HEAD "),
+        })
     }
 
     /// Sends these bytes.
@@ -413,7 +419,13 @@ pub fn ok(body: &str) -> Response {
 
 /// A response with this status and body.
 pub fn status(status: u16, body: &str) -> Response {
-    Response { status, fields: vec![], body: body.into(), trailers: vec![], chunked: false }
+    Response {
+        status,
+        fields: vec![],
+        body: body.into(),
+        trailers: vec![],
+        chunked: false,
+    }
 }
 
 /// A response with these fields, given as `name: value` lines.
@@ -438,7 +450,10 @@ fn fields_of(lines: &str) -> Vec<Field> {
 
 /// A script that answers in the backend's protocol.
 pub fn reply(response: Response) -> Script {
-    Script { early: false, acts: vec![Act::Respond(response)] }
+    Script {
+        early: false,
+        acts: vec![Act::Respond(response)],
+    }
 }
 
 /// A script that answers with these bytes.
@@ -448,12 +463,18 @@ pub fn raw(bytes: &str) -> Script {
 
 /// A script of these acts.
 pub fn acts<const N: usize>(acts: [Act; N]) -> Script {
-    Script { early: false, acts: acts.into() }
+    Script {
+        early: false,
+        acts: acts.into(),
+    }
 }
 
 /// A script of these acts, which begins before the request's body has come.
 pub fn early<const N: usize>(acts: [Act; N]) -> Script {
-    Script { early: true, acts: acts.into() }
+    Script {
+        early: true,
+        acts: acts.into(),
+    }
 }
 
 pub fn send(bytes: &str) -> Act {
@@ -475,18 +496,29 @@ pub fn http1(script: Script) -> Kind {
 }
 
 fn vhost(routes: &str) -> String {
-    format!("- name: vhost\n  domains: [\"*\"]\n  routes:\n{}", indent(routes, 2))
+    format!(
+        "- name: vhost\n  domains: [\"*\"]\n  routes:\n{}",
+        indent(routes, 2)
+    )
 }
 
 /// Takes away the indentation that all lines share, and blank lines; ends with a line end. A literal of several lines
 /// starts with a line end.
 pub fn dedent(text: &str) -> String {
     let lines = || text.lines().filter(|line| !line.trim().is_empty());
-    let shared = lines().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
-    lines().map(|line| format!("{}\n", &line[shared..])).collect()
+    let shared = lines()
+        .map(|line| line.len() - line.trim_start().len())
+        .min()
+        .unwrap_or(0);
+    lines()
+        .map(|line| format!("{}\n", &line[shared..]))
+        .collect()
 }
 
 /// The text dedented, and then indented by this much.
 pub fn indent(text: &str, by: usize) -> String {
-    dedent(text).lines().map(|line| format!("{:by$}{line}\n", "")).collect()
+    dedent(text)
+        .lines()
+        .map(|line| format!("{:by$}{line}\n", ""))
+        .collect()
 }

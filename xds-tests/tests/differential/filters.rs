@@ -1,15 +1,24 @@
 //! HTTP filters, and what belongs to all of them: per-route configuration, `disabled`, local replies.
 
 use crate::case::{
-    Act, Case, Kind, Step, With, acts, case, early, get, http1, late, ok, pause, reply, request, status, with_fields,
-    with_trailers,
+    Act, Case, Kind, Step, With, acts, case, early, get, http1, late, ok, pause, reply, request,
+    status, with_fields, with_trailers,
 };
 
 pub fn cases() -> Vec<Case> {
-    [cors(), fault(), buffer(), header_mutation(), local_ratelimit(), health_check(), grpc(), per_route()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        cors(),
+        fault(),
+        buffer(),
+        header_mutation(),
+        local_ratelimit(),
+        health_check(),
+        grpc(),
+        per_route(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 const CORS: &str = "- name: cors\n  typed_config: { \"@type\": \"@http/cors.v3.Cors\" }";
@@ -22,7 +31,9 @@ fn with_cors(title: &'static str, policy: &str) -> Case {
 }
 
 fn preflight(origin: &str) -> crate::case::Request {
-    request("OPTIONS", "/").field("origin", origin).field("access-control-request-method", "PUT")
+    request("OPTIONS", "/")
+        .field("origin", origin)
+        .field("access-control-request-method", "PUT")
 }
 
 fn cors() -> Vec<Case> {
@@ -89,7 +100,9 @@ fn cors() -> Vec<Case> {
 }
 
 fn with_fault(title: &'static str, fields: &str) -> Case {
-    case(title).filters(&format!("- name: fault\n  typed_config: {{ \"@type\": \"@http/fault.v3.HTTPFault\", {fields} }}"))
+    case(title).filters(&format!(
+        "- name: fault\n  typed_config: {{ \"@type\": \"@http/fault.v3.HTTPFault\", {fields} }}"
+    ))
 }
 
 fn fault() -> Vec<Case> {
@@ -336,20 +349,30 @@ fn health_check() -> Vec<Case> {
 }
 
 fn grpc() -> Vec<Case> {
-    let call = || request("POST", "/pkg.Service/Method").field("content-type", "application/grpc").field("te", "trailers");
+    let call = || {
+        request("POST", "/pkg.Service/Method")
+            .field("content-type", "application/grpc")
+            .field("te", "trailers")
+    };
     let stats = "- name: grpc_stats\n  typed_config: { \"@type\": \"@http/grpc_stats.v3.FilterConfig\", emit_filter_state: true, stats_for_all_methods: true }";
     let frame = "\0\0\0\0\u{3}abc";
     vec![
         case("a gRPC call passes with its trailers")
             .upstream_http2()
-            .reply(reply(with_trailers(with_fields(ok(frame), "content-type: application/grpc"), "grpc-status: 0")))
+            .reply(reply(with_trailers(
+                with_fields(ok(frame), "content-type: application/grpc"),
+                "grpc-status: 0",
+            )))
             .send(call().body(frame))
             .http2()
             .shows(["< trailer grpc-status: 0", "> te: trailers", "< 200"]),
         case("grpc_stats counts calls and messages by method")
             .filters(stats)
             .upstream_http2()
-            .reply(reply(with_trailers(with_fields(ok(frame), "content-type: application/grpc"), "grpc-status: 5")))
+            .reply(reply(with_trailers(
+                with_fields(ok(frame), "content-type: application/grpc"),
+                "grpc-status: 5",
+            )))
             .send(call().body(frame))
             .http2()
             .stats([
@@ -367,7 +390,13 @@ fn grpc() -> Vec<Case> {
             .backend(Kind::Refuse)
             .send(call())
             .http2()
-            .shows(["< 200", "< grpc-status: 14", "< content-type: application/grpc", "log code=200", "log flags=UF"])
+            .shows([
+                "< 200",
+                "< grpc-status: 14",
+                "< content-type: application/grpc",
+                "log code=200",
+                "log flags=UF",
+            ])
             .lacks(["< body*", "< trailer*"]),
         case("a route that is not there is UNIMPLEMENTED for gRPC")
             .routes("- { match: { path: /other }, @say(a) }")
@@ -380,7 +409,10 @@ fn grpc() -> Vec<Case> {
             .shows(["< 200", "< grpc-status: 14"]),
         case("the gRPC status is logged")
             .upstream_http2()
-            .reply(reply(with_trailers(with_fields(ok(frame), "content-type: application/grpc"), "grpc-status: 5")))
+            .reply(reply(with_trailers(
+                with_fields(ok(frame), "content-type: application/grpc"),
+                "grpc-status: 5",
+            )))
             .log_format("%GRPC_STATUS% %GRPC_STATUS_NUMBER%", "")
             .send(call().body(frame))
             .http2()
@@ -396,8 +428,14 @@ fn grpc() -> Vec<Case> {
             .route("retry_policy: { retry_on: unavailable }", "")
             .upstream_http2()
             .replies([
-                reply(with_fields(ok(""), "content-type: application/grpc\ngrpc-status: 14")),
-                reply(with_fields(ok(""), "content-type: application/grpc\ngrpc-status: 0")),
+                reply(with_fields(
+                    ok(""),
+                    "content-type: application/grpc\ngrpc-status: 14",
+                )),
+                reply(with_fields(
+                    ok(""),
+                    "content-type: application/grpc\ngrpc-status: 0",
+                )),
             ])
             .send(call())
             .http2()

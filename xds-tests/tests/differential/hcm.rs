@@ -1,16 +1,26 @@
 //! What the HTTP connection manager does to every request and response.
 
 use crate::case::{
-    Act, Case, Response, Step, With, acts, case, early, get, late, ok, pause, raw, reply, request, send, status,
-    with_fields, with_trailers,
+    Act, Case, Response, Step, With, acts, case, early, get, late, ok, pause, raw, reply, request,
+    send, status, with_fields, with_trailers,
 };
 use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
-    [server(), addresses(), envoy_headers(), paths(), limits(), timeouts(), connections(), messages(), local_replies()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        server(),
+        addresses(),
+        envoy_headers(),
+        paths(),
+        limits(),
+        timeouts(),
+        connections(),
+        messages(),
+        local_replies(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn server() -> Vec<Case> {
@@ -35,7 +45,10 @@ fn server() -> Vec<Case> {
             .get("/")
             .shows(["< server: theirs", "< 200", "< 200"])
             .lacks(["< server: envoy"]),
-        case("server_name names the server").hcm("server_name: mine").get("/").shows(["< server: mine"]),
+        case("server_name names the server")
+            .hcm("server_name: mine")
+            .get("/")
+            .shows(["< server: mine"]),
         case("via is appended on both ways")
             .hcm("via: proxy-1")
             .send(get("/").field("via", "1.1 other"))
@@ -43,7 +56,10 @@ fn server() -> Vec<Case> {
             .both()
             .shows(["> via: 1.1 other, proxy-1", "< via: 1.1 theirs, proxy-1"]),
         case("the date of the upstream is kept")
-            .reply(reply(with_fields(ok(""), "date: Sun, 06 Nov 1994 08:49:37 GMT\nx-date: kept")))
+            .reply(reply(with_fields(
+                ok(""),
+                "date: Sun, 06 Nov 1994 08:49:37 GMT\nx-date: kept",
+            )))
             .log_format("%RESP(DATE)%", "")
             .get("/")
             .shows(["log Sun, 06 Nov 1994 08:49:37 GMT"]),
@@ -56,7 +72,11 @@ fn addresses() -> Vec<Case> {
         case("without use_remote_address x-forwarded-for is passed on and trusted")
             .send(forwarded("203.0.113.7"))
             .both()
-            .shows(["> x-forwarded-for: 203.0.113.7", "log remote=203.0.113.7", "log direct=127.0.0.1"]),
+            .shows([
+                "> x-forwarded-for: 203.0.113.7",
+                "log remote=203.0.113.7",
+                "log direct=127.0.0.1",
+            ]),
         case("use_remote_address appends the peer and trusts only it")
             .hcm("use_remote_address: true")
             .send(forwarded("203.0.113.7"))
@@ -74,7 +94,10 @@ fn addresses() -> Vec<Case> {
         case("xff_num_trusted_hops with use_remote_address counts from the right")
             .hcm("use_remote_address: true\nxff_num_trusted_hops: 1")
             .send(forwarded("203.0.113.9, 203.0.113.7"))
-            .shows(["log remote=203.0.113.7", "> x-envoy-external-address: 203.0.113.7"]),
+            .shows([
+                "log remote=203.0.113.7",
+                "> x-envoy-external-address: 203.0.113.7",
+            ]),
         case("xff_num_trusted_hops without use_remote_address skips addresses")
             .hcm("xff_num_trusted_hops: 1")
             .send(forwarded("203.0.113.9, 203.0.113.7, 203.0.113.8"))
@@ -92,13 +115,26 @@ fn addresses() -> Vec<Case> {
                     .field("x-envoy-internal", "true")
                     .field("x-envoy-decorator-operation", "op"),
             )
-            .shows(["> x-envoy-external-address: 127.0.0.1", "> x-envoy-expected-rq-timeout-ms: 15000"])
-            .lacks(["> x-envoy-retry-on*", "> x-envoy-internal*", "> x-envoy-max-retries*"]),
+            .shows([
+                "> x-envoy-external-address: 127.0.0.1",
+                "> x-envoy-expected-rq-timeout-ms: 15000",
+            ])
+            .lacks([
+                "> x-envoy-retry-on*",
+                "> x-envoy-internal*",
+                "> x-envoy-max-retries*",
+            ]),
         case("an internal client is marked with x-envoy-internal")
             .internal()
             .send(get("/").field("x-envoy-upstream-rq-timeout-ms", "100"))
-            .shows(["> x-envoy-internal: true", "> x-envoy-expected-rq-timeout-ms: 100"])
-            .lacks(["> x-envoy-external-address*", "> x-envoy-upstream-rq-timeout-ms*"]),
+            .shows([
+                "> x-envoy-internal: true",
+                "> x-envoy-expected-rq-timeout-ms: 100",
+            ])
+            .lacks([
+                "> x-envoy-external-address*",
+                "> x-envoy-upstream-rq-timeout-ms*",
+            ]),
         case("internal_only_headers of an external client are removed")
             .external()
             .route_config("internal_only_headers: [x-inner]")
@@ -156,13 +192,19 @@ fn envoy_headers() -> Vec<Case> {
         case("add_user_agent names the service cluster")
             .hcm("add_user_agent: true")
             .get("/")
-            .shows(["> user-agent: stories", "> x-envoy-downstream-service-cluster: stories"]),
+            .shows([
+                "> user-agent: stories",
+                "> x-envoy-downstream-service-cluster: stories",
+            ]),
         case("append_x_forwarded_port names the port of the listener")
             .hcm("append_x_forwarded_port: true")
             .get("/")
             .shows(["> x-forwarded-port: @port"]),
         case("x-envoy headers of the upstream's response are not let out")
-            .reply(reply(with_fields(ok(""), "x-envoy-upstream-service-time: 99\nx-envoy-immediate-health-check-fail: 1")))
+            .reply(reply(with_fields(
+                ok(""),
+                "x-envoy-upstream-service-time: 99\nx-envoy-immediate-health-check-fail: 1",
+            )))
             .get("/")
             .shows(["< x-envoy-upstream-service-time: (volatile)"]),
     ]
@@ -200,13 +242,26 @@ fn paths() -> Vec<Case> {
             .shows(["> connection 1: GET /a/b/?x=// HTTP/1.1"]),
         slashes("KEEP_UNCHANGED keeps escaped slashes", "KEEP_UNCHANGED")
             .shows(["> connection 1: GET /a%2Fb%5cc HTTP/1.1"]),
-        slashes("REJECT_REQUEST answers escaped slashes with 400", "REJECT_REQUEST")
-            .shows(["< 400", "log details=path_normalization_failed"]),
-        slashes("UNESCAPE_AND_REDIRECT redirects to the clean path", "UNESCAPE_AND_REDIRECT")
-            .shows(["< 307", "< location: /a/b/c", "log details=path_normalization_failed"])
-            .lacks(["> connection*"]),
-        slashes("UNESCAPE_AND_FORWARD forwards the clean path", "UNESCAPE_AND_FORWARD")
-            .shows(["> connection 1: GET /a/b/c HTTP/1.1"]),
+        slashes(
+            "REJECT_REQUEST answers escaped slashes with 400",
+            "REJECT_REQUEST",
+        )
+        .shows(["< 400", "log details=path_normalization_failed"]),
+        slashes(
+            "UNESCAPE_AND_REDIRECT redirects to the clean path",
+            "UNESCAPE_AND_REDIRECT",
+        )
+        .shows([
+            "< 307",
+            "< location: /a/b/c",
+            "log details=path_normalization_failed",
+        ])
+        .lacks(["> connection*"]),
+        slashes(
+            "UNESCAPE_AND_FORWARD forwards the clean path",
+            "UNESCAPE_AND_FORWARD",
+        )
+        .shows(["> connection 1: GET /a/b/c HTTP/1.1"]),
         case("a path with a fragment is refused")
             .raw("GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n")
             .shows(["< 400", "log details=path_normalization_failed"]),
@@ -231,21 +286,39 @@ fn limits() -> Vec<Case> {
     let medium = "x".repeat(1500);
     vec![
         case("headers over 60 KiB are 431")
-            .raw(&format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n"))
-            .shows(["< 431", "< connection: close", "log code=431", "log flags=DPE"]),
+            .raw(&format!(
+                "GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n"
+            ))
+            .shows([
+                "< 431",
+                "< connection: close",
+                "log code=431",
+                "log flags=DPE",
+            ]),
         case("max_request_headers_kb lowers the limit")
             .hcm("max_request_headers_kb: 1")
-            .raw(&format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {medium}\r\n\r\n"))
+            .raw(&format!(
+                "GET / HTTP/1.1\r\nhost: a\r\nx-large: {medium}\r\n\r\n"
+            ))
             .shows(["< 431"]),
         case("more than 100 request headers are 431")
-            .raw(&format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x-many: 1\r\n".repeat(101)))
+            .raw(&format!(
+                "GET / HTTP/1.1\r\nhost: a\r\n{}\r\n",
+                "x-many: 1\r\n".repeat(101)
+            ))
             .shows(["< 431", "log details=http1.too_many_headers"]),
         case("max_headers_count raises the limit")
             .hcm("common_http_protocol_options: { max_headers_count: 200 }")
-            .raw(&format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x-many: 1\r\n".repeat(101)))
+            .raw(&format!(
+                "GET / HTTP/1.1\r\nhost: a\r\n{}\r\n",
+                "x-many: 1\r\n".repeat(101)
+            ))
             .shows(["< 200"]),
         case("more than 100 response headers are a bad upstream response")
-            .reply(raw(&format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n", "x-many: 1\r\n".repeat(101))))
+            .reply(raw(&format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n",
+                "x-many: 1\r\n".repeat(101)
+            )))
             .get("/")
             .shows(["< 502", "log flags=UPE"]),
         case("headers with underscores are allowed by default")
@@ -253,7 +326,9 @@ fn limits() -> Vec<Case> {
             .both()
             .shows(["> a_b: 1"]),
         case("REJECT_REQUEST refuses headers with underscores")
-            .hcm("common_http_protocol_options: { headers_with_underscores_action: REJECT_REQUEST }")
+            .hcm(
+                "common_http_protocol_options: { headers_with_underscores_action: REJECT_REQUEST }",
+            )
             .send(get("/").field("a_b", "1"))
             .shows(["< 400", "log details=http1.unexpected_underscore"]),
         case("DROP_HEADER drops headers with underscores")
@@ -379,8 +454,10 @@ fn connections() -> Vec<Case> {
 }
 
 fn messages() -> Vec<Case> {
-    let websocket = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
-    let switching = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+    let websocket =
+        "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
     vec![
         case("a body by length is passed both ways")
             .send(request("POST", "/").body("ping"))

@@ -1,7 +1,8 @@
 //! HTTP/2 on either side, and what is special to it.
 
 use crate::case::{
-    Act, Case, Kind, Step, With, acts, case, early, get, late, ok, pause, reply, request, status, with_fields, with_trailers,
+    Act, Case, Kind, Step, With, acts, case, early, get, late, ok, pause, reply, request, status,
+    with_fields, with_trailers,
 };
 use std::time::Duration;
 

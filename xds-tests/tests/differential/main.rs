@@ -11,7 +11,10 @@
     clippy::print_stdout,
     reason = "a story reports to people and must stop loudly"
 )]
-#![allow(unreachable_pub, reason = "a program exports nothing; `pub` marks what other files use")]
+#![allow(
+    unreachable_pub,
+    reason = "a program exports nothing; `pub` marks what other files use"
+)]
 
 mod access_log;
 mod bootstrap;
@@ -82,14 +85,23 @@ impl Options {
     }
 
     fn take(&self, name: &str) -> bool {
-        let wanted = |word: &String| if self.exact { name == word } else { name.contains(word.as_str()) };
+        let wanted = |word: &String| {
+            if self.exact {
+                name == word
+            } else {
+                name.contains(word.as_str())
+            }
+        };
         (self.words.is_empty() || self.words.iter().any(wanted)) && !self.skip.iter().any(wanted)
     }
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     match LocalSet::new().block_on(&runtime, tell(&options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -102,8 +114,17 @@ fn main() -> ExitCode {
 
 /// The test name of a case: theme and title in one word each.
 fn name_of(theme: &str, case: &Case) -> String {
-    let title: String =
-        case.title.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+    let title: String = case
+        .title
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
     format!("{theme}::{title}")
 }
 
@@ -134,9 +155,15 @@ async fn tell(options: &Options) -> Result<bool, Error> {
         return Ok(true);
     }
     println!("\nrunning {count} tests");
-    let mut tally = Tally { show: options.show, ..Tally::default() };
+    let mut tally = Tally {
+        show: options.show,
+        ..Tally::default()
+    };
     if count > 0 {
-        let binaries = Binaries { envoy: binaries::envoy()?, outrigger: binaries::outrigger()? };
+        let binaries = Binaries {
+            envoy: binaries::envoy()?,
+            outrigger: binaries::outrigger()?,
+        };
         let scratch = binaries::scratch("differential")?;
         for (theme, cases) in taken.iter().filter(|(_, cases)| !cases.is_empty()) {
             tell_theme(theme, cases, &binaries, &scratch, &mut tally).await?;
@@ -156,7 +183,13 @@ async fn tell_theme(
     let mut runs = Vec::new();
     for (number, (_, case)) in cases.iter().enumerate() {
         for protocol in case.downstream.protocols() {
-            runs.push((number, Run { case: case.clone(), protocol: *protocol }));
+            runs.push((
+                number,
+                Run {
+                    case: case.clone(),
+                    protocol: *protocol,
+                },
+            ));
         }
     }
     let only: Vec<_> = runs.iter().map(|(_, run)| run.clone()).collect();
@@ -215,7 +248,11 @@ impl Tally {
         }
         println!(
             "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; {filtered} filtered out; finished in {:.2}s\n",
-            if self.failed.is_empty() { "ok" } else { "FAILED" },
+            if self.failed.is_empty() {
+                "ok"
+            } else {
+                "FAILED"
+            },
             self.passed,
             self.failed.len(),
             start.elapsed().as_secs_f64()

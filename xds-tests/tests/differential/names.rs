@@ -3,9 +3,18 @@
 use std::path::{Path, PathBuf};
 
 const SHORT: [(&str, &str); 4] = [
-    ("@http/", "type.googleapis.com/envoy.extensions.filters.http."),
-    ("@net/", "type.googleapis.com/envoy.extensions.filters.network."),
-    ("@listen/", "type.googleapis.com/envoy.extensions.filters.listener."),
+    (
+        "@http/",
+        "type.googleapis.com/envoy.extensions.filters.http.",
+    ),
+    (
+        "@net/",
+        "type.googleapis.com/envoy.extensions.filters.network.",
+    ),
+    (
+        "@listen/",
+        "type.googleapis.com/envoy.extensions.filters.listener.",
+    ),
     ("@up/", "type.googleapis.com/envoy.extensions.upstreams."),
 ];
 
@@ -23,10 +32,15 @@ pub struct Names {
 impl Names {
     /// The names of the case with this number.
     pub fn new(number: usize, backends: impl Iterator<Item = (&'static str, u16)>) -> Self {
-        let mut backends: Vec<_> =
-            backends.map(|(name, port)| (name.to_owned(), format!("{name}_{number:03}"), port)).collect();
+        let mut backends: Vec<_> = backends
+            .map(|(name, port)| (name.to_owned(), format!("{name}_{number:03}"), port))
+            .collect();
         backends.sort_by_key(|(name, ..)| std::cmp::Reverse(name.len()));
-        Self { listener: format!("listener_{number:03}"), stat: format!("stat_{number:03}"), backends }
+        Self {
+            listener: format!("listener_{number:03}"),
+            stat: format!("stat_{number:03}"),
+            backends,
+        }
     }
 
     /// The access log below `folder`.
@@ -60,7 +74,9 @@ impl Names {
             text = strip_port(&text, *port, &format!("@port:{word}"));
         }
         text = strip_port(&text, listener_port, "@port");
-        text = text.replace(&self.listener, "@listener").replace(&self.stat, "@stat");
+        text = text
+            .replace(&self.listener, "@listener")
+            .replace(&self.stat, "@stat");
         strip_uuids(&strip_ports(&text))
     }
 }
@@ -114,10 +130,13 @@ fn strip_ports(text: &str) -> String {
 /// Anything that looks like a random UUID is one.
 fn strip_uuids(text: &str) -> String {
     let shape = |candidate: &[u8]| {
-        candidate.iter().enumerate().all(|(index, byte)| match index {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+        candidate
+            .iter()
+            .enumerate()
+            .all(|(index, byte)| match index {
+                8 | 13 | 18 | 23 => *byte == b'-',
+                _ => byte.is_ascii_hexdigit(),
+            })
     };
     let mut out = text.to_owned();
     let mut from = 0;

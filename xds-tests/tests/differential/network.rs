@@ -5,7 +5,16 @@ use std::time::Duration;
 use crate::case::{Act, Case, Kind, Step, acts, case, get, http1, indent, ok, reply, send};
 
 pub fn cases() -> Vec<Case> {
-    [tcp_proxy(), simple(), chains(), proxy_protocol(), inspectors()].into_iter().flatten().collect()
+    [
+        tcp_proxy(),
+        simple(),
+        chains(),
+        proxy_protocol(),
+        inspectors(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn reading(length: usize) -> Step {
@@ -39,42 +48,93 @@ fn tcp_proxy() -> Vec<Case> {
             .bytes("more")
             .step(reading(4))
             .step(Step::Close)
-            .stats(["tcp.@stat.downstream_cx_total", "tcp.@stat.downstream_cx_rx_bytes_total", "cluster.@backend.upstream_cx_total"])
-            .shows(["< bytes pongdone", "> body pingmore", "log flags=- in=8 out=8*", "stat tcp.@stat.downstream_cx_total: 1"]),
-        proxied("tcp_proxy passes a half-close of the client on", "cluster: @backend")
-            .backend(Kind::Tcp(vec![vec![Act::Read(4), Act::Read(1), send("after"), Act::Close]]))
-            .bytes("ping")
-            .step(Step::HalfClose)
-            .step(Step::ReadToEnd)
-            .shows(["< bytes after", "= connection 0: closed", "log flags=- in=4 out=5*"]),
-        proxied("tcp_proxy passes a close of the upstream on", "cluster: @backend")
-            .backend(Kind::Tcp(vec![vec![Act::Read(4), send("bye"), Act::Close]]))
-            .bytes("ping")
-            .step(Step::ReadToEnd)
-            .shows(["< bytes bye", "= connection 0: closed"]),
-        proxied("tcp_proxy to a refused upstream closes with UF", "cluster: @backend\nmax_connect_attempts: 2")
-            .backend(Kind::Refuse)
-            .step(Step::ReadToEnd)
-            .stats(["cluster.@backend.upstream_cx_connect_fail", "cluster.@backend.upstream_cx_connect_attempts_exceeded"])
-            .shows(["log flags=UF,URX*", "stat cluster.@backend.upstream_cx_connect_fail: 2"]),
-        proxied("tcp_proxy without a cluster closes with NC", "cluster: nowhere")
-            .step(Step::ReadToEnd)
-            .shows(["= connection 0: closed", "log flags=NC*"]),
-        proxied("tcp_proxy without a healthy host closes with UH", "cluster: empty_@stat")
-            .clusters("- { name: empty_@stat, connect_timeout: 1s, load_assignment: { cluster_name: c } }")
-            .step(Step::ReadToEnd)
-            .shows(["= connection 0: closed", "log flags=UH*"]),
-        proxied("idle_timeout of tcp_proxy closes an idle connection", "cluster: @backend\nidle_timeout: 0.3s")
-            .bytes("ping")
-            .step(reading(4))
-            .step(Step::AwaitClose(Duration::from_secs(4)))
-            .stats(["tcp.@stat.idle_timeout"])
-            .shows(["< bytes pong", "= connection 0: closed", "stat tcp.@stat.idle_timeout: 1"]),
-        proxied("max_downstream_connection_duration ends a connection", "cluster: @backend\nmax_downstream_connection_duration: 0.3s")
-            .bytes("ping")
-            .step(reading(4))
-            .step(Step::AwaitClose(Duration::from_secs(4)))
-            .shows(["= connection 0: closed", "log flags=DT*"]),
+            .stats([
+                "tcp.@stat.downstream_cx_total",
+                "tcp.@stat.downstream_cx_rx_bytes_total",
+                "cluster.@backend.upstream_cx_total",
+            ])
+            .shows([
+                "< bytes pongdone",
+                "> body pingmore",
+                "log flags=- in=8 out=8*",
+                "stat tcp.@stat.downstream_cx_total: 1",
+            ]),
+        proxied(
+            "tcp_proxy passes a half-close of the client on",
+            "cluster: @backend",
+        )
+        .backend(Kind::Tcp(vec![vec![
+            Act::Read(4),
+            Act::Read(1),
+            send("after"),
+            Act::Close,
+        ]]))
+        .bytes("ping")
+        .step(Step::HalfClose)
+        .step(Step::ReadToEnd)
+        .shows([
+            "< bytes after",
+            "= connection 0: closed",
+            "log flags=- in=4 out=5*",
+        ]),
+        proxied(
+            "tcp_proxy passes a close of the upstream on",
+            "cluster: @backend",
+        )
+        .backend(Kind::Tcp(vec![vec![Act::Read(4), send("bye"), Act::Close]]))
+        .bytes("ping")
+        .step(Step::ReadToEnd)
+        .shows(["< bytes bye", "= connection 0: closed"]),
+        proxied(
+            "tcp_proxy to a refused upstream closes with UF",
+            "cluster: @backend\nmax_connect_attempts: 2",
+        )
+        .backend(Kind::Refuse)
+        .step(Step::ReadToEnd)
+        .stats([
+            "cluster.@backend.upstream_cx_connect_fail",
+            "cluster.@backend.upstream_cx_connect_attempts_exceeded",
+        ])
+        .shows([
+            "log flags=UF,URX*",
+            "stat cluster.@backend.upstream_cx_connect_fail: 2",
+        ]),
+        proxied(
+            "tcp_proxy without a cluster closes with NC",
+            "cluster: nowhere",
+        )
+        .step(Step::ReadToEnd)
+        .shows(["= connection 0: closed", "log flags=NC*"]),
+        proxied(
+            "tcp_proxy without a healthy host closes with UH",
+            "cluster: empty_@stat",
+        )
+        .clusters(
+            "- { name: empty_@stat, connect_timeout: 1s, load_assignment: { cluster_name: c } }",
+        )
+        .step(Step::ReadToEnd)
+        .shows(["= connection 0: closed", "log flags=UH*"]),
+        proxied(
+            "idle_timeout of tcp_proxy closes an idle connection",
+            "cluster: @backend\nidle_timeout: 0.3s",
+        )
+        .bytes("ping")
+        .step(reading(4))
+        .step(Step::AwaitClose(Duration::from_secs(4)))
+        .stats(["tcp.@stat.idle_timeout"])
+        .shows([
+            "< bytes pong",
+            "= connection 0: closed",
+            "stat tcp.@stat.idle_timeout: 1",
+        ]),
+        proxied(
+            "max_downstream_connection_duration ends a connection",
+            "cluster: @backend\nmax_downstream_connection_duration: 0.3s",
+        )
+        .bytes("ping")
+        .step(reading(4))
+        .step(Step::AwaitClose(Duration::from_secs(4)))
+        .shows(["= connection 0: closed", "log flags=DT*"]),
         proxied(
             "tcp_proxy takes a weighted cluster",
             "weighted_clusters: { clusters: [{ name: @backend, weight: 1 }] }",
@@ -84,15 +144,24 @@ fn tcp_proxy() -> Vec<Case> {
         .bytes("more")
         .step(reading(4))
         .step(Step::Close)
-        .shows(["< bytes pongdone", "log flags=- in=8 out=8 cluster=@backend*"]),
-        proxied("max_connections of the cluster overflows a TCP connection with UO", "cluster: @backend")
-            .cluster("circuit_breakers: { thresholds: [{ max_connections: 0 }] }")
-            .step(Step::ReadToEnd)
-            .shows(["= connection 0: closed", "log flags=UO*"]),
-        proxied("an upstream that speaks first is heard", "cluster: @backend")
-            .backend(Kind::Tcp(vec![vec![send("hello"), Act::Close]]))
-            .step(Step::ReadToEnd)
-            .shows(["< bytes hello"]),
+        .shows([
+            "< bytes pongdone",
+            "log flags=- in=8 out=8 cluster=@backend*",
+        ]),
+        proxied(
+            "max_connections of the cluster overflows a TCP connection with UO",
+            "cluster: @backend",
+        )
+        .cluster("circuit_breakers: { thresholds: [{ max_connections: 0 }] }")
+        .step(Step::ReadToEnd)
+        .shows(["= connection 0: closed", "log flags=UO*"]),
+        proxied(
+            "an upstream that speaks first is heard",
+            "cluster: @backend",
+        )
+        .backend(Kind::Tcp(vec![vec![send("hello"), Act::Close]]))
+        .step(Step::ReadToEnd)
+        .shows(["< bytes hello"]),
         proxied("an upstream reset reaches the client", "cluster: @backend")
             .backend(Kind::Tcp(vec![vec![Act::Read(4), Act::Reset]]))
             .bytes("ping")
@@ -184,7 +253,8 @@ fn chains() -> Vec<Case> {
             .logs(0)
     };
     let both = |a: &str, b: &str| {
-        answering("first", &format!("filter_chain_match: {{ {a} }}")) + &answering("second", &format!("filter_chain_match: {{ {b} }}"))
+        answering("first", &format!("filter_chain_match: {{ {a} }}"))
+            + &answering("second", &format!("filter_chain_match: {{ {b} }}"))
     };
     vec![
         matched(
@@ -235,7 +305,8 @@ fn proxy_protocol() -> Vec<Case> {
         ))
     };
     let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let version_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x7f\0\0\x01\x12\x34\0\x50".to_vec();
+    let version_2 =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x7f\0\0\x01\x12\x34\0\x50".to_vec();
     let both = |head: &[u8]| Step::Send([head, get.as_bytes()].concat());
     vec![
         filtered("PROXY protocol version 1 gives the client's address", "")

@@ -39,7 +39,11 @@ pub fn client_lines(transcript: &Transcript, in_order: bool, out: &mut Vec<Strin
 
 /// The lines of what the backend `name` saw; the first backend needs no name.
 pub fn backend_lines(name: Option<&str>, seen: &[Seen], in_order: bool, out: &mut Vec<String>) {
-    for Seen { connection, message } in seen {
+    for Seen {
+        connection,
+        message,
+    } in seen
+    {
         let at = name.map(|name| format!("{name} ")).unwrap_or_default();
         out.push(format!("> {at}connection {connection}: {}", message.line));
         message_lines('>', message, in_order, out);
@@ -86,7 +90,9 @@ fn steady(name: &str, value: &str) -> String {
     }
     // What is left of a timeout when a try begins: exact for the first one, then a few milliseconds less.
     match value.parse::<u32>() {
-        Ok(ms) if name == "x-envoy-expected-rq-timeout-ms" && ms > 1000 => (ms.div_ceil(1000) * 1000).to_string(),
+        Ok(ms) if name == "x-envoy-expected-rq-timeout-ms" && ms > 1000 => {
+            (ms.div_ceil(1000) * 1000).to_string()
+        }
         _ => value.into(),
     }
 }
@@ -115,8 +121,11 @@ fn common_lengths(a: &[String], b: &[String]) -> Vec<Vec<usize>> {
     let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            table[i][j] =
-                if a[i] == b[j] { table[i + 1][j + 1] + 1 } else { table[i + 1][j].max(table[i][j + 1]) };
+            table[i][j] = if a[i] == b[j] {
+                table[i + 1][j + 1] + 1
+            } else {
+                table[i + 1][j].max(table[i][j + 1])
+            };
         }
     }
     table

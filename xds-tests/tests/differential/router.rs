@@ -1,12 +1,15 @@
 //! What the router does with one upstream request: timeouts, retries, resets, and the headers that steer them.
 
 use crate::case::{
-    Act, Case, Kind, Response, Step, With, acts, case, early, get, late, ok, pause, raw, reply, request, send, status,
-    with_fields,
+    Act, Case, Kind, Response, Step, With, acts, case, early, get, late, ok, pause, raw, reply,
+    request, send, status, with_fields,
 };
 
 pub fn cases() -> Vec<Case> {
-    [timeouts(), retries(), resets(), streaming()].into_iter().flatten().collect()
+    [timeouts(), retries(), resets(), streaming()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn timeouts() -> Vec<Case> {
@@ -90,7 +93,8 @@ fn timeouts() -> Vec<Case> {
 fn retries() -> Vec<Case> {
     let refused = || acts([Act::Reset]);
     let unavailable = || reply(status(503, "no"));
-    let policy = |title, fields: &str| case(title).route(&format!("retry_policy: {{ {fields} }}"), "");
+    let policy =
+        |title, fields: &str| case(title).route(&format!("retry_policy: {{ {fields} }}"), "");
     vec![
         policy("5xx is tried again", "retry_on: 5xx, num_retries: 2")
             .replies([unavailable(), reply(status(500, "no")), reply(ok("third"))])
@@ -243,7 +247,14 @@ fn streaming() -> Vec<Case> {
             .read()
             .shows(["< 200", "< body early"]),
         case("the body of the request streams before its end")
-            .replies([early([Act::Read(0), pause(100), Act::Respond(Response { chunked: true, ..ok("x") })])])
+            .replies([early([
+                Act::Read(0),
+                pause(100),
+                Act::Respond(Response {
+                    chunked: true,
+                    ..ok("x")
+                }),
+            ])])
             .bytes("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n")
             .wait(100)
             .bytes("2\r\ncd\r\n0\r\n\r\n")
@@ -253,11 +264,22 @@ fn streaming() -> Vec<Case> {
             .replies([reply(ok("")), acts([Act::Close])])
             .get("/")
             .get("/")
-            .shows(["< 200", "< 503", "< x-envoy-upstream-service-time: (volatile)"]),
+            .shows([
+                "< 200",
+                "< 503",
+                "< x-envoy-upstream-service-time: (volatile)",
+            ]),
         case("an upstream that resets inside a body breaks the response")
-            .reply(acts([send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab"), pause(50), Act::Reset]))
+            .reply(acts([
+                send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab"),
+                pause(50),
+                Act::Reset,
+            ]))
             .get("/")
-            .shows(["< 200", "log details=upstream_reset_after_response_started{protocol_error}"]),
+            .shows([
+                "< 200",
+                "log details=upstream_reset_after_response_started{protocol_error}",
+            ]),
         case("HEAD is forwarded as HEAD")
             .send(request("HEAD", "/"))
             .reply(raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n"))

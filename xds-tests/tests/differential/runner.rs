@@ -63,7 +63,12 @@ pub struct Run {
 }
 
 /// Runs a theme; gives, in the order of the runs, what came of them and what Envoy showed.
-pub async fn run_theme(theme: &str, runs: &[Run], binaries: &Binaries, scratch: &Path) -> Result<Vec<(Outcome, Vec<String>)>, Error> {
+pub async fn run_theme(
+    theme: &str,
+    runs: &[Run],
+    binaries: &Binaries,
+    scratch: &Path,
+) -> Result<Vec<(Outcome, Vec<String>)>, Error> {
     let folders = ["envoy", "outrigger"].map(|side| scratch.join(theme).join(side));
     let (envoy, outrigger) = tokio::join!(
         Side::start(&binaries.envoy, &folders[0], runs, false),
@@ -75,7 +80,8 @@ pub async fn run_theme(theme: &str, runs: &[Run], binaries: &Binaries, scratch: 
         .iter()
         .enumerate()
         .map(|(number, run)| {
-            let (envoy, outrigger, gate, run) = (envoy.clone(), outrigger.clone(), gate.clone(), run.clone());
+            let (envoy, outrigger, gate, run) =
+                (envoy.clone(), outrigger.clone(), gate.clone(), run.clone());
             spawn_local(async move {
                 let _permit = gate.acquire().await;
                 let (envoy, outrigger) =
@@ -107,9 +113,9 @@ fn judge(case: &Case, envoy: &[String], outrigger: &[String]) -> Outcome {
         (true, None) => Outcome::Passed,
         (false, Some(reason)) => Outcome::Deviates(reason),
         (false, None) => Outcome::Failed(difference),
-        (true, Some(reason)) => {
-            Outcome::Failed(vec![format!("there is no difference any more, but the case declares: {reason}")])
-        }
+        (true, Some(reason)) => Outcome::Failed(vec![format!(
+            "there is no difference any more, but the case declares: {reason}"
+        )]),
     }
 }
 
@@ -125,7 +131,9 @@ impl Side {
             for (name, kind) in &run.case.backends {
                 backends.push((*name, Backend::start(kind.clone()).await?));
             }
-            let ports = backends.iter().map(|(name, backend)| (*name, backend.address().port()));
+            let ports = backends
+                .iter()
+                .map(|(name, backend)| (*name, backend.address().port()));
             let names = Names::new(number, ports);
             seats.push(Seat { backends, names });
         }
@@ -136,8 +144,16 @@ impl Side {
             .map(|(run, seat)| (&*run.case, &seat.names))
             .collect();
         let yaml = bootstrap::render(&together, folder);
-        let shared = Proxy::start(binary, &yaml, folder).await.ok().map(|proxy| Rc::new(RefCell::new(proxy)));
-        Ok(Self { binary: binary.into(), folder: folder.into(), shared, seats })
+        let shared = Proxy::start(binary, &yaml, folder)
+            .await
+            .ok()
+            .map(|proxy| Rc::new(RefCell::new(proxy)));
+        Ok(Self {
+            binary: binary.into(),
+            folder: folder.into(),
+            shared,
+            seats,
+        })
     }
 
     /// The proxy for one run.
@@ -167,12 +183,19 @@ impl Side {
         let seat = &self.seats[number];
         let case = &run.case;
         let proxy = self.proxy(number, run).await?;
-        let address = proxy.borrow().listener(&seat.names.listener).ok_or("the admin page /listeners lacks it")?;
+        let address = proxy
+            .borrow()
+            .listener(&seat.names.listener)
+            .ok_or("the admin page /listeners lacks it")?;
         let transcript = client::play(address, run.protocol, &case.steps).await;
 
         let mut lines = Vec::new();
         observation::client_lines(&transcript, case.in_order, &mut lines);
-        let answered = transcript.messages.iter().filter(|message| message.status >= 200).count();
+        let answered = transcript
+            .messages
+            .iter()
+            .filter(|message| message.status >= 200)
+            .count();
         let wanted = case.log_lines.unwrap_or(answered.max(1));
         let log = wait_for_log(&seat.names.log(&self.folder), wanted).await;
         for (position, (name, backend)) in seat.backends.iter().enumerate() {
@@ -184,9 +207,15 @@ impl Side {
         if let Some(end) = proxy.borrow_mut().obituary() {
             lines.push(end);
         }
-        let mut lines: Vec<_> = lines.iter().map(|line| seat.names.strip(line, address.port())).collect();
+        let mut lines: Vec<_> = lines
+            .iter()
+            .map(|line| seat.names.strip(line, address.port()))
+            .collect();
         if case.ends_somehow {
-            for line in lines.iter_mut().filter(|line| line.starts_with("= ") && line.ends_with(": reset")) {
+            for line in lines
+                .iter_mut()
+                .filter(|line| line.starts_with("= ") && line.ends_with(": reset"))
+            {
                 *line = line.replace(": reset", ": closed");
             }
         }
@@ -224,7 +253,11 @@ impl Side {
 /// Waits until the log has that many lines. With none wanted, or when all are there, it looks once more after a
 /// flush interval, for lines that should not be there.
 async fn wait_for_log(path: &Path, wanted: usize) -> String {
-    let read = || std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let read = || {
+        std::fs::read(path)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    };
     let deadline = Instant::now() + LOG_PATIENCE;
     while read().lines().count() < wanted && Instant::now() < deadline {
         sleep(Duration::from_millis(15)).await;

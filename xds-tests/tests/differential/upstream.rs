@@ -1,29 +1,40 @@
 //! Clusters: limits, hosts, health, priorities, load balancing, connection options.
 
-use crate::case::{Act, Case, Kind, Step, With, acts, case, get, http1, late, ok, reply, request, with_fields};
+use crate::case::{
+    Act, Case, Kind, Step, With, acts, case, get, http1, late, ok, reply, request, with_fields,
+};
 
 pub fn cases() -> Vec<Case> {
-    [limits(), hosts(), options()].into_iter().flatten().collect()
+    [limits(), hosts(), options()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Routes to a cluster of this YAML, in which `lb_endpoints` are written in short.
 fn custom(title: &'static str, yaml: &str) -> Case {
     case(title)
-        .routes("
+        .routes(
+            "
             - match: { prefix: / }
-              route: { cluster: custom_@stat }")
-        .clusters(&format!("- name: custom_@stat\n  connect_timeout: 1s\n{}", crate::case::indent(yaml, 2)))
+              route: { cluster: custom_@stat }",
+        )
+        .clusters(&format!(
+            "- name: custom_@stat\n  connect_timeout: 1s\n{}",
+            crate::case::indent(yaml, 2)
+        ))
         .and_backend("other", http1(reply(ok("other"))))
 }
 
 const A: &str = "{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @port:backend } } } }";
 const B: &str = "{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @port:other } } } }";
-const A_SICK: &str =
-    "{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @port:backend } } }, health_status: UNHEALTHY }";
+const A_SICK: &str = "{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @port:backend } } }, health_status: UNHEALTHY }";
 
 fn limits() -> Vec<Case> {
     let breaker = |title, limit: &str| {
-        case(title).cluster(&format!("circuit_breakers: {{ thresholds: [{{ {limit} }}] }}"))
+        case(title).cluster(&format!(
+            "circuit_breakers: {{ thresholds: [{{ {limit} }}] }}"
+        ))
     };
     vec![
         breaker("max_requests overflows with 503, UO and x-envoy-overloaded", "max_requests: 0")
