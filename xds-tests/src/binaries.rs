@@ -35,7 +35,16 @@ pub fn outrigger() -> Result<PathBuf, Error> {
     }
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "-p", "outrigger", "--bin", "outrigger"])
+        // Together with this crate, so that shared dependencies are built once, with the features of both.
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "outrigger",
+            "-p",
+            "outrigger-xds-tests",
+        ])
+        .args(["--bin", "outrigger"])
         .current_dir(workspace())
         .status()?;
     if !status.success() {

@@ -90,9 +90,9 @@ impl Proxy {
         ))
     }
 
-    /// Waits for the end of the process.
-    pub async fn wait(&mut self) -> Result<std::process::ExitStatus, Error> {
-        Ok(timeout(PATIENCE, self.child.wait()).await??)
+    /// Waits for the end of the process, however long that takes.
+    pub async fn ended(&mut self) -> Result<std::process::ExitStatus, Error> {
+        Ok(self.child.wait().await?)
     }
 }
 

@@ -96,6 +96,11 @@ pub struct Backend {
 impl Backend {
     /// Binds a free port and serves it on the current local task set.
     pub async fn start(kind: Kind) -> Result<Self, Error> {
+        Self::start_at(kind, 0).await
+    }
+
+    /// The same on this port of 127.0.0.1; 0 is a free one.
+    pub async fn start_at(kind: Kind, port: u16) -> Result<Self, Error> {
         let seen = Record::default();
         match kind {
             Kind::Refuse => {
@@ -112,7 +117,7 @@ impl Backend {
             }
             Kind::Deaf => deaf(seen),
             kind => {
-                let listener = TcpListener::bind("127.0.0.1:0").await?;
+                let listener = TcpListener::bind(("127.0.0.1", port)).await?;
                 let address = listener.local_addr()?;
                 let accept = spawn_local(serve(listener, kind, seen.clone()));
                 Ok(Self {
