@@ -1,5 +1,7 @@
 //! Every example is a configuration that Outrigger and Envoy load.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -63,6 +63,7 @@ pub struct Case {
     pub in_order: bool,
     pub any_order: bool,
     pub ends_somehow: bool,
+    pub digits_aside: bool,
     pub shows: Vec<String>,
     pub lacks: Vec<String>,
     pub deviates: Option<&'static str>,
@@ -90,6 +91,7 @@ pub fn case(title: &'static str) -> Case {
         in_order: false,
         any_order: false,
         ends_somehow: false,
+        digits_aside: false,
         shows: Vec::new(),
         lacks: Vec::new(),
         deviates: None,
@@ -106,7 +108,7 @@ impl Case {
 
     /// One route for everything, with these fields beside `cluster`, and these around it.
     pub fn route(self, action: &str, around: &str) -> Self {
-        let mut yaml = format!("- match: {{ prefix: / }}\n  route:\n    cluster: @backend\n");
+        let mut yaml = String::from("- match: { prefix: / }\n  route:\n    cluster: @backend\n");
         yaml.push_str(&indent(action, 4));
         yaml.push_str(&indent(around, 2));
         self.routes(&yaml)
@@ -329,6 +331,12 @@ impl Case {
     /// Compares the lines without their order, where it is random by design.
     pub fn any_order(mut self) -> Self {
         self.any_order = true;
+        self
+    }
+
+    /// Puts `N` in place of every number in the access log.
+    pub fn digits_aside(mut self) -> Self {
+        self.digits_aside = true;
         self
     }
 

@@ -237,7 +237,7 @@ fn header_mutation() -> Vec<Case> {
 fn local_ratelimit() -> Vec<Case> {
     let limit = |title, fields: &str| {
         case(title).filters(&format!(
-            "- name: limit\n  typed_config:\n    \"@type\": \"@http/local_ratelimit.v3.LocalRateLimit\"\n    stat_prefix: limiter\n    \
+            "- name: limit\n  typed_config:\n    \"@type\": \"@http/local_ratelimit.v3.LocalRateLimit\"\n    stat_prefix: \"@stat\"\n    \
              token_bucket: {{ max_tokens: 1, tokens_per_fill: 1, fill_interval: 3600s }}\n    filter_enabled: {{ default_value: {{ numerator: 100 }} }}\n{}",
             crate::case::indent(fields, 4)
         ))
@@ -247,13 +247,19 @@ fn local_ratelimit() -> Vec<Case> {
         limit("local_ratelimit answers 429 when its tokens are used up", enforced)
             .get("/")
             .get("/")
-            .stats(["limiter.http_local_rate_limit.rate_limited", "limiter.http_local_rate_limit.enforced"])
+            .stats(["@stat.http_local_rate_limit.rate_limited", "@stat.http_local_rate_limit.enforced"])
             .both()
             .shows(["< 200", "< 429", "< body local_rate_limited", "log flags=RL", "log details=local_rate_limited"]),
         limit("local_ratelimit that is not enforced only counts", "")
             .get("/")
             .get("/")
-            .shows(["< 200", "< 200"]),
+            .stats(["@stat.http_local_rate_limit.rate_limited", "@stat.http_local_rate_limit.enforced"])
+            .shows([
+                "< 200",
+                "< 200",
+                "stat @stat.http_local_rate_limit.rate_limited: 1",
+                "stat @stat.http_local_rate_limit.enforced: 0",
+            ]),
         limit("local_ratelimit has the status of its configuration", &format!("{enforced}status: {{ code: ServiceUnavailable }}"))
             .get("/")
             .get("/")
@@ -340,11 +346,17 @@ fn health_check() -> Vec<Case> {
             .get("/healthz")
             .shows(["< 503", "< 503", "log details=health_check_cached"]),
         check(
-            "health_check by cluster health fails without healthy hosts",
-            "pass_through_mode: false, cluster_min_healthy_percentages: { @backend: { value: 50 } }",
+            "health_check by cluster health fails when too few hosts are healthy",
+            "pass_through_mode: false, cluster_min_healthy_percentages: { sick_@stat: { value: 50 } }",
         )
         .get("/healthz")
-        .shows(["< 200", "log details=health_check_ok*"]),
+        .clusters("
+            - name: sick_@stat
+              connect_timeout: 1s
+              load_assignment:
+                cluster_name: c
+                endpoints: [{ lb_endpoints: [{ health_status: UNHEALTHY, endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 1 } } } }] }]")
+        .shows(["< 503", "log details=health_check_failed*"]),
     ]
 }
 
@@ -531,7 +543,7 @@ fn per_route() -> Vec<Case> {
                   typed_config: { \"@type\": \"@http/upstream_codec.v3.UpstreamCodec\" }")
             .get("/")
             .shows(["> x-upstream: filter"]),
-        case("buffered bodies over the connection's limit are 413")
+        case("buffer may hold more than the limit of the connection")
             .listener("per_connection_buffer_limit_bytes: 1024")
             .filters("- name: buffer\n  typed_config: { \"@type\": \"@http/buffer.v3.Buffer\", max_request_bytes: 100000 }")
             .replies([acts([Act::Respond(ok("x"))])])

@@ -1,7 +1,7 @@
 //! The differential story: the same bootstrap and the same traffic for Envoy and Outrigger, side by side.
 //!
 //! A case is one behaviour ([`case`]). The runner compares what the client, the backends and the access log saw on
-//! either side ([`observation`]), and fails a case whose promises do not hold on Envoy's side.
+//! either side ([`outrigger_xds_tests::observation`]), and fails a case whose promises do not hold on Envoy's side.
 //!
 //! `cargo test -p outrigger-xds-tests --test differential -- WORD...` runs the cases whose name has one of the words;
 //! `--list` lists them; `--show` prints what Envoy shows in each case.
@@ -11,6 +11,7 @@
     clippy::print_stdout,
     reason = "a story reports to people and must stop loudly"
 )]
+#![allow(clippy::too_many_lines, reason = "a table of cases may be long")]
 #![allow(
     unreachable_pub,
     reason = "a program exports nothing; `pub` marks what other files use"
@@ -25,7 +26,6 @@ mod http2;
 mod malformed;
 mod names;
 mod network;
-mod observation;
 mod router;
 mod routing;
 mod runner;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use outrigger_xds_tests::Error;
 use outrigger_xds_tests::backend::Backend;
 use outrigger_xds_tests::client::{self, Protocol};
+use outrigger_xds_tests::observation::{self, broken_promises, difference};
 use outrigger_xds_tests::proxy::Proxy;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
@@ -15,7 +16,6 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::bootstrap;
 use crate::case::Case;
 use crate::names::Names;
-use crate::observation::{self, broken_promises, difference};
 
 /// A case may take this long on either side.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -156,11 +156,12 @@ impl Side {
         })
     }
 
-    /// The proxy for one run.
+    /// The proxy for one run: one of its own when there is no common one, or when that has died.
     async fn proxy(&self, number: usize, run: &Run) -> Result<Rc<RefCell<Proxy>>, Error> {
         let seat = &self.seats[number];
         if let Some(shared) = &self.shared
             && shared.borrow().listener(&seat.names.listener).is_some()
+            && shared.borrow_mut().obituary().is_none()
         {
             return Ok(shared.clone());
         }
@@ -219,6 +220,11 @@ impl Side {
                 *line = line.replace(": reset", ": closed");
             }
         }
+        if case.digits_aside {
+            for line in lines.iter_mut().filter(|line| line.starts_with("log ")) {
+                *line = digits_aside(line);
+            }
+        }
         if case.any_order {
             lines.sort();
         }
@@ -248,6 +254,19 @@ impl Side {
         }
         Ok(())
     }
+}
+
+/// `N` in place of every run of digits.
+fn digits_aside(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    for c in line.chars() {
+        match c.is_ascii_digit() {
+            false => out.push(c),
+            true if out.ends_with('N') => {}
+            true => out.push('N'),
+        }
+    }
+    out
 }
 
 /// Waits until the log has that many lines. With none wanted, or when all are there, it looks once more after a

@@ -47,16 +47,27 @@ fn limits() -> Vec<Case> {
                 "< body upstream connect error or disconnect/reset before headers. reset reason: overflow",
             ])
             .both(),
-        breaker("max_pending_requests overflows while the only connection is busy", "max_connections: 1, max_pending_requests: 0")
-            .reply(late(600, "slow"))
+        breaker("max_pending_requests overflows when its queue is full", "max_connections: 1, max_pending_requests: 1")
+            .reply(late(800, "slow"))
             .bytes("GET /1 HTTP/1.1\r\nhost: a\r\n\r\n")
             .wait(150)
             .on(1)
-            .get("/2")
+            .bytes("GET /2 HTTP/1.1\r\nhost: a\r\n\r\n")
+            .wait(150)
+            .on(2)
+            .get("/3")
             .on(0)
             .read()
+            .on(1)
+            .read()
             .stats(["cluster.@backend.upstream_rq_pending_overflow"])
-            .shows(["< 503", "< x-envoy-overloaded: true"]),
+            .shows([
+                "< 503",
+                "< x-envoy-overloaded: true",
+                "< body slow",
+                "< body slow",
+                "stat cluster.@backend.upstream_rq_pending_overflow: 1",
+            ]),
         breaker("max_connections queues requests on the only connection", "max_connections: 1")
             .replies([late(300, "one"), reply(ok("two"))])
             .bytes("GET /1 HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -231,10 +242,6 @@ fn options() -> Vec<Case> {
             .log_format("%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "")
             .get("/")
             .shows(["log 127.0.0.2"]),
-        case("tcp keepalive of the cluster does not disturb")
-            .cluster("upstream_connection_options: { tcp_keepalive: { keepalive_time: 30 } }")
-            .get("/")
-            .shows(["< 200"]),
         case("preserve_case keeps the case of headers")
             .hcm("http_protocol_options: { header_key_format: { stateful_formatter: { name: preserve_case, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig } } } }")
             .protocol_options("explicit_http_config: { http_protocol_options: { header_key_format: { stateful_formatter: { name: preserve_case, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig } } } } }")

@@ -11,12 +11,9 @@
 //! stat cluster.@backend.upstream_rq_total: 1
 //! ```
 
-use outrigger_xds_tests::backend::Seen;
-use outrigger_xds_tests::client::Transcript;
-use outrigger_xds_tests::message::{End, Field, Message, body_text, text};
-
-/// Headers whose values differ from run to run.
-const VOLATILE: [&str; 2] = ["date", "x-envoy-upstream-service-time"];
+use crate::backend::Seen;
+use crate::client::Transcript;
+use crate::message::{End, Field, Message, body_text, text};
 
 /// The lines of a transcript.
 pub fn client_lines(transcript: &Transcript, in_order: bool, out: &mut Vec<String>) {
@@ -85,12 +82,15 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
 /// The value of a field, or a word for it where it differs from run to run.
 fn steady(name: &str, value: &str) -> String {
     let name = name.to_ascii_lowercase();
-    if VOLATILE.contains(&name.as_str()) {
+    let milliseconds = value.parse::<u32>().ok();
+    if name == "date"
+        || (name == "x-envoy-upstream-service-time" && milliseconds.is_some_and(|ms| ms < 60_000))
+    {
         return "(volatile)".into();
     }
     // What is left of a timeout when a try begins: exact for the first one, then a few milliseconds less.
-    match value.parse::<u32>() {
-        Ok(ms) if name == "x-envoy-expected-rq-timeout-ms" && ms > 1000 => {
+    match milliseconds {
+        Some(ms) if name == "x-envoy-expected-rq-timeout-ms" && ms > 1000 => {
             (ms.div_ceil(1000) * 1000).to_string()
         }
         _ => value.into(),
@@ -152,5 +152,69 @@ fn fits(line: &str, pattern: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => line.starts_with(prefix),
         None => line == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &[&str]) -> Vec<String> {
+        text.iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    #[test]
+    fn equal_sides_have_no_difference() {
+        let side = lines(&["< 200", "< a: 1"]);
+        assert!(difference(&side, &side).is_empty());
+    }
+
+    #[test]
+    fn difference_names_the_side_of_each_line() {
+        let envoy = lines(&["< 200", "< a: 1", "log x"]);
+        let outrigger = lines(&["< 200", "< b: 1", "log x"]);
+        assert_eq!(difference(&envoy, &outrigger), ["- < a: 1", "+ < b: 1"]);
+    }
+
+    #[test]
+    fn order_of_lines_counts() {
+        assert!(!difference(&lines(&["a", "b"]), &lines(&["b", "a"])).is_empty());
+    }
+
+    #[test]
+    fn a_promise_made_twice_must_be_kept_twice() {
+        let shows = lines(&["< 200", "< 200"]);
+        assert_eq!(broken_promises(&shows, &[], &lines(&["< 200"])).len(), 2);
+        assert!(broken_promises(&shows, &[], &lines(&["< 200", "< 200"])).is_empty());
+    }
+
+    #[test]
+    fn a_star_stands_for_any_ending() {
+        let seen = lines(&["log details=via_upstream"]);
+        assert!(broken_promises(&lines(&["log details=*"]), &[], &seen).is_empty());
+        assert!(!broken_promises(&[], &lines(&["log details=*"]), &seen).is_empty());
+        assert!(!broken_promises(&lines(&["log details="]), &[], &seen).is_empty());
+    }
+
+    #[test]
+    fn fields_are_sorted_by_name_and_keep_their_order_within_it() {
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let fields = vec![field("b", "2"), field("a", "1"), field("B", "1")];
+        let message = Message {
+            status: 200,
+            fields,
+            end: End::Complete,
+            ..Message::default()
+        };
+        let transcript = Transcript {
+            messages: vec![message],
+            ..Transcript::default()
+        };
+        let mut sorted = Vec::new();
+        client_lines(&transcript, false, &mut sorted);
+        assert_eq!(sorted[2..], ["< a: 1", "< b: 2", "< B: 1"]);
+        let mut wire = Vec::new();
+        client_lines(&transcript, true, &mut wire);
+        assert_eq!(wire[2..], ["< b: 2", "< a: 1", "< B: 1"]);
     }
 }
