@@ -1,0 +1,455 @@
+//! Header fields in the order of their arrival: names and values are spans of one buffer.
+
+use std::fmt;
+
+use super::known::Known;
+use super::recycle::Storage;
+
+/// The fields of a head or of trailers. Names are in lower case; order and repetition are kept.
+///
+/// Values are bytes, as on the wire. A name of [`Known`] is found in one step, any other by comparing lengths first.
+pub struct Fields {
+    pub(super) storage: Storage,
+    /// For each known name the index of its first field plus one; 0 where there is none, 255 for "look for it".
+    known: [u8; Known::COUNT],
+    live: usize,
+}
+
+/// A place in the buffer of a head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: u32,
+    pub(super) len: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field {
+    name: Span,
+    value: Span,
+    known: Option<Known>,
+    live: bool,
+}
+
+/// A header name in lower case, as a configuration holds it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct HeaderName {
+    known: Option<Known>,
+    bytes: Box<[u8]>,
+}
+
+/// What a field can be asked for by: a [`Known`] name, a [`HeaderName`] or a lower-case string.
+pub trait Name {
+    /// The known name, if it is one.
+    fn known(&self) -> Option<Known>;
+    /// The name in lower case.
+    fn bytes(&self) -> &[u8];
+}
+
+impl Name for Known {
+    fn known(&self) -> Option<Known> {
+        Some(*self)
+    }
+    fn bytes(&self) -> &[u8] {
+        self.as_str().as_bytes()
+    }
+}
+
+impl Name for HeaderName {
+    fn known(&self) -> Option<Known> {
+        self.known
+    }
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<T: Name + ?Sized> Name for &T {
+    fn known(&self) -> Option<Known> {
+        (**self).known()
+    }
+    fn bytes(&self) -> &[u8] {
+        (**self).bytes()
+    }
+}
+
+impl Name for str {
+    fn known(&self) -> Option<Known> {
+        Known::find(self.as_bytes())
+    }
+    fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl Name for [u8] {
+    fn known(&self) -> Option<Known> {
+        Known::find(self)
+    }
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+impl HeaderName {
+    /// Puts a name into lower case. The caller has checked that it is a legal one.
+    pub fn new(name: impl AsRef<[u8]>) -> Self {
+        let bytes = name.as_ref().to_ascii_lowercase().into_boxed_slice();
+        Self {
+            known: Known::find(&bytes),
+            bytes,
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl Fields {
+    /// No fields.
+    pub fn new() -> Self {
+        Self {
+            storage: Storage::take(),
+            known: [0; Known::COUNT],
+            live: 0,
+        }
+    }
+
+    /// How many fields there are.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The sum of the lengths of all names and values, in bytes: Envoy's size of a header map.
+    pub fn byte_size(&self) -> usize {
+        self.iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
+    }
+
+    /// The value of the first field called `name`.
+    pub fn get(&self, name: impl Name) -> Option<&[u8]> {
+        self.position(&name)
+            .map(|index| self.bytes(self.storage.entries[index].value))
+    }
+
+    /// The value of the first field called `name`, if it is UTF-8.
+    pub fn get_str(&self, name: impl Name) -> Option<&str> {
+        self.get(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Whether a field called `name` is there.
+    pub fn contains(&self, name: impl Name) -> bool {
+        self.position(&name).is_some()
+    }
+
+    /// The values of all fields called `name`, in order.
+    pub fn get_all<'a>(&'a self, name: &'a (impl Name + ?Sized)) -> impl Iterator<Item = &'a [u8]> {
+        let first = self.position(name).unwrap_or(self.storage.entries.len());
+        self.storage.entries[first..]
+            .iter()
+            .filter(move |f| f.live && self.is_called(f, name))
+            .map(|f| self.bytes(f.value))
+    }
+
+    /// All fields, in order: name in lower case and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.storage
+            .entries
+            .iter()
+            .filter(|f| f.live)
+            .map(|f| (self.bytes(f.name), self.bytes(f.value)))
+    }
+
+    /// All fields with their known names, in order. For encoders and filters that treat some names apart.
+    pub fn iter_known(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8])> {
+        self.storage
+            .entries
+            .iter()
+            .filter(|f| f.live)
+            .map(|f| (f.known, self.bytes(f.name), self.bytes(f.value)))
+    }
+
+    /// Adds a field after all others. A name that is not yet in lower case is put into it.
+    pub fn append(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
+        let known = name.known();
+        let name = self.store(name.bytes());
+        self.push(name, known, value.as_ref());
+    }
+
+    /// Adds a field as it came from the wire, its name in any case.
+    pub fn append_wire(&mut self, name: &[u8], value: &[u8]) {
+        let span = self.store(name);
+        let start = span.start as usize;
+        let stored = &mut self.storage.bytes[start..start + name.len()];
+        stored.make_ascii_lowercase();
+        let known = Known::find(stored);
+        self.push(span, known, value);
+    }
+
+    /// Makes `value` the only value of `name`, where its first field stood or at the end.
+    pub fn set(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
+        let Some(first) = self.position(&name) else {
+            return self.append(name, value);
+        };
+        let span = self.store(value.as_ref());
+        self.storage.entries[first].value = span;
+        for index in first + 1..self.storage.entries.len() {
+            let field = self.storage.entries[index];
+            if field.live && self.is_called(&field, &name) {
+                self.storage.entries[index].live = false;
+                self.live -= 1;
+            }
+        }
+    }
+
+    /// Adds `value` to the first field called `name` after a separator, or adds the field.
+    pub fn append_to(&mut self, name: impl Name, separator: &[u8], value: impl AsRef<[u8]>) {
+        let Some(index) = self.position(&name) else {
+            return self.append(name, value);
+        };
+        let old = self.storage.entries[index].value;
+        let value = value.as_ref();
+        let start = self.storage.bytes.len();
+        let range = old.start as usize..(old.start + old.len) as usize;
+        self.storage.bytes.extend_from_within(range);
+        if old.len > 0 {
+            self.storage.bytes.extend_from_slice(separator);
+        }
+        self.storage.bytes.extend_from_slice(value);
+        self.storage.entries[index].value = Span::from_to(start, self.storage.bytes.len());
+    }
+
+    /// Removes every field called `name`; says how many there were.
+    pub fn remove(&mut self, name: impl Name) -> usize {
+        let Some(first) = self.position(&name) else {
+            return 0;
+        };
+        let before = self.live;
+        for index in first..self.storage.entries.len() {
+            let field = self.storage.entries[index];
+            if field.live && self.is_called(&field, &name) {
+                self.storage.entries[index].live = false;
+                self.live -= 1;
+            }
+        }
+        if let Some(known) = name.known() {
+            self.known[known as usize] = 0;
+        }
+        before - self.live
+    }
+
+    /// Keeps only the fields for which `keep` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+        for index in 0..self.storage.entries.len() {
+            let field = self.storage.entries[index];
+            if field.live && !keep(self.bytes(field.name), self.bytes(field.value)) {
+                self.storage.entries[index].live = false;
+                self.live -= 1;
+            }
+        }
+        self.reindex();
+    }
+
+    /// Removes all fields and keeps the capacity.
+    pub fn clear(&mut self) {
+        self.storage.bytes.clear();
+        self.storage.entries.clear();
+        self.known = [0; Known::COUNT];
+        self.live = 0;
+    }
+
+    pub(super) fn store(&mut self, bytes: &[u8]) -> Span {
+        let start = self.storage.bytes.len();
+        self.storage.bytes.extend_from_slice(bytes);
+        Span::from_to(start, self.storage.bytes.len())
+    }
+
+    pub(super) fn bytes(&self, span: Span) -> &[u8] {
+        let start = span.start as usize;
+        self.storage
+            .bytes
+            .get(start..start + span.len as usize)
+            .unwrap_or_default()
+    }
+
+    fn push(&mut self, name: Span, known: Option<Known>, value: &[u8]) {
+        let value = self.store(value);
+        if let Some(known) = known {
+            let slot = &mut self.known[known as usize];
+            if *slot == 0 {
+                *slot = u8::try_from(self.storage.entries.len() + 1).unwrap_or(u8::MAX);
+            }
+        }
+        self.storage.entries.push(Field {
+            name,
+            value,
+            known,
+            live: true,
+        });
+        self.live += 1;
+    }
+
+    fn position(&self, name: &(impl Name + ?Sized)) -> Option<usize> {
+        match name.known().map(|known| self.known[known as usize]) {
+            Some(0) => None,
+            Some(slot) if slot != u8::MAX => Some(usize::from(slot) - 1),
+            _ => self
+                .storage
+                .entries
+                .iter()
+                .position(|f| f.live && self.is_called(f, name)),
+        }
+    }
+
+    fn is_called(&self, field: &Field, name: &(impl Name + ?Sized)) -> bool {
+        match (field.known, name.known()) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => self.bytes(field.name) == name.bytes(),
+            _ => false,
+        }
+    }
+
+    fn reindex(&mut self) {
+        self.known = [0; Known::COUNT];
+        for (index, field) in self.storage.entries.iter().enumerate() {
+            if let (true, Some(known)) = (field.live, field.known) {
+                let slot = &mut self.known[known as usize];
+                if *slot == 0 {
+                    *slot = u8::try_from(index + 1).unwrap_or(u8::MAX);
+                }
+            }
+        }
+    }
+}
+
+impl Span {
+    /// A head is limited to a few megabytes by its codec, so that its offsets fit.
+    fn from_to(start: usize, end: usize) -> Self {
+        Self {
+            start: u32::try_from(start).unwrap_or(u32::MAX),
+            len: u32::try_from(end - start).unwrap_or(0),
+        }
+    }
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clone for Fields {
+    fn clone(&self) -> Self {
+        let mut storage = Storage::take();
+        storage.bytes.extend_from_slice(&self.storage.bytes);
+        storage.entries.extend_from_slice(&self.storage.entries);
+        Self {
+            storage,
+            known: self.known,
+            live: self.live,
+        }
+    }
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.storage).put();
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(
+                self.iter()
+                    .map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v))),
+            )
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(fields: &Fields) -> Vec<(String, String)> {
+        let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
+        fields.iter().map(|(n, v)| (text(n), text(v))).collect()
+    }
+
+    #[test]
+    fn order_of_repeated_and_mixed_names_is_kept() {
+        let mut fields = Fields::new();
+        for (name, value) in [("A", "1"), ("b", "2"), ("a", "3")] {
+            fields.append_wire(name.as_bytes(), value.as_bytes());
+        }
+        assert_eq!(
+            pairs(&fields),
+            [("a", "1"), ("b", "2"), ("a", "3")].map(|(n, v)| (n.to_owned(), v.to_owned()))
+        );
+        assert_eq!(fields.get_all("a").collect::<Vec<_>>(), [b"1", b"3"]);
+    }
+
+    #[test]
+    fn set_replaces_the_first_and_removes_the_others() {
+        let mut fields = Fields::new();
+        for value in ["1", "2"] {
+            fields.append(Known::Via, value);
+            fields.append("x-a", value);
+        }
+        fields.set(Known::Via, "only");
+        fields.set("x-a", "one");
+        assert_eq!(fields.len(), 2);
+        assert_eq!(fields.get(Known::Via), Some(&b"only"[..]));
+        assert_eq!(fields.get("x-a"), Some(&b"one"[..]));
+    }
+
+    #[test]
+    fn removed_names_are_gone_and_can_come_back() {
+        let mut fields = Fields::new();
+        fields.append("host", "a");
+        fields.append("x-y", "b");
+        assert_eq!(fields.remove("host"), 1);
+        assert!(!fields.contains(Known::Host));
+        fields.append(Known::Host, "c");
+        assert_eq!(fields.get("host"), Some(&b"c"[..]));
+        fields.retain(|name, _| name != b"host");
+        assert!(fields.get("host").is_none());
+        assert_eq!(fields.len(), 1);
+    }
+
+    #[test]
+    fn a_name_after_255_fields_is_still_found() {
+        let mut fields = Fields::new();
+        for i in 0..300 {
+            fields.append(format!("x-{i}").as_str(), "v");
+        }
+        fields.append(Known::Te, "trailers");
+        assert_eq!(fields.get(Known::Te), Some(&b"trailers"[..]));
+    }
+
+    #[test]
+    fn append_to_joins_with_the_separator() {
+        let mut fields = Fields::new();
+        fields.append_to(Known::ForwardedFor, b",", "10.0.0.1");
+        fields.append_to(Known::ForwardedFor, b",", "10.0.0.2");
+        assert_eq!(
+            fields.get(Known::ForwardedFor),
+            Some(&b"10.0.0.1,10.0.0.2"[..])
+        );
+    }
+}

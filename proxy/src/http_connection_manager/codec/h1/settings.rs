@@ -1,0 +1,202 @@
+//! `Http1ProtocolOptions`, and what else an HTTP/1 codec is set up with.
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::{
+    HeaderFormat, ProperCaseWords,
+};
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+
+/// `envoy.config.core.v3.Http1ProtocolOptions`, for either side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http1ProtocolOptions {
+    /// Server: takes `GET http://host/path` apart into authority and path. Default true; else the URL stays the path.
+    pub allow_absolute_url: bool,
+    /// Server: answers HTTP/1.0 with HTTP/1.0 instead of 426. Default false.
+    pub accept_http_10: bool,
+    /// Server: the authority of an HTTP/1.0 request without `Host`. None: such a request is refused.
+    pub default_host_for_http_10: Option<Box<str>>,
+    /// How names are written. Default: lower case.
+    pub header_key_format: HeaderKeyFormat,
+    /// Passes trailers on. Default false: they are read and dropped, and not written.
+    pub enable_trailers: bool,
+    /// Accepts `content-length` beside `transfer-encoding: chunked`, and drops it. Default false.
+    pub allow_chunked_length: bool,
+    /// Server: keeps the connection after a message error instead of closing it. None: what the connection manager says.
+    pub override_stream_error_on_invalid_http_message: Option<bool>,
+    /// Client: writes `GET http://host/path` instead of `GET /path`. Default false.
+    pub send_fully_qualified_url: bool,
+    /// Server: accepts any token as method instead of Envoy's list. Default false.
+    pub allow_custom_methods: bool,
+}
+
+/// How header names are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeaderKeyFormat {
+    /// `content-type`.
+    #[default]
+    LowerCase,
+    /// `Content-Type`.
+    ProperCaseWords,
+}
+
+/// `HttpProtocolOptions.headers_with_underscores_action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeadersWithUnderscoresAction {
+    /// They are headers like any other.
+    #[default]
+    Allow,
+    /// A request with one is answered with 400.
+    RejectRequest,
+    /// They are dropped.
+    DropHeader,
+}
+
+/// What a downstream HTTP/1 connection is set up with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http1Settings {
+    /// `http_protocol_options`.
+    pub options: Http1ProtocolOptions,
+    /// The largest request head, in KiB. Default 60; above it 431.
+    pub max_request_headers_kb: u32,
+    /// The most fields in a head or in trailers. Default 100; above it 431.
+    pub max_headers_count: u32,
+    /// What happens to a name with an underscore.
+    pub headers_with_underscores_action: HeadersWithUnderscoresAction,
+    /// Keeps the connection after a message error. Default false: it is closed after the answer.
+    pub stream_error_on_invalid_http_message: bool,
+}
+
+/// What an upstream HTTP/1 connection is set up with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientHttp1Settings {
+    /// `http_protocol_options`.
+    pub options: Http1ProtocolOptions,
+    /// The largest response head, in KiB. Default 60.
+    pub max_response_headers_kb: u32,
+    /// The most fields in a head or in trailers. Default 100.
+    pub max_headers_count: u32,
+}
+
+impl Default for Http1ProtocolOptions {
+    fn default() -> Self {
+        Self {
+            allow_absolute_url: true,
+            accept_http_10: false,
+            default_host_for_http_10: None,
+            header_key_format: HeaderKeyFormat::LowerCase,
+            enable_trailers: false,
+            allow_chunked_length: false,
+            override_stream_error_on_invalid_http_message: None,
+            send_fully_qualified_url: false,
+            allow_custom_methods: false,
+        }
+    }
+}
+
+impl Default for Http1Settings {
+    fn default() -> Self {
+        Self {
+            options: Http1ProtocolOptions::default(),
+            max_request_headers_kb: 60,
+            max_headers_count: 100,
+            headers_with_underscores_action: HeadersWithUnderscoresAction::Allow,
+            stream_error_on_invalid_http_message: false,
+        }
+    }
+}
+
+impl Default for ClientHttp1Settings {
+    fn default() -> Self {
+        Self {
+            options: Http1ProtocolOptions::default(),
+            max_response_headers_kb: 60,
+            max_headers_count: 100,
+        }
+    }
+}
+
+impl Http1Settings {
+    /// Whether a connection goes on after a message error that it could answer.
+    pub fn keeps_connection_on_error(&self) -> bool {
+        self.options
+            .override_stream_error_on_invalid_http_message
+            .unwrap_or(self.stream_error_on_invalid_http_message)
+    }
+}
+
+impl Http1ProtocolOptions {
+    /// Converts the message; none is the default.
+    #[allow(
+        deprecated,
+        reason = "`use_balsa_parser` is decided like every other field: two parsers that decide alike, harmless"
+    )]
+    pub fn from_proto(
+        proto: Option<core::Http1ProtocolOptions>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let core::Http1ProtocolOptions {
+            allow_absolute_url,
+            accept_http_10,
+            default_host_for_http_10,
+            header_key_format,
+            enable_trailers,
+            allow_chunked_length,
+            override_stream_error_on_invalid_http_message,
+            send_fully_qualified_url,
+            use_balsa_parser: _,
+            allow_custom_methods,
+            ignore_http_11_upgrade,
+        } = proto.unwrap_or_default();
+        let format = path.optional(
+            "header_key_format",
+            header_key_format,
+            HeaderKeyFormat::from_proto,
+        );
+        let upgrades = path.unsupported_if_set("ignore_http_11_upgrade", ignore_http_11_upgrade);
+        upgrades?;
+        Ok(Self {
+            allow_absolute_url: allow_absolute_url.is_none_or(|v| v.value),
+            accept_http_10,
+            default_host_for_http_10: (!default_host_for_http_10.is_empty())
+                .then(|| default_host_for_http_10.into()),
+            header_key_format: format?.unwrap_or_default(),
+            enable_trailers,
+            allow_chunked_length,
+            override_stream_error_on_invalid_http_message:
+                override_stream_error_on_invalid_http_message.map(|v| v.value),
+            send_fully_qualified_url,
+            allow_custom_methods,
+        })
+    }
+}
+
+impl HeaderKeyFormat {
+    fn from_proto(
+        proto: core::http1_protocol_options::HeaderKeyFormat,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        match path.required("header_format", proto.header_format)? {
+            HeaderFormat::ProperCaseWords(ProperCaseWords {}) => Ok(Self::ProperCaseWords),
+            HeaderFormat::StatefulFormatter(formatter) => {
+                let path = path.key("stateful_formatter", &formatter.name);
+                let config = TypedConfig::required("typed_config", formatter.typed_config, &path)?;
+                Err(config.unknown(&path.field("typed_config"), &[]))
+            }
+        }
+    }
+}
+
+impl HeadersWithUnderscoresAction {
+    /// Converts the field `headers_with_underscores_action` of `HttpProtocolOptions`, whose path is `path`.
+    pub fn from_proto(value: i32, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        use core::http_protocol_options::HeadersWithUnderscoresAction as Proto;
+        Ok(
+            match path.enumeration("headers_with_underscores_action", value)? {
+                Proto::Allow => Self::Allow,
+                Proto::RejectRequest => Self::RejectRequest,
+                Proto::DropHeader => Self::DropHeader,
+            },
+        )
+    }
+}

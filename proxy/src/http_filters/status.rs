@@ -1,0 +1,114 @@
+//! What a filter says after each call: Envoy's statuses, and `Wait`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+use crate::http::HeaderName;
+
+/// A future of one worker. It owns what it uses and borrows nothing of a stream.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// How a head goes on after a filter.
+pub enum HeadersStatus {
+    /// To the next filter.
+    Continue,
+    /// It stays here; data is still handed to this filter, and a `Continue` of its data or trailers method lets the head go on.
+    StopIteration,
+    /// To the next filter, but the stream does not end with it: the filter will inject a body.
+    ContinueAndDontEndStream,
+    /// It stays here until the stream is resumed, and so does data, buffered up to the limit (413, or 500 for a response).
+    StopAllAndBuffer,
+    /// As above, but at the limit reading stops instead.
+    StopAllAndWatermark,
+    /// The filter answers itself. In `encode_headers` it replaces the response.
+    LocalReply(LocalReply),
+    /// As `StopAllAndWatermark`, until the future ends; then `resume_decode` or `resume_encode` is called.
+    Wait(LocalBoxFuture<'static, ()>),
+}
+
+/// How a piece of a body goes on after a filter.
+pub enum DataStatus {
+    /// To the next filter, with the head and the data that this filter held back before it.
+    Continue,
+    /// It stays here, buffered up to the limit: beyond it 413, or 500 for a response.
+    StopIterationAndBuffer,
+    /// It stays here, buffered; at the limit reading stops until the filter lets go.
+    StopIterationAndWatermark,
+    /// The filter has taken it; nothing goes on.
+    StopIterationNoBuffer,
+    /// The filter answers itself.
+    LocalReply(LocalReply),
+    /// As `StopIterationAndWatermark`, until the future ends; then `resume_decode_data` or `resume_encode_data` is called.
+    Wait(LocalBoxFuture<'static, ()>),
+}
+
+/// How trailers go on after a filter.
+pub enum TrailersStatus {
+    /// To the next filter, with all that this filter held back before them.
+    Continue,
+    /// They stay here until the stream is resumed.
+    StopIteration,
+    /// The filter answers itself.
+    LocalReply(LocalReply),
+    /// They stay here until the future ends; then they go on.
+    Wait(LocalBoxFuture<'static, ()>),
+}
+
+/// An answer of the proxy's own. For gRPC requests it is turned into trailers; `local_reply_config` may rewrite it.
+#[derive(Debug, Clone)]
+pub struct LocalReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body; `text/plain` unless a mapper says otherwise.
+    pub body: Bytes,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Cow<'static, str>,
+    /// Fields to set on the response.
+    pub headers: Vec<(HeaderName, Bytes)>,
+    /// The gRPC status to send to gRPC clients; none: derived from the HTTP status.
+    pub grpc_status: Option<u32>,
+}
+
+impl LocalReply {
+    /// A reply without body.
+    pub fn new(status: u16, details: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            body: Bytes::new(),
+            details: details.into(),
+            headers: Vec::new(),
+            grpc_status: None,
+        }
+    }
+
+    /// The same with a body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The same with one more field.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<Bytes>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+macro_rules! debug_as_name { ($($status:ident { $($variant:ident $(($f:ident))?),* })*) => { $(
+    impl fmt::Debug for $status {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self { $(Self::$variant { .. } => stringify!($variant)),* })
+        }
+    }
+)* } }
+debug_as_name! {
+    HeadersStatus { Continue, StopIteration, ContinueAndDontEndStream, StopAllAndBuffer, StopAllAndWatermark, LocalReply, Wait }
+    DataStatus { Continue, StopIterationAndBuffer, StopIterationAndWatermark, StopIterationNoBuffer, LocalReply, Wait }
+    TrailersStatus { Continue, StopIteration, LocalReply, Wait }
+}

@@ -1,0 +1,141 @@
+//! A byte stream: TCP, UNIX or in memory. TLS joins here.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connection's bytes. What listener filters have read comes out first.
+#[derive(Debug)]
+pub struct Io {
+    kind: Kind,
+    prefix: Bytes,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Memory(DuplexStream),
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $body:expr) => {
+        match &mut $self.kind {
+            Kind::Tcp($stream) => $body,
+            Kind::Unix($stream) => $body,
+            Kind::Memory($stream) => $body,
+        }
+    };
+}
+
+impl Io {
+    /// Puts bytes that were already read in front of what is still to be read.
+    pub fn with_prefix(mut self, prefix: Bytes) -> Self {
+        self.prefix = prefix;
+        self
+    }
+
+    /// Whether the peer has sent something, or has closed, that was not read yet. Needs no system call.
+    /// The task of `cx` is woken when that changes.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.prefix.is_empty() {
+            return Poll::Ready(());
+        }
+        match &self.kind {
+            Kind::Tcp(stream) => stream.poll_read_ready(cx).map(|_| ()),
+            Kind::Unix(stream) => stream.poll_read_ready(cx).map(|_| ()),
+            Kind::Memory(_) => Poll::Pending,
+        }
+    }
+
+    /// The socket below, for its options and for `splice`.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.kind {
+            Kind::Tcp(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Makes `close` send a reset instead of a FIN, for peers that must notice.
+    pub fn reset_on_close(&self) {
+        if let Kind::Tcp(stream) = &self.kind {
+            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+impl From<TcpStream> for Io {
+    fn from(stream: TcpStream) -> Self {
+        Self {
+            kind: Kind::Tcp(stream),
+            prefix: Bytes::new(),
+        }
+    }
+}
+impl From<UnixStream> for Io {
+    fn from(stream: UnixStream) -> Self {
+        Self {
+            kind: Kind::Unix(stream),
+            prefix: Bytes::new(),
+        }
+    }
+}
+impl From<DuplexStream> for Io {
+    fn from(stream: DuplexStream) -> Self {
+        Self {
+            kind: Kind::Memory(stream),
+            prefix: Bytes::new(),
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let n = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..n]);
+            self.prefix.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        !matches!(self.kind, Kind::Memory(_))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,125 @@
+//! Network filters: what happens to the bytes of a connection.
+//!
+//! The last filter of a chain is *terminal*: it takes the connection over and serves it to its end. Those before it are called
+//! when the connection starts and, if they ask for it, for every piece of data; a chain in which none asks costs nothing per read.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http_filters::LocalBoxFuture;
+use crate::net::Io;
+use crate::server::{FactoryContext, Worker};
+use crate::stream_info::ConnectionInfo;
+
+/// Every network filter that can be configured.
+pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[];
+
+/// A connection on its way through its filters.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its bytes.
+    pub io: Io,
+    /// What is known about it.
+    pub info: Rc<ConnectionInfo>,
+    /// The worker that it lives on.
+    pub worker: Rc<Worker>,
+    /// When to end it: the listener or the filter chain goes away.
+    pub drain: Rc<dyn DrainSignal>,
+    /// `Listener.per_connection_buffer_limit_bytes`.
+    pub buffer_limit: usize,
+}
+
+/// Tells a connection that it should end soon.
+pub trait DrainSignal: fmt::Debug {
+    /// Whether the connection should end as soon as its streams allow. Cheap: asked once per response.
+    fn is_draining(&self) -> bool;
+
+    /// Ends when draining begins, for connections that rest.
+    fn draining(&self) -> LocalBoxFuture<'static, ()>;
+}
+
+/// A filter before the terminal one.
+#[allow(unused_variables, reason = "a default ignores what it is given")]
+pub trait NetworkFilter {
+    /// The connection was accepted, its filters are about to run.
+    fn on_new_connection(&mut self, cx: &ConnectionInfo) -> NetworkStatus {
+        NetworkStatus::Continue
+    }
+
+    /// Whether `on_data` and `on_write` are to be called at all.
+    fn wants_data(&self) -> bool {
+        false
+    }
+
+    /// Bytes came from the client. What stays in `data` at `Continue` goes on.
+    fn on_data(&mut self, cx: &ConnectionInfo, data: &mut BytesMut, end: bool) -> NetworkStatus {
+        NetworkStatus::Continue
+    }
+
+    /// Bytes go to the client.
+    fn on_write(&mut self, cx: &ConnectionInfo, data: &mut BytesMut, end: bool) -> NetworkStatus {
+        NetworkStatus::Continue
+    }
+
+    /// The future of a `Wait` has ended.
+    fn resume(&mut self, cx: &ConnectionInfo) -> NetworkStatus {
+        NetworkStatus::Continue
+    }
+}
+
+/// How a connection goes on after a filter.
+pub enum NetworkStatus {
+    /// To the next filter.
+    Continue,
+    /// Nothing goes on until more data comes.
+    StopIteration,
+    /// Nothing goes on until the future ends; then `resume` is called.
+    Wait(LocalBoxFuture<'static, ()>),
+    /// The connection is closed; the text becomes `%CONNECTION_TERMINATION_DETAILS%`.
+    Close(&'static str),
+}
+
+/// A terminal filter on one worker.
+pub trait TerminalFilter {
+    /// Serves the connection to its end.
+    fn serve(self: Rc<Self>, connection: Connection) -> LocalBoxFuture<'static, ()>;
+}
+
+/// A configured network filter.
+pub enum NetworkFilterConfig {
+    /// One before the end of the chain.
+    Filter(Arc<dyn FilterConfig>),
+    /// The end of a chain.
+    Terminal(Arc<dyn TerminalConfig>),
+}
+
+/// A configured filter, shared by all workers.
+pub trait FilterConfig: Send + Sync {
+    /// The filter for a new connection on this worker.
+    fn new_connection(&self, worker: &Rc<Worker>) -> Box<dyn NetworkFilter>;
+}
+
+/// A configured terminal filter, shared by all workers.
+pub trait TerminalConfig: Send + Sync {
+    /// Makes this worker's instance: called once per worker.
+    fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Rc<dyn TerminalFilter>;
+}
+
+/// Makes network filters out of configuration. One per extension, listed in [`FACTORIES`].
+pub trait NetworkFilterFactory: Sync {
+    /// The canonical name: `envoy.filters.network.tcp_proxy`.
+    fn name(&self) -> &'static str;
+    /// The messages that choose this factory.
+    fn type_names(&self) -> &'static [&'static str];
+    /// Converts the configuration.
+    fn from_proto(
+        &self,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<NetworkFilterConfig, Rejected>;
+}

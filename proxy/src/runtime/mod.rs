@@ -1,0 +1,224 @@
+//! Runtime values: `layered_runtime`. A reader resolves its key once, at configuration time, and then reads an atomic.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use crate::config::Fraction;
+
+/// All layers, merged. Shared by everything that reads runtime keys.
+#[derive(Debug, Clone, Default)]
+pub struct Runtime {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Values by layer name, in the order of the layers: later ones win.
+    layers: Vec<(String, HashMap<String, String>)>,
+    /// Who reads which key.
+    slots: HashMap<String, Arc<Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    value: AtomicU64,
+}
+
+/// No value: the reader's default holds.
+const UNSET: u64 = u64::MAX;
+
+/// A fraction that may be overridden by a runtime key.
+#[derive(Debug, Clone)]
+pub struct RuntimeFraction {
+    slot: Option<Arc<Slot>>,
+    default: Fraction,
+}
+
+/// A number that may be overridden by a runtime key.
+#[derive(Debug, Clone)]
+pub struct RuntimeInteger {
+    slot: Option<Arc<Slot>>,
+    default: u64,
+}
+
+/// A switch that may be overridden by a runtime key.
+#[derive(Debug, Clone)]
+pub struct RuntimeFlag {
+    slot: Option<Arc<Slot>>,
+    default: bool,
+}
+
+impl Runtime {
+    /// Replaces the values of the layer `name`, or adds it after all others.
+    pub fn set_layer(&self, name: &str, values: HashMap<String, String>) {
+        let mut inner = self.inner.lock();
+        match inner.layers.iter_mut().find(|(layer, _)| layer == name) {
+            Some((_, old)) => *old = values,
+            None => inner.layers.push((name.to_owned(), values)),
+        }
+        inner.publish();
+    }
+
+    /// Changes single values of the layer `name`; an empty value removes the override.
+    pub fn modify_layer(&self, name: &str, changes: impl IntoIterator<Item = (String, String)>) {
+        let mut inner = self.inner.lock();
+        if let Some((_, values)) = inner.layers.iter_mut().find(|(layer, _)| layer == name) {
+            for (key, value) in changes {
+                if value.is_empty() {
+                    values.remove(&key);
+                } else {
+                    values.insert(key, value);
+                }
+            }
+        }
+        inner.publish();
+    }
+
+    /// The layers and their values, lowest first.
+    pub fn layers(&self) -> Vec<(String, HashMap<String, String>)> {
+        self.inner.lock().layers.clone()
+    }
+
+    /// The value in force for `key`.
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.inner.lock().get(key).map(str::to_owned)
+    }
+
+    /// A reader of `key` as a fraction. An empty key means that only the default counts.
+    pub fn fraction(&self, key: &str, default: Fraction) -> RuntimeFraction {
+        RuntimeFraction {
+            slot: self.slot(key),
+            default,
+        }
+    }
+
+    /// A reader of `key` as a number.
+    pub fn integer(&self, key: &str, default: u64) -> RuntimeInteger {
+        RuntimeInteger {
+            slot: self.slot(key),
+            default,
+        }
+    }
+
+    /// A reader of `key` as a switch.
+    pub fn flag(&self, key: &str, default: bool) -> RuntimeFlag {
+        RuntimeFlag {
+            slot: self.slot(key),
+            default,
+        }
+    }
+
+    fn slot(&self, key: &str) -> Option<Arc<Slot>> {
+        if key.is_empty() {
+            return None;
+        }
+        let mut inner = self.inner.lock();
+        let value = inner.get(key).map_or(UNSET, encode);
+        Some(
+            inner
+                .slots
+                .entry(key.to_owned())
+                .or_insert_with(|| {
+                    Arc::new(Slot {
+                        value: AtomicU64::new(value),
+                    })
+                })
+                .clone(),
+        )
+    }
+}
+
+impl Inner {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.layers
+            .iter()
+            .rev()
+            .find_map(|(_, values)| values.get(key))
+            .map(String::as_str)
+    }
+
+    fn publish(&mut self) {
+        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        for (key, slot) in &self.slots {
+            slot.value
+                .store(self.get(key).map_or(UNSET, encode), Relaxed);
+        }
+    }
+}
+
+/// A whole number stands for itself, `true` and `false` for 1 and 0. What cannot be read leaves the default in force.
+fn encode(value: &str) -> u64 {
+    match value.trim() {
+        "true" => 1,
+        "false" => 0,
+        number => number.parse().unwrap_or(UNSET),
+    }
+}
+
+impl Slot {
+    fn get(&self) -> Option<u64> {
+        Some(self.value.load(Relaxed)).filter(|value| *value != UNSET)
+    }
+}
+
+impl RuntimeFraction {
+    /// A fraction that nothing overrides.
+    pub fn fixed(default: Fraction) -> Self {
+        Self {
+            slot: None,
+            default,
+        }
+    }
+
+    /// Whether an event that drew `random` is among the share. A runtime value counts in parts of the default's denominator's
+    /// meaning in Envoy: a whole number is a percentage.
+    #[inline]
+    pub fn contains(&self, random: u64) -> bool {
+        match self.slot.as_ref().and_then(|slot| slot.get()) {
+            None => self.default.contains(random),
+            Some(percent) => random % 100 < percent,
+        }
+    }
+}
+
+impl RuntimeInteger {
+    /// The number in force.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.slot
+            .as_ref()
+            .and_then(|slot| slot.get())
+            .unwrap_or(self.default)
+    }
+}
+
+impl RuntimeFlag {
+    /// Whether the switch is on.
+    #[inline]
+    pub fn get(&self) -> bool {
+        self.slot
+            .as_ref()
+            .and_then(|slot| slot.get())
+            .map_or(self.default, |value| value != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_a_later_override_and_its_removal() {
+        let runtime = Runtime::default();
+        let limit = runtime.integer("a.limit", 7);
+        assert_eq!(limit.get(), 7);
+        runtime.set_layer("admin", HashMap::new());
+        runtime.modify_layer("admin", [("a.limit".to_owned(), "9".to_owned())]);
+        assert_eq!(limit.get(), 9);
+        runtime.modify_layer("admin", [("a.limit".to_owned(), String::new())]);
+        assert_eq!(limit.get(), 7);
+    }
+}

@@ -1,0 +1,65 @@
+//! What every conversion and every worker may use.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::runtime::Runtime;
+use crate::stats::{Scope, Store};
+use crate::upstream::ClusterNames;
+
+/// The services of the process. Made once, shared by main and workers.
+#[derive(Debug)]
+pub struct ServerContext {
+    /// All stats.
+    pub stats: Store,
+    /// Runtime values.
+    pub runtime: Runtime,
+    /// Numbers for cluster names, so that a route needs no look-up by name.
+    pub cluster_names: ClusterNames,
+    /// Who this proxy is.
+    pub local_info: LocalInfo,
+    /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.
+    pub health_check_failed: AtomicBool,
+    /// Set while the whole server drains: connections end as soon as their streams allow.
+    pub draining: AtomicBool,
+}
+
+/// The node of the bootstrap, with what the command line put in its place.
+#[derive(Debug, Clone, Default)]
+pub struct LocalInfo {
+    /// `node.id`.
+    pub node_id: String,
+    /// `node.cluster`.
+    pub cluster: String,
+    /// `node.locality.zone`.
+    pub zone: String,
+    /// `node.locality.region`.
+    pub region: String,
+    /// `node.locality.sub_zone`.
+    pub sub_zone: String,
+    /// `node.metadata`.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a factory gets beside the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct FactoryContext<'a> {
+    /// The services of the process.
+    pub server: &'a Arc<ServerContext>,
+    /// Where the stats of the parent live: `http.ingress.` for an HTTP filter, `listener.…` for a listener filter.
+    pub scope: &'a Scope,
+}
+
+impl ServerContext {
+    /// The context of a process with this many workers.
+    pub fn new(workers: usize, local_info: LocalInfo) -> Self {
+        Self {
+            stats: Store::new(workers),
+            runtime: Runtime::default(),
+            cluster_names: ClusterNames::default(),
+            local_info,
+            health_check_failed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+}

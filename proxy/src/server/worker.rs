@@ -1,0 +1,63 @@
+//! What belongs to one worker thread.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::ServerContext;
+use crate::upstream::WorkerClusters;
+
+/// One worker: its clusters and pools, its random numbers. Everything on its thread holds it as `Rc`.
+#[derive(Debug)]
+pub struct Worker {
+    /// 0-based; its stats shard is one higher.
+    pub index: usize,
+    /// The services of the process.
+    pub server: Arc<ServerContext>,
+    /// This worker's view of the clusters, with its own pools and load balancers.
+    pub clusters: WorkerClusters,
+    /// This worker's random numbers.
+    pub random: Random,
+}
+
+/// A fast generator, seeded per worker (or by a test). Not for secrets.
+#[derive(Debug)]
+pub struct Random {
+    state: Cell<u64>,
+}
+
+impl Worker {
+    /// A worker over the clusters that main publishes.
+    pub fn new(
+        index: usize,
+        server: Arc<ServerContext>,
+        clusters: WorkerClusters,
+        seed: u64,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            server,
+            clusters,
+            random: Random::new(seed),
+        })
+    }
+}
+
+impl Random {
+    /// A generator whose sequence is fixed by `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            state: Cell::new(seed),
+        }
+    }
+
+    /// The next number (SplitMix64: every value of 64 bits is as likely).
+    #[inline]
+    pub fn next(&self) -> u64 {
+        let state = self.state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.state.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,62 @@
+//! Objects that filters leave for each other, on a stream or on its connection.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+/// An object of the filter state.
+pub trait FilterStateObject: Any {
+    /// As `%FILTER_STATE(key:PLAIN)%` prints it; none where the object has no text.
+    fn serialize_as_string(&self) -> Option<String>;
+
+    /// As `%FILTER_STATE(key)%` prints it: JSON.
+    fn serialize_as_json(&self) -> Option<serde_json::Value> {
+        self.serialize_as_string().map(serde_json::Value::String)
+    }
+
+    /// A part of the object, as `%FILTER_STATE(key:FIELD:name)%` prints it.
+    fn field(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+/// The objects of one stream, or of one connection, by name. Empty, it costs nothing.
+#[derive(Default, Clone)]
+pub struct FilterState {
+    objects: Option<Box<BTreeMap<Rc<str>, Rc<dyn FilterStateObject>>>>,
+}
+
+impl FilterState {
+    /// Stores an object, in place of one of the same name.
+    pub fn set(&mut self, name: impl Into<Rc<str>>, object: Rc<dyn FilterStateObject>) {
+        self.objects
+            .get_or_insert_default()
+            .insert(name.into(), object);
+    }
+
+    /// The object called `name`.
+    pub fn get(&self, name: &str) -> Option<&Rc<dyn FilterStateObject>> {
+        self.objects.as_ref()?.get(name)
+    }
+
+    /// The object called `name`, if it is a `T`.
+    pub fn get_as<T: FilterStateObject>(&self, name: &str) -> Option<&T> {
+        let object: &dyn Any = &**self.get(name)?;
+        object.downcast_ref()
+    }
+}
+
+impl FilterStateObject for String {
+    fn serialize_as_string(&self) -> Option<String> {
+        Some(self.clone())
+    }
+}
+
+impl fmt::Debug for FilterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.objects.iter().flat_map(|o| o.keys()))
+            .finish()
+    }
+}

@@ -1,0 +1,199 @@
+//! The stats of a cluster, below `cluster.<name>.`
+//!
+//! They come in groups by who writes them, so that a cluster that carries no traffic costs nothing but names.
+
+use crate::stats::{Counter, Scope};
+
+crate::stats_group! {
+    /// What traffic does: connections, requests, and how they end.
+    pub struct ClusterTrafficStats {
+        counter bind_errors;
+        counter original_dst_host_invalid;
+        counter retry_or_shadow_abandoned;
+        gauge upstream_cx_active;
+        counter upstream_cx_close_notify;
+        counter upstream_cx_connect_attempts_exceeded;
+        counter upstream_cx_connect_fail;
+        histogram upstream_cx_connect_ms (Milliseconds);
+        counter upstream_cx_connect_timeout;
+        counter upstream_cx_connect_with_0_rtt;
+        counter upstream_cx_destroy;
+        counter upstream_cx_destroy_local;
+        counter upstream_cx_destroy_local_with_active_rq;
+        counter upstream_cx_destroy_remote;
+        counter upstream_cx_destroy_remote_with_active_rq;
+        counter upstream_cx_destroy_with_active_rq;
+        counter upstream_cx_http1_total;
+        counter upstream_cx_http2_total;
+        counter upstream_cx_http3_total;
+        counter upstream_cx_idle_timeout;
+        histogram upstream_cx_length_ms (Milliseconds);
+        counter upstream_cx_max_duration_reached;
+        counter upstream_cx_max_requests;
+        counter upstream_cx_none_healthy;
+        counter upstream_cx_overflow;
+        counter upstream_cx_pool_overflow;
+        counter upstream_cx_preconnect_skipped;
+        counter upstream_cx_protocol_error;
+        gauge upstream_cx_rx_bytes_buffered;
+        counter upstream_cx_rx_bytes_total;
+        counter upstream_cx_total;
+        gauge upstream_cx_tx_bytes_buffered;
+        counter upstream_cx_tx_bytes_total;
+        counter upstream_flow_control_backed_up_total;
+        counter upstream_flow_control_drained_total;
+        counter upstream_flow_control_paused_reading_total;
+        counter upstream_flow_control_resumed_reading_total;
+        counter upstream_http3_broken;
+        counter upstream_internal_redirect_failed_total;
+        counter upstream_internal_redirect_succeeded_total;
+        counter upstream_queue_overloaded;
+        counter upstream_rq_0rtt;
+        gauge upstream_rq_active;
+        counter upstream_rq_active_overflow;
+        counter upstream_rq_cancelled;
+        counter upstream_rq_completed;
+        counter upstream_rq_maintenance_mode;
+        counter upstream_rq_max_duration_reached;
+        gauge upstream_rq_pending_active;
+        counter upstream_rq_pending_failure_eject;
+        counter upstream_rq_pending_overflow;
+        counter upstream_rq_pending_total;
+        histogram upstream_rq_per_cx (Unspecified);
+        counter upstream_rq_per_try_idle_timeout;
+        counter upstream_rq_per_try_timeout;
+        counter upstream_rq_retry;
+        counter upstream_rq_retry_backoff_exponential;
+        counter upstream_rq_retry_backoff_ratelimited;
+        counter upstream_rq_retry_limit_exceeded;
+        counter upstream_rq_retry_overflow;
+        counter upstream_rq_retry_success;
+        counter upstream_rq_rx_reset;
+        counter upstream_rq_rx_reset_no_error;
+        histogram upstream_rq_time (Milliseconds);
+        counter upstream_rq_timeout;
+        counter upstream_rq_total;
+        counter upstream_rq_tx_reset;
+    }
+}
+
+crate::stats_group! {
+    /// What main does with the membership, and what load balancers find.
+    pub struct ClusterMembershipStats {
+        counter assignment_stale;
+        counter assignment_timeout_received;
+        counter assignment_use_cached;
+        counter lb_healthy_panic;
+        counter lb_local_cluster_not_ok;
+        counter lb_recalculate_zone_structures;
+        gauge lb_subsets_active;
+        counter lb_subsets_created;
+        counter lb_subsets_fallback;
+        counter lb_subsets_fallback_panic;
+        counter lb_subsets_removed;
+        counter lb_subsets_selected;
+        counter lb_zone_cluster_too_small;
+        counter lb_zone_no_capacity_left;
+        counter lb_zone_routing_all_directly;
+        counter lb_zone_routing_cross_zone;
+        counter lb_zone_routing_sampled;
+        gauge max_host_weight;
+        counter membership_change;
+        gauge membership_degraded;
+        gauge membership_excluded;
+        gauge membership_healthy;
+        gauge membership_total;
+        counter update_attempt;
+        counter update_empty;
+        counter update_failure;
+        counter update_no_rebuild;
+        counter update_success;
+        gauge version;
+        gauge warming_state;
+    }
+}
+
+crate::stats_group! {
+    /// With `track_cluster_stats.timeout_budgets`: how much of its timeout a request used.
+    pub struct TimeoutBudgetStats {
+        histogram upstream_rq_timeout_budget_per_try_percent_used (Unspecified);
+        histogram upstream_rq_timeout_budget_percent_used (Unspecified);
+    }
+}
+
+crate::stats_group! {
+    /// With `track_cluster_stats.request_response_sizes`: how large messages are.
+    pub struct RequestResponseSizeStats {
+        histogram upstream_rq_body_size (Bytes);
+        histogram upstream_rq_headers_count (Unspecified);
+        histogram upstream_rq_headers_size (Bytes);
+        histogram upstream_rs_body_size (Bytes);
+        histogram upstream_rs_headers_count (Unspecified);
+        histogram upstream_rs_headers_size (Bytes);
+    }
+}
+
+/// Where a response belongs in the counters by status code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CodeOrigin {
+    /// The request came from the mesh (`x-envoy-internal`): counted below `internal.` instead of `external.`
+    pub internal: bool,
+    /// The host is a canary: counted below `canary.` as well.
+    pub canary: bool,
+}
+
+/// The counters by status code of one cluster on one worker, each made when its code first comes.
+#[derive(Debug, Default)]
+pub(crate) struct CodeStats {
+    /// By prefix (none, external, internal, canary), then by `status - 100`.
+    by_prefix: [Vec<Option<Box<CodeCounters>>>; 4],
+}
+
+#[derive(Debug)]
+struct CodeCounters {
+    class: Counter,
+    code: Counter,
+}
+
+/// Statuses from 100 to 599 are counted by class and code, all others by `upstream_rq_unknown`.
+const CODES: usize = 500;
+
+impl CodeStats {
+    /// Counts one response below each prefix that it belongs to.
+    pub(crate) fn record(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
+        self.record_below(0, "", scope, status);
+        if origin.internal {
+            self.record_below(2, "internal.", scope, status);
+        } else {
+            self.record_below(1, "external.", scope, status);
+        }
+        if origin.canary {
+            self.record_below(3, "canary.", scope, status);
+        }
+    }
+
+    fn record_below(&mut self, index: usize, prefix: &str, scope: &Scope, status: u16) {
+        let table = &mut self.by_prefix[index];
+        let at = usize::from(status).wrapping_sub(100).min(CODES);
+        if table.len() <= at {
+            table.resize_with(at + 1, || None);
+        }
+        let counters =
+            table[at].get_or_insert_with(|| Box::new(CodeCounters::new(prefix, scope, status)));
+        counters.class.inc();
+        counters.code.inc();
+    }
+}
+
+impl CodeCounters {
+    fn new(prefix: &str, scope: &Scope, status: u16) -> Self {
+        let class = match status {
+            100..600 => format!("{prefix}upstream_rq_{}xx", status / 100),
+            _ => format!("{prefix}upstream_rq_unknown"),
+        };
+        Self {
+            class: scope.counter(&class),
+            code: scope.counter(&format!("{prefix}upstream_rq_{status}")),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Numbers for cluster names.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The number of a cluster name: an index into the tables of clusters, whether or not such a cluster exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterId(pub u32);
+
+/// Gives each cluster name a number, for the life of the process. Used when configuration is converted.
+#[derive(Debug, Default)]
+pub struct ClusterNames {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ids: HashMap<Arc<str>, ClusterId>,
+    names: Vec<Arc<str>>,
+}
+
+impl ClusterNames {
+    /// The number of `name`, a new one if it has none yet.
+    pub fn id(&self, name: &str) -> ClusterId {
+        let mut inner = self.inner.lock();
+        if let Some(id) = inner.ids.get(name) {
+            return *id;
+        }
+        let id = ClusterId(
+            u32::try_from(inner.names.len())
+                .expect("names end before memory for four billion of them"),
+        );
+        let name: Arc<str> = name.into();
+        inner.names.push(name.clone());
+        inner.ids.insert(name, id);
+        id
+    }
+
+    /// The number of `name`, if anything has mentioned it: for names that come with a request.
+    pub fn find(&self, name: &str) -> Option<ClusterId> {
+        self.inner.lock().ids.get(name).copied()
+    }
+
+    /// The name behind a number.
+    pub fn name(&self, id: ClusterId) -> Option<Arc<str>> {
+        self.inner.lock().names.get(id.0 as usize).cloned()
+    }
+}
