@@ -60,6 +60,7 @@ pub struct Case {
     pub steps: Vec<Step>,
     pub log_lines: Option<usize>,
     pub stats: Vec<String>,
+    pub pages: Vec<(String, String)>,
     pub in_order: bool,
     pub any_order: bool,
     pub ends_somehow: bool,
@@ -88,6 +89,7 @@ pub fn case(title: &'static str) -> Case {
         steps: Vec::new(),
         log_lines: None,
         stats: Vec::new(),
+        pages: Vec::new(),
         in_order: false,
         any_order: false,
         ends_somehow: false,
@@ -319,6 +321,12 @@ impl Case {
     /// Counters and gauges to compare, by their full names.
     pub fn stats<const N: usize>(mut self, names: [&str; N]) -> Self {
         self.stats.extend(names.map(str::to_owned));
+        self
+    }
+
+    /// Compares the lines of an admin page that start so. Numbers that measure time or bytes are put aside.
+    pub fn page(mut self, path: &str, start: &str) -> Self {
+        self.pages.push((path.into(), start.into()));
         self
     }
 

@@ -285,6 +285,51 @@ fn local_ratelimit() -> Vec<Case> {
         .send(get("/").field("x-who", "a"))
         .send(get("/").field("x-who", "b"))
         .shows(["< 200", "< 200", "< 200", "< 429"]),
+        limit(
+            "local_ratelimit describes requests by a generic key",
+            &format!("{enforced}descriptors: [{{ entries: [{{ key: g, value: \"v\" }}], token_bucket: {{ max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s }} }}]\nalways_consume_default_token_bucket: false"),
+        )
+        .route("rate_limits: [{ actions: [{ generic_key: { descriptor_value: v, descriptor_key: g } }] }]", "")
+        .send(get("/"))
+        .send(get("/"))
+        .send(get("/"))
+        .shows(["< 200", "< 200", "< 429"]),
+        limit(
+            "local_ratelimit describes requests by the client's address",
+            &format!("{enforced}descriptors: [{{ entries: [{{ key: remote_address, value: \"203.0.113.7\" }}], token_bucket: {{ max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s }} }}]\nalways_consume_default_token_bucket: false"),
+        )
+        .route("rate_limits: [{ actions: [{ remote_address: {} }] }]", "")
+        .send(get("/").field("x-forwarded-for", "203.0.113.7"))
+        .send(get("/").field("x-forwarded-for", "203.0.113.7"))
+        .send(get("/").field("x-forwarded-for", "203.0.113.7"))
+        .shows(["< 200", "< 200", "< 429"]),
+        limit(
+            "local_ratelimit describes requests by headers that match",
+            &format!("{enforced}descriptors: [{{ entries: [{{ key: header_match, value: \"vip\" }}], token_bucket: {{ max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s }} }}]\nalways_consume_default_token_bucket: false"),
+        )
+        .route("rate_limits: [{ actions: [{ header_value_match: { descriptor_value: vip, headers: [{ name: x-m, present_match: true }] } }] }]", "")
+        .send(get("/").field("x-m", "1"))
+        .send(get("/").field("x-m", "1"))
+        .send(get("/").field("x-m", "1"))
+        .shows(["< 200", "< 200", "< 429"]),
+        limit(
+            "local_ratelimit describes requests by the cluster",
+            &format!("{enforced}descriptors: [{{ entries: [{{ key: destination_cluster, value: \"@backend\" }}], token_bucket: {{ max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s }} }}]\nalways_consume_default_token_bucket: false"),
+        )
+        .route("rate_limits: [{ actions: [{ destination_cluster: {} }] }]", "")
+        .send(get("/"))
+        .send(get("/"))
+        .send(get("/"))
+        .shows(["< 200", "< 200", "< 429"]),
+        limit(
+            "local_ratelimit describes requests by a query parameter",
+            &format!("{enforced}descriptors: [{{ entries: [{{ key: q, value: \"1\" }}], token_bucket: {{ max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s }} }}]\nalways_consume_default_token_bucket: false"),
+        )
+        .route("rate_limits: [{ actions: [{ query_parameters: { query_parameter_name: q, descriptor_key: q } }] }]", "")
+        .send(get("/?q=1"))
+        .send(get("/?q=1"))
+        .send(get("/?q=1"))
+        .shows(["< 200", "< 200", "< 429"]),
         limit("local_ratelimit of the route has its own bucket", enforced)
             .routes("
                 - match: { path: /own }

@@ -18,6 +18,7 @@
 )]
 
 mod access_log;
+mod admin;
 mod bootstrap;
 mod case;
 mod filters;
@@ -55,6 +56,7 @@ const THEMES: &[Theme] = &[
     ("network", network::cases),
     ("http2", http2::cases),
     ("access_log", access_log::cases),
+    ("admin", admin::cases),
 ];
 
 #[derive(Default)]

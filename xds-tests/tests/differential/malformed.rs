@@ -186,6 +186,19 @@ fn refused_framing() -> Vec<Case> {
         case("what a chunk has beyond its size is skipped")
             .raw("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n")
             .shows(["< 200", "> body a", "= connection 0: open"]),
+        case("allow_chunked_length takes chunked and drops the length")
+            .hcm("http_protocol_options: { allow_chunked_length: true }")
+            .raw("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+            .shows(["< 200", "> body hi", "> transfer-encoding: chunked"])
+            .lacks(["> content-length*"]),
+        case("stream_error_on_invalid_http_message keeps the connection")
+            .hcm("stream_error_on_invalid_http_message: true")
+            .raw("GET / HTTP/1.1\r\n\r\n")
+            .shows(["< 400", "= connection 0: open"]),
+        case("an absolute URL is 404 where allow_absolute_url is false")
+            .hcm("http_protocol_options: { allow_absolute_url: false }")
+            .raw("GET http://other/x HTTP/1.1\r\nhost: a\r\n\r\n")
+            .shows(["< 404", "log details=absolute_path_rejected"]),
         case("an unknown transfer coding is 501")
             .raw("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n")
             .shows(["< 501", "< body Not Implemented", "log code=501"]),

@@ -209,6 +209,7 @@ impl Side {
         }
         observation::log_lines(&log, case.access_log.is_none(), &mut lines);
         self.stat_lines(case, seat, &proxy, &mut lines).await?;
+        self.page_lines(case, seat, &proxy, &mut lines).await?;
         if let Some(end) = proxy.borrow_mut().obituary() {
             lines.push(end);
         }
@@ -235,6 +236,29 @@ impl Side {
         Ok(lines)
     }
 
+    async fn page_lines(
+        &self,
+        case: &Case,
+        seat: &Seat,
+        proxy: &Rc<RefCell<Proxy>>,
+        lines: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        let admin = proxy.borrow().admin_address();
+        for (path, start) in &case.pages {
+            let start = seat.names.fill(start, &self.folder);
+            let (status, page) = outrigger_xds_tests::proxy::admin_get(admin, path).await?;
+            lines.push(format!("page {path}: {status}"));
+            let mut found: Vec<_> = page
+                .lines()
+                .filter(|line| line.starts_with(&start))
+                .map(steady)
+                .collect();
+            found.sort();
+            lines.extend(found.iter().map(|line| format!("page {line}")));
+        }
+        Ok(())
+    }
+
     async fn stat_lines(
         &self,
         case: &Case,
@@ -258,6 +282,18 @@ impl Side {
         }
         Ok(())
     }
+}
+
+/// A line of an admin page, with `N` in place of what measures time or bytes.
+fn steady(line: &str) -> String {
+    let (name, value) = line.rsplit_once(": ").unwrap_or((line, ""));
+    if value.contains("P0(") || value == "No recorded values" {
+        return format!("{name}: (histogram)");
+    }
+    if ["bytes", "_ms"].iter().any(|word| name.contains(word)) {
+        return format!("{name}{}", digits_aside(&line[name.len()..]));
+    }
+    line.to_owned()
 }
 
 /// `N` in place of every run of digits.

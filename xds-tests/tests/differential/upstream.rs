@@ -155,6 +155,34 @@ fn hosts() -> Vec<Case> {
         .any_order()
         .shows(["< body hello", "< body hello", "< body other", "< body other"]),
         custom(
+            "weights of hosts share the requests",
+            &format!("load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{}, {B}] }}] }}", A.replacen('{', "{ load_balancing_weight: 3, ", 1)),
+        )
+        .get("/")
+        .get("/")
+        .get("/")
+        .get("/")
+        .any_order()
+        .shows(["< body hello", "< body hello", "< body hello", "< body other"]),
+        custom(
+            "LEAST_REQUEST takes the only host",
+            &format!("lb_policy: LEAST_REQUEST\nload_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{A}] }}] }}"),
+        )
+        .get("/")
+        .shows(["< body hello"]),
+        custom(
+            "RANDOM leaves out what is unhealthy",
+            &format!("lb_policy: RANDOM\nload_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{A}, {A_SICK}] }}] }}"),
+        )
+        .get("/")
+        .shows(["< body hello"]),
+        custom(
+            "the cluster type envoy.cluster.dns resolves a name",
+            "cluster_type: { name: envoy.cluster.dns, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster, dns_lookup_family: V4_ONLY } }\nload_assignment: { cluster_name: c, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: localhost, port_value: @port:backend } } } }] }] }",
+        )
+        .get("/")
+        .shows(["< 200", "log host=127.0.0.1:@port:backend"]),
+        custom(
             "locality_weighted_lb_config leaves out localities without weight",
             &format!("load_assignment: {{ cluster_name: c, endpoints: [{{ locality: {{ zone: a }}, load_balancing_weight: 1, lb_endpoints: [{A}] }}, {{ locality: {{ zone: b }}, lb_endpoints: [{B}] }}] }}\ncommon_lb_config: {{ locality_weighted_lb_config: {{}} }}"),
         )
@@ -212,6 +240,20 @@ fn options() -> Vec<Case> {
             .protocol_options("explicit_http_config: { http_protocol_options: { header_key_format: { proper_case_words: {} } } }")
             .send(get("/").field("x-some-name", "1"))
             .shows(["> X-Some-Name: 1", "> Host: example.com"]),
+        case("send_fully_qualified_url sends the whole URL upstream")
+            .protocol_options("explicit_http_config: { http_protocol_options: { send_fully_qualified_url: true } }")
+            .get("/x")
+            .shows(["> connection 1: GET http://example.com/x HTTP/1.1"]),
+        case("max_response_headers_kb of the cluster limits the response")
+            .protocol_options("common_http_protocol_options: { max_response_headers_kb: 1 }\nexplicit_http_config: { http_protocol_options: {} }")
+            .reply(reply(with_fields(ok(""), &format!("x-large: {}", "x".repeat(2000)))))
+            .get("/")
+            .shows(["< 502", "log flags=UPE"]),
+        case("allow_chunked_length of the cluster takes a response with both")
+            .protocol_options("explicit_http_config: { http_protocol_options: { allow_chunked_length: true } }")
+            .reply(crate::case::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"))
+            .get("/")
+            .shows(["< 200", "< body ok"]),
         case("use_downstream_protocol_config follows the client")
             .backend(http1(reply(ok("one"))))
             .protocol_options("use_downstream_protocol_config: { http_protocol_options: {} }")
