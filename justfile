@@ -29,7 +29,8 @@ deny:
 
 # Generates docs/extensions.md; fails when it was not up to date.
 gen:
-    cargo run --quiet -p outrigger-xds-tests --bin gen-docs
+    bash .ci/run build
+    "${CARGO_TARGET_DIR:-target}/debug/gen-docs"
     git diff --exit-code -- docs
 
 # Loads every example with Outrigger and with Envoy.
@@ -38,7 +39,7 @@ examples:
 
 # Starts the quickstart; Ctrl-C ends it.
 quickstart:
-    cargo run -p outrigger-xds-tests --bin quickstart
+    bash .ci/run quickstart
 
 # Reviews changed snapshots (needs cargo-insta).
 snap:
