@@ -24,6 +24,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
+    &crate::http_connection_manager::Factory,
 ];
 
 /// A connection on its way through its filters.

@@ -96,7 +96,7 @@ impl Failure {
     /// What the transport says, as `%UPSTREAM_TRANSPORT_FAILURE_REASON%` prints it.
     pub(super) fn transport_failure(&self) -> Option<&str> {
         match self {
-            Self::Reset(ResetReason::ConnectionFailure(ConnectError::Failed(text))) if !text.is_empty() => Some(text),
+            Self::Reset(ResetReason::ConnectionFailure(ConnectError::Failed(text) | ConnectError::Local(text))) if !text.is_empty() => Some(text),
             _ => None,
         }
     }
@@ -109,6 +109,7 @@ impl Failure {
                 ResetReason::RemoteRefusedStream => "remote refused stream reset",
                 ResetReason::ConnectionFailure(ConnectError::Timeout) => "connection timeout",
                 ResetReason::ConnectionFailure(ConnectError::Failed(_)) => "remote connection failure",
+                ResetReason::ConnectionFailure(ConnectError::Local(_)) => "local connection failure",
                 ResetReason::ConnectionTermination => "connection termination",
                 ResetReason::Overflow => "overflow",
                 ResetReason::ProtocolError(_) => "protocol error",
