@@ -17,6 +17,7 @@ use super::predicate::Predicate;
 use super::socket::SocketSettings;
 use super::socket_options::{Keepalive, SocketOption};
 use super::stats::ListenerStats;
+use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::listener_filters::{FACTORIES, ListenerFilterConfig, ListenerFilterFactory};
 use crate::net::Address;
@@ -56,6 +57,10 @@ pub struct Listener {
     pub exact_balance: bool,
     /// Connections do not count among all of the process.
     pub ignore_global_conn_limit: bool,
+    /// Overload actions do not concern its connections.
+    pub bypass_overload_manager: bool,
+    /// Written when a connection ends.
+    pub access_logs: Vec<AccessLog>,
     /// Draining does not concern connections, except when the listener changes.
     pub drain_on_modify_only: bool,
     /// `envoy.resource_limits.listener.<name>.connection_limit`.
@@ -137,7 +142,6 @@ impl Listener {
             ),
             path.unsupported_if_set("udp_listener_config", udp_listener_config),
             path.unsupported_if_set("api_listener", api_listener),
-            path.unsupported_if_set("access_log", access_log),
             path.unsupported_if_set("internal_listener", listener_specifier),
         ];
         let addresses = addresses_from(address, additional_addresses, path);
@@ -148,6 +152,9 @@ impl Listener {
         let listener_filters =
             listener_filters_from(listener_filters, uses_proxy_protocol, &cx, path);
         let chains = chains_from(filter_chains, default_filter_chain, &cx, path);
+        let access_logs = path.each("access_log", access_log, |log, path| {
+            AccessLog::from_proto(log, &cx, path)
+        });
         let timeout = path.duration("listener_filters_timeout", listener_filters_timeout);
         let drain_type = path.enumeration::<DrainType>("drain_type", drain_type);
         let direction = path.enumeration::<DirectionProto>("traffic_direction", traffic_direction);
@@ -224,8 +231,9 @@ impl Listener {
                 .and_then(|max| usize::try_from(max).ok())
                 .unwrap_or(usize::MAX),
             exact_balance: balance?.unwrap_or(false),
-            // A listener that passes the overload manager by is not counted there either.
-            ignore_global_conn_limit: ignore_global_conn_limit || bypass_overload_manager,
+            ignore_global_conn_limit,
+            bypass_overload_manager,
+            access_logs: access_logs?,
             drain_on_modify_only: drain_type? == DrainType::ModifyOnly,
             open_connections: AtomicU64::new(0),
         })

@@ -10,10 +10,11 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::handler::{ActiveListener, OpenGuard};
+use crate::formatter::FormatData;
 use crate::listener_filters::ListenerFilterStatus;
 use crate::net::Io;
 use crate::network_filters::{Connection, NetworkFilter, NetworkStatus};
-use crate::stream_info::ConnectionInfo;
+use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 
 /// Starts the work on a connection. Without listener filters that is its network filters at once.
 pub(super) fn start(guard: OpenGuard, io: Io, info: ConnectionInfo) {
@@ -38,8 +39,7 @@ async fn inspect_and_establish(
     if may_hand_off && restored && guard.listener.config.use_original_dst {
         let other = guard.listener.handler.find_by_address(&info.local_address);
         if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, &guard.listener)) {
-            let guard = OpenGuard::new(other);
-            let handed_off = inspect_and_establish(guard, io, info, false);
+            let handed_off = inspect_and_establish(guard.hand_off(other), io, info, false);
             return Box::pin(handed_off).await;
         }
     }
@@ -84,6 +84,7 @@ async fn inspect(
         }
         Err(Ended::Closed(reason)) => debug!(reason, "A listener filter closed a connection."),
     }
+    log(&listener, Rc::new(info), |_| {});
     None
 }
 
@@ -157,6 +158,10 @@ async fn establish(guard: OpenGuard, io: Io, mut info: ConnectionInfo) {
     let Some(chain) = chain.and_then(|chain| listener.chains.get(chain)) else {
         config.stats.no_filter_chain_match().inc();
         debug!(listener = %config.identity.name, "No filter chain matches a connection.");
+        log(&listener, Rc::new(info), |info| {
+            info.response_flags.set(ResponseFlag::NoRouteFound);
+            info.details("filter_chain_not_found");
+        });
         return;
     };
     info.filter_chain_name = chain.name.clone();
@@ -255,7 +260,29 @@ impl Drop for ActiveGuard {
         stats
             .downstream_cx_length_ms()
             .record(u64::try_from(length).unwrap_or(u64::MAX));
+        log(listener, self.info.clone(), |_| {});
     }
+}
+
+/// Writes the access logs of the listener.
+fn log(listener: &ActiveListener, connection: Rc<ConnectionInfo>, add: impl FnOnce(&mut StreamInfo)) {
+    if listener.access_logs.is_empty() {
+        return;
+    }
+    let start = connection.start;
+    let mut info = StreamInfo::new(connection, 0, None);
+    info.start_time -= start.elapsed();
+    info.start = start;
+    add(&mut info);
+    listener.access_logs.log(&FormatData {
+        info: &info,
+        request: None,
+        response: None,
+        request_trailers: None,
+        response_trailers: None,
+        local_reply_body: b"",
+        log_type: "NotSet",
+    });
 }
 
 /// How much room a read for listener filters gets at a time.

@@ -19,7 +19,9 @@ use super::connection;
 use super::drain::{Latch, ListenerDrain};
 use super::filter_chain::WorkerFilterChain;
 use super::stats::WorkerListenerStats;
+use crate::access_loggers::AccessLogs;
 use crate::net::{Address, Io};
+use crate::overload::ConnectionGuard;
 use crate::server::{Worker, WorkerMessage, WorkerSender};
 use crate::stream_info::{ConnectionInfo, TrafficDirection};
 
@@ -43,6 +45,7 @@ pub(super) struct ActiveListener {
     pub(super) drain: Rc<ListenerDrain>,
     pub(super) handler: Rc<ConnectionHandler>,
     pub(super) worker: Rc<Worker>,
+    pub(super) access_logs: AccessLogs,
     id: u64,
     bound: Vec<Address>,
     drain_began: Rc<Latch>,
@@ -68,10 +71,17 @@ pub struct NewListener {
 
 /// A connection that was accepted, before anything is known about it.
 #[derive(Debug)]
-pub enum AcceptedSocket {
-    /// TCP, with the address of the peer.
+pub struct Accepted {
+    socket: AcceptedSocket,
+    local: Address,
+    /// Its place among all connections of the process.
+    global: Option<ConnectionGuard>,
+}
+
+#[derive(Debug)]
+enum AcceptedSocket {
+    /// With the address of the peer.
     Tcp(std::net::TcpStream, SocketAddr),
-    /// UNIX.
     Unix(std::os::unix::net::UnixStream),
 }
 
@@ -117,6 +127,7 @@ impl ConnectionHandler {
             )),
             handler: self.clone(),
             worker: self.worker.clone(),
+            access_logs: AccessLogs::on_worker(&config.access_logs, &self.worker),
             id,
             bound: addresses,
             drain_began,
@@ -135,13 +146,9 @@ impl ConnectionHandler {
     }
 
     /// Takes a connection that another worker accepted for this one.
-    pub fn take_connection(&self, listener: u64, socket: AcceptedSocket, local: Address) {
-        let found = self.find(|active| active.id == listener);
-        if let Some(listener) = found {
-            match socket.into_accepted() {
-                Ok((io, remote)) => listener.start(io, remote, local),
-                Err(error) => warn!(%error, "A connection could not be taken from another worker."),
-            }
+    pub fn take_connection(&self, listener: u64, accepted: Accepted) {
+        if let Some(listener) = self.find(|active| active.id == listener) {
+            listener.start(accepted);
         }
     }
 
@@ -215,54 +222,92 @@ impl ConnectionHandler {
 impl ActiveListener {
     /// A connection was accepted here: decides whether, and on which worker, it goes on.
     fn on_accept(self: &Rc<Self>, socket: AcceptedSocket, bound: &Address) {
-        let listener = &*self.config;
-        let open = listener.open_connections.load(Relaxed);
-        if open >= listener.connection_limit.get() {
-            listener.stats.downstream_cx_overflow().inc();
-            return;
-        }
+        let Some(global) = self.admit() else { return };
+        let transparent = self.config.sockets.transparent == Some(true);
         let local = match (&socket, bound) {
             (AcceptedSocket::Tcp(stream, _), Address::Ip(address))
-                if address.ip().is_unspecified() || listener.sockets.transparent == Some(true) =>
+                if address.ip().is_unspecified() || transparent =>
             {
                 stream.local_addr().map_or_else(|_| bound.clone(), Address::Ip)
             }
             _ => bound.clone(),
         };
-        let Some(target) = self.balance.as_deref().map(|balance| least_loaded(balance)) else {
-            return self.start_socket(socket, local);
+        let accepted = Accepted {
+            socket,
+            local,
+            global,
         };
+        let target = self.balance.as_deref().map_or(self.worker.index, least_loaded);
         match self.handler.peers.get(target) {
             Some(peer) if target != self.worker.index => {
                 let message = WorkerMessage::Connection {
                     listener: self.id,
-                    socket,
-                    local,
+                    accepted,
                 };
                 // A worker whose queue is full has enough to do already.
                 if let Err(error) = peer.try_send(message)
-                    && let WorkerMessage::Connection { socket, local, .. } = error.into_inner()
+                    && let WorkerMessage::Connection { accepted, .. } = error.into_inner()
                 {
-                    self.start_socket(socket, local);
+                    self.start(accepted);
                 }
             }
-            _ => self.start_socket(socket, local),
+            _ => self.start(accepted),
         }
     }
 
-    fn start_socket(self: &Rc<Self>, socket: AcceptedSocket, local: Address) {
-        match socket.into_accepted() {
-            Ok((io, remote)) => self.start(io, remote, local),
-            Err(error) => warn!(%error, "An accepted socket could not be registered."),
+    /// Whether a limit closes a new connection at once. Some: it goes on, with its place in the global count if it has one.
+    #[allow(clippy::option_option, reason = "no place is needed where the global count does not matter")]
+    fn admit(&self) -> Option<Option<ConnectionGuard>> {
+        let listener = &*self.config;
+        let overload = &self.worker.server.overload;
+        let global = if listener.ignore_global_conn_limit {
+            None
+        } else {
+            let place = overload.connections.try_acquire();
+            if place.is_none() {
+                listener.stats.downstream_global_cx_overflow().inc();
+                return None;
+            }
+            place
+        };
+        if !listener.bypass_overload_manager
+            && overload.reject_incoming_connections(self.worker.random.next())
+        {
+            listener.stats.downstream_cx_overload_reject().inc();
+            return None;
+        }
+        if listener.open_connections.load(Relaxed) >= listener.connection_limit.get() {
+            listener.stats.downstream_cx_overflow().inc();
+            return None;
+        }
+        Some(global)
+    }
+
+    fn start(self: &Rc<Self>, accepted: Accepted) {
+        let Accepted {
+            socket,
+            local,
+            global,
+        } = accepted;
+        match socket.into_io() {
+            Ok((io, remote)) => {
+                let remote = remote.map_or_else(|| local.clone(), Address::Ip);
+                let mut info = ConnectionInfo::between(remote, local);
+                info.id = self.handler.next_connection_id();
+                info.listener = self.config.identity.clone();
+                connection::start(OpenGuard::new(self.clone(), global), io, info);
+            }
+            Err(error) => warn!(%error, "An accepted socket cannot be registered."),
         }
     }
 
-    fn start(self: &Rc<Self>, io: Io, remote: Option<SocketAddr>, local: Address) {
-        let remote = remote.map_or_else(|| local.clone(), Address::Ip);
-        let mut info = ConnectionInfo::between(remote, local);
-        info.id = self.handler.next_connection_id();
-        info.listener = self.config.identity.clone();
-        connection::start(OpenGuard::new(self.clone()), io, info);
+    /// Waits while the overload manager wants connections to stay in the backlog.
+    async fn until_accepting(&self) {
+        while !self.config.bypass_overload_manager
+            && self.worker.server.overload.stop_accepting_connections()
+        {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
     }
 }
 
@@ -277,17 +322,23 @@ fn least_loaded(balance: &[AtomicUsize]) -> usize {
 /// Counts a connection among those of its listener and of its worker.
 pub(super) struct OpenGuard {
     pub(super) listener: Rc<ActiveListener>,
+    global: Option<ConnectionGuard>,
 }
 
 impl OpenGuard {
-    pub(super) fn new(listener: Rc<ActiveListener>) -> Self {
+    fn new(listener: Rc<ActiveListener>, global: Option<ConnectionGuard>) -> Self {
         listener.config.open_connections.fetch_add(1, Relaxed);
         if let Some(count) = listener.own_balance() {
             count.fetch_add(1, Relaxed);
         }
         let handler = &listener.handler;
         handler.connections.set(handler.connections.get() + 1);
-        Self { listener }
+        Self { listener, global }
+    }
+
+    /// The same connection, as one of another listener.
+    pub(super) fn hand_off(mut self, to: Rc<ActiveListener>) -> Self {
+        Self::new(to, self.global.take())
     }
 }
 
@@ -338,7 +389,7 @@ impl AcceptSocket {
 }
 
 impl AcceptedSocket {
-    fn into_accepted(self) -> io::Result<(Io, Option<SocketAddr>)> {
+    fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
         match self {
             Self::Tcp(stream, remote) => {
                 stream.set_nodelay(true)?;
@@ -356,7 +407,10 @@ async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Addre
         let first = tokio::select! {
             biased;
             () = stop.wait() => break,
-            accepted = poll_fn(|cx| socket.poll_accept(cx)) => accepted,
+            accepted = async {
+                listener.until_accepting().await;
+                poll_fn(|cx| socket.poll_accept(cx)).await
+            } => accepted,
         };
         let first_failed = first.is_err();
         let mut count = u64::from(handle(&listener, first, &bound));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::access_loggers::AccessLogManager;
 use crate::overload::OverloadState;
+use crate::access_loggers::AccessLogManager;
 use crate::runtime::Runtime;
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;
@@ -18,10 +18,10 @@ pub struct ServerContext {
     pub runtime: Runtime,
     /// Numbers for cluster names, so that a route needs no look-up by name.
     pub cluster_names: ClusterNames,
-    /// The files that access logs are written to.
-    pub access_logs: AccessLogManager,
     /// What the overload manager asks of the data path.
     pub overload: Arc<OverloadState>,
+    /// The files that access logs are written to.
+    pub access_logs: AccessLogManager,
     /// Who this proxy is.
     pub local_info: LocalInfo,
     /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.

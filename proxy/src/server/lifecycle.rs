@@ -1,6 +1,7 @@
 //! The life of the process: from flags to exit.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::fs;
 use std::future::poll_fn;
 use std::io::Write;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use outrigger_proto::pb::envoy::admin::v3::server_info::State;
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
+use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrigger_proto::yaml::{Format, Source, UnknownFields, load_bootstrap};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -21,11 +23,13 @@ use super::cli::{Cli, DrainStrategy, Mode};
 use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
-use super::{Bootstrap, ServerContext, WorkerMessage, WorkerSender};
+use super::{Bootstrap, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender};
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
-use crate::upstream::ClusterTable;
+use crate::overload::{Heap, Jemalloc, OverloadManager};
+use crate::upstream::{ClusterManager, HickoryResolver};
+use crate::upstream::cluster::ClusterConfig;
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
@@ -67,7 +71,10 @@ pub struct Server {
     pub(super) state: Cell<State>,
     pub(super) events: mpsc::Sender<ServerEvent>,
     received: RefCell<mpsc::Receiver<ServerEvent>>,
-    clusters: Arc<ClusterTable>,
+    pub(super) clusters: Rc<ClusterManager>,
+    pub(super) cluster_protos: Vec<Cluster>,
+    overload: RefCell<Option<OverloadManager>>,
+    stats: ServerStats,
     workers: RefCell<Vec<WorkerSender>>,
     /// Closed when the last worker has ended.
     ended: RefCell<mpsc::Receiver<()>>,
@@ -106,9 +113,20 @@ impl Server {
             context.runtime.set_layer(name, values);
         }
         let report = ConfigReport::new();
+        let cluster_protos = std::mem::take(&mut bootstrap.clusters);
+        let clusters = convert_clusters(&context, workers, &cluster_protos, &report);
         let listeners = convert_listeners(&context, workers, &mut bootstrap, &report);
+        let overload = convert_overload(&context, &mut bootstrap, &report);
+        check_cluster_manager(&mut bootstrap, &cluster_protos, &report);
         if !report.is_empty() {
             return Err(with_config(&cli, &report));
+        }
+        let interval = Duration::from_millis(cli.file_flush_interval_msec.into());
+        let min_size = u64::from(cli.file_flush_min_size_kb) << 10;
+        context.access_logs.set_flush(interval, min_size);
+        let stats = ServerStats::new(&context.stats, workers);
+        if let Some(version) = bootstrap.stats_server_version {
+            stats.group.version().set(version);
         }
         // Few things are asked at a time; who asks for more is not waited for.
         let (events, received) = mpsc::channel(16);
@@ -124,7 +142,10 @@ impl Server {
             state: Cell::new(State::PreInitializing),
             events,
             received: RefCell::new(received),
-            clusters: Arc::default(),
+            stats,
+            clusters,
+            cluster_protos,
+            overload: RefCell::new(overload),
             workers: RefCell::default(),
             ended: RefCell::new(ended),
             alive: RefCell::new(Some(alive)),
@@ -140,8 +161,17 @@ impl Server {
             info!("Initialized.");
             return Ok(());
         }
+        self.run_beside();
+        // Until then only signals are listened to.
+        tokio::select! {
+            () = self.clusters.warmed() => {}
+            _ = signals.end() => return Ok(()),
+        }
         self.start_workers().map_err(|error| vec![error])?;
         self.state.set(State::Live);
+        let took = u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.stats.group.initialization_time_ms().record(took);
+        self.update_stats();
         info!("All clusters and listeners are ready.");
         match self.wait(&mut signals).await {
             Stop::Quit => {}
@@ -149,6 +179,40 @@ impl Server {
         }
         self.exit().await;
         Ok(())
+    }
+
+    /// What main does beside listening to signals.
+    fn run_beside(self: &Rc<Self>) {
+        if let Some(overload) = self.overload.take() {
+            tokio::task::spawn_local(overload.run(Jemalloc));
+        }
+        let server = self.clone();
+        tokio::task::spawn_local(async move {
+            // Where stats are flushed on request only, the figures of the process still change.
+            let interval = server.bootstrap.stats_flush_interval;
+            let interval = interval.unwrap_or(Duration::from_secs(5));
+            loop {
+                server.update_stats();
+                server.context.stats.flush();
+                tokio::time::sleep(interval).await;
+            }
+        });
+    }
+
+    /// Brings the stats of the process up to date.
+    pub(super) fn update_stats(&self) {
+        let live = !self.context.health_check_failed.load(Relaxed);
+        let state = match (self.state.get(), live) {
+            (State::Live, false) => State::Draining,
+            (state, _) => state,
+        };
+        self.stats.update(ServerFigures {
+            uptime: self.started_at.elapsed().as_secs(),
+            connections: self.context.overload.connections.active(),
+            state: u64::from((state as i32).unsigned_abs()),
+            live,
+            heap: Jemalloc.usage(),
+        });
     }
 
     fn start_workers(&self) -> Result<(), String> {
@@ -161,7 +225,7 @@ impl Server {
             let setup = WorkerSetup {
                 index,
                 server: self.context.clone(),
-                clusters: self.clusters.clone(),
+                clusters: self.clusters.table().clone(),
                 peers: peers.clone(),
                 messages,
                 seed: rand::random(),
@@ -260,6 +324,7 @@ impl Server {
         self.broadcast(|| WorkerMessage::Exit).await;
         // A worker that does not answer within a second is ended with the process.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.workers_ended()).await;
+        self.context.access_logs.flush();
     }
 
     async fn broadcast(&self, message: impl Fn() -> WorkerMessage) {
@@ -276,6 +341,7 @@ impl Server {
     }
 
     pub(super) fn reopen_log_files(&self) {
+        self.context.access_logs.reopen();
         if let Err(error) = self.log.reopen() {
             warn!(%error, "The log file cannot be opened again.");
         }
@@ -365,6 +431,69 @@ fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
         LogPattern::parse(pattern.unwrap_or(DEFAULT_PATTERN), cli.log_format_escaped),
         cli.log_path.as_deref(),
     )
+}
+
+/// Converts all clusters. What is wrong with them is in the report.
+fn convert_clusters(
+    context: &Arc<ServerContext>,
+    workers: usize,
+    protos: &[Cluster],
+    report: &ConfigReport,
+) -> Rc<ClusterManager> {
+    let manager = ClusterManager::new(context.clone(), workers, Rc::new(HickoryResolver::default()));
+    let mut names = HashSet::new();
+    let configs: Vec<ClusterConfig> = protos
+        .iter()
+        .filter_map(|proto| {
+            let resource = format!("cluster \"{}\"", proto.name);
+            let path = ConfigPath::root(report, &resource);
+            if !names.insert(proto.name.clone()) {
+                path.field("name").reject("is the name of an earlier cluster already");
+                return None;
+            }
+            ClusterConfig::from_proto(proto.clone(), &path).ok()
+        })
+        .collect();
+    if report.is_empty() {
+        manager.add(configs);
+    }
+    manager
+}
+
+fn convert_overload(
+    context: &Arc<ServerContext>,
+    bootstrap: &mut Bootstrap,
+    report: &ConfigReport,
+) -> Option<OverloadManager> {
+    let proto = bootstrap.overload_manager.take()?;
+    let root = ConfigPath::root(report, "bootstrap");
+    OverloadManager::from_proto(proto, context, &root.field("overload_manager")).ok()
+}
+
+/// What the bootstrap says of the cluster manager as a whole.
+fn check_cluster_manager(bootstrap: &mut Bootstrap, clusters: &[Cluster], report: &ConfigReport) {
+    let Some(proto) = bootstrap.cluster_manager.take() else {
+        return;
+    };
+    let pb::ClusterManager {
+        local_cluster_name,
+        outlier_detection,
+        upstream_bind_config,
+        load_stats_config,
+        // Harmless: what a worker needs of a cluster is made when first used in any case.
+        enable_deferred_cluster_creation: _,
+    } = proto;
+    let root = ConfigPath::root(report, "bootstrap");
+    let path = root.field("cluster_manager");
+    // Each reports what it refuses.
+    let _ = path.unsupported_if_set("outlier_detection", outlier_detection);
+    let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
+    let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
+    let known = clusters.iter().any(|cluster| cluster.name == local_cluster_name);
+    if !local_cluster_name.is_empty() && !known {
+        path.field("local_cluster_name")
+            .reject(format!("\"{local_cluster_name}\" is not the name of a static cluster"));
+    }
 }
 
 /// Converts all listeners. What is wrong with them is in the report.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::listener::{AcceptedSocket, NewListener};
-use crate::net::Address;
+use crate::listener::{Accepted, NewListener};
 
 /// A message to a worker.
 #[derive(Debug)]
@@ -17,9 +16,7 @@ pub enum WorkerMessage {
         /// The number of its listener.
         listener: u64,
         /// The connection.
-        socket: AcceptedSocket,
-        /// The address that it came to.
-        local: Address,
+        accepted: Accepted,
     },
     /// Connections end as soon as their streams allow.
     Drain {

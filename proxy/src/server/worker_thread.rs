@@ -100,11 +100,9 @@ fn handle(handler: &Rc<ConnectionHandler>, message: WorkerMessage) {
                 }
             }
         }
-        WorkerMessage::Connection {
-            listener,
-            socket,
-            local,
-        } => handler.take_connection(listener, socket, local),
+        WorkerMessage::Connection { listener, accepted } => {
+            handler.take_connection(listener, accepted);
+        }
         WorkerMessage::Drain {
             inbound_only,
             gradually,
