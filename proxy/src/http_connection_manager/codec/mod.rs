@@ -2,6 +2,7 @@
 
 pub mod h1;
 pub mod h2;
+pub(crate) mod inline;
 
 use std::borrow::Cow;
 use std::task::{Context, Poll};
