@@ -1,6 +1,6 @@
 //! A tree to the encoded message that it describes.
 
-use super::node::{Document, Entry, Node, NodeId, Value};
+use super::node::{Document, Entry, Node, NodeId, Value, first_repeated};
 use super::put::{put_default, put_int, put_nonzero, put_scalar};
 use super::{ErrorKind, LoadError, UnknownFields, scalar};
 use crate::schema::{Enum, Field, Kind, Message, WellKnown};
@@ -186,6 +186,7 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 );
             }
         };
+        self.refuse_repeated(entries);
         let (Some(key_field), Some(value_field)) =
             (entry.field_by_number(1), entry.field_by_number(2))
         else {
@@ -233,7 +234,7 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
         let number = match &node.value {
             Value::Text(text) => match kind.value_by_name(text) {
                 Some(value) => Ok(i128::from(value.number())),
-                None => scalar::integer(text, i32::MIN.into(), i32::MAX.into())
+                None => scalar::integer(text.trim_ascii(), i32::MIN.into(), i32::MAX.into())
                     .map_err(|_| (ErrorKind::UnknownField, text.to_string())),
             },
             Value::Number(text) => scalar::integer(text, i32::MIN.into(), i32::MAX.into())
@@ -335,6 +336,7 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 );
             }
         };
+        self.refuse_repeated(entries);
         for entry in entries {
             self.path.push(Step::Key(&entry.key));
             let start = wire::begin_field(out, 1);
@@ -394,6 +396,15 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 put_nonzero(out, 2, i64::from(nanos).cast_unsigned());
             }
             Err(reason) => self.fail(line, ErrorKind::Type, reason),
+        }
+    }
+
+    /// Keys of a map have to differ. (Of two equal fields of a message the later one is merged into the earlier one, and
+    /// YAML has dropped all equal keys but the last before this.)
+    fn refuse_repeated(&mut self, entries: &[Entry<'_>]) {
+        if let Some(entry) = first_repeated(entries) {
+            let reason = format!("the key {:?} is there twice", entry.key);
+            self.fail(entry.line, ErrorKind::Type, reason);
         }
     }
 

@@ -4,6 +4,10 @@
 //! lowerCamelCase side by side, enum values by name in any case or by number, numbers and booleans in quotes, one
 //! element for a list of one, and `null` for "not set". Every error of a text is reported, each with file, line and
 //! path, except after a syntax error.
+//!
+//! Deviations: Envoy's YAML parser takes three things that YAML does not allow: a comment right after a closing quote
+//! (`"a"#b`), lines of a quoted scalar that are indented less than the scalar, and a stray `%` where a directive may be.
+//! They are syntax errors here. `google.protobuf.FieldMask`, which no configuration uses, is not known.
 
 mod encode;
 mod locate;

@@ -364,3 +364,37 @@ fn errors_have_a_limit_too() {
     let text = format!("client_features: [{}]", "1, ".repeat(5_000));
     assert_eq!(read::<Node>(&text).expect_err("all wrong").len(), 1_000);
 }
+
+#[test]
+fn equal_keys_are_merged_in_json_messages_and_refused_in_maps() {
+    let json = |text| Source {
+        name: "envoy.json",
+        format: Format::Json,
+        bytes: text,
+    };
+    let node: Node = load(
+        &[json(
+            br#"{"id": "a", "id": "b", "locality": {"zone": "x"}, "locality": {"region": "y"}}"#,
+        )],
+        UnknownFields::Refuse,
+    )
+    .expect("valid");
+    let locality = node.locality.expect("given");
+    assert_eq!(
+        (
+            node.id.as_str(),
+            locality.zone.as_str(),
+            locality.region.as_str()
+        ),
+        ("b", "x", "y")
+    );
+    let twice = load::<Node>(
+        &[json(br#"{"metadata": {"a": 1, "a": 2}}"#)],
+        UnknownFields::Refuse,
+    )
+    .expect_err("twice");
+    assert_eq!(
+        twice[0].to_string(),
+        "envoy.json:1: metadata: the key \"a\" is there twice"
+    );
+}
