@@ -87,6 +87,17 @@ impl Proxy {
         self.admin
     }
 
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> Result<u64, Error> {
+        let id = self.child.id().ok_or("the process has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
     /// Sends a signal, by its name without `SIG`.
     pub fn signal(&self, name: &str) -> Result<(), Error> {
         let id = self.child.id().ok_or("the process has ended")?;

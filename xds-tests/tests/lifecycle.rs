@@ -1,77 +1,24 @@
 //! How a proxy starts, drains and ends. What Envoy does too is asked of both.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use std::future::Future;
+mod common;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use outrigger_xds_tests::backend::{Act, Backend, Kind, Response, Script};
+use outrigger_xds_tests::backend::{Act, Kind, Response, Script};
 use outrigger_xds_tests::binaries;
 use outrigger_xds_tests::client::{self, Protocol, Request, Step, Transcript};
-use outrigger_xds_tests::proxy::{Proxy, admin_get};
-use tokio::task::{LocalSet, spawn_local};
+use outrigger_xds_tests::proxy::admin_get;
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Runs a story on a runtime of its own.
-fn tell(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        timeout(Duration::from_secs(60), story).await.unwrap()
-    });
-}
-
-fn both() -> [PathBuf; 2] {
-    [binaries::envoy().unwrap(), binaries::outrigger().unwrap()]
-}
-
-/// A bootstrap with a listener, and a cluster with the backend on this port.
-fn bootstrap(port: u16, log: &Path) -> String {
-    let log = log.display();
-    format!(
-        r#"
-admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
-static_resources:
-  listeners:
-  - name: ingress
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: ingress
-          access_log:
-          - name: file
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
-              path: {log}
-              log_format: {{ text_format_source: {{ inline_string: "%REQ(:path)%\n" }} }}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes: [{{ match: {{ prefix: / }}, route: {{ cluster: backend }} }}]
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-  clusters:
-  - name: backend
-    load_assignment:
-      cluster_name: backend
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}
-"#
-    )
-}
+use crate::common::{Running, both, tell};
 
 /// A backend that answers after this time.
-async fn slow(ms: u64) -> Backend {
+fn slow(ms: u64) -> Kind {
     let response = Response {
         status: 200,
         fields: vec![],
@@ -80,33 +27,17 @@ async fn slow(ms: u64) -> Backend {
         chunked: false,
     };
     let acts = vec![Act::Wait(Duration::from_millis(ms)), Act::Respond(response)];
-    Backend::start(Kind::Http1(vec![Script { early: false, acts }]))
-        .await
-        .unwrap()
-}
-
-struct Running {
-    proxy: Proxy,
-    address: SocketAddr,
-    folder: PathBuf,
-    _backend: Backend,
+    Kind::Http1(vec![Script { early: false, acts }])
 }
 
 async fn start(binary: &Path, story: &str, backend_ms: u64, flags: &[&str]) -> Running {
-    let side = binary.file_name().unwrap().to_string_lossy().into_owned();
-    let folder = binaries::scratch(&format!("lifecycle-{story}-{side}")).unwrap();
-    let backend = slow(backend_ms).await;
-    let yaml = bootstrap(backend.address().port(), &folder.join("access.log"));
-    let proxy = Proxy::start_with(binary, &yaml, &folder, flags)
-        .await
-        .unwrap();
-    let address = proxy.listener("ingress").unwrap();
-    Running {
-        proxy,
-        address,
-        folder,
-        _backend: backend,
-    }
+    Running::start(
+        binary,
+        &format!("lifecycle-{story}"),
+        slow(backend_ms),
+        flags,
+    )
+    .await
 }
 
 fn get(path: &str) -> Step {
@@ -187,10 +118,10 @@ fn sigusr1_opens_the_access_log_again() {
     tell(async {
         for binary in both() {
             let running = start(&binary, "reopen", 0, &[]).await;
-            let log = running.folder.join("access.log");
+            let log = running.log.clone();
             send(running.address, Protocol::Http1, "/before").await;
-            wait_for(&log, "/before").await;
-            std::fs::rename(&log, running.folder.join("access.log.1")).unwrap();
+            running.logs("/before").await;
+            std::fs::rename(&log, log.with_extension("1")).unwrap();
             running.proxy.signal("USR1").unwrap();
             // The line that makes the proxy open the file again may still go to the old one.
             let deadline = Instant::now() + Duration::from_secs(5);
@@ -200,23 +131,9 @@ fn sigusr1_opens_the_access_log_again() {
                 send(running.address, Protocol::Http1, "/after").await;
                 sleep(Duration::from_millis(100)).await;
             }
-            wait_for(&log, "/after").await;
+            running.logs("/after").await;
         }
     });
-}
-
-async fn wait_for(log: &Path, line: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let read = || std::fs::read_to_string(log).unwrap_or_default();
-    while !read().contains(line) {
-        assert!(
-            Instant::now() < deadline,
-            "{} lacks {line}: {}",
-            log.display(),
-            read()
-        );
-        sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[test]
