@@ -29,6 +29,16 @@ impl Proxy {
     /// Starts `binary` on `bootstrap`, and waits until it is ready. The bootstrap must have an admin address
     /// (port 0 will do). Configuration and output are left in `folder`.
     pub async fn start(binary: &Path, bootstrap: &str, folder: &Path) -> Result<Self, Error> {
+        Self::start_with(binary, bootstrap, folder, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn start_with(
+        binary: &Path,
+        bootstrap: &str,
+        folder: &Path,
+        flags: &[&str],
+    ) -> Result<Self, Error> {
         std::fs::create_dir_all(folder)?;
         let config = folder.join("envoy.yaml");
         let admin_path = folder.join("admin-address");
@@ -48,6 +58,7 @@ impl Proxy {
                 "--disable-hot-restart",
             ])
             .args(["--file-flush-interval-msec", "50", "-l", "warning"])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(sink.try_clone()?)
             .stderr(sink)
@@ -76,9 +87,29 @@ impl Proxy {
         self.admin
     }
 
-    /// The process, for signals.
-    pub fn id(&self) -> Option<u32> {
-        self.child.id()
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> Result<u64, Error> {
+        let id = self.child.id().ok_or("the process has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    pub fn signal(&self, name: &str) -> Result<(), Error> {
+        let id = self.child.id().ok_or("the process has ended")?;
+        let status = std::process::Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(id.to_string())
+            .status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("kill -{name} {id}: {status}").into())
+        }
     }
 
     /// What it said last, when the process has ended.

@@ -208,6 +208,14 @@ fn refused_framing() -> Vec<Case> {
             .step(Step::ReadToEnd)
             .logs(1)
             .shows(["= connection 0: closed", "log code=0", "log flags=DC", "log details=downstream_remote_disconnect"]),
+        case("a client that ends its side after its request gets no answer")
+            .reply(late(300, "late"))
+            .bytes("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .step(Step::HalfClose)
+            .step(Step::ReadToEnd)
+            .logs(1)
+            .shows(["= connection 0: closed", "log flags=DC", "log code=0"])
+            .lacks(["< *"]),
         case("a client that closes inside the body is logged with DC")
             .bytes("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nab")
             .wait(150)
