@@ -172,6 +172,7 @@ impl Hcm {
 
     /// Completes the head of every final response.
     pub(super) fn set_server_and_date(&self, head: &mut ResponseHead) {
+        with_http_date(SystemTime::now(), |date| head.fields.set(Known::Date, date));
         let server = &self.config.server;
         match server.transformation {
             ServerHeaderTransformation::Overwrite => head.fields.set(Known::Server, server.name.as_bytes()),
@@ -180,7 +181,6 @@ impl Hcm {
             }
             ServerHeaderTransformation::AppendIfAbsent | ServerHeaderTransformation::PassThrough => {}
         }
-        with_http_date(SystemTime::now(), |date| head.fields.set(Known::Date, date));
     }
 
     /// Counts and logs a stream that has ended.

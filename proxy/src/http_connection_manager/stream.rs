@@ -194,6 +194,8 @@ impl<S: ServerStream> Stream<S> {
             if progress {
                 continue;
             }
+            // Sends what has been queued since the response half was last asked, such as a 1xx.
+            let _ = self.codec.poll_ready(cx);
             return self.poll_deadlines(cx, timer);
         }
         // Others on this worker have waited long enough.

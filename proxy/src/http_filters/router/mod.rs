@@ -267,6 +267,8 @@ impl Router {
                 }
             }
             let Some(stream) = attempt.stream() else { return Poll::Pending };
+            // Sends what has been queued; whether the queue is short again is asked before more is put into it.
+            let _ = stream.poll_ready(cx);
             let Poll::Ready(event) = stream.poll_event(cx) else { return Poll::Pending };
             let now = Instant::now();
             attempt.received(now, env.info);
