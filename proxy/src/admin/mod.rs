@@ -34,6 +34,7 @@ use std::rc::Rc;
 
 use crate::matchers::StringMatcher;
 
+use paths::Run;
 use query::Query;
 
 /// The admin pages of this process.
@@ -65,6 +66,13 @@ struct Response {
     quits: bool,
 }
 
+/// How a path answers.
+enum Answer {
+    Ready(Response),
+    /// Too much work for the main thread, which has other things to do.
+    Work(Box<dyn FnOnce() -> Response + Send>),
+}
+
 const TEXT: &str = "text/plain; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";
 const JSON: &str = "application/json";
@@ -86,25 +94,27 @@ impl Admin {
         self
     }
 
-    fn answer(&self, request: &Request<'_>) -> Response {
+    fn answer(&self, request: &Request<'_>) -> Answer {
         let path = request.target.split('?').next().unwrap_or_default();
         let allowed = |m: &StringMatcher| m.matches(request.target.as_bytes());
         if !self.allow_paths.is_empty() && !self.allow_paths.iter().any(allowed) {
-            return Response::error(
-                403,
-                format!("request to path {} not allowed", request.target),
-            );
+            let body = format!("request to path {} not allowed", request.target);
+            return Answer::Ready(Response::error(403, body));
         }
         let Some(handler) = paths::find(path) else {
             let help = paths::help();
-            return Response::error(404, format!("invalid path. {help}"));
+            return Answer::Ready(Response::error(404, format!("invalid path. {help}")));
         };
         // What reads may be asked for by any method; what changes, only by POST.
         if handler.post && request.method != "POST" {
             let method = request.method;
-            return Response::error(405, format!("Method {method} not allowed, POST required."));
+            let body = format!("Method {method} not allowed, POST required.");
+            return Answer::Ready(Response::error(405, body));
         }
-        (handler.run)(self, request)
+        match handler.run {
+            Run::Now(run) => Answer::Ready(run(self, request)),
+            Run::Measured(run) => run(self, request),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    Admin, Request, Response, clusters, config_dump, index, lifecycle, listeners, logging, process,
-    profiling, runtime, stats,
+    Admin, Answer, Request, Response, clusters, config_dump, index, lifecycle, listeners, logging,
+    process, profiling, runtime, stats,
 };
 
 /// A path and what answers there.
@@ -16,7 +16,15 @@ pub(super) struct Handler {
     /// It changes something: only POST may ask for it.
     pub(super) post: bool,
     pub(super) parameters: &'static [Parameter],
-    pub(super) run: fn(&Admin, &Request<'_>) -> Response,
+    pub(super) run: Run,
+}
+
+/// What makes the answer.
+#[derive(Clone, Copy)]
+pub(super) enum Run {
+    Now(fn(&Admin, &Request<'_>) -> Response),
+    /// It may be too much work for the main thread.
+    Measured(fn(&Admin, &Request<'_>) -> Answer),
 }
 
 /// A parameter, for the list of commands and the forms of the index page.
@@ -48,7 +56,22 @@ const fn get(
         about,
         post: false,
         parameters,
-        run,
+        run: Run::Now(run),
+    }
+}
+
+const fn measured(
+    path: &'static str,
+    about: &'static str,
+    parameters: &'static [Parameter],
+    run: fn(&Admin, &Request<'_>) -> Answer,
+) -> Handler {
+    Handler {
+        path,
+        about,
+        post: false,
+        parameters,
+        run: Run::Measured(run),
     }
 }
 
@@ -63,7 +86,7 @@ const fn post(
         about,
         post: true,
         parameters,
-        run,
+        run: Run::Now(run),
     }
 }
 
@@ -287,7 +310,7 @@ pub(super) static HANDLERS: [Handler; 33] = [
         &[],
         process::server_info,
     ),
-    get(
+    measured(
         "/stats",
         "all stats",
         &[
@@ -312,7 +335,7 @@ pub(super) static HANDLERS: [Handler; 33] = [
         ],
         stats::show,
     ),
-    get(
+    measured(
         "/stats/prometheus",
         "all stats for Prometheus",
         &[

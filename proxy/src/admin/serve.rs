@@ -17,11 +17,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Admin, Request, Response};
+use super::{Admin, Answer, Request, Response};
 use crate::net::{Address, Io};
 
 /// A form may be this long, in bytes.
@@ -144,7 +144,13 @@ impl Admin {
                     target: &target,
                     query,
                 };
-                (self.answer(&request), body.len())
+                let response = match self.answer(&request) {
+                    Answer::Ready(response) => response,
+                    Answer::Work(work) => spawn_blocking(work)
+                        .await
+                        .unwrap_or_else(|error| Response::error(500, error.to_string())),
+                };
+                (response, body.len())
             }
             Err(error) => (Response::error(413, format!("{error}\n")), 0),
         };

@@ -1,27 +1,30 @@
 //! `/stats`, `/stats/prometheus`, `/stats/recentlookups` and `/reset_counters`.
 
 use super::query::Query;
-use super::{Admin, HTML, JSON, Request, Response, TEXT, index};
+use super::{Admin, Answer, HTML, JSON, Request, Response, TEXT, index};
 use crate::matchers::Regex;
 use crate::stats::render::{self, BucketMode, Format, Types, render};
 
-pub(super) fn show(admin: &Admin, request: &Request<'_>) -> Response {
+/// So many registered prefixes take the main thread more than a few milliseconds.
+const MUCH: usize = 1_000;
+
+pub(super) fn show(admin: &Admin, request: &Request<'_>) -> Answer {
     let format = match request.query.value("format") {
         None | Some("text") => Format::Text,
         Some("json") => Format::Json,
         Some("prometheus") => Format::Prometheus,
         Some("html" | "active-html") => Format::Html,
         Some(_) => {
-            return Response::error(
+            return Answer::Ready(Response::error(
                 400,
                 "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",
-            );
+            ));
         }
     };
     page(admin, request, format)
 }
 
-pub(super) fn prometheus(admin: &Admin, request: &Request<'_>) -> Response {
+pub(super) fn prometheus(admin: &Admin, request: &Request<'_>) -> Answer {
     page(admin, request, Format::Prometheus)
 }
 
@@ -40,21 +43,29 @@ pub(super) fn recent_lookups_changed(_: &Admin, _: &Request<'_>) -> Response {
     Response::ok()
 }
 
-fn page(admin: &Admin, request: &Request<'_>, format: Format) -> Response {
-    let store = &admin.source.server().stats;
-    let page = parse(&request.query, format)
-        .and_then(|request| render(store, &request).map_err(str::to_owned));
-    match (page, format) {
+fn page(admin: &Admin, request: &Request<'_>, format: Format) -> Answer {
+    let request = match parse(&request.query, format) {
+        Ok(request) => request,
+        Err(error) => return Answer::Ready(Response::error(400, error)),
+    };
+    let store = admin.source.server().stats.clone();
+    let much = store.registered() > MUCH;
+    let work = move || match (render(&store, &request), format) {
         (Err(error), _) => Response::error(400, error),
-        (Ok(page), Format::Html) => Response::new(
-            HTML,
-            format!(
-                "{}<pre>\n{page}</pre>\n</body>\n</html>\n",
-                index::head("Stats")
-            ),
-        ),
+        (Ok(page), Format::Html) => {
+            let head = index::head("Stats");
+            Response::new(
+                HTML,
+                format!("{head}<pre>\n{page}</pre>\n</body>\n</html>\n"),
+            )
+        }
         (Ok(page), Format::Json) => Response::new(JSON, page),
         (Ok(page), Format::Text | Format::Prometheus) => Response::new(TEXT, page),
+    };
+    if much {
+        Answer::Work(Box::new(work))
+    } else {
+        Answer::Ready(work())
     }
 }
 

@@ -154,11 +154,15 @@ fn admin_with(config: &AdminConfig) -> (Admin, Rc<Fake>) {
 }
 
 fn ask(admin: &Admin, method: &str, target: &str) -> Response {
-    admin.answer(&Request {
+    let answer = admin.answer(&Request {
         method,
         target,
         query: Query::of_target(target),
-    })
+    });
+    match answer {
+        Answer::Ready(response) => response,
+        Answer::Work(work) => work(),
+    }
 }
 
 fn get(admin: &Admin, target: &str) -> (u16, String) {
@@ -500,6 +504,23 @@ async fn stats_are_shown_as_asked() {
     );
     post(&admin, "/reset_counters");
     assert_eq!(scope.counter("hits").value(), 0);
+}
+
+#[tokio::test]
+async fn many_stats_are_shown_without_keeping_the_main_thread() {
+    let (admin, fake) = admin_with(&AdminConfig::default());
+    let scope = fake.server.stats.scope("cluster.a.");
+    (0..2_000).for_each(|i| scope.counter(&format!("c{i}")).inc());
+    let target = "/stats?filter=c1999";
+    let answer = admin.answer(&Request {
+        method: "GET",
+        target,
+        query: Query::of_target(target),
+    });
+    assert!(matches!(answer, Answer::Work(_)));
+    let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let answer = exchange(admin, request.as_bytes()).await;
+    assert!(answer.ends_with("\r\n\r\ncluster.a.c1999: 1\n"), "{answer}");
 }
 
 #[tokio::test]
