@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::{
-    BucketMode, Kind, QUANTILES, Request, Selection, Stat, Store, counts, is_histogram, number,
+    BucketMode, Kind, Request, SHARES, Selection, Stat, Store, counts, is_histogram, number,
     quantiles,
 };
 use crate::stats::tags::Extracted;
@@ -130,8 +130,8 @@ fn write_histogram(
 fn write_summary(selection: &Selection, out: &mut String, name: &str, series: &Series<Stat<'_>>) {
     let (stat, labels) = (&series.value, &series.labels);
     let data = selection.histogram(stat).cumulative;
-    for (percent, value) in QUANTILES.iter().zip(quantiles(&data, stat.scale())) {
-        let labels = with_label(labels, "quantile", &number::shortest(percent / 100.0));
+    for (share, value) in SHARES.iter().zip(quantiles(&data, stat.scale())) {
+        let labels = with_label(labels, "quantile", &number::shortest(*share));
         let value = number::general(value, 32);
         let _ = writeln!(out, "{name}{{{labels}}} {value}");
     }
