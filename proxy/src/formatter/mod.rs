@@ -1,14 +1,46 @@
 //! Command operators: `%RESPONSE_CODE%` and its kin, for access logs, header values and local replies.
+//!
+//! A format is parsed once, into a list of operators; to render it appends to a buffer and parses nothing.
+//! Extensions: `envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery` and
+//! `envoy.extensions.formatter.metadata.v3.Metadata`.
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>
+//!
+//! Deviations: operators of certificates, ciphers and traces print `-` until there is TLS and tracing.
+//! Deviations: `%DOWNSTREAM_CX_RTT%` prints 0, and `%METADATA(LISTENER_FILTER_CHAIN:…)%` finds nothing.
+//! Deviations: `%CEL(…)%` and `%TYPED_CEL(…)%` are refused; a `COALESCE` cannot stand in a `COALESCE`.
+
+mod command;
+mod format_string;
+mod json;
+mod operator;
+mod query;
+mod subject;
+mod time;
+
+pub use format_string::SubstitutionFormatString;
+pub(crate) use operator::{completed, grpc_status};
+pub use subject::{NamedCluster, NamedRoute};
+
+use command::Extensions;
+use operator::Operator;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::http::{Fields, RequestHead, ResponseHead};
 use crate::server::FactoryContext;
 use crate::stream_info::StreamInfo;
 
+/// Envoy's format of an access log that names none.
+pub const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+    %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
+    \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \
+    \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
+
 /// A text with command operators, parsed once.
 #[derive(Debug)]
 pub struct Formatter {
-    text: Box<str>,
+    operators: Box<[Operator]>,
+    omit_empty_values: bool,
 }
 
 /// What a formatter may print.
@@ -35,13 +67,68 @@ impl Formatter {
     pub fn parse(
         text: &str,
         _cx: &FactoryContext<'_>,
-        _path: &ConfigPath<'_>,
+        path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        Ok(Self { text: text.into() })
+        Self::new(text, Extensions::default(), false).map_err(|message| path.reject(message))
+    }
+
+    /// As `parse`, for values of headers: what is missing prints as nothing.
+    pub fn parse_omitting_empty(
+        text: &str,
+        _cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::new(text, Extensions::default(), true).map_err(|message| path.reject(message))
+    }
+
+    /// Parses a text with command operators and says what is wrong with it: for tests and fuzzers.
+    pub fn try_parse(text: &str) -> Result<Self, String> {
+        Self::new(text, Extensions::default(), false)
     }
 
     /// Appends the text with all operators replaced. What is missing prints as `-`.
-    pub fn render(&self, _data: &FormatData<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.text.as_bytes());
+    pub fn render(&self, data: &FormatData<'_>, out: &mut Vec<u8>) {
+        for operator in &self.operators {
+            if !operator.write(data, out) && !self.omit_empty_values {
+                out.push(b'-');
+            }
+        }
+    }
+
+    /// The text itself, if it holds no operator.
+    pub fn as_literal(&self) -> Option<&[u8]> {
+        match &*self.operators {
+            [Operator::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    fn new(text: &str, extensions: Extensions, omit_empty_values: bool) -> Result<Self, String> {
+        Ok(Self {
+            operators: command::parse(text, extensions)?.into(),
+            omit_empty_values,
+        })
+    }
+
+    /// Appends a value of JSON: of one operator whatever it is, of several a string.
+    fn render_json(&self, data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
+        if let [operator] = &*self.operators {
+            return operator.write_json(data, out);
+        }
+        out.push(b'"');
+        for operator in &self.operators {
+            let start = out.len();
+            if operator.write(data, out) {
+                // Each by itself: bytes that are no UTF-8 change the escapes of their own value only.
+                json::escape_from(start, out);
+            } else if !self.omit_empty_values {
+                out.push(b'-');
+            }
+        }
+        out.push(b'"');
+        true
     }
 }
+
+#[cfg(test)]
+mod tests;

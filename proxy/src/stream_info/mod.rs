@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -164,6 +164,8 @@ pub struct StreamInfo {
     pub timing: Timing,
     /// The route that was chosen: the cache that filters may clear or set. None: no route, or not looked up yet.
     pub route: Option<SelectedRoute>,
+    /// The virtual host of the request wants TLS and the client did not use it: it is redirected.
+    pub requires_tls: bool,
     /// The cluster that was chosen.
     pub cluster: Option<Rc<WorkerCluster>>,
     /// The last upstream attempt.
@@ -182,6 +184,41 @@ pub struct StreamInfo {
     pub connection_termination_details: Option<Cow<'static, str>>,
     /// A value set by the `x-request-id` extension or a filter: `%STREAM_ID%`.
     pub request_id: Option<Box<str>>,
+    /// What filters want to see in the log, separated by commas: `%CUSTOM_FLAGS%`.
+    pub custom_flags: Option<Box<str>>,
+    /// The virtual cluster that the request belongs to: `%VIRTUAL_CLUSTER_NAME%`.
+    pub virtual_cluster: Option<Rc<str>>,
+    /// How often a route was looked up: `%ROUTE_RESOLUTION_COUNT%`.
+    pub route_resolution_count: u32,
+    /// How long the look-ups took together: `%ROUTE_RESOLUTION_TIME_US%`.
+    pub route_resolution_time: Duration,
+    /// Why the proxy closed the downstream connection: `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
+    pub downstream_close_reason: Option<Cow<'static, str>>,
+    /// How the downstream connection was closed: `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`.
+    pub downstream_close_type: CloseType,
+}
+
+/// How a connection was closed, as far as it can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CloseType {
+    /// By a FIN, or not at all.
+    #[default]
+    Normal,
+    /// By a reset of ours.
+    LocalReset,
+    /// By a reset of the peer's.
+    RemoteReset,
+}
+
+impl CloseType {
+    /// `Normal`, `LocalReset` or `RemoteReset`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
+        }
+    }
 }
 
 /// The upstream side of the last attempt.
@@ -205,6 +242,16 @@ pub struct UpstreamInfo {
     pub connect_start: Option<Instant>,
     /// See `connect_start`.
     pub connect_end: Option<Instant>,
+    /// Where the connection really went, if not to the host's own address: `%UPSTREAM_REMOTE_ADDRESS%`.
+    pub remote_address: Option<Address>,
+    /// When the pool was asked for a connection: the origin of `pool_ready`; none: the start of the stream.
+    pub pool_asked: Option<Instant>,
+    /// How the connection was closed: `%UPSTREAM_DETECTED_CLOSE_TYPE%`.
+    pub close_type: CloseType,
+    /// Objects that the upstream connection and its filters left: `%UPSTREAM_FILTER_STATE(…)%`.
+    pub filter_state: FilterState,
+    /// Hosts and connections of the attempts before this one: with the last, `%UPSTREAM_HOSTS_ATTEMPTED%` and its kin.
+    pub earlier_attempts: Vec<(Rc<WorkerHost>, Option<u64>)>,
 }
 
 /// Bytes on one side of a stream.
@@ -259,6 +306,7 @@ impl StreamInfo {
             upstream_bytes: BytesMeter::default(),
             timing: Timing::default(),
             route: None,
+            requires_tls: false,
             cluster: None,
             upstream: None,
             attempt_count: 0,
@@ -268,6 +316,12 @@ impl StreamInfo {
             trace_reason_traced: false,
             connection_termination_details: None,
             request_id: None,
+            custom_flags: None,
+            virtual_cluster: None,
+            route_resolution_count: 0,
+            route_resolution_time: Duration::ZERO,
+            downstream_close_reason: None,
+            downstream_close_type: CloseType::Normal,
         }
     }
 

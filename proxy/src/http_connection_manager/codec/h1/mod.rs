@@ -21,6 +21,8 @@ mod response;
 mod server;
 mod settings;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use chunk::{ChunkDecoder, ChunkStep, parse_trailers};
 pub use encode::reason_phrase;

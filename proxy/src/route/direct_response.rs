@@ -1,0 +1,113 @@
+//! `DirectResponseAction`: answers that the proxy gives by itself.
+
+use bytes::Bytes;
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::config::route::v3 as pb;
+use core::data_source::Specifier;
+
+use crate::config::{ConfigPath, Rejected};
+use crate::formatter::{FormatData, SubstitutionFormatString};
+use crate::http::RequestHead;
+use crate::server::FactoryContext;
+use crate::stream_info::StreamInfo;
+
+/// An answer without an upstream.
+#[derive(Debug)]
+pub struct DirectResponse {
+    /// 200..=599.
+    pub status: u16,
+    body: Bytes,
+    format: Option<Box<SubstitutionFormatString>>,
+}
+
+impl DirectResponse {
+    /// `most` is the largest body that the route table allows, in bytes.
+    pub(super) fn from_proto(
+        proto: pb::DirectResponseAction,
+        most: u32,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::DirectResponseAction {
+            status,
+            body,
+            body_format,
+        } = proto;
+        let status = path.in_range("status", status, 200..=599);
+        let body = body.map_or(Ok(Bytes::new()), |body| {
+            let path = path.field("body");
+            let body = read_data_source(body, &path)?;
+            if body.len() > most as usize {
+                return Err(path.reject(format!(
+                    "has {} bytes; max_direct_response_body_size_bytes allows {most}",
+                    body.len()
+                )));
+            }
+            Ok(body)
+        });
+        let format = path.optional("body_format", body_format, |format, path| {
+            SubstitutionFormatString::from_proto(format, cx, path)
+        });
+        Ok(Self {
+            status: u16::try_from(status?).unwrap_or(500),
+            body: body?,
+            format: format?.map(Box::new),
+        })
+    }
+
+    /// The body of the answer to a request.
+    pub fn body(&self, head: &RequestHead, info: &StreamInfo) -> Bytes {
+        match &self.format {
+            None => self.body.clone(),
+            Some(format) => {
+                let mut out = Vec::new();
+                let data = FormatData {
+                    info,
+                    request: Some(head),
+                    response: None,
+                    request_trailers: None,
+                    response_trailers: None,
+                    local_reply_body: &self.body,
+                    log_type: "",
+                };
+                format.render(&data, &mut out);
+                out.into()
+            }
+        }
+    }
+
+    /// The content type of the answer, where its format says one. Otherwise it is `text/plain`, for a body that is not empty.
+    pub fn content_type(&self) -> Option<&str> {
+        self.format.as_ref().map(|format| format.content_type())
+    }
+}
+
+/// What a `DataSource` holds now.
+fn read_data_source(proto: core::DataSource, path: &ConfigPath<'_>) -> Result<Bytes, Rejected> {
+    let core::DataSource {
+        watched_directory,
+        specifier,
+    } = proto;
+    path.unsupported_if_set("watched_directory", watched_directory)?;
+    match specifier {
+        None => Err(path.reject(
+            "needs one of filename, inline_bytes, inline_string, environment_variable",
+        )),
+        Some(Specifier::InlineBytes(bytes)) => Ok(bytes.into()),
+        Some(Specifier::InlineString(text)) => Ok(text.into()),
+        Some(Specifier::Filename(name)) => std::fs::read(&name)
+            .map(Into::into)
+            .map_err(|error| path.field("filename").reject(format!("\"{name}\": {error}"))),
+        Some(Specifier::EnvironmentVariable(name)) => {
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the configuration names the variable"
+            )]
+            let value = std::env::var(&name);
+            value.map(Into::into).map_err(|error| {
+                path.field("environment_variable")
+                    .reject(format!("\"{name}\": {error}"))
+            })
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! `typed_per_filter_config` of table, virtual host, route and weighted cluster, merged into numbered slots.
+//!
+//! The names that a table mentions are numbered when it is built. Each route then has one slot per name, or shares the slots
+//! of its virtual host or of the table where it mentions none itself.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use outrigger_proto::pb::envoy::config::route::v3 as pb;
+use outrigger_proto::pb::google::protobuf::Any;
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http_filters::{HttpFilterFactory, RouteFilterConfig};
+use crate::server::FactoryContext;
+
+const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
+
+/// The merged configurations of a route, by slot.
+#[derive(Clone)]
+pub(super) struct FilterSlots(Arc<[FilterSlot]>);
+
+#[derive(Clone, Default)]
+struct FilterSlot {
+    config: Option<RouteFilterConfig>,
+    disabled: Option<bool>,
+}
+
+/// Converts the configurations of all levels of one table.
+pub(super) struct PerFilter<'a> {
+    names: Box<[Box<str>]>,
+    factories: &'a [&'a dyn HttpFilterFactory],
+    pub(super) cx: &'a FactoryContext<'a>,
+}
+
+/// What one level says, by slot.
+#[derive(Default)]
+pub(super) struct FilterLevel(Vec<(usize, Entry)>);
+
+struct Entry {
+    /// The position of its factory, and what that factory made of it.
+    config: Option<(usize, RouteFilterConfig)>,
+    disabled: bool,
+}
+
+impl<'a> PerFilter<'a> {
+    /// Numbers every filter name that `table` mentions.
+    pub(super) fn new(
+        table: &pb::RouteConfiguration,
+        factories: &'a [&'a dyn HttpFilterFactory],
+        cx: &'a FactoryContext<'a>,
+    ) -> Self {
+        let mut names = BTreeSet::new();
+        names.extend(table.typed_per_filter_config.keys());
+        for host in &table.virtual_hosts {
+            names.extend(host.typed_per_filter_config.keys());
+            for route in &host.routes {
+                names.extend(route.typed_per_filter_config.keys());
+                let Some(pb::route::Action::Route(action)) = &route.action else {
+                    continue;
+                };
+                if let Some(pb::route_action::ClusterSpecifier::WeightedClusters(weighted)) =
+                    &action.cluster_specifier
+                {
+                    for cluster in &weighted.clusters {
+                        names.extend(cluster.typed_per_filter_config.keys());
+                    }
+                }
+            }
+        }
+        Self {
+            names: names.into_iter().map(|name| name.as_str().into()).collect(),
+            factories,
+            cx,
+        }
+    }
+
+    /// The names by slot.
+    pub(super) fn into_names(self) -> Box<[Box<str>]> {
+        self.names
+    }
+
+    /// Converts what one level says.
+    pub(super) fn level(
+        &self,
+        configs: HashMap<String, Any>,
+        path: &ConfigPath<'_>,
+    ) -> Result<FilterLevel, Rejected> {
+        let mut failed = None;
+        let mut level = FilterLevel::default();
+        for (slot, name) in self.names.iter().enumerate() {
+            let Some(any) = configs.get(&**name) else {
+                continue;
+            };
+            match self.entry(any.clone(), &path.key("typed_per_filter_config", name)) {
+                Ok(entry) => level.0.push((slot, entry)),
+                Err(rejected) => failed = Some(rejected),
+            }
+        }
+        failed.map_or(Ok(level), Err)
+    }
+
+    /// Merges levels, from the least to the most specific.
+    pub(super) fn resolve(&self, levels: &[&FilterLevel]) -> FilterSlots {
+        let slots = (0..self.names.len()).map(|slot| {
+            let entries = || levels.iter().filter_map(|level| level.get(slot));
+            let configs: Vec<_> = entries().filter_map(|e| e.config.as_ref()).collect();
+            // Configurations of one name that belong to several extensions cannot be merged: the most specific one decides.
+            let config = configs.last().map(|(factory, _)| {
+                let same: Vec<_> = configs
+                    .iter()
+                    .filter(|(other, _)| other == factory)
+                    .map(|(_, config)| config.clone())
+                    .collect();
+                self.factories[*factory].merge(&same)
+            });
+            FilterSlot {
+                config,
+                disabled: entries().last().map(|entry| entry.disabled),
+            }
+        });
+        FilterSlots(slots.collect())
+    }
+
+    fn entry(&self, any: Any, path: &ConfigPath<'_>) -> Result<Entry, Rejected> {
+        let typed = TypedConfig::from_any(any, path)?;
+        if typed.type_name != FILTER_CONFIG {
+            return Ok(Entry {
+                config: Some(self.convert(&typed, path)?),
+                disabled: false,
+            });
+        }
+        let pb::FilterConfig {
+            config,
+            is_optional,
+            disabled,
+        } = typed.decode(path)?;
+        if disabled {
+            // Envoy reads nothing but that either.
+            return Ok(Entry {
+                config: None,
+                disabled: true,
+            });
+        }
+        let config = path.required("config", config)?;
+        if config.type_url.is_empty() {
+            return Ok(Entry {
+                config: None,
+                disabled: false,
+            });
+        }
+        let path = path.field("config");
+        let typed = TypedConfig::from_any(config, &path)?;
+        let config = if is_optional && self.factory(&typed).is_none() {
+            None
+        } else {
+            Some(self.convert(&typed, &path)?)
+        };
+        Ok(Entry {
+            config,
+            disabled: false,
+        })
+    }
+
+    fn convert(
+        &self,
+        typed: &TypedConfig,
+        path: &ConfigPath<'_>,
+    ) -> Result<(usize, RouteFilterConfig), Rejected> {
+        let Some(factory) = self.factory(typed) else {
+            let supported: Vec<_> = self
+                .factories
+                .iter()
+                .flat_map(|factory| factory.per_route_type_names())
+                .copied()
+                .collect();
+            return Err(typed.unknown(path, &supported));
+        };
+        let config = self.factories[factory].per_route_from_proto(typed, self.cx, path)?;
+        Ok((factory, config))
+    }
+
+    fn factory(&self, typed: &TypedConfig) -> Option<usize> {
+        self.factories.iter().position(|factory| {
+            factory
+                .per_route_type_names()
+                .contains(&typed.type_name.as_str())
+        })
+    }
+}
+
+impl FilterLevel {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn get(&self, slot: usize) -> Option<&Entry> {
+        let at = self.0.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
+        Some(&self.0[at].1)
+    }
+}
+
+impl FilterSlots {
+    pub(super) fn config(&self, slot: usize) -> Option<&RouteFilterConfig> {
+        self.0.get(slot)?.config.as_ref()
+    }
+
+    pub(super) fn disabled(&self, slot: usize) -> Option<bool> {
+        self.0.get(slot)?.disabled
+    }
+}
+
+impl fmt::Debug for FilterSlots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} slots", self.0.len())
+    }
+}

@@ -1,0 +1,267 @@
+//! `envoy.path.match.uri_template` and `envoy.path.rewrite.uri_template`: paths with variables.
+//! Type URLs: `envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig`,
+//! `envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig`.
+
+use crate::matchers::Regex;
+
+/// The characters of a path segment, as a class of an expression.
+const SEGMENT: &str = r"[a-zA-Z0-9._~%!$\&'()+,;:@-]+";
+/// The same with the separator, and perhaps none of them.
+const SEGMENTS: &str = r"[a-zA-Z0-9._~%!$\&'()+,;:@/-]*";
+const MOST_VARIABLES: usize = 5;
+const LONGEST_NAME: usize = 16;
+
+/// A pattern with `*`, `**`, `{name}` and `{name=pattern}`.
+#[derive(Debug)]
+pub(super) struct UriTemplate {
+    regex: Regex,
+    names: Vec<Box<str>>,
+    prefix: Box<[u8]>,
+}
+
+/// What a path becomes: text and variables of the pattern.
+#[derive(Debug)]
+pub(super) struct UriTemplateRewrite(Vec<Piece>);
+
+#[derive(Debug)]
+enum Piece {
+    Literal(Box<[u8]>),
+    Variable(Box<str>),
+}
+
+/// Collects the expression while the pattern is read.
+#[derive(Default)]
+struct Builder {
+    regex: String,
+    names: Vec<Box<str>>,
+    prefix: String,
+    variable_seen: bool,
+    text_glob_seen: bool,
+}
+
+impl UriTemplate {
+    /// Reads a pattern; the error says what is wrong with it.
+    pub(super) fn parse(pattern: &str) -> Result<Self, String> {
+        if !pattern.starts_with('/') || !pattern.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("must begin with / and be printable ASCII".to_owned());
+        }
+        let mut builder = Builder::default();
+        let mut rest = pattern;
+        while let Some(c) = rest.chars().next() {
+            if c == '{' {
+                let (variable, after) = rest[1..]
+                    .split_once('}')
+                    .ok_or("has a { without its }")?;
+                builder.variable(variable)?;
+                rest = after;
+            } else {
+                rest = builder.step(rest)?;
+            }
+        }
+        if pattern.contains("//") {
+            return Err("has an empty segment".to_owned());
+        }
+        Ok(Self {
+            regex: Regex::new(&builder.regex)?,
+            names: builder.names,
+            prefix: builder.prefix.into_bytes().into(),
+        })
+    }
+
+    pub(super) fn matches(&self, path: &[u8]) -> bool {
+        self.regex.is_full_match(path)
+    }
+
+    pub(super) fn literal_prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+}
+
+impl Builder {
+    /// Takes an operator or a character from the front.
+    fn step<'p>(&mut self, rest: &'p str) -> Result<&'p str, String> {
+        if let Some(after) = rest.strip_prefix("**") {
+            self.operator(true)?;
+            return Ok(after);
+        }
+        let (first, after) = rest.split_at(1);
+        let byte = first.as_bytes()[0];
+        match byte {
+            b'*' => self.operator(false)?,
+            b'/' | b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')'
+            | b'+' | b',' | b';' | b':' | b'@' => self.literal(first),
+            _ if byte.is_ascii_alphanumeric() => self.literal(first),
+            _ => return Err(format!("may not contain {first}")),
+        }
+        Ok(after)
+    }
+
+    fn literal(&mut self, text: &str) {
+        self.regex.push_str(&regex::escape(text));
+        if !self.variable_seen {
+            self.prefix.push_str(text);
+        }
+    }
+
+    fn operator(&mut self, text_glob: bool) -> Result<(), String> {
+        if self.text_glob_seen {
+            return Err("has an operator after **".to_owned());
+        }
+        self.text_glob_seen = text_glob;
+        self.variable_seen = true;
+        self.regex.push_str(if text_glob { SEGMENTS } else { SEGMENT });
+        Ok(())
+    }
+
+    fn variable(&mut self, variable: &str) -> Result<(), String> {
+        let (name, pattern) = variable.split_once('=').unwrap_or((variable, "*"));
+        let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !letters
+            || !name.starts_with(|c: char| c.is_ascii_alphabetic())
+            || name.len() > LONGEST_NAME
+        {
+            return Err(format!("has a variable with the illegal name {name:?}"));
+        }
+        if pattern.is_empty() || pattern.starts_with('/') || pattern.ends_with('/') {
+            return Err(format!("has an illegal pattern for the variable {name}"));
+        }
+        if self.names.iter().any(|known| **known == *name) {
+            return Err(format!("has the variable {name} twice"));
+        }
+        if self.names.len() == MOST_VARIABLES {
+            return Err(format!("has more than {MOST_VARIABLES} variables"));
+        }
+        self.names.push(name.into());
+        self.variable_seen = true;
+        self.regex.push_str(&format!("(?P<{name}>"));
+        let mut rest = pattern;
+        while !rest.is_empty() {
+            rest = self.step(rest)?;
+        }
+        self.regex.push(')');
+        Ok(())
+    }
+}
+
+impl UriTemplateRewrite {
+    /// Reads a rewrite; its variables must be those of `template`.
+    pub(super) fn parse(rewrite: &str, template: &UriTemplate) -> Result<Self, String> {
+        if !rewrite.starts_with('/') || rewrite.contains("//") {
+            return Err("must begin with / and have no empty segment".to_owned());
+        }
+        let mut pieces = Vec::new();
+        let mut rest = rewrite;
+        while !rest.is_empty() {
+            let (literal, after) = rest.split_once('{').unwrap_or((rest, ""));
+            if literal.contains(['}', '*']) || !literal.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err("may contain text and {variables} only".to_owned());
+            }
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(literal.as_bytes().into()));
+            }
+            if literal.len() == rest.len() {
+                break;
+            }
+            let (name, after) = after.split_once('}').ok_or("has a { without its }")?;
+            if !template.names.iter().any(|known| **known == *name) {
+                return Err(format!("has the variable {name}, which the pattern lacks"));
+            }
+            pieces.push(Piece::Variable(name.into()));
+            rest = after;
+        }
+        Ok(Self(pieces))
+    }
+
+    /// The new path; none if the path does not match the pattern any more.
+    pub(super) fn rewrite(&self, path: &[u8], template: &UriTemplate) -> Option<Vec<u8>> {
+        let captures = template.regex.full_captures(path)?;
+        let mut out = Vec::with_capacity(path.len());
+        for piece in &self.0 {
+            match piece {
+                Piece::Literal(bytes) => out.extend_from_slice(bytes),
+                Piece::Variable(name) => {
+                    if let Some(group) = captures.name(name) {
+                        out.extend_from_slice(group.as_bytes());
+                    }
+                }
+            }
+        }
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_and_variables_match_their_segments() {
+        for (pattern, yes, no) in [
+            (
+                "/videos/*/*/*.m4s",
+                "/videos/123414/hls/1080p5000_00001.m4s",
+                "/videos/1/2.m4s",
+            ),
+            ("/videos/{file}", "/videos/1080p5000_00001.m4s", "/videos/a/b"),
+            (
+                "/**.mpd",
+                "/content/123/india/dash/55/manifest.mpd",
+                "/content/manifest.mp4",
+            ),
+            (
+                "/api/v{version}/users/{id}.json",
+                "/api/v2/users/456.json",
+                "/api/2/users/456.json",
+            ),
+            ("/{lang=en/*}/x", "/en/us/x", "/de/us/x"),
+        ] {
+            let template = UriTemplate::parse(pattern).unwrap();
+            assert!(template.matches(yes.as_bytes()), "{pattern} {yes}");
+            assert!(!template.matches(no.as_bytes()), "{pattern} {no}");
+            assert!(yes.as_bytes().starts_with(template.literal_prefix()));
+        }
+    }
+
+    #[test]
+    fn illegal_patterns_are_refused() {
+        for pattern in [
+            "a",
+            "/{a",
+            "/{a}/{a}",
+            "/**/*",
+            "/{1}",
+            "/{a}/{b}/{c}/{d}/{e}/{f}",
+            "/a//b",
+            "/a[b",
+            "/{abcdefghijklmnopq}",
+        ] {
+            assert!(UriTemplate::parse(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn variables_move_to_their_places_in_the_rewrite() {
+        for (pattern, rewrite, path, expected) in [
+            ("/{one}/{two}", "/{two}/{one}", "/cat/dog", "/dog/cat"),
+            (
+                "/content/{format}/{lang}/{id}/{file}.vtt",
+                "/{lang}/{format}/{file}.vtt",
+                "/content/hls/en-us/12345/en_193913.vtt",
+                "/en-us/hls/en_193913.vtt",
+            ),
+            (
+                "/videos/{language=lang/*}/*",
+                "/{language}",
+                "/videos/lang/en/video.m4s",
+                "/lang/en",
+            ),
+        ] {
+            let template = UriTemplate::parse(pattern).unwrap();
+            let rewrite = UriTemplateRewrite::parse(rewrite, &template).unwrap();
+            let found = rewrite.rewrite(path.as_bytes(), &template).unwrap();
+            assert_eq!(String::from_utf8(found).unwrap(), expected);
+        }
+        let template = UriTemplate::parse("/{one}").unwrap();
+        assert!(UriTemplateRewrite::parse("/{two}", &template).is_err());
+    }
+}
