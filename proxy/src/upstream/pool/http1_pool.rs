@@ -152,12 +152,12 @@ impl Http1Pool {
     }
 
     fn lay_aside(self: &Rc<Self>, mut connection: Box<PooledHttp1>) {
-        let watcher = self.state.borrow().watcher.clone();
-        if let Some(watcher) = &watcher
-            && connection
-                .poll_closed(&mut Context::from_waker(watcher))
-                .is_ready()
-        {
+        let closed = match &self.state.borrow().watcher {
+            Some(watcher) => connection.poll_closed(&mut Context::from_waker(watcher)),
+            // The new task looks by itself.
+            None => Poll::Pending,
+        };
+        if closed.is_ready() {
             return;
         }
         let timeout = self.owner.cluster.info.settings.http.common.idle_timeout;
@@ -170,10 +170,12 @@ impl Http1Pool {
         let too_late =
             next.is_some_and(|next| state.watched_until.is_none_or(|until| next < until));
         state.idle.push(idle);
-        drop(state);
-        match watcher {
-            None => self.watch(),
-            Some(watcher) if too_late => watcher.wake(),
+        match &state.watcher {
+            None => {
+                drop(state);
+                self.watch();
+            }
+            Some(watcher) if too_late => watcher.wake_by_ref(),
             Some(_) => {}
         }
     }

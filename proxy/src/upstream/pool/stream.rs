@@ -60,7 +60,8 @@ pub struct Http1Stream {
 
 /// A stream of an HTTP/2 connection.
 pub struct Http2Stream {
-    stream: http2::ClientStream,
+    /// Taken when the stream is dropped.
+    stream: Option<http2::ClientStream>,
     connection: Rc<PooledHttp2>,
     pool: Rc<Http2Pool>,
     _request: RequestGuard,
@@ -77,10 +78,14 @@ macro_rules! either {
                 $body
             }
             ClientStream::Http1(_) => unreachable!("the connection is taken by drop alone"),
-            ClientStream::Http2(stream) => {
-                let $stream = &mut stream.stream;
+            ClientStream::Http2(Http2Stream {
+                stream: Some(stream),
+                ..
+            }) => {
+                let $stream = stream;
                 $body
             }
+            ClientStream::Http2(_) => unreachable!("the stream is taken by drop alone"),
         }
     };
 }
@@ -146,7 +151,10 @@ impl ClientStream {
                 .connection
                 .as_ref()
                 .map_or_else(BytesMeter::default, |connection| connection.codec.bytes()),
-            Self::Http2(stream) => stream.stream.bytes(),
+            Self::Http2(stream) => stream
+                .stream
+                .as_ref()
+                .map_or_else(BytesMeter::default, http2::ClientStream::bytes),
         }
     }
 
@@ -154,7 +162,11 @@ impl ClientStream {
     pub fn reset(&mut self, _reason: &ResetReason) {
         match self {
             Self::Http1(stream) => stream.reset = true,
-            Self::Http2(stream) => stream.stream.reset(),
+            Self::Http2(stream) => {
+                if let Some(stream) = &mut stream.stream {
+                    stream.reset();
+                }
+            }
         }
     }
 
@@ -236,7 +248,7 @@ impl Http2Stream {
             .requests
             .set(connection.info.requests.get() + 1);
         Self {
-            stream: connection.codec.new_stream(),
+            stream: Some(connection.codec.new_stream()),
             connection,
             pool,
             _request: request,
@@ -254,7 +266,10 @@ impl Http2Stream {
 
 impl Drop for Http2Stream {
     fn drop(&mut self) {
-        self.connection.guard.request_ended(self.stream.bytes());
+        // The codec has room for another stream only when this one is gone.
+        if let Some(stream) = self.stream.take() {
+            self.connection.guard.request_ended(stream.bytes());
+        }
         self.pool.stream_ended(&self.connection);
     }
 }
