@@ -3,7 +3,7 @@
 //! Stats: `cluster_manager.*`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -22,6 +22,7 @@ use super::cluster::{
 use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
 use super::host::Health;
+use super::pool::SocketSettings;
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::runtime::RuntimeInteger;
 use crate::server::ServerContext;
@@ -76,6 +77,8 @@ pub struct ClusterManager {
     clusters: RefCell<HashMap<ClusterId, Entry>>,
     /// Settings that clusters share.
     settings: RefCell<Vec<Arc<ClusterSettings>>>,
+    /// `ClusterManager.upstream_bind_config`, for clusters that have none.
+    bind: RefCell<Option<SocketSettings>>,
     /// Rung when no cluster is warming any more.
     warmed: Notify,
 }
@@ -125,9 +128,9 @@ impl Cluster {
     /// Publishes a new set of hosts, and counts what changed.
     pub fn set_hosts(&self, set: PrioritySet) {
         let old = self.hosts.load();
-        let is_new = |host: &&Arc<super::Host>| !old.hosts().any(|known| Arc::ptr_eq(known, host));
-        let kept = set.hosts().count() - set.hosts().filter(is_new).count();
-        let changed = kept != set.hosts().count() || kept != old.hosts().count();
+        let known: HashSet<_> = old.hosts().map(Arc::as_ptr).collect();
+        let kept = set.hosts().filter(|host| known.contains(&Arc::as_ptr(host))).count();
+        let changed = kept != set.hosts().count() || kept != known.len();
         let stats = &self.info.endpoint_stats;
         if changed {
             stats.membership_change().inc();
@@ -225,6 +228,7 @@ impl ClusterManager {
             table: Arc::default(),
             clusters: RefCell::default(),
             settings: RefCell::default(),
+            bind: RefCell::default(),
             warmed: Notify::new(),
         })
     }
@@ -232,6 +236,12 @@ impl ClusterManager {
     /// What workers read.
     pub fn table(&self) -> &Arc<ClusterTable> {
         &self.table
+    }
+
+    /// Says how sockets are bound by clusters that do not say it themselves: `upstream_bind_config` of the bootstrap.
+    /// For clusters that are added from now on.
+    pub fn set_bind_config(&self, bind: SocketSettings) {
+        *self.bind.borrow_mut() = Some(bind);
     }
 
     /// Adds clusters, or replaces those of the same names. One whose names must be resolved first takes part when they are;
@@ -302,14 +312,21 @@ impl ClusterManager {
         let ClusterConfig {
             name,
             alt_stat_name,
-            settings,
+            mut settings,
             metadata,
             assignment,
             dns,
+            has_bind_config,
             wait_for_warm,
             timeout_budgets,
             request_response_sizes,
         } = config;
+        if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
+            settings.sockets = SocketSettings {
+                keepalive: settings.sockets.keepalive,
+                ..bind.clone()
+            };
+        }
         let settings = self.share(settings);
         let threshold = self.server.runtime.integer(
             "upstream.healthy_panic_threshold",

@@ -88,7 +88,7 @@ pub struct HostStats {
 /// One thread's part of [`HostStats`]: only that thread writes it.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct HostShard([AtomicU64; 8]);
+struct HostShard([AtomicU64; 9]);
 
 /// One number of [`HostStats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,7 @@ pub enum HostStat {
     RqSuccess,
     RqError,
     RqTimeout,
+    RqPendingActive,
 }
 
 /// A host as one worker sees it, with this worker's pools.

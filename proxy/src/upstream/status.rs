@@ -72,6 +72,7 @@ impl Host {
                 metric(Counter, "rq_total", HostStat::RqTotal),
                 metric(Gauge, "cx_active", HostStat::CxActive),
                 metric(Gauge, "rq_active", HostStat::RqActive),
+                metric(Gauge, "rq_pending_active", HostStat::RqPendingActive),
             ],
             health_status: Some(self.health_status()),
             success_rate: None,

@@ -107,7 +107,9 @@ impl WorkerClusters {
                 if same { None } else { slot.take() }
             })
             .collect();
-        drop(gone);
+        for cluster in gone {
+            cluster.drain();
+        }
     }
 
     /// Follows the changes of clusters and hosts for as long as the worker lives, so that connections to what is gone do not wait
@@ -236,6 +238,13 @@ impl WorkerCluster {
         RetryGuard::try_new(&self.handle, priority)
     }
 
+    /// Ends idle connections to all hosts; those in use end with their streams.
+    fn drain(&self) {
+        for host in self.balancer.borrow().hosts() {
+            host.drain();
+        }
+    }
+
     fn refresh(&self) {
         let version = self.handle.cluster.hosts_version.load(Relaxed);
         if version == self.seen.get() {
@@ -245,14 +254,6 @@ impl WorkerCluster {
         let hosts = self.handle.cluster.hosts.load_full();
         let gone = self.balancer.borrow_mut().update(&hosts, self.handle.shard);
         for host in gone {
-            host.drain();
-        }
-    }
-}
-
-impl Drop for WorkerCluster {
-    fn drop(&mut self) {
-        for host in self.balancer.get_mut().hosts() {
             host.drain();
         }
     }

@@ -34,6 +34,8 @@ pub struct ClusterConfig {
     pub(in crate::upstream) assignment: LoadAssignment,
     /// None: all endpoints have addresses.
     pub(in crate::upstream) dns: Option<DnsSettings>,
+    /// Whether it says itself how sockets are bound.
+    pub(in crate::upstream) has_bind_config: bool,
     /// Whether the cluster is used only when its names are resolved. Default true.
     pub(in crate::upstream) wait_for_warm: bool,
     pub(in crate::upstream) timeout_budgets: bool,
@@ -150,6 +152,7 @@ impl ClusterConfig {
         };
         let load_balancer = policy.convert(path);
         let breakers = path.optional("circuit_breakers", breakers, circuit_breakers);
+        let has_bind_config = upstream_bind_config.is_some();
         let sockets = socket_settings(upstream_bind_config, upstream_connection_options, path);
         let legacy_dns = LegacyDnsFields {
             refresh_rate: dns_refresh_rate,
@@ -192,6 +195,7 @@ impl ClusterConfig {
             metadata: metadata.map(metadata_from_proto).unwrap_or_default(),
             assignment,
             dns,
+            has_bind_config,
             wait_for_warm: wait_for_warm_on_init.is_none_or(|v| v.value),
             timeout_budgets: timeout_budgets || track_timeout_budgets,
             request_response_sizes,

@@ -6,7 +6,8 @@ use outrigger_proto::pb::envoy::config::cluster::v3::UpstreamConnectionOptions;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 
 use crate::config::{ConfigPath, Rejected};
-use crate::upstream::pool::{Keepalive, SocketSettings, SourceAddress};
+use crate::listener::{Keepalive, SocketOption};
+use crate::upstream::pool::{SocketSettings, SourceAddress};
 
 /// Converts both.
 pub(super) fn socket_settings(
@@ -40,25 +41,25 @@ pub(super) fn bind_config(
         validate_network_namespaces,
     } = proto;
     let refused = [
-        path.unsupported_if_set("socket_options", socket_options),
         path.unsupported_if_set("local_address_selector", local_address_selector),
         path.unsupported_if_set("validate_network_namespaces", validate_network_namespaces),
     ];
+    let options = options_at("socket_options", socket_options, path);
     let first = path.optional("source_address", source_address, SourceAddress::from_proto);
-    let extra = path.each(
-        "extra_source_addresses",
-        extra_source_addresses,
-        |proto, path| {
-            let core::ExtraSourceAddress {
-                address,
-                socket_options,
-            } = proto;
-            let options = path.unsupported_if_set("socket_options", socket_options);
-            let address = path.required("address", address)?;
-            options?;
-            SourceAddress::from_proto(address, &path.field("address"))
-        },
-    );
+    let extra = path.each("extra_source_addresses", extra_source_addresses, |proto, path| {
+        let core::ExtraSourceAddress {
+            address,
+            socket_options,
+        } = proto;
+        let options = path.optional("socket_options", socket_options, |proto, path| {
+            let core::SocketOptionsOverride { socket_options } = proto;
+            options_at("socket_options", socket_options, path)
+        });
+        let address = path.required("address", address)?;
+        let mut source = SourceAddress::from_proto(address, &path.field("address"))?;
+        source.socket_options = options?;
+        Ok(source)
+    });
     let additional = path.each(
         "additional_source_addresses",
         additional_source_addresses,
@@ -75,9 +76,19 @@ pub(super) fn bind_config(
     }
     Ok(SocketSettings {
         source_addresses: first.into_iter().chain(extra).chain(additional).collect(),
+        socket_options: options?,
         freebind: freebind.is_some_and(|v| v.value),
         keepalive: None,
     })
+}
+
+fn options_at(
+    name: &str,
+    options: Vec<core::SocketOption>,
+    path: &ConfigPath<'_>,
+) -> Result<Box<[SocketOption]>, Rejected> {
+    let options = path.each(name, options, SocketOption::from_proto)?;
+    Ok(options.into_iter().flatten().collect())
 }
 
 impl SourceAddress {
@@ -116,6 +127,7 @@ impl SourceAddress {
         };
         Ok(Self {
             address: SocketAddr::new(ip, port),
+            socket_options: None,
         })
     }
 }
@@ -134,17 +146,7 @@ fn connection_options(
         set_local_interface_name_on_upstream_connections,
     );
     let eyeballs = path.unsupported_if_set("happy_eyeballs_config", happy_eyeballs_config);
+    let keepalive = path.optional("tcp_keepalive", tcp_keepalive, Keepalive::from_proto);
     (name?, eyeballs?);
-    Ok(tcp_keepalive.map(|proto| {
-        let core::TcpKeepalive {
-            keepalive_probes,
-            keepalive_time,
-            keepalive_interval,
-        } = proto;
-        Keepalive {
-            probes: keepalive_probes.map(|v| v.value),
-            time: keepalive_time.map(|v| v.value),
-            interval: keepalive_interval.map(|v| v.value),
-        }
-    }))
+    keepalive
 }

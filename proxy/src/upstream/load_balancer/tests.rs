@@ -111,7 +111,10 @@ fn assert_near(counts: &BTreeMap<u16, u32>, expected: &[(u16, u32)], tolerance: 
     assert_eq!(counts.len(), expected.len(), "{counts:?}");
     for (port, expected) in expected {
         let found = counts[port];
-        assert!(found.abs_diff(*expected) <= tolerance, "{counts:?}: {port} is not near {expected}");
+        assert!(
+            found.abs_diff(*expected) <= tolerance,
+            "{counts:?}: {port} is not near {expected}"
+        );
     }
 }
 
@@ -119,7 +122,11 @@ fn assert_near(counts: &BTreeMap<u16, u32>, expected: &[(u16, u32)], tolerance: 
 fn round_robin_gives_each_host_its_turn() {
     let hosts = [(1, 1, WELL), (2, 1, WELL), (3, 1, WELL)];
     let mut balancer = balancer(settings(Policy::RoundRobin), vec![group(0, "", 0, &hosts)]);
-    assert_near(&draw(&mut balancer, 300), &[(1, 100), (2, 100), (3, 100)], 0);
+    assert_near(
+        &draw(&mut balancer, 300),
+        &[(1, 100), (2, 100), (3, 100)],
+        0,
+    );
 }
 
 #[test]
@@ -141,7 +148,11 @@ fn random_knows_no_weights() {
 fn least_request_prefers_the_host_with_fewer_requests() {
     let hosts = [(1, 1, WELL), (2, 1, WELL)];
     let mut balancer = balancer(settings(least_request()), vec![group(0, "", 0, &hosts)]);
-    let busy = balancer.hosts().find(|h| h.address.port() == Some(1)).unwrap().clone();
+    let busy = balancer
+        .hosts()
+        .find(|h| h.address.port() == Some(1))
+        .unwrap()
+        .clone();
     busy.count(HostStat::RqActive);
     // The busy one is chosen only when both draws hit it.
     assert_near(&draw(&mut balancer, 10_000), &[(1, 2500), (2, 7500)], 200);
@@ -179,7 +190,11 @@ fn a_lower_priority_takes_what_the_higher_cannot() {
     let groups = vec![group(0, "", 0, &first), group(1, "", 0, &[(9, 1, WELL)])];
     let mut balancer = balancer(settings(Policy::RoundRobin), groups);
     // 2 of 4 hosts at 140 % are 70 % of the load.
-    assert_near(&draw(&mut balancer, 10_000), &[(1, 3500), (3, 3500), (9, 3000)], 200);
+    assert_near(
+        &draw(&mut balancer, 10_000),
+        &[(1, 3500), (3, 3500), (9, 3000)],
+        200,
+    );
 }
 
 #[test]
@@ -187,14 +202,22 @@ fn overprovisioning_keeps_the_first_priority_alone_while_few_hosts_are_missing()
     let first = [(1, 1, WELL), (2, 1, WELL), (3, 1, WELL), (4, 1, ILL)];
     let groups = vec![group(0, "", 0, &first), group(1, "", 0, &[(9, 1, WELL)])];
     let mut balancer = balancer(settings(Policy::RoundRobin), groups);
-    assert_near(&draw(&mut balancer, 300), &[(1, 100), (2, 100), (3, 100)], 0);
+    assert_near(
+        &draw(&mut balancer, 300),
+        &[(1, 100), (2, 100), (3, 100)],
+        0,
+    );
 }
 
 #[test]
 fn too_few_healthy_hosts_mean_panic_and_all_hosts_are_used() {
     let hosts = [(1, 1, WELL), (2, 1, ILL), (3, 1, ILL)];
     let mut balancer = balancer(settings(Policy::RoundRobin), vec![group(0, "", 0, &hosts)]);
-    assert_near(&draw(&mut balancer, 300), &[(1, 100), (2, 100), (3, 100)], 0);
+    assert_near(
+        &draw(&mut balancer, 300),
+        &[(1, 100), (2, 100), (3, 100)],
+        0,
+    );
     assert_eq!(balancer.info.update_stats.lb_healthy_panic().value(), 300);
 }
 
@@ -237,7 +260,12 @@ fn in_total_panic_priorities_share_by_their_size() {
 
 #[test]
 fn degraded_hosts_take_what_healthy_ones_cannot() {
-    let hosts = [(1, 1, WELL), (2, 1, DEGRADED), (3, 1, DEGRADED), (4, 1, DEGRADED)];
+    let hosts = [
+        (1, 1, WELL),
+        (2, 1, DEGRADED),
+        (3, 1, DEGRADED),
+        (4, 1, DEGRADED),
+    ];
     let mut balancer = balancer(settings(Policy::RoundRobin), vec![group(0, "", 0, &hosts)]);
     // 25 % healthy at 140 % are 35 %; the others share the rest.
     assert_near(
@@ -259,7 +287,11 @@ fn weighted_localities_get_their_share_whatever_their_size() {
         group(0, "c", 0, &[(4, 1, WELL)]),
     ];
     let mut balancer = balancer(weighted, groups);
-    assert_near(&draw(&mut balancer, 1000), &[(1, 800), (2, 100), (3, 100)], 2);
+    assert_near(
+        &draw(&mut balancer, 1000),
+        &[(1, 800), (2, 100), (3, 100)],
+        2,
+    );
 }
 
 #[test]
@@ -274,12 +306,19 @@ fn a_locality_that_lost_hosts_gets_less() {
     ];
     let mut balancer = balancer(weighted, groups);
     // 0.5 * 1.4 against 1.
-    assert_near(&draw(&mut balancer, 1700), &[(1, 700), (3, 500), (4, 500)], 3);
+    assert_near(
+        &draw(&mut balancer, 1700),
+        &[(1, 700), (3, 500), (4, 500)],
+        3,
+    );
 }
 
 #[test]
 fn a_host_that_is_passed_over_is_tried_again_until_the_attempts_end() {
-    let mut one = balancer(settings(Policy::RoundRobin), vec![group(0, "", 0, &[(1, 1, WELL)])]);
+    let mut one = balancer(
+        settings(Policy::RoundRobin),
+        vec![group(0, "", 0, &[(1, 1, WELL)])],
+    );
     let cx = Seeded {
         avoid: Some(1),
         ..seeded()
@@ -298,11 +337,18 @@ fn an_update_keeps_hosts_that_stay_and_gives_back_those_that_go() {
     let first = group(0, "", 0, &[(1, 1, WELL), (2, 1, WELL)]);
     let stays = first.hosts[0].clone();
     let mut balancer = balancer(settings(Policy::RoundRobin), vec![first]);
-    let known = balancer.hosts().find(|h| Arc::ptr_eq(h.shared(), &stays)).unwrap().clone();
+    let known = balancer
+        .hosts()
+        .find(|h| Arc::ptr_eq(h.shared(), &stays))
+        .unwrap()
+        .clone();
     let mut second = group(0, "", 0, &[(3, 1, WELL)]);
     second.hosts.push(stays);
     let gone = balancer.update(&PrioritySet::new([second].into_iter(), 140, false), 0);
-    assert_eq!(gone.iter().map(|h| h.address.port()).collect::<Vec<_>>(), [Some(2)]);
+    assert_eq!(
+        gone.iter().map(|h| h.address.port()).collect::<Vec<_>>(),
+        [Some(2)]
+    );
     assert!(balancer.hosts().any(|host| Rc::ptr_eq(host, &known)));
     assert_eq!(balancer.hosts().count(), 2);
 }

@@ -8,12 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{Sleep, sleep};
 
 use super::ConnectError;
 use crate::http_filters::LocalBoxFuture;
+use crate::listener::{Keepalive, SocketOption, SocketStage};
 use crate::net::{Address, Io};
 use crate::upstream::Host;
 
@@ -39,10 +40,12 @@ pub struct Connected {
 }
 
 /// How the sockets of a cluster are set up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SocketSettings {
     /// `upstream_bind_config.source_address` first, then the extra ones.
     pub source_addresses: Box<[SourceAddress]>,
+    /// `upstream_bind_config.socket_options`.
+    pub socket_options: Box<[SocketOption]>,
     /// Whether sockets may be bound to addresses that the machine does not have.
     pub freebind: bool,
     /// `upstream_connection_options.tcp_keepalive`.
@@ -50,21 +53,12 @@ pub struct SocketSettings {
 }
 
 /// An address to connect from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceAddress {
     /// The address; port 0 lets the kernel choose.
     pub address: SocketAddr,
-}
-
-/// `envoy.config.core.v3.TcpKeepalive`. What is not set is the kernel's default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Keepalive {
-    /// Probes without an answer before the connection is dead.
-    pub probes: Option<u32>,
-    /// Idle time before the first probe, in seconds.
-    pub time: Option<u32>,
-    /// Time between probes, in seconds.
-    pub interval: Option<u32>,
+    /// Options in place of those of the cluster.
+    pub socket_options: Option<Box<[SocketOption]>>,
 }
 
 /// Connects by sockets of the kernel.
@@ -202,21 +196,24 @@ async fn connect_tcp(
 }
 
 fn open(address: SocketAddr, settings: &SocketSettings) -> Result<TcpSocket, ConnectError> {
-    let local =
-        |error: io::Error| ConnectError::Local(format!("socket options: {}", text(&error)).into());
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        None,
-    )
-    .map_err(local)?;
+    let local = |error: io::Error| ConnectError::Local(text(&error).into());
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(local)?;
     socket.set_tcp_nodelay(true).map_err(local)?;
     if let Some(keepalive) = settings.keepalive {
-        socket
-            .set_tcp_keepalive(&keepalive.options())
-            .map_err(local)?;
+        keepalive.apply(&socket).map_err(local)?;
     }
-    if let Some(source) = settings.source_for(address) {
+    let source = settings.source_for(address);
+    let options = source
+        .and_then(|source| source.socket_options.as_ref())
+        .unwrap_or(&settings.socket_options);
+    let apply = |stage| {
+        options
+            .iter()
+            .try_for_each(|option| option.apply(&socket, stage, &Address::Ip(address)))
+            .map_err(local)
+    };
+    apply(SocketStage::Prebind)?;
+    if let Some(SourceAddress { address: source, .. }) = source {
         if settings.freebind {
             match address {
                 SocketAddr::V4(_) => socket.set_freebind_v4(true),
@@ -224,37 +221,20 @@ fn open(address: SocketAddr, settings: &SocketSettings) -> Result<TcpSocket, Con
             }
             .map_err(local)?;
         }
-        socket.bind(&source.into()).map_err(|error| {
+        socket.bind(&(*source).into()).map_err(|error| {
             ConnectError::Local(format!("failed to bind to {source}: {}", text(&error)).into())
         })?;
     }
+    apply(SocketStage::Bound)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
 impl SocketSettings {
     /// The first source address counts, unless only another one is of the peer's IP version.
-    fn source_for(&self, peer: SocketAddr) -> Option<SocketAddr> {
-        let sources = self.source_addresses.iter().map(|source| source.address);
-        let mut alike = sources
-            .clone()
-            .filter(|source| source.is_ipv4() == peer.is_ipv4());
-        alike.next().or(sources.clone().next())
-    }
-}
-
-impl Keepalive {
-    fn options(self) -> TcpKeepalive {
-        let mut options = TcpKeepalive::new();
-        if let Some(time) = self.time {
-            options = options.with_time(Duration::from_secs(time.into()));
-        }
-        if let Some(interval) = self.interval {
-            options = options.with_interval(Duration::from_secs(interval.into()));
-        }
-        match self.probes {
-            Some(probes) => options.with_retries(probes),
-            None => options,
-        }
+    fn source_for(&self, peer: SocketAddr) -> Option<&SourceAddress> {
+        let sources = &self.source_addresses;
+        let alike = |source: &&SourceAddress| source.address.is_ipv4() == peer.is_ipv4();
+        sources.iter().find(alike).or(sources.first())
     }
 }
 
@@ -289,4 +269,95 @@ fn text(error: &io::Error) -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connect(address: SocketAddr, settings: &SocketSettings) -> Result<Connected, ConnectError> {
+        let host = Host::new(Address::Ip(address), 0);
+        SocketConnector.connect(&host, settings).await
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address where nobody listens.
+    async fn closed() -> SocketAddr {
+        listener().await.1
+    }
+
+    #[tokio::test]
+    async fn a_connection_knows_both_of_its_ends_and_does_not_wait_to_fill_segments() {
+        let (listener, address) = listener().await;
+        let connected = connect(address, &SocketSettings::default()).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(connected.local_address, Some(Address::Ip(peer)));
+        assert_eq!(connected.remote_address, Some(Address::Ip(address)));
+        assert!(connected.io.as_tcp().unwrap().nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn failures_have_envoys_words() {
+        let refused = connect(closed().await, &SocketSettings::default()).await;
+        assert_eq!(
+            refused.unwrap_err(),
+            ConnectError::Failed("delayed connect error: Connection refused".into())
+        );
+        let pipe = Host::new(Address::Pipe("/nowhere/at/all".into()), 0);
+        let missing = SocketConnector.connect(&pipe, &SocketSettings::default()).await;
+        assert_eq!(
+            missing.unwrap_err(),
+            ConnectError::Failed(
+                "immediate connect error: No such file or directory|remote address:/nowhere/at/all".into()
+            )
+        );
+        let (_listener, address) = listener().await;
+        let foreign = SocketSettings {
+            source_addresses: [source("192.0.2.1:0")].into(),
+            ..SocketSettings::default()
+        };
+        assert_eq!(
+            connect(address, &foreign).await.unwrap_err(),
+            ConnectError::Local("failed to bind to 192.0.2.1:0: Cannot assign requested address".into())
+        );
+    }
+
+    fn source(address: &str) -> SourceAddress {
+        SourceAddress {
+            address: address.parse().unwrap(),
+            socket_options: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_source_address_of_the_peers_version_is_taken() {
+        let (listener, address) = listener().await;
+        let settings = SocketSettings {
+            source_addresses: [source("[::1]:0"), source("127.0.0.5:0")].into(),
+            ..SocketSettings::default()
+        };
+        let _connected = connect(address, &settings).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.ip().to_string(), "127.0.0.5");
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_when_one_fails() {
+        let (_listener, good) = listener().await;
+        let mut host = Host::new(Address::Ip(closed().await), 0);
+        host.additional_addresses = [Address::Ip(good)].into();
+        let connected = SocketConnector.connect(&host, &SocketSettings::default()).await;
+        assert_eq!(connected.unwrap().remote_address, Some(Address::Ip(good)));
+        host.additional_addresses = [Address::Ip(closed().await)].into();
+        assert!(SocketConnector.connect(&host, &SocketSettings::default()).await.is_err());
+    }
 }

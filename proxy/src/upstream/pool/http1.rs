@@ -192,9 +192,9 @@ impl ClientConnection {
                 Ok(Some(event)) => return Poll::Ready(event),
                 Ok(None) => {}
                 Err(reject) => {
-                    return Poll::Ready(self.broken(ResetReason::ProtocolError(Cow::Borrowed(
-                        reject.details(),
-                    ))));
+                    return Poll::Ready(
+                        self.broken(ResetReason::ProtocolError(Cow::Borrowed(reject.details()))),
+                    );
                 }
             }
             match ready!(self.input.poll_fill(&mut self.io, cx)) {

@@ -31,6 +31,8 @@ struct State {
     busy: usize,
     /// Of the task that watches idle connections; none: there is no such task.
     watcher: Option<Waker>,
+    /// When that task looks next; none: only when it is woken.
+    watched_until: Option<Instant>,
     draining: bool,
 }
 
@@ -150,12 +152,12 @@ impl Http1Pool {
     }
 
     fn lay_aside(self: &Rc<Self>, mut connection: Box<PooledHttp1>) {
-        let watcher = self.state.borrow().watcher.clone();
-        if let Some(watcher) = &watcher
-            && connection
-                .poll_closed(&mut Context::from_waker(watcher))
-                .is_ready()
-        {
+        let closed = match &self.state.borrow().watcher {
+            Some(watcher) => connection.poll_closed(&mut Context::from_waker(watcher)),
+            // The new task looks by itself.
+            None => Poll::Pending,
+        };
+        if closed.is_ready() {
             return;
         }
         let timeout = self.owner.cluster.info.settings.http.common.idle_timeout;
@@ -163,9 +165,18 @@ impl Http1Pool {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             connection,
         };
-        self.state.borrow_mut().idle.push(idle);
-        if watcher.is_none() {
-            self.watch();
+        let next = idle.next_deadline();
+        let mut state = self.state.borrow_mut();
+        let too_late =
+            next.is_some_and(|next| state.watched_until.is_none_or(|until| next < until));
+        state.idle.push(idle);
+        match &state.watcher {
+            None => {
+                drop(state);
+                self.watch();
+            }
+            Some(watcher) if too_late => watcher.wake_by_ref(),
+            Some(_) => {}
         }
     }
 
@@ -262,15 +273,13 @@ fn poll_watch(
                     .inc();
                 closed.push(idle);
             } else {
-                next = [next, idle.deadline, idle.connection.expires]
-                    .into_iter()
-                    .flatten()
-                    .min();
+                next = [next, idle.next_deadline()].into_iter().flatten().min();
                 state.idle.push(idle);
             }
         }
         let done = state.idle.is_empty();
         state.watcher = (!done).then(|| cx.waker().clone());
+        state.watched_until = next;
         drop(state);
         drop(closed);
         if done {
@@ -287,6 +296,16 @@ fn poll_watch(
         if sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
+    }
+}
+
+impl Idle {
+    /// When it is to be closed.
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.deadline, self.connection.expires]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

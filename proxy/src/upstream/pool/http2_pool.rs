@@ -237,6 +237,8 @@ async fn watch(connection: Rc<PooledHttp2>, pool: Weak<Http2Pool>) {
         let polled = poll_watch(&current, &pool, &mut timer, cx);
         if polled.is_pending() {
             connection.set(Some(current));
+            // The peer may allow more streams than before.
+            pool.serve_pending();
         } else {
             pool.retire(&current);
             pool.serve_pending();

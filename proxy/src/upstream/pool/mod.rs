@@ -15,6 +15,8 @@ mod http2_pool;
 mod pending;
 mod stream;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -23,9 +25,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use connect::{
-    Connected, Connector, Keepalive, SocketConnector, SocketSettings, SourceAddress,
-};
+pub use connect::{Connected, Connector, SocketConnector, SocketSettings, SourceAddress};
 pub use connection::{ConnectionGuard, RequestGuard, RetryGuard, UpstreamConnectionInfo};
 pub use events::{ConnectError, PoolError, ResetReason, ResponseEvent};
 pub use pending::PendingStream;

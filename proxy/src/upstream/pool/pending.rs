@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::super::circuit_breaker::{Resource, RoutingPriority};
+use super::super::host::{HostHandle, HostStat};
 use super::super::worker_clusters::ClusterHandle;
 use super::stream::ClientStream;
 use super::{PoolError, PoolOwner};
@@ -37,6 +38,7 @@ enum State {
 /// A waiting request in stats and circuit breakers.
 pub(super) struct PendingGuard {
     cluster: Rc<ClusterHandle>,
+    host: Rc<HostHandle>,
     priority: RoutingPriority,
 }
 
@@ -113,7 +115,9 @@ impl Drop for PendingStream {
 impl PendingGuard {
     pub(super) fn try_new(owner: &PoolOwner) -> Option<Self> {
         let PoolOwner {
-            cluster, priority, ..
+            cluster,
+            host,
+            priority,
         } = owner;
         let stats = &cluster.info.stats;
         if !cluster.has_room(*priority, Resource::PendingRequests) {
@@ -123,8 +127,10 @@ impl PendingGuard {
         cluster.acquire(*priority, Resource::PendingRequests);
         stats.upstream_rq_pending_total().inc();
         stats.upstream_rq_pending_active().inc();
+        host.count(HostStat::RqPendingActive);
         Some(Self {
             cluster: cluster.clone(),
+            host: host.clone(),
             priority: *priority,
         })
     }
@@ -133,6 +139,7 @@ impl PendingGuard {
 impl Drop for PendingGuard {
     fn drop(&mut self) {
         self.cluster.info.stats.upstream_rq_pending_active().dec();
+        self.host.uncount(HostStat::RqPendingActive);
         self.cluster
             .release(self.priority, Resource::PendingRequests);
     }

@@ -53,13 +53,15 @@ pub struct Http1Stream {
     connection: Option<Box<PooledHttp1>>,
     pool: Rc<Http1Pool>,
     head_sent: bool,
+    response_ended: bool,
     reset: bool,
     _request: RequestGuard,
 }
 
 /// A stream of an HTTP/2 connection.
 pub struct Http2Stream {
-    stream: http2::ClientStream,
+    /// Taken when the stream is dropped.
+    stream: Option<http2::ClientStream>,
     connection: Rc<PooledHttp2>,
     pool: Rc<Http2Pool>,
     _request: RequestGuard,
@@ -76,10 +78,14 @@ macro_rules! either {
                 $body
             }
             ClientStream::Http1(_) => unreachable!("the connection is taken by drop alone"),
-            ClientStream::Http2(stream) => {
-                let $stream = &mut stream.stream;
+            ClientStream::Http2(Http2Stream {
+                stream: Some(stream),
+                ..
+            }) => {
+                let $stream = stream;
                 $body
             }
+            ClientStream::Http2(_) => unreachable!("the stream is taken by drop alone"),
         }
     };
 }
@@ -116,8 +122,11 @@ impl ClientStream {
     /// The next event of the response. While the caller does not ask, nothing is read.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<ResponseEvent> {
         let event = either!(self, stream => stream.poll_event(cx));
-        if let (Self::Http1(stream), Poll::Ready(ResponseEvent::Reset(reason))) = (self, &event) {
-            stream.broke_off(reason);
+        if let Poll::Ready(event) = &event {
+            match self {
+                Self::Http1(stream) => stream.saw(event),
+                Self::Http2(stream) => stream.saw(event),
+            }
         }
         event
     }
@@ -142,7 +151,10 @@ impl ClientStream {
                 .connection
                 .as_ref()
                 .map_or_else(BytesMeter::default, |connection| connection.codec.bytes()),
-            Self::Http2(stream) => stream.stream.bytes(),
+            Self::Http2(stream) => stream
+                .stream
+                .as_ref()
+                .map_or_else(BytesMeter::default, http2::ClientStream::bytes),
         }
     }
 
@@ -150,7 +162,11 @@ impl ClientStream {
     pub fn reset(&mut self, _reason: &ResetReason) {
         match self {
             Self::Http1(stream) => stream.reset = true,
-            Self::Http2(stream) => stream.stream.reset(),
+            Self::Http2(stream) => {
+                if let Some(stream) = &mut stream.stream {
+                    stream.reset();
+                }
+            }
         }
     }
 
@@ -185,15 +201,24 @@ impl Http1Stream {
             connection: Some(connection),
             pool,
             head_sent: false,
+            response_ended: false,
             reset: false,
             _request: request,
         }
     }
 
-    fn broke_off(&mut self, reason: &ResetReason) {
-        self.reset = true;
-        if let Some(connection) = &self.connection {
-            connection.guard.broke_off(reason);
+    fn saw(&mut self, event: &ResponseEvent) {
+        match event {
+            ResponseEvent::Reset(reason) => {
+                self.reset = true;
+                if let Some(connection) = &self.connection {
+                    connection.guard.broke_off(reason);
+                }
+            }
+            ResponseEvent::Head(_, EndStream::Yes)
+            | ResponseEvent::Data(_, EndStream::Yes)
+            | ResponseEvent::Trailers(_) => self.response_ended = true,
+            _ => {}
         }
     }
 }
@@ -201,6 +226,9 @@ impl Http1Stream {
 impl Drop for Http1Stream {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
+            if self.head_sent && !self.response_ended {
+                connection.guard.ends_under_request();
+            }
             // A stream that never began leaves its connection as it was.
             let reusable = !self.reset && (!self.head_sent || connection.codec.is_reusable());
             self.pool.release(connection, reusable);
@@ -220,7 +248,7 @@ impl Http2Stream {
             .requests
             .set(connection.info.requests.get() + 1);
         Self {
-            stream: connection.codec.new_stream(),
+            stream: Some(connection.codec.new_stream()),
             connection,
             pool,
             _request: request,
@@ -228,9 +256,20 @@ impl Http2Stream {
     }
 }
 
+impl Http2Stream {
+    fn saw(&self, event: &ResponseEvent) {
+        if let ResponseEvent::Reset(reason) = event {
+            self.connection.guard.broke_off(reason);
+        }
+    }
+}
+
 impl Drop for Http2Stream {
     fn drop(&mut self) {
-        self.connection.guard.request_ended(self.stream.bytes());
+        // The codec has room for another stream only when this one is gone.
+        if let Some(stream) = self.stream.take() {
+            self.connection.guard.request_ended(stream.bytes());
+        }
         self.pool.stream_ended(&self.connection);
     }
 }
