@@ -71,11 +71,7 @@ impl Output {
     }
 
     /// Writes until nothing waits or the socket takes no more. An error drops what waits.
-    pub(crate) fn poll_write(
-        &mut self,
-        io: &mut Io,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.failed {
             self.drop_queued();
             return Poll::Ready(Ok(()));

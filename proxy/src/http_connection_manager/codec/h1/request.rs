@@ -33,6 +33,8 @@ struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
     http11: bool,
+    /// There is no version, and so no fields: the head is this line. It goes on as HTTP/1.0.
+    http09: bool,
 }
 
 /// Reads a request head from the start of `bytes`; gives it with its length, or nothing while more bytes are needed.
@@ -52,7 +54,7 @@ pub(crate) fn parse(
     parse_lenient(bytes, search, settings)
 }
 
-/// The same without the fast path. Public within the crate so that tests can compare the two.
+/// The same without the fast path.
 pub(crate) fn parse_lenient(
     bytes: &[u8],
     search: &mut HeadSearch,
@@ -71,6 +73,10 @@ pub(crate) fn parse_lenient(
         return still_partial(visible.len(), max_bytes);
     };
     let line = parse_first_line(bytes.get(..first_line).unwrap_or_default(), settings)?;
+    if line.http09 {
+        return finish(Builder::new(&line, settings), settings)
+            .map(|request| Some((request, first_line)));
+    }
     let Some(end) = end else {
         return still_partial(visible.len(), max_bytes);
     };
@@ -117,15 +123,17 @@ fn parse_first_line<'a>(
     if !known || target.is_empty() || !is_acceptable(target, method == b"CONNECT") {
         return Err(Reject::CodecError);
     }
-    if version.is_empty() {
-        // HTTP/0.9 ends here: nothing that follows would change the answer.
+    let http09 = version.is_empty();
+    if http09 && !settings.options.accept_http_10 {
+        // Nothing that follows would change the answer.
         return Err(Reject::LowVersion);
     }
-    let http11 = parse_version(version).ok_or(Reject::CodecError)?;
+    let http11 = !http09 && parse_version(version).ok_or(Reject::CodecError)?;
     Ok(RequestLine {
         method,
         target,
         http11,
+        http09,
     })
 }
 
@@ -157,6 +165,7 @@ fn parse_strict<'a>(
             method,
             target,
             http11: true,
+            http09: false,
         },
         settings,
     );

@@ -345,8 +345,7 @@ impl ServerStream for ServerConnection {
         // A response that does not wait for the end of its request ends the connection, as nobody reads the rest.
         let unread = !matches!(self.request, RequestState::Complete);
         let until_close = facts.http10
-            && !end.is_end()
-            && !facts.head
+            && (!end.is_end() || facts.head)
             && !head.fields.contains(Known::ContentLength);
         self.close |= (unread && !granted) || until_close || says_close(head);
         let context = ResponseContext {

@@ -177,7 +177,10 @@ fn accepted() -> Vec<(Vec<u8>, &'static str, Framing)> {
             "via: x\r\nb: 1\r\nvia: y\r\n",
             "GET /x HTTP/1.1|host: a|via: x,y|b: 1||",
         ),
-        field("foo: \t v\tw \t \r\n", "GET /x HTTP/1.1|host: a|foo: v\tw||"),
+        field(
+            "foo: \t v\tw \t \r\n",
+            "GET /x HTTP/1.1|host: a|foo: v\tw||",
+        ),
         field("foo: a\r\n b\r\n", "GET /x HTTP/1.1|host: a|foo: a b||"),
         field("foo: v\rw\r\n", "GET /x HTTP/1.1|host: a|foo: vw||"),
         field(
@@ -518,11 +521,7 @@ async fn http10_responses_keep_to_http10() {
     let mut settings = Http1Settings::default();
     settings.options.accept_http_10 = true;
     for (fields, wanted, next) in [
-        (
-            "",
-            "HTTP/1.0 200 OK|connection: close||abc",
-            Next::Close,
-        ),
+        ("", "HTTP/1.0 200 OK|connection: close||abc", Next::Close),
         (
             "connection: keep-alive\r\n",
             "HTTP/1.0 200 OK|connection: close||abc",
@@ -564,16 +563,15 @@ async fn pipelined_requests_are_served_in_turn() {
     raw.extend(get("GET /2 HTTP/1.1", "connection: close\r\n"));
     far.write_all(&raw).await.unwrap();
     assert_eq!(head(&mut server).await.0.path(), Some(&b"/1"[..]));
-    assert!(matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::Yes) if d == "abc"));
+    assert!(
+        matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::Yes) if d == "abc")
+    );
     answer(&mut server, &mut far, 200, &[], None).await;
     assert_eq!(server.finish_stream(), Next::KeepAlive);
     assert!(server.has_partial_head());
     assert_eq!(head(&mut server).await.0.path(), Some(&b"/2"[..]));
     let got = answer(&mut server, &mut far, 200, &[], None).await;
-    assert_eq!(
-        got,
-        "HTTP/1.1 200 OK|connection: close|content-length: 0||"
-    );
+    assert_eq!(got, "HTTP/1.1 200 OK|connection: close|content-length: 0||");
     assert_eq!(server.finish_stream(), Next::Close);
 }
 
@@ -699,7 +697,9 @@ async fn an_upgrade_carries_raw_bytes_both_ways() {
     raw.extend_from_slice(b"early");
     far.write_all(&raw).await.unwrap();
     assert_eq!(head(&mut server).await.1, EndStream::No);
-    assert!(matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::No) if d == "early"));
+    assert!(
+        matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::No) if d == "early")
+    );
     let got = answer(
         &mut server,
         &mut far,
