@@ -1,6 +1,7 @@
 //! Header fields in the order of their arrival: names and values are spans of one buffer.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::known::Known;
 use super::recycle::Storage;
@@ -225,6 +226,36 @@ impl Fields {
         known
     }
 
+    /// Copies a head from the wire as a whole; its fields are then added with [`Self::append_loaded`]. Returns where in the
+    /// storage the head begins.
+    pub(crate) fn load(&mut self, head: &[u8]) -> usize {
+        self.store(head).start as usize
+    }
+
+    /// As [`Self::append_wire_merging`], for a field whose name and value were loaded: it takes no copy.
+    #[inline]
+    pub(crate) fn append_loaded(
+        &mut self,
+        name: Range<usize>,
+        value: Range<usize>,
+        merges: impl FnOnce(Known) -> bool,
+    ) -> Option<Known> {
+        let stored = self.storage.bytes.get_mut(name.clone())?;
+        stored.make_ascii_lowercase();
+        let known = Known::find(stored);
+        if let Some(known) = known
+            && self.known[known as usize] != 0
+            && merges(known)
+        {
+            let value = self.storage.bytes.get(value)?.to_vec();
+            self.append_to(known, b",", value);
+        } else {
+            let name = Span::from_to(name.start, name.end);
+            self.push_spans(name, known, Span::from_to(value.start, value.end));
+        }
+        known
+    }
+
     /// Makes `value` the only value of `name`, where its first field stood or at the end.
     pub fn set(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
         let Some(first) = self.position(&name) else {
@@ -313,6 +344,11 @@ impl Fields {
 
     fn push(&mut self, name: Span, known: Option<Known>, value: &[u8]) {
         let value = self.store(value);
+        self.push_spans(name, known, value);
+    }
+
+    #[inline]
+    fn push_spans(&mut self, name: Span, known: Option<Known>, value: Span) {
         if let Some(known) = known {
             let slot = &mut self.known[known as usize];
             if *slot == 0 {

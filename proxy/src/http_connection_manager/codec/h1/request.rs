@@ -1,18 +1,19 @@
 //! The head of a request: `httparse` where it serves, and Envoy's leniency and strictness where they differ.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::lines::{
     HeadSearch, check_characters, fields, first_line_parts, is_authority_byte, is_token,
 };
 use super::message::{
-    Framing, has_token, is_persistent, is_upgrade, parse_length, parse_version,
+    Framing, has_token, is_persistent, is_upgrade, parse_length, parse_version, place_in,
     remove_connection_tokens, remove_h2c, tokens,
 };
 use super::reject::Reject;
 use super::settings::{HeadersWithUnderscoresAction, Http1Settings};
 use super::target::{absolute, is_acceptable, is_known_method, may_begin_method};
-use crate::http::{Known, Method, Protocol, RequestHead};
+use crate::http::{Fields, Known, Method, Protocol, RequestHead};
 use crate::http_connection_manager::codec::inline::merges_in_request;
 
 /// A request head that was read, and what follows from it.
@@ -169,8 +170,14 @@ fn parse_strict<'a>(
         },
         settings,
     );
+    let base = builder.head.fields.load(bytes.get(..length)?);
     for header in request.headers.iter() {
-        if let Err(reject) = builder.add(header.name.as_bytes(), header.value) {
+        let name = header.name.as_bytes();
+        let places = (
+            place_in(bytes, base, name),
+            place_in(bytes, base, header.value),
+        );
+        if let Err(reject) = builder.add_loaded(name, header.value, places) {
             return Some((Err(reject), length));
         }
     }
@@ -209,8 +216,32 @@ impl<'a> Builder<'a> {
         }
     }
 
-    #[inline]
     fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reject> {
+        self.add_with(name, value, |fields| {
+            fields.append_wire_merging(name, value, merges_in_request);
+        })
+    }
+
+    /// As `add`, for a field whose head was loaded: `places` are those of name and value.
+    #[inline]
+    fn add_loaded(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        places: (Range<usize>, Range<usize>),
+    ) -> Result<(), Reject> {
+        self.add_with(name, value, |fields| {
+            fields.append_loaded(places.0, places.1, merges_in_request);
+        })
+    }
+
+    #[inline]
+    fn add_with(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        append: impl FnOnce(&mut Fields),
+    ) -> Result<(), Reject> {
         self.header_bytes += name.len() as u64 + value.len() as u64 + 3;
         if self.underscores != HeadersWithUnderscoresAction::Allow && name.contains(&b'_') {
             return match self.underscores {
@@ -221,9 +252,7 @@ impl<'a> Builder<'a> {
         if name.len() == 4 && name.eq_ignore_ascii_case(b"host") {
             self.add_host(value);
         } else {
-            self.head
-                .fields
-                .append_wire_merging(name, value, merges_in_request);
+            append(&mut self.head.fields);
         }
         let count = self.head.fields.len() + usize::from(self.head.authority().is_some());
         if count > self.max_count {

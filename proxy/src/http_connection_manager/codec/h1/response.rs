@@ -1,9 +1,12 @@
 //! The head of a response from upstream.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::lines::{HeadSearch, check_characters, fields, first_line_parts};
-use super::message::{Framing, is_persistent, is_upgrade, parse_length, parse_version, remove_h2c};
+use super::message::{
+    Framing, is_persistent, is_upgrade, parse_length, parse_version, place_in, remove_h2c,
+};
 use super::reject::Reject;
 use super::settings::ClientHttp1Settings;
 use crate::http::{Known, ResponseHead};
@@ -114,8 +117,10 @@ fn parse_strict(
         return None;
     }
     let mut builder = Builder::new(status, response.version == Some(1), settings);
+    let base = builder.head.fields.load(bytes.get(..length)?);
     for header in response.headers.iter() {
-        if let Err(reject) = builder.add(header.name.as_bytes(), header.value) {
+        let name = place_in(bytes, base, header.name.as_bytes());
+        if let Err(reject) = builder.add_loaded(name, place_in(bytes, base, header.value)) {
             return Some((Err(reject), length));
         }
     }
@@ -139,12 +144,25 @@ impl Builder {
         }
     }
 
-    #[inline]
     fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reject> {
         self.header_bytes += name.len() as u64 + value.len() as u64 + 3;
         self.head
             .fields
             .append_wire_merging(name, value, merges_in_response);
+        self.check_count()
+    }
+
+    /// As `add`, for a field whose head was loaded.
+    #[inline]
+    fn add_loaded(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), Reject> {
+        self.header_bytes += name.len() as u64 + value.len() as u64 + 3;
+        self.head
+            .fields
+            .append_loaded(name, value, merges_in_response);
+        self.check_count()
+    }
+
+    fn check_count(&self) -> Result<(), Reject> {
         if self.head.fields.len() > self.max_count {
             return Err(Reject::TooManyHeaders);
         }
