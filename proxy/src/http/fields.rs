@@ -14,6 +14,42 @@ pub struct Fields {
     /// For each known name the index of its first field plus one; 0 where there is none, 255 for "look for it".
     known: [u8; Known::COUNT],
     live: usize,
+    /// How the sender wrote the names, where somebody wants to know.
+    original: Option<Box<OriginalNames>>,
+}
+
+/// How the sender of a head wrote it, for `preserve_case`: names in their own case, and the reason phrase.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OriginalNames {
+    names: Vec<Box<[u8]>>,
+    /// Names that the sender did not send are written `Like-This` instead of in lower case.
+    pub others_in_proper_case: bool,
+    /// The reason phrase, to be written in place of our own.
+    pub reason_phrase: Option<Box<[u8]>>,
+}
+
+impl OriginalNames {
+    /// No names yet.
+    pub fn new(others_in_proper_case: bool) -> Self {
+        Self {
+            names: Vec::new(),
+            others_in_proper_case,
+            reason_phrase: None,
+        }
+    }
+
+    /// Remembers a name as it came. The first form counts.
+    pub fn remember(&mut self, name: &[u8]) {
+        if self.find(name).is_none() {
+            self.names.push(name.into());
+        }
+    }
+
+    /// The form in which a name came.
+    pub fn find(&self, name: &[u8]) -> Option<&[u8]> {
+        let found = self.names.iter().find(|n| n.eq_ignore_ascii_case(name));
+        found.map(|name| &**name)
+    }
 }
 
 /// A place in the buffer of a head.
@@ -120,7 +156,18 @@ impl Fields {
             storage: Storage::take(),
             known: [0; Known::COUNT],
             live: 0,
+            original: None,
         }
+    }
+
+    /// How the sender wrote the names, if that was kept.
+    pub fn original_names(&self) -> Option<&OriginalNames> {
+        self.original.as_deref()
+    }
+
+    /// Keeps how the sender wrote the names.
+    pub fn set_original_names(&mut self, names: OriginalNames) {
+        self.original = Some(Box::new(names));
     }
 
     /// How many fields there are.
@@ -326,6 +373,7 @@ impl Fields {
         self.storage.entries.clear();
         self.known = [0; Known::COUNT];
         self.live = 0;
+        self.original = None;
     }
 
     pub(super) fn store(&mut self, bytes: &[u8]) -> Span {
@@ -422,6 +470,7 @@ impl Clone for Fields {
             storage,
             known: self.known,
             live: self.live,
+            original: self.original.clone(),
         }
     }
 }

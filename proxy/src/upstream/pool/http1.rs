@@ -15,8 +15,8 @@ use super::{ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, Known, Method, RequestHead};
 use crate::http_connection_manager::codec::h1::{
     Body, BodyEncoding, BodyEvent, BodyLimits, ClientHttp1Settings, Framing, HeadSearch, Input,
-    LAST_CHUNK, Output, Reject, Response, ResponseTo, chunk_start, is_upgrade, parse_response_head,
-    request_head, trailers,
+    LAST_CHUNK, Output, Reject, RequestContext, Response, ResponseTo, chunk_start, is_upgrade,
+    parse_response_head, request_head, trailers,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
@@ -100,9 +100,11 @@ impl ClientConnection {
             self.output.small(),
             head,
             end,
-            connect || upgrade,
-            options.send_fully_qualified_url,
-            options.header_key_format,
+            RequestContext {
+                tunnel: connect || upgrade,
+                fully_qualified: options.send_fully_qualified_url,
+                format: options.header_key_format,
+            },
         );
         self.meter.header_sent = counted;
         self.meter.wire_sent = (self.output.len() - before) as u64;
@@ -477,6 +479,10 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one table of what Envoy was seen to do"
+    )]
     async fn responses_come_out_as_envoy_reads_them() {
         const OK: &str = "HTTP/1.1 200 OK\r\n";
         let chunked = |body: &str| format!("{OK}transfer-encoding: chunked\r\n\r\n{body}");

@@ -128,7 +128,7 @@ impl Output {
             slices[used] = IoSlice::new(data);
             used += 1;
         }
-        let all = self.large.len() * 2 <= SLICES - 1;
+        let all = self.large.len() * 2 < SLICES;
         if all && from < self.small.len() && used < SLICES {
             slices[used] = IoSlice::new(self.small.get(from..).unwrap_or_default());
             used += 1;

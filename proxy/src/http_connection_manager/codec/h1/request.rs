@@ -13,7 +13,7 @@ use super::message::{
 use super::reject::Reject;
 use super::settings::{HeadersWithUnderscoresAction, Http1Settings};
 use super::target::{absolute, is_acceptable, is_known_method, may_begin_method};
-use crate::http::{Fields, Known, Method, Protocol, RequestHead};
+use crate::http::{Fields, Known, Method, OriginalNames, Protocol, RequestHead};
 use crate::http_connection_manager::codec::inline::merges_in_request;
 
 /// A request head that was read, and what follows from it.
@@ -197,6 +197,7 @@ struct Builder<'a> {
     header_bytes: u64,
     max_count: usize,
     underscores: HeadersWithUnderscoresAction,
+    original: Option<OriginalNames>,
 }
 
 impl<'a> Builder<'a> {
@@ -213,6 +214,7 @@ impl<'a> Builder<'a> {
             header_bytes: 0,
             max_count: settings.max_headers_count as usize,
             underscores: settings.headers_with_underscores_action,
+            original: settings.options.header_key_format.original_names(),
         }
     }
 
@@ -249,6 +251,9 @@ impl<'a> Builder<'a> {
                 _ => Ok(()),
             };
         }
+        if let Some(original) = &mut self.original {
+            original.remember(name);
+        }
         if name.len() == 4 && name.eq_ignore_ascii_case(b"host") {
             self.add_host(value);
         } else {
@@ -279,8 +284,12 @@ fn finish(builder: Builder<'_>, settings: &Http1Settings) -> Result<Request, Rej
         target,
         http11,
         header_bytes,
+        original,
         ..
     } = builder;
+    if let Some(original) = original {
+        head.fields.set_original_names(original);
+    }
     let connect = head.method() == Method::Connect;
     let mut raw = false;
     if head.fields.contains(Known::Upgrade) && is_upgrade(&head.fields) {

@@ -85,6 +85,10 @@ struct Facts {
 
 /// Why there is no next request.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once per refused connection and taken apart at once"
+)]
 pub enum HeadError {
     /// What came is no acceptable request: the answer to give, and the head as far as it could be read (Envoy never shows
     /// it, so it is none so far). The connection is now in a stream whose request has ended badly: the answer is sent on it,

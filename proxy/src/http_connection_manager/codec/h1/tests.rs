@@ -31,9 +31,11 @@ fn show(
         &mut text,
         &request.head,
         EndStream::Yes,
-        true,
-        false,
-        HeaderKeyFormat::LowerCase,
+        RequestContext {
+            tunnel: true,
+            fully_qualified: false,
+            format: HeaderKeyFormat::LowerCase,
+        },
     );
     let text = String::from_utf8_lossy(&text).replace("\r\n", "|");
     Ok(Some((text, request.framing)))
@@ -513,6 +515,77 @@ async fn responses_are_framed_as_envoy_frames_them() {
         let got = answer(&mut server, &mut far, status, fields, body).await;
         assert_eq!(got, wanted);
         assert_eq!(server.finish_stream(), Next::KeepAlive);
+    }
+}
+
+#[test]
+fn names_can_be_written_in_proper_case_or_as_they_came() {
+    let written = |read: HeaderKeyFormat, write: HeaderKeyFormat| {
+        let mut settings = Http1Settings::default();
+        settings.options.header_key_format = read;
+        let raw = b"POST /x HTTP/1.1\r\nHOST: a\r\nx_A-b1C.d-e: 2\r\n\r\n";
+        let (mut request, _) = parse_request(raw, &settings).unwrap().unwrap();
+        request.head.fields.append("x-added", "3");
+        let mut out = Vec::new();
+        let context = RequestContext {
+            tunnel: false,
+            fully_qualified: false,
+            format: write,
+        };
+        request_head(&mut out, &request.head, EndStream::Yes, context);
+        let out = String::from_utf8(out).unwrap().replace("\r\n", "|");
+        out.split_once('|').unwrap().1.to_owned()
+    };
+    let preserve = |others_in_proper_case| HeaderKeyFormat::PreserveCase {
+        forward_reason_phrase: false,
+        others_in_proper_case,
+    };
+    let lower = HeaderKeyFormat::LowerCase;
+    assert_eq!(
+        written(lower, HeaderKeyFormat::ProperCaseWords),
+        "Host: a|X_A-B1c.D-E: 2|X-Added: 3|Content-Length: 0||"
+    );
+    assert_eq!(
+        written(preserve(false), lower),
+        "HOST: a|x_A-b1C.d-e: 2|x-added: 3|content-length: 0||"
+    );
+    assert_eq!(
+        written(preserve(true), lower),
+        "HOST: a|x_A-b1C.d-e: 2|X-Added: 3|Content-Length: 0||"
+    );
+    assert_eq!(
+        written(lower, preserve(true)),
+        "host: a|x_a-b1c.d-e: 2|x-added: 3|content-length: 0||"
+    );
+}
+
+#[test]
+fn the_reason_phrase_of_the_upstream_is_forwarded_where_that_is_wanted() {
+    let mut settings = ClientHttp1Settings::default();
+    settings.options.header_key_format = HeaderKeyFormat::PreserveCase {
+        forward_reason_phrase: true,
+        others_in_proper_case: false,
+    };
+    for wire in [
+        "HTTP/1.1 200 Fine\r\nX-A: 1\r\n\r\n",
+        "HTTP/1.1  200 Fine\r\nX-A: 1\r\n\r\n",
+    ] {
+        let parsed = parse_response(wire.as_bytes(), ResponseTo::default(), &settings);
+        let (response, _) = parsed.unwrap().unwrap();
+        let mut out = Vec::new();
+        let context = encode::ResponseContext {
+            http10: false,
+            to_head: false,
+            tunnel: false,
+            close: true,
+            keep_alive: false,
+            format: HeaderKeyFormat::LowerCase,
+        };
+        encode::response_head(&mut out, &response.head, EndStream::Yes, context);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 200 Fine\r\nX-A: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
     }
 }
 
