@@ -148,7 +148,11 @@ mod tests {
             ("[::1]:80", 6),
             ("[::1]", 0),
         ] {
-            assert_eq!(domains.find(Some(host.as_bytes())), Some(expected), "{host}");
+            assert_eq!(
+                domains.find(Some(host.as_bytes())),
+                Some(expected),
+                "{host}"
+            );
         }
         assert_eq!(domains.find(None), None);
     }

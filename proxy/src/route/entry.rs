@@ -1,9 +1,6 @@
 //! `Route`: one entry of a virtual host.
 
-#![allow(
-    deprecated,
-    reason = "deprecated fields are decided like all others"
-)]
+#![allow(deprecated, reason = "deprecated fields are decided like all others")]
 
 use std::sync::Arc;
 
@@ -90,7 +87,10 @@ pub(super) struct RouteContext<'a> {
 }
 
 impl Route {
-    #[allow(clippy::too_many_lines, reason = "one line or two for each of the fields")]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one line or two for each of the fields"
+    )]
     pub(super) fn from_proto(
         proto: pb::Route,
         context: &RouteContext<'_>,
@@ -238,9 +238,10 @@ impl Action {
     ) -> Result<Self, Rejected> {
         let cx = context.per_filter.cx;
         match proto {
-            None => Err(path.reject(
-                "needs one of route, redirect, direct_response, non_forwarding_action",
-            )),
+            None => {
+                Err(path
+                    .reject("needs one of route, redirect, direct_response, non_forwarding_action"))
+            }
             Some(pb::route::Action::Route(proto)) => {
                 RouteAction::from_proto(proto, context, &path.field("route")).map(Self::Forward)
             }

@@ -113,9 +113,9 @@ impl Method {
             Some(PolicySpecifier::Cookie(cookie)) => {
                 Cookie::from_proto(cookie, &path.field("cookie")).map(Input::Cookie)
             }
-            Some(PolicySpecifier::ConnectionProperties(pb::hash_policy::ConnectionProperties {
-                source_ip,
-            })) => Ok(if source_ip {
+            Some(PolicySpecifier::ConnectionProperties(
+                pb::hash_policy::ConnectionProperties { source_ip },
+            )) => Ok(if source_ip {
                 Input::SourceIp
             } else {
                 Input::Nothing
@@ -176,11 +176,7 @@ impl Input {
 }
 
 /// The order of several values of a header makes no difference.
-fn header_hash(
-    head: &RequestHead,
-    key: &HeaderKey,
-    rewrite: Option<&RegexRewrite>,
-) -> Option<u64> {
+fn header_hash(head: &RequestHead, key: &HeaderKey, rewrite: Option<&RegexRewrite>) -> Option<u64> {
     let HeaderKey::Field(name) = key else {
         let value = head.first(key)?;
         return Some(match rewrite {
@@ -206,10 +202,7 @@ fn header_hash(
 }
 
 impl Cookie {
-    fn from_proto(
-        proto: pb::hash_policy::Cookie,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
+    fn from_proto(proto: pb::hash_policy::Cookie, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let pb::hash_policy::Cookie {
             name,
             ttl,
@@ -318,8 +311,11 @@ mod tests {
                     name: "k".into(),
                     ttl,
                     path: "/p".into(),
-                    attributes: [("SameSite".into(), "Lax".into()), ("Secure".into(), "".into())]
-                        .into(),
+                    attributes: [
+                        ("SameSite".into(), "Lax".into()),
+                        ("Secure".into(), "".into()),
+                    ]
+                    .into(),
                 }),
                 false,
             )])

@@ -94,8 +94,7 @@ impl HeaderMutations {
             path,
         );
         let (request, response) = (request?, response?);
-        Ok((request.is_some() || response.is_some())
-            .then(|| Box::new(Self { request, response })))
+        Ok((request.is_some() || response.is_some()).then(|| Box::new(Self { request, response })))
     }
 }
 

@@ -131,9 +131,7 @@ impl PathRewrite {
         let (new, replaced) = match self {
             Self::Prefix(prefix) => (prefix.to_vec(), criterion.matched_len(path)),
             Self::Regex(regex) => (regex.replace_all(path), path.len()),
-            Self::Template(rewrite) => {
-                (rewrite.rewrite(path, criterion.template()?)?, path.len())
-            }
+            Self::Template(rewrite) => (rewrite.rewrite(path, criterion.template()?)?, path.len()),
             Self::Format(formatter) => {
                 let new = render(formatter, head, info);
                 if new.is_empty() {
@@ -163,7 +161,8 @@ impl HostRewrite {
             }
             Some(HostRewriteSpecifier::AutoHostRewrite(auto)) if auto.value => Some(Self::Auto),
             Some(HostRewriteSpecifier::HostRewritePathRegex(regex)) => {
-                let regex = RegexRewrite::from_proto(regex, &path.field("host_rewrite_path_regex"))?;
+                let regex =
+                    RegexRewrite::from_proto(regex, &path.field("host_rewrite_path_regex"))?;
                 Some(Self::PathRegex(Box::new(regex)))
             }
             Some(HostRewriteSpecifier::HostRewrite(format)) if !format.is_empty() => {
