@@ -168,7 +168,8 @@ impl HeaderMatcher {
     /// As `matches`, for a header that comes once or is missing.
     fn matches_value(&self, value: Option<&[u8]>) -> bool {
         if let Condition::Present(present) = self.condition {
-            return (value.is_some() == present) != self.invert;
+            let there = value.is_some() || self.missing_is_empty;
+            return (there == present) != self.invert;
         }
         match value {
             None if !self.missing_is_empty => false,
@@ -292,27 +293,21 @@ mod tests {
 
     #[test]
     fn presence_and_absence_can_be_asked_for_and_inverted() {
-        for (present, invert, there, expected) in [
-            (true, false, true, true),
-            (true, false, false, false),
-            (true, true, true, false),
-            (true, true, false, true),
-            (false, false, true, false),
-            (false, false, false, true),
-            (false, true, true, true),
-            (false, true, false, false),
+        for (present, invert, missing_is_empty, if_there, if_missing) in [
+            (true, false, false, true, false),
+            (true, true, false, false, true),
+            (false, false, false, false, true),
+            (false, true, false, true, false),
+            (true, false, true, true, true),
+            (true, true, true, false, false),
+            (false, false, true, false, false),
+            (false, true, true, true, true),
         ] {
-            let matcher = matcher(
-                Some(HeaderMatchSpecifier::PresentMatch(present)),
-                invert,
-                false,
-            );
-            let values: &[&str] = if there { &[""] } else { &[] };
-            assert_eq!(
-                matcher.matches(&head(values)),
-                expected,
-                "{present} {invert} {there}"
-            );
+            let specifier = HeaderMatchSpecifier::PresentMatch(present);
+            let matcher = matcher(Some(specifier), invert, missing_is_empty);
+            let case = format!("{present} {invert} {missing_is_empty}");
+            assert_eq!(matcher.matches(&head(&[""])), if_there, "{case}");
+            assert_eq!(matcher.matches(&head(&[])), if_missing, "{case}");
         }
         assert!(matcher(None, false, false).matches(&head(&["anything"])));
     }

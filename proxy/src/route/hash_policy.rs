@@ -4,6 +4,7 @@
 //!
 //! Deviations: a `filter_state` object is hashed by its text.
 
+use std::io::Write;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::route::v3::route_action as pb;
@@ -148,7 +149,11 @@ impl Input {
             Self::Header(key, rewrite) => header_hash(head, key, rewrite.as_ref()),
             Self::SourceIp => {
                 let ip = info.remote_address().ip()?;
-                Some(xx_hash64(ip.to_string().as_bytes(), 0))
+                let mut text = [0; 48];
+                let mut rest = &mut text[..];
+                write!(rest, "{ip}").ok()?;
+                let len = 48 - rest.len();
+                Some(xx_hash64(&text[..len], 0))
             }
             Self::QueryParameter(name) => {
                 let value = first_query_value(head.path()?, name.as_bytes())?;
@@ -301,6 +306,13 @@ mod tests {
         };
         assert_eq!(hash(["foo", "bar"]), hash(["bar", "foo"]));
         assert_eq!(hash(["foo", "bar"]), Some(xx_hash64(b"barfoo", 0)));
+    }
+
+    #[test]
+    fn the_source_address_is_hashed_as_text_without_its_port() {
+        let policy = policy(vec![(Input::SourceIp, false)]);
+        let hash = policy.hash(&head("GET", "a", "/"), &info(), None);
+        assert_eq!(hash, Some(xx_hash64(b"10.1.2.3", 0)));
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl SelectedRoute {
             .and_then(|rewrite| rewrite.rewrite(head, &route.path, info));
         if let Some(path) = path {
             if keep_original {
-                let original = head.path().unwrap_or_default().to_vec();
+                let original = rewrite::Rewritten::from_slice(head.path().unwrap_or_default());
                 head.fields.set(Known::EnvoyOriginalPath, original);
             }
             head.set_path(&path);

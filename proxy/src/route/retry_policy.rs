@@ -1,6 +1,11 @@
 //! `RetryPolicy`: when, how often and where a request is tried again.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on>
+//! Type URLs within: `envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate`,
+//! `envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate`,
+//! `envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig`.
+//!
+//! Deviations: `retry_options_predicates`, `refresh_cluster_on_retry` and hosts by metadata are refused.
 
 use std::ops::{BitOr, BitOrAssign};
 use std::time::Duration;

@@ -148,6 +148,7 @@ fn measure_look_ups() {
 
 #[test]
 fn a_simple_route_is_small() {
+    println!("{} {}", size_of::<crate::route::Route>(), size_of::<crate::route::VirtualHost>());
     assert!(
         size_of::<crate::route::Route>() <= 280,
         "{}",
