@@ -162,7 +162,7 @@ impl Route {
         );
         specifiers?;
         let rare = Rare {
-            stat_prefix: Some(stat_prefix.into()).filter(|text: &Box<str>| !text.is_empty()),
+            stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
             decorator: decorator?,
             tracing: tracing?,
             metadata: metadata.map(metadata_from_proto),
@@ -173,7 +173,7 @@ impl Route {
         own_filters?;
         let (path, criteria) = criteria?;
         Ok(Self {
-            name: Some(name.into()).filter(|name: &Box<str>| !name.is_empty()),
+            name: (!name.is_empty()).then(|| name.into()),
             action: action?,
             path,
             criteria,

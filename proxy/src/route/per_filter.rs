@@ -116,7 +116,7 @@ impl<'a> PerFilter<'a> {
             });
             FilterSlot {
                 config,
-                disabled: entries().last().map(|entry| entry.disabled),
+                disabled: entries().next_back().map(|entry| entry.disabled),
             }
         });
         FilterSlots(slots.collect())

@@ -206,5 +206,5 @@ fn header_text(
             .field(field)
             .reject("may not contain CR, LF or NUL: it goes into a header"));
     }
-    Ok(Some(text.into()).filter(|text: &Box<str>| !text.is_empty()))
+    Ok((!text.is_empty()).then(|| text.into()))
 }

@@ -148,15 +148,7 @@ fn measure_look_ups() {
 
 #[test]
 fn a_simple_route_is_small() {
-    println!("{} {}", size_of::<crate::route::Route>(), size_of::<crate::route::VirtualHost>());
-    assert!(
-        size_of::<crate::route::Route>() <= 280,
-        "{}",
-        size_of::<crate::route::Route>()
-    );
-    assert!(
-        size_of::<crate::route::VirtualHost>() <= 120,
-        "{}",
-        size_of::<crate::route::VirtualHost>()
-    );
+    // Its prefix and its place in the index come on top: some 80 bytes.
+    assert!(size_of::<crate::route::Route>() <= 176);
+    assert!(size_of::<crate::route::VirtualHost>() <= 64);
 }

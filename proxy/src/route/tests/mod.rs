@@ -1,5 +1,10 @@
 //! Whole tables against what Envoy does with them.
 
+#![allow(
+    clippy::redundant_allocation,
+    reason = "the tests hold tables as streams do"
+)]
+
 mod errors;
 mod filters;
 mod look_up;
