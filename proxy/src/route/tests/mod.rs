@@ -182,10 +182,21 @@ virtual_hosts:
         let values: Vec<_> = head.fields.get_all("x-l").map(text).collect();
         assert_eq!(values, request);
         let mut answer = ResponseHead::new(200);
+        answer.fields.append("x-l", "upstream");
         answer.fields.append("x-gone", "1");
+        answer.fields.append("x-last", "1");
         selected.finalize_response_headers(&mut answer, &head, &info());
         let values: Vec<_> = answer.fields.get_all("x-l").map(text).collect();
         assert_eq!(values, [response]);
+        let names: Vec<_> = answer.fields.iter().map(|(name, _)| text(name)).collect();
+        let (x_l, x_last) = (
+            names.iter().position(|n| n == "x-l"),
+            names.iter().position(|n| n == "x-last"),
+        );
+        assert!(
+            x_l > x_last,
+            "what is overwritten moves to the end: {names:?}"
+        );
         assert_eq!(answer.fields.get_str("x-of"), Some(request[0]));
         assert!(!answer.fields.contains("x-gone"));
     }
