@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::overload::OverloadState;
+use crate::access_loggers::AccessLogManager;
 use crate::runtime::Runtime;
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;
@@ -16,6 +18,10 @@ pub struct ServerContext {
     pub runtime: Runtime,
     /// Numbers for cluster names, so that a route needs no look-up by name.
     pub cluster_names: ClusterNames,
+    /// What the overload manager asks of the data path.
+    pub overload: Arc<OverloadState>,
+    /// The files that access logs are written to.
+    pub access_logs: AccessLogManager,
     /// Who this proxy is.
     pub local_info: LocalInfo,
     /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.
@@ -53,10 +59,13 @@ pub struct FactoryContext<'a> {
 impl ServerContext {
     /// The context of a process with this many workers.
     pub fn new(workers: usize, local_info: LocalInfo) -> Self {
+        let stats = Store::new(workers);
         Self {
-            stats: Store::new(workers),
+            access_logs: AccessLogManager::new(workers, &stats),
+            stats,
             runtime: Runtime::default(),
             cluster_names: ClusterNames::default(),
+            overload: Arc::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
