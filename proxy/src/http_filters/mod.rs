@@ -5,7 +5,10 @@
 //! runs on meanwhile.
 
 mod context;
+mod cors;
 mod status;
+#[cfg(test)]
+mod test_support;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -22,7 +25,7 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
-pub static FACTORIES: &[&dyn HttpFilterFactory] = &[];
+pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&cors::Factory];
 
 /// One filter on one stream.
 ///
