@@ -7,6 +7,7 @@
 mod buffer;
 mod context;
 mod cors;
+mod fault;
 mod status;
 #[cfg(test)]
 mod test_support;
@@ -26,7 +27,7 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
-pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory];
+pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory, &fault::Factory];
 
 /// One filter on one stream.
 ///
