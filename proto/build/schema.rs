@@ -180,7 +180,7 @@ impl Tables {
                     .ok_or_else(|| format!("no enum {type_name}"))?,
                 _ => 0,
             };
-            let rules = value_of(&field.options, VALIDATE_RULES).unwrap_or_default();
+            let rules = rules_of(&field.options)?;
             let presence = !message.proto3
                 || field.proto3_optional
                 || field.oneof.is_some()
@@ -196,7 +196,7 @@ impl Tables {
                 u32::try_from(field.number)?,
                 self.string(&field.name)?,
                 self.string(&field.json_name)?,
-                self.rules(rules)?,
+                self.rules(&rules)?,
                 type_index,
             ];
             push_u32(&mut self.fields, &record);
@@ -304,6 +304,55 @@ fn push_u16(out: &mut Vec<u8>, values: &[u16]) {
 
 fn is_true(options: &[u8], number: u32) -> bool {
     value_of(options, number).is_some_and(|value| value == [1])
+}
+
+/// `validate.FieldRules` of a field. Options given one by one come as several encodings, which are joined here, so that
+/// readers find each kind of rule once.
+fn rules_of(options: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut kinds: Vec<(u64, Vec<u8>)> = Vec::new();
+    for (number, part) in messages_in(options) {
+        if number != u64::from(VALIDATE_RULES) {
+            continue;
+        }
+        for (kind, rules) in messages_in(part) {
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, joined)) => joined.extend_from_slice(rules),
+                None => kinds.push((kind, rules.to_vec())),
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for (kind, rules) in kinds {
+        prost::encoding::encode_varint(kind << 3 | 2, &mut out);
+        prost::encoding::encode_varint(u64::try_from(rules.len())?, &mut out);
+        out.extend_from_slice(&rules);
+    }
+    Ok(out)
+}
+
+/// The length-delimited fields of an encoded message, with their numbers.
+fn messages_in(mut message: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut found = Vec::new();
+    while let Some(tag) = varint(&mut message) {
+        let length = match tag & 7 {
+            0 => {
+                varint(&mut message);
+                continue;
+            }
+            1 => Some(8),
+            2 => varint(&mut message).and_then(|length| usize::try_from(length).ok()),
+            5 => Some(4),
+            _ => None,
+        };
+        let Some((value, rest)) = length.and_then(|length| message.split_at_checked(length)) else {
+            break;
+        };
+        message = rest;
+        if tag & 7 == 2 {
+            found.push((tag >> 3, value));
+        }
+    }
+    found
 }
 
 /// The bytes of the last field `number` of an encoded message; of a varint its encoding.

@@ -3,7 +3,7 @@
 //! # Life of a request
 //!
 //! The modules in the order in which a request meets them:
-//! [`server`] starts the threads, `listener` accepts, [`listener_filters`] look at the first bytes, [`network_filters`] take
+//! [`server`] starts the threads, [`listener`] accepts, [`listener_filters`] look at the first bytes, [`network_filters`] take
 //! the connection, the [`http_connection_manager`] makes streams of it, [`route`] chooses, [`http_filters`] decide and change,
 //! [`upstream`] answers; what happened is in [`stream_info`], and goes to [`access_loggers`] and [`stats`].
 
@@ -14,10 +14,12 @@ pub mod formatter;
 pub mod http;
 pub mod http_connection_manager;
 pub mod http_filters;
+pub mod listener;
 pub mod listener_filters;
 pub mod matchers;
 pub mod net;
 pub mod network_filters;
+pub mod overload;
 pub mod route;
 pub mod runtime;
 pub mod server;

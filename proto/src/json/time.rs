@@ -1,7 +1,7 @@
 //! Durations and times as protobuf's JSON writes them.
 
 /// `1s`, `0.250s`: none, three, six or nine digits after the dot.
-pub(super) fn duration((seconds, nanos): (i64, i32)) -> String {
+pub(crate) fn duration((seconds, nanos): (i64, i32)) -> String {
     let sign = if seconds < 0 || nanos < 0 { "-" } else { "" };
     format!("{sign}{}{}s", seconds.unsigned_abs(), fraction(nanos))
 }

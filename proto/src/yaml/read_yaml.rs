@@ -1,16 +1,16 @@
 //! YAML to a tree, with the meaning that Envoy gives to it.
 //!
-//! Only the first document of a text is read. A quoted or block scalar is a string; a plain one is null, a boolean
+//! Only the first document of a text is read. A quoted or block scalar without a tag is a string; a plain one is null, a boolean
 //! (`yes`, `on` and `y` too), an integer (decimal, `0x` or `0` octal) or a string. Fractions are strings, integers
 //! beyond 32 bits as well: the field decides what they become, and in a `google.protobuf.Struct` they stay strings.
 //! Of two equal keys the later one counts. A key tagged `!ignore` is left out. There are no merge keys.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::node::{Document, Entry, NodeId, SyntaxError, Value};
+use super::node::{Document, Entry, NodeId, SyntaxError, Value, first_repeated};
 
 /// Reads the first document of `text`.
 pub(crate) fn read(text: &str) -> Result<Document<'_>, SyntaxError> {
@@ -191,18 +191,8 @@ impl<'a> Builder<'a> {
 
 /// Drops every entry that a later one with the same key replaces.
 pub(crate) fn last_of_equal_keys(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
-    let unique = if entries.len() <= 16 {
-        (1..entries.len()).all(|index| {
-            entries[..index]
-                .iter()
-                .all(|earlier| earlier.key != entries[index].key)
-        })
-    } else {
-        let mut seen = std::collections::HashSet::with_capacity(entries.len());
-        entries.iter().all(|entry| seen.insert(entry.key.as_ref()))
-    };
-    if !unique {
-        let mut seen = std::collections::HashSet::new();
+    if first_repeated(&entries).is_some() {
+        let mut seen = HashSet::new();
         entries.reverse();
         entries.retain(|entry| seen.insert(entry.key.clone().into_owned()));
         entries.reverse();
@@ -211,10 +201,15 @@ pub(crate) fn last_of_equal_keys(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> 
 }
 
 fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Value<'a> {
-    let is_text = tag.is_some_and(|tag| {
-        (tag.handle.is_empty() && tag.suffix == "!") || (tag.handle == "!" && tag.suffix.is_empty())
-    });
-    if style != ScalarStyle::Plain || is_text {
+    // An explicit tag takes away from quotes that they make a string, whatever the tag says.
+    let is_text = match tag {
+        None => style != ScalarStyle::Plain,
+        Some(tag) => matches!(
+            (tag.handle.as_str(), tag.suffix.as_str()),
+            ("", "!") | ("!", "")
+        ),
+    };
+    if is_text {
         return Value::Text(text);
     }
     if tag.is_none() && is_null(&text) {
@@ -337,6 +332,7 @@ mod tests {
             ("\"true\"", string("true")),
             ("! 5", string("5")),
             ("!!str 5", number("5")),
+            ("!!str '5'", number("5")),
             ("!!str ~", string("~")),
             ("-", string("-")),
             ("0x", string("0x")),

@@ -8,6 +8,9 @@ pub(crate) fn integer(text: &str, min: i128, max: i128) -> Result<i128, String> 
         .unwrap_or(text);
     let value = match digits.parse::<i128>() {
         Ok(value) => value,
+        Err(_) if text.contains(|character: char| character.is_ascii_whitespace()) => {
+            return Err(format!("{text:?} is no integer"));
+        }
         Err(_) => from_float(text).ok_or_else(|| format!("{text:?} is no integer"))?,
     };
     if (min..=max).contains(&value) {
@@ -28,10 +31,26 @@ fn from_float(text: &str) -> Option<i128> {
         .then_some(value as i128)
 }
 
-/// A float, from the text of a number, a quoted number, `NaN`, `Infinity` or `-Infinity`.
+/// A float, from the text of a number, a quoted number in decimal or hexadecimal, `NaN`, `Infinity` or `-Infinity`.
 pub(crate) fn float(text: &str) -> Option<f64> {
     let trimmed = text.trim_matches(|character: char| character.is_ascii_whitespace());
-    trimmed.parse().ok()
+    trimmed.parse().ok().or_else(|| hexadecimal(trimmed))
+}
+
+fn hexadecimal(text: &str) -> Option<f64> {
+    let (negative, digits) = text
+        .strip_prefix('-')
+        .map_or((false, text), |rest| (true, rest));
+    let digits = digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"))?;
+    if digits.is_empty() || digits.len() > 13 {
+        return None;
+    }
+    let magnitude = digits.chars().try_fold(0.0, |value, digit| {
+        Some(value * 16.0 + f64::from(digit.to_digit(16)?))
+    })?;
+    Some(if negative { -magnitude } else { magnitude })
 }
 
 /// A quoted boolean. Protobuf takes more words than `true` and `false` here, and so does Envoy.
@@ -167,10 +186,13 @@ mod tests {
             ("1e2", Ok(100)),
             ("5.0", Ok(5)),
             ("-1", Ok(-1)),
+            ("0x1F", Ok(31)),
         ] {
             assert_eq!(integer(text, -1, 100), expected, "{text}");
         }
-        for text in ["5.5", "", "abc", "0x10", "101", "-2", "1e400", "NaN", "+-5"] {
+        for text in [
+            "5.5", "", "abc", "0x", "0xg", " 5", "5 ", "101", "-2", "1e400", "NaN", "+-5",
+        ] {
             assert!(integer(text, -1, 100).is_err(), "{text}");
         }
     }

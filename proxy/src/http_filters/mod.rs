@@ -5,9 +5,11 @@
 //! runs on meanwhile.
 
 mod buffer;
+pub mod chain_config;
 mod context;
 mod cors;
 mod fault;
+pub mod router;
 mod status;
 #[cfg(test)]
 mod test_support;

@@ -206,7 +206,12 @@ fn escape<'p>(after: &'p str, in_class: bool, out: &mut String) -> Result<&'p st
             });
         }
     };
-    Ok(push(out, ascii, rest))
+    out.push_str(ascii);
+    // After a class within a class, a hyphen opens no range.
+    Ok(match rest.strip_prefix('-') {
+        Some(rest) if in_class => push(out, "\\-", rest),
+        _ => rest,
+    })
 }
 
 /// Whether `{` opens `{n}`, `{n,}` or `{n,m}`.
@@ -245,6 +250,7 @@ mod tests {
             (r"\w+", "a_1", "é"),
             (r"[^\w]", "é", "a"),
             (r"[[]x", "[x", "x"),
+            (r"[\w-\.]+", "a-b.c", "!"),
             (r"[]a]+", "]a", "b"),
             (r"[a&&b]+", "a&b", "c"),
             (r"[[:alpha:]_]+", "a_", "1"),

@@ -60,6 +60,19 @@ impl Io {
         }
     }
 
+    /// Where the client wanted to go before the kernel redirected the connection (`SO_ORIGINAL_DST`).
+    pub fn original_destination(&self) -> Option<std::net::SocketAddr> {
+        let Kind::Tcp(stream) = &self.kind else {
+            return None;
+        };
+        let socket = socket2::SockRef::from(stream);
+        let address = match stream.local_addr().ok()? {
+            std::net::SocketAddr::V4(_) => socket.original_dst_v4(),
+            std::net::SocketAddr::V6(_) => socket.original_dst_v6(),
+        };
+        address.ok()?.as_socket()
+    }
+
     /// Makes `close` send a reset instead of a FIN, for peers that must notice.
     pub fn reset_on_close(&self) {
         if let Kind::Tcp(stream) = &self.kind {

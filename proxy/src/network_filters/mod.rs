@@ -3,6 +3,10 @@
 //! The last filter of a chain is *terminal*: it takes the connection over and serves it to its end. Those before it are called
 //! when the connection starts and, if they ask for it, for every piece of data; a chain in which none asks costs nothing per read.
 
+pub mod connection_limit;
+pub mod direct_response;
+pub mod echo;
+
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +20,12 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::ConnectionInfo;
 
 /// Every network filter that can be configured.
-pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[];
+pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
+    &connection_limit::Factory,
+    &direct_response::Factory,
+    &echo::Factory,
+    &crate::http_connection_manager::Factory,
+];
 
 /// A connection on its way through its filters.
 #[derive(Debug)]

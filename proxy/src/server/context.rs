@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::overload::OverloadState;
 use crate::access_loggers::AccessLogManager;
 use crate::runtime::Runtime;
 use crate::stats::{Scope, Store};
@@ -17,6 +18,8 @@ pub struct ServerContext {
     pub runtime: Runtime,
     /// Numbers for cluster names, so that a route needs no look-up by name.
     pub cluster_names: ClusterNames,
+    /// What the overload manager asks of the data path.
+    pub overload: Arc<OverloadState>,
     /// The files that access logs are written to.
     pub access_logs: AccessLogManager,
     /// Who this proxy is.
@@ -62,6 +65,7 @@ impl ServerContext {
             stats,
             runtime: Runtime::default(),
             cluster_names: ClusterNames::default(),
+            overload: Arc::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),

@@ -1,7 +1,19 @@
 //! The process: what all of its parts share, its worker threads, its life from flags to exit.
 
+mod bootstrap;
+pub mod cli;
 mod context;
+mod lifecycle;
+pub mod log_control;
+pub mod log_format;
+mod messages;
+mod stats;
 mod worker;
+mod worker_thread;
 
+pub use bootstrap::Bootstrap;
 pub use context::{FactoryContext, LocalInfo, ServerContext};
+pub use lifecycle::{Server, run};
+pub use messages::{WorkerMessage, WorkerSender};
+pub use stats::{ServerFigures, ServerStats, ServerStatsGroup};
 pub use worker::{Random, Worker};

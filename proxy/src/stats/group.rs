@@ -1,8 +1,10 @@
 //! A group of stats with one lazily made shard per thread.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use super::histogram::{HistogramData, HistogramShard};
 use super::thread_shard;
@@ -41,16 +43,40 @@ pub enum Unit {
 
 /// Stats that are declared together and share a prefix.
 pub struct Group {
-    prefix: Box<str>,
+    prefix: Arc<str>,
     defs: Defs,
     /// Index 0 may be used by any thread, with atomic additions; the others belong to one worker each.
+    /// Empty when every stat is rejected: then nothing is ever counted.
     shards: Box<[OnceLock<Shard>]>,
+    rejected: Rejected,
+    /// What the last flush found, for each histogram that had values by then.
+    flushed: Mutex<Vec<(usize, Flushed)>>,
 }
 
-enum Defs {
+/// What kinds of stats a group has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Defs {
     Static(&'static [StatDef]),
     /// A stat whose name was made at run time; the prefix is its whole name.
     One(Kind),
+}
+
+/// Which stats of a group a `stats_matcher` keeps from existing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Rejected {
+    None,
+    All,
+    /// By index.
+    Some(Box<[bool]>),
+}
+
+/// A histogram as of the last flush.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// All values until then.
+    pub cumulative: HistogramData,
+    /// The values between the last two flushes.
+    pub interval: HistogramData,
 }
 
 struct Shard {
@@ -80,25 +106,69 @@ pub struct HistogramRef<'a> {
 }
 
 impl Group {
-    pub(super) fn new(prefix: &str, defs: &'static [StatDef], workers: usize) -> Self {
-        Self::with(prefix, Defs::Static(defs), workers)
-    }
-
-    pub(super) fn single(name: &str, kind: Kind, workers: usize) -> Self {
-        Self::with(name, Defs::One(kind), workers)
-    }
-
-    fn with(prefix: &str, defs: Defs, workers: usize) -> Self {
+    pub(super) fn new(prefix: Arc<str>, defs: Defs, workers: usize, rejected: Rejected) -> Self {
+        let shards = if rejected == Rejected::All {
+            0
+        } else {
+            workers + 1
+        };
         Self {
-            prefix: prefix.into(),
+            prefix,
             defs,
-            shards: (0..=workers).map(|_| OnceLock::new()).collect(),
+            shards: (0..shards).map(|_| OnceLock::new()).collect(),
+            rejected,
+            flushed: Mutex::default(),
         }
     }
 
     /// The prefix of every full name, with its trailing dot; of a single stat the whole name.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    pub(super) fn has_defs(&self, defs: Defs) -> bool {
+        self.defs == defs
+    }
+
+    /// Whether the stat at `index` is there at all: a `stats_matcher` may have rejected it.
+    pub fn exists(&self, index: usize) -> bool {
+        match &self.rejected {
+            Rejected::None => true,
+            Rejected::All => false,
+            Rejected::Some(rejected) => !rejected[index],
+        }
+    }
+
+    /// Takes stock of the histograms: what came since the last flush becomes their interval.
+    pub fn flush(&self) {
+        let is_histogram = |index: &usize| matches!(self.stat(*index).1, Kind::Histogram(_));
+        for index in (0..self.len()).filter(is_histogram) {
+            if !self.exists(index) || !self.used(index) {
+                continue;
+            }
+            let cumulative = self.histogram(index).snapshot();
+            let mut flushed = self.flushed.lock();
+            match flushed.iter_mut().find(|(of, _)| *of == index) {
+                Some((_, old)) => {
+                    old.interval = cumulative.since(&old.cumulative);
+                    old.cumulative = cumulative;
+                }
+                None => flushed.push((
+                    index,
+                    Flushed {
+                        interval: cumulative.clone(),
+                        cumulative,
+                    },
+                )),
+            }
+        }
+    }
+
+    /// The histogram at `index` as of the last flush; nothing if it had no values by then.
+    pub fn flushed(&self, index: usize) -> Option<Flushed> {
+        let flushed = self.flushed.lock();
+        let found = flushed.iter().find(|(of, _)| *of == index);
+        found.map(|(_, flushed)| flushed.clone())
     }
 
     /// How many stats it has.
@@ -263,6 +333,9 @@ impl HistogramRef<'_> {
         let Some(slot) = self.group.shards.get(thread_shard()) else {
             return;
         };
+        if !self.group.exists(self.index) {
+            return;
+        }
         let shard = slot.get_or_init(|| Shard::new(self.group.len()));
         shard.histograms[self.index]
             .get_or_init(Box::default)
@@ -275,7 +348,7 @@ impl HistogramRef<'_> {
         let mut data = HistogramData::default();
         for shard in self.group.touched() {
             if let Some(histogram) = shard.histograms[self.index].get() {
-                histogram.add_to(&mut data);
+                data.merge(&histogram.snapshot());
             }
         }
         data

@@ -3,15 +3,24 @@
 //! Stats come in *groups*: the stats of one cluster, listener or filter, declared with [`stats_group!`](crate::stats_group).
 //! A group costs its prefix until it is touched; then each thread that touches it gets a shard of its own, to which it adds
 //! without any contention. A reader sums the shards. A stat whose name is known only at run time (`upstream_rq_503`) is a
-//! group of one, made by [`Scope::counter`].
+//! group of one, made by [`Scope::counter`]. Owners that register the same stats share them; stats end with their last owner.
+//!
+//! Names become labels by Envoy's default tags and those of the bootstrap's `stats_config`. [`render`] shows them as Envoy does.
 
+mod config;
+mod default_tags;
 mod group;
 mod histogram;
+mod matcher;
+mod number;
+pub mod render;
 mod store;
+mod tags;
 
-pub use group::{CounterRef, GaugeRef, Group, HistogramRef, Kind, StatDef, Unit};
-pub use histogram::HistogramData;
-pub use store::{Counter, Gauge, Histogram, Scope, Store};
+pub use config::StatsConfig;
+pub use group::{CounterRef, Flushed, GaugeRef, Group, HistogramRef, Kind, StatDef, Unit};
+pub use histogram::{Bucket, HistogramData};
+pub use store::{Counter, Gauge, Histogram, Scope, Store, TextReadout};
 
 use std::cell::Cell;
 
@@ -135,7 +144,8 @@ mod tests {
     #[test]
     fn a_counter_asked_for_twice_is_the_same() {
         let store = Store::new(0);
-        store.scope("a.").counter("b").inc();
-        assert_eq!(store.scope("a.").counter("b").value(), 1);
+        let scope = store.scope("a.");
+        scope.counter("b").inc();
+        assert_eq!(scope.counter("b").value(), 1);
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
-use super::group::{CounterRef, GaugeRef, Group, HistogramRef, Kind, StatDef, Unit};
+use super::StatsConfig;
+use super::group::{CounterRef, Defs, GaugeRef, Group, HistogramRef, Kind, StatDef, Unit};
 
 /// Every group that is alive, by prefix. Its lock is taken when stats are made or read, never when they are counted.
 #[derive(Clone)]
@@ -16,23 +18,31 @@ pub struct Store {
 
 struct Inner {
     workers: usize,
-    groups: Mutex<Groups>,
+    config: OnceLock<StatsConfig>,
+    registry: Mutex<Registry>,
 }
 
+/// What is registered dies with its owners. Entries of the dead are swept when the table has doubled since the last sweep.
 #[derive(Default)]
-struct Groups {
-    /// Groups die with their owner; singles live as long as the store.
-    declared: Vec<Weak<Group>>,
-    singles: HashMap<Box<str>, Arc<Group>>,
-    /// Dead entries are swept when the list has doubled since the last sweep.
+struct Registry {
+    groups: HashMap<Arc<str>, SmallVec<[Weak<Group>; 1]>>,
+    texts: HashMap<Arc<str>, Weak<Mutex<String>>>,
     sweep_at: usize,
 }
 
 /// A prefix under which stats are registered: `cluster.backend.`
+///
+/// Stats with a name of their own live as long as a scope that was asked for them, or a handle to them.
 #[derive(Clone)]
 pub struct Scope {
+    inner: Arc<ScopeInner>,
+}
+
+struct ScopeInner {
     store: Store,
     prefix: Arc<str>,
+    /// By full name.
+    singles: Mutex<HashMap<Arc<str>, Arc<Group>>>,
 }
 
 /// A counter with a name of its own.
@@ -47,105 +57,187 @@ pub struct Gauge(Arc<Group>);
 #[derive(Debug, Clone)]
 pub struct Histogram(Arc<Group>);
 
+/// A text among the stats: `cluster_manager.cds.version_text`. It lives as long as a handle to it.
+#[derive(Debug, Clone)]
+pub struct TextReadout(Arc<Mutex<String>>);
+
 impl Store {
     /// A store for this many worker threads.
     pub fn new(workers: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
                 workers,
-                groups: Mutex::default(),
+                config: OnceLock::new(),
+                registry: Mutex::default(),
             }),
         }
+    }
+
+    /// Sets the bootstrap's `stats_config`. It holds for what is registered from now on: call it before all else, and once;
+    /// a second call changes nothing.
+    pub fn configure(&self, config: StatsConfig) {
+        let _ = self.inner.config.set(config);
+    }
+
+    /// The `stats_config` in force.
+    pub fn config(&self) -> &StatsConfig {
+        self.inner.config.get_or_init(StatsConfig::default)
     }
 
     /// The scope of a prefix, which ends in a dot or is empty.
     pub fn scope(&self, prefix: &str) -> Scope {
         Scope {
-            store: self.clone(),
-            prefix: prefix.into(),
+            inner: Arc::new(ScopeInner {
+                store: self.clone(),
+                prefix: prefix.into(),
+                singles: Mutex::default(),
+            }),
         }
     }
 
     /// Every group that is alive. Order is not defined.
     pub fn groups(&self) -> Vec<Arc<Group>> {
-        let groups = self.inner.groups.lock();
-        groups
-            .declared
-            .iter()
-            .filter_map(Weak::upgrade)
-            .chain(groups.singles.values().cloned())
+        let registry = self.inner.registry.lock();
+        let groups = registry.groups.values().flatten();
+        groups.filter_map(Weak::upgrade).collect()
+    }
+
+    /// Every text that is alive, by name. Order is not defined.
+    pub fn texts(&self) -> Vec<(Arc<str>, String)> {
+        let registry = self.inner.registry.lock();
+        let alive = registry.texts.iter();
+        alive
+            .filter_map(|(name, text)| Some((name.clone(), text.upgrade()?.lock().clone())))
             .collect()
     }
 
-    fn single(&self, name: &str, kind: Kind) -> Arc<Group> {
-        let mut groups = self.inner.groups.lock();
-        if let Some(group) = groups.singles.get(name) {
-            return group.clone();
+    /// Takes stock of all histograms. Called once for each `stats_flush_interval`; what is shown of a histogram is what the
+    /// last call found.
+    pub fn flush(&self) {
+        self.groups().iter().for_each(|group| group.flush());
+    }
+
+    /// Sets all counters back to zero.
+    pub fn reset_counters(&self) {
+        self.groups()
+            .iter()
+            .for_each(|group| group.reset_counters());
+    }
+
+    /// The group with this name and these stats: the same one while anybody holds it.
+    fn group(&self, prefix: &Arc<str>, defs: Defs) -> Arc<Group> {
+        let mut registry = self.inner.registry.lock();
+        let same = |group: &Arc<Group>| group.has_defs(defs);
+        if let Some(group) = registry
+            .groups
+            .get(prefix)
+            .and_then(|alike| alike.iter().filter_map(Weak::upgrade).find(same))
+        {
+            return group;
         }
-        let group = Arc::new(Group::single(name, kind, self.inner.workers));
-        groups.singles.insert(name.into(), group.clone());
+        registry.sweep();
+        let rejected = self.config().matcher.rejected(prefix, defs);
+        let group = Arc::new(Group::new(
+            prefix.clone(),
+            defs,
+            self.inner.workers,
+            rejected,
+        ));
+        let alike = registry.groups.entry(prefix.clone()).or_default();
+        alike.retain(|weak| weak.strong_count() > 0);
+        alike.push(Arc::downgrade(&group));
         group
+    }
+
+    fn text(&self, name: Arc<str>) -> Arc<Mutex<String>> {
+        let mut registry = self.inner.registry.lock();
+        if let Some(text) = registry.texts.get(&name).and_then(Weak::upgrade) {
+            return text;
+        }
+        let text = Arc::default();
+        if !self.config().matcher.rejects(&name) {
+            registry.texts.insert(name, Arc::downgrade(&text));
+        }
+        text
+    }
+
+    #[cfg(test)]
+    fn registered(&self) -> usize {
+        self.inner.registry.lock().groups.len()
     }
 }
 
-impl Groups {
-    fn register(&mut self, group: &Arc<Group>) {
-        if self.declared.len() >= self.sweep_at {
-            self.declared.retain(|weak| weak.strong_count() > 0);
-            self.sweep_at = (self.declared.len() * 2).max(64);
+impl Registry {
+    fn sweep(&mut self) {
+        if self.groups.len() + self.texts.len() < self.sweep_at {
+            return;
         }
-        self.declared.push(Arc::downgrade(group));
+        self.groups.retain(|_, alike| {
+            alike.retain(|weak| weak.strong_count() > 0);
+            !alike.is_empty()
+        });
+        self.texts.retain(|_, text| text.strong_count() > 0);
+        self.sweep_at = ((self.groups.len() + self.texts.len()) * 2).max(64);
     }
 }
 
 impl Scope {
     /// The prefix, with its trailing dot.
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.inner.prefix
     }
 
     /// The store it belongs to.
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.inner.store
     }
 
     /// The scope `prefix` below this one. `prefix` ends in a dot.
     pub fn scope(&self, prefix: &str) -> Scope {
-        Scope {
-            store: self.store.clone(),
-            prefix: format!("{}{prefix}", self.prefix).into(),
-        }
+        self.store().scope(&format!("{}{prefix}", self.prefix()))
     }
 
-    /// Registers a declared group here.
+    /// Registers a declared group here. Owners that declare the same stats here share them.
     pub fn group(&self, defs: &'static [StatDef]) -> Arc<Group> {
-        let group = Arc::new(Group::new(&self.prefix, defs, self.store.inner.workers));
-        self.store.inner.groups.lock().register(&group);
-        group
+        self.store().group(&self.inner.prefix, Defs::Static(defs))
     }
 
     /// The counter `name` of this scope; the same one however often it is asked for.
     pub fn counter(&self, name: &str) -> Counter {
-        Counter(
-            self.store
-                .single(&format!("{}{name}", self.prefix), Kind::Counter),
-        )
+        Counter(self.single(name, Kind::Counter))
     }
 
     /// The gauge `name` of this scope.
     pub fn gauge(&self, name: &str) -> Gauge {
-        Gauge(
-            self.store
-                .single(&format!("{}{name}", self.prefix), Kind::Gauge),
-        )
+        Gauge(self.single(name, Kind::Gauge))
     }
 
     /// The histogram `name` of this scope.
     pub fn histogram(&self, name: &str, unit: Unit) -> Histogram {
-        Histogram(
-            self.store
-                .single(&format!("{}{name}", self.prefix), Kind::Histogram(unit)),
-        )
+        Histogram(self.single(name, Kind::Histogram(unit)))
+    }
+
+    /// The text `name` of this scope, empty at first.
+    pub fn text_readout(&self, name: &str) -> TextReadout {
+        TextReadout(self.store().text(self.full_name(name)))
+    }
+
+    fn single(&self, name: &str, kind: Kind) -> Arc<Group> {
+        let name = self.full_name(name);
+        let mut singles = self.inner.singles.lock();
+        let group = singles
+            .entry(name.clone())
+            .or_insert_with(|| self.store().group(&name, Defs::One(kind)));
+        if group.has_defs(Defs::One(kind)) {
+            return group.clone();
+        }
+        drop(singles);
+        // The same name as another kind of stat: its handle keeps it alive.
+        self.store().group(&name, Defs::One(kind))
+    }
+
+    fn full_name(&self, name: &str) -> Arc<str> {
+        format!("{}{name}", self.prefix()).into()
     }
 }
 
@@ -179,6 +271,13 @@ impl Counter {
     }
 }
 
+impl TextReadout {
+    /// Replaces the text.
+    pub fn set(&self, text: impl Into<String>) {
+        *self.0.lock() = text.into();
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
@@ -189,6 +288,65 @@ impl fmt::Debug for Store {
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Scope").field(&self.prefix).finish()
+        f.debug_tuple("Scope").field(&self.inner.prefix).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::stats_group! { struct Example { counter hits; } }
+
+    #[test]
+    fn owners_of_the_same_prefix_share_their_stats() {
+        let store = Store::new(0);
+        let (a, b) = (
+            Example::new(&store.scope("x.")),
+            Example::new(&store.scope("x.")),
+        );
+        a.hits().inc();
+        b.hits().inc();
+        assert_eq!(a.hits().value(), 2);
+        drop(a);
+        assert_eq!(b.hits().value(), 2);
+        assert_eq!(store.groups().len(), 1);
+    }
+
+    #[test]
+    fn a_single_stat_lives_as_long_as_a_scope_that_made_it() {
+        let store = Store::new(0);
+        let (first, second) = (store.scope("a."), store.scope("a."));
+        first.counter("b").inc();
+        second.counter("b").inc();
+        drop(first);
+        assert_eq!(second.counter("b").value(), 2);
+        drop(second);
+        assert!(store.groups().is_empty());
+        assert_eq!(store.scope("a.").counter("b").value(), 0);
+    }
+
+    #[test]
+    fn stats_of_owners_that_went_away_are_forgotten() {
+        let store = Store::new(0);
+        for cluster in 0..10_000 {
+            let scope = store.scope(&format!("cluster.{cluster}."));
+            scope.counter("upstream_rq_503").inc();
+            Example::new(&scope).hits().inc();
+        }
+        assert!(store.registered() <= 64, "{}", store.registered());
+    }
+
+    #[test]
+    fn a_text_is_seen_while_somebody_holds_it() {
+        let store = Store::new(0);
+        let text = store.scope("cds.").text_readout("version_text");
+        text.set("v1");
+        assert_eq!(
+            store.texts(),
+            [("cds.version_text".into(), "v1".to_owned())]
+        );
+        drop(text);
+        assert!(store.texts().is_empty());
     }
 }

@@ -200,7 +200,9 @@ impl CircuitBreakers {
             self.gauges.gauge(slot(priority, resource)).inc();
         }
         if limits.track_remaining && before < limit {
-            self.gauges.gauge(RESOURCES * 2 + slot(priority, resource)).dec();
+            self.gauges
+                .gauge(RESOURCES * 2 + slot(priority, resource))
+                .dec();
         }
     }
 
@@ -219,7 +221,9 @@ impl CircuitBreakers {
             self.gauges.gauge(slot(priority, resource)).dec();
         }
         if limits.track_remaining && before <= limit {
-            self.gauges.gauge(RESOURCES * 2 + slot(priority, resource)).inc();
+            self.gauges
+                .gauge(RESOURCES * 2 + slot(priority, resource))
+                .inc();
         }
     }
 

@@ -1,8 +1,11 @@
 //! One endpoint of a cluster.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, OnceLock};
 
+use super::pool::HostPools;
 use crate::net::Address;
 use crate::stream_info::DynamicMetadata;
 
@@ -11,28 +14,284 @@ use crate::stream_info::DynamicMetadata;
 pub struct Host {
     /// Where to connect to.
     pub address: Address,
-    /// `Endpoint.hostname`; empty if there is none.
-    pub hostname: Box<str>,
+    /// `Endpoint.additional_addresses`: tried in turn after `address`.
+    pub additional_addresses: Box<[Address]>,
+    /// `Endpoint.hostname`; of DNS clusters the name that was resolved; empty if there is none.
+    pub hostname: Arc<str>,
+    /// Where it is.
+    pub locality: Arc<Locality>,
     /// `LbEndpoint.metadata`.
     pub metadata: DynamicMetadata,
+    /// `LbEndpoint.load_balancing_weight`, 1.. Default 1.
+    pub weight: u32,
+    /// `LocalityLbEndpoints.priority`: 0 is tried first.
+    pub priority: u32,
+    /// Whether the metadata call it a canary (`envoy.lb`, `canary`).
+    pub canary: bool,
+    /// Why it may not be well: bits of [`HealthFlag`].
+    pub health: HealthFlags,
+    /// What happened on it.
+    pub stats: HostStats,
+}
+
+/// `envoy.config.core.v3.Locality`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Locality {
+    /// Such as `eu-central-1`.
+    pub region: Box<str>,
+    /// Such as `eu-central-1a`.
+    pub zone: Box<str>,
+    /// A part of a zone.
+    pub sub_zone: Box<str>,
+}
+
+/// One reason why a host is not healthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum HealthFlag {
+    /// Active health checks fail.
+    FailedActiveHc = 1,
+    /// Outlier detection has ejected it.
+    FailedOutlierCheck = 2,
+    /// `health_status` of the endpoint is `UNHEALTHY`, `DRAINING` or `TIMEOUT`.
+    FailedEdsHealth = 4,
+    /// Active health checks say that it is degraded.
+    DegradedActiveHc = 8,
+    /// `health_status` of the endpoint is `DEGRADED`.
+    DegradedEdsHealth = 16,
+    /// `health_status` of the endpoint is `DRAINING`.
+    EdsStatusDraining = 32,
+}
+
+/// A set of [`HealthFlag`]s that main changes and everybody reads.
+#[derive(Debug, Default)]
+pub struct HealthFlags(AtomicU32);
+
+/// How far a host can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Not at all, unless in panic.
+    Unhealthy,
+    /// If healthy hosts are not enough.
+    Degraded,
+    /// Without limits.
+    Healthy,
+}
+
+/// What happened on a host, in one shard per thread, made when it is first used.
+#[derive(Debug)]
+pub struct HostStats {
+    shards: OnceLock<Box<[HostShard]>>,
+    workers: u32,
+}
+
+/// One thread's part of [`HostStats`]: only that thread writes it.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct HostShard([AtomicU64; 8]);
+
+/// One number of [`HostStats`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of Envoy's host stats")]
+pub enum HostStat {
+    CxTotal,
+    CxActive,
+    CxConnectFail,
+    RqTotal,
+    RqActive,
+    RqSuccess,
+    RqError,
+    RqTimeout,
 }
 
 /// A host as one worker sees it, with this worker's pools.
 #[derive(Debug)]
 pub struct WorkerHost {
-    host: Arc<Host>,
+    handle: Rc<HostHandle>,
+    pub(super) pools: HostPools,
+}
+
+/// A host without its pools: what connections and requests hold on to.
+#[derive(Debug)]
+pub(super) struct HostHandle {
+    pub(super) host: Arc<Host>,
+    /// The shard of the host's stats that this worker writes.
+    shard: usize,
+}
+
+impl Host {
+    /// A healthy host without any further properties.
+    pub fn new(address: Address, workers: usize) -> Self {
+        Self {
+            address,
+            additional_addresses: Box::default(),
+            hostname: Arc::default(),
+            locality: nowhere(),
+            metadata: DynamicMetadata::default(),
+            weight: 1,
+            priority: 0,
+            canary: false,
+            health: HealthFlags::default(),
+            stats: HostStats::new(workers),
+        }
+    }
+
+    /// How far it can be used.
+    pub fn coarse_health(&self) -> Health {
+        let flags = self.health.get();
+        let failed = HealthFlag::FailedActiveHc as u32
+            | HealthFlag::FailedOutlierCheck as u32
+            | HealthFlag::FailedEdsHealth as u32
+            | HealthFlag::EdsStatusDraining as u32;
+        let degraded = HealthFlag::DegradedActiveHc as u32 | HealthFlag::DegradedEdsHealth as u32;
+        if flags & failed != 0 {
+            Health::Unhealthy
+        } else if flags & degraded != 0 {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        }
+    }
+}
+
+/// Hosts without a locality share one.
+fn nowhere() -> Arc<Locality> {
+    static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+    NOWHERE.clone()
+}
+
+impl HealthFlags {
+    /// The bits.
+    pub fn get(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+
+    /// Whether a flag is set.
+    pub fn has(&self, flag: HealthFlag) -> bool {
+        self.get() & flag as u32 != 0
+    }
+
+    /// Replaces all flags.
+    pub fn replace(&self, bits: u32) {
+        self.0.store(bits, Relaxed);
+    }
+
+    /// Sets a flag.
+    pub fn set(&self, flag: HealthFlag) {
+        self.0.fetch_or(flag as u32, Relaxed);
+    }
+
+    /// Clears a flag.
+    pub fn clear(&self, flag: HealthFlag) {
+        self.0.fetch_and(!(flag as u32), Relaxed);
+    }
+}
+
+impl HostStats {
+    /// Nothing happened yet; `workers` threads may write.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            shards: OnceLock::new(),
+            workers: u32::try_from(workers).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The sum over all threads.
+    pub fn get(&self, stat: HostStat) -> u64 {
+        self.shards.get().map_or(0, |shards| {
+            shards.iter().fold(0, |sum, shard| {
+                sum.wrapping_add(shard.0[stat as usize].load(Relaxed))
+            })
+        })
+    }
+
+    fn add(&self, shard: usize, stat: HostStat, n: u64) {
+        let shards = self
+            .shards
+            .get_or_init(|| (0..=self.workers).map(|_| HostShard::default()).collect());
+        if let Some(shard) = shards.get(shard) {
+            // Only this thread writes this shard.
+            let value = &shard.0[stat as usize];
+            value.store(value.load(Relaxed).wrapping_add(n), Relaxed);
+        }
+    }
 }
 
 impl WorkerHost {
-    /// The host with empty pools.
+    /// The host with empty pools, on no worker in particular.
     pub fn new(host: Arc<Host>) -> Self {
-        Self { host }
+        Self::on_worker(host, 0)
+    }
+
+    /// The host with empty pools, on the worker whose stats shard is `shard`.
+    pub fn on_worker(host: Arc<Host>, shard: usize) -> Self {
+        Self {
+            handle: Rc::new(HostHandle { host, shard }),
+            pools: HostPools::default(),
+        }
+    }
+
+    /// The host that all workers share.
+    pub fn shared(&self) -> &Arc<Host> {
+        &self.handle.host
+    }
+
+    /// Requests in flight on this host, of all workers.
+    pub fn active_requests(&self) -> u64 {
+        self.handle.host.stats.get(HostStat::RqActive)
+    }
+
+    /// Counts a request that ended well (`rq_success`), badly (`rq_error`) or too late (`rq_timeout`).
+    pub fn count(&self, stat: HostStat) {
+        self.handle.count(stat);
+    }
+
+    pub(super) fn handle(&self) -> &Rc<HostHandle> {
+        &self.handle
+    }
+
+    /// Ends every idle connection, and lets those in use end with their streams.
+    pub fn drain(&self) {
+        self.pools.drain();
+    }
+}
+
+impl HostHandle {
+    /// Counts one more of `stat`.
+    pub(super) fn count(&self, stat: HostStat) {
+        self.host.stats.add(self.shard, stat, 1);
+    }
+
+    /// Takes one of the gauge `stat` away.
+    pub(super) fn uncount(&self, stat: HostStat) {
+        self.host.stats.add(self.shard, stat, u64::MAX);
     }
 }
 
 impl Deref for WorkerHost {
     type Target = Host;
     fn deref(&self) -> &Host {
-        &self.host
+        &self.handle.host
+    }
+}
+
+impl Drop for WorkerHost {
+    fn drop(&mut self) {
+        self.pools.drain();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_several_shards_sum_up() {
+        let stats = HostStats::new(2);
+        assert_eq!(stats.get(HostStat::RqActive), 0);
+        stats.add(1, HostStat::RqActive, 1);
+        stats.add(2, HostStat::RqActive, 1);
+        stats.add(1, HostStat::RqActive, u64::MAX);
+        assert_eq!(stats.get(HostStat::RqActive), 1);
     }
 }

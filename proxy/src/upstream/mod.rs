@@ -1,10 +1,26 @@
 //! Clusters, hosts, load balancing and connection pools.
 
+mod circuit_breaker;
+pub mod cluster;
+mod cluster_manager;
 mod cluster_names;
+mod discovery;
 mod host;
+pub mod load_balancer;
 pub mod pool;
+mod priority_set;
+mod status;
 mod worker_clusters;
 
+pub use circuit_breaker::{
+    CircuitBreakerSettings, CircuitBreakers, Resource, RetryBudget, RoutingPriority, Thresholds,
+};
+pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin};
+pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats, ClusterTable};
 pub use cluster_names::{ClusterId, ClusterNames};
-pub use host::{Host, WorkerHost};
+pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
+pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};
+pub use load_balancer::LoadBalancerContext;
+pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
+pub use pool::{RequestGuard, RetryGuard};
 pub use worker_clusters::{WorkerCluster, WorkerClusters};

@@ -1,20 +1,336 @@
 //! The clusters as one worker sees them.
 
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::ClusterId;
+use super::circuit_breaker::{Resource, RoutingPriority};
+use super::cluster::{ClusterInfo, CodeOrigin, CodeStats};
+use super::cluster_manager::{Cluster, ClusterTable};
+use super::host::WorkerHost;
+use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
+use super::pool::{
+    self, Acquire, Connector, PoolError, RequestGuard, RetryGuard, SocketConnector, StreamRequest,
+    TcpUpstream,
+};
+use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
+use crate::http_connection_manager::codec::h2::ClientHttp2Settings;
+use crate::http_filters::LocalBoxFuture;
 
 /// This worker's clusters by number, each made when first asked for.
-#[derive(Debug, Default)]
-pub struct WorkerClusters {}
+pub struct WorkerClusters {
+    table: Arc<ClusterTable>,
+    /// The version of the table that `clusters` agree with.
+    seen: Cell<u64>,
+    clusters: RefCell<Vec<Option<Rc<WorkerCluster>>>>,
+    /// The shard of stats that this worker writes.
+    shard: usize,
+    connector: Rc<dyn Connector>,
+}
 
 /// A cluster as one worker sees it: its load balancer and its hosts' pools.
-#[derive(Debug)]
-pub struct WorkerCluster {}
+pub struct WorkerCluster {
+    handle: Rc<ClusterHandle>,
+    balancer: RefCell<WorkerLoadBalancer>,
+    /// The version of the hosts that the balancer agrees with.
+    seen: Cell<u64>,
+}
+
+/// A cluster without its hosts: what connections and requests hold on to.
+pub(in crate::upstream) struct ClusterHandle {
+    pub(super) cluster: Arc<Cluster>,
+    /// The same as `cluster.info`.
+    pub(super) info: Arc<ClusterInfo>,
+    name: Rc<str>,
+    observability_name: Rc<str>,
+    codes: RefCell<CodeStats>,
+    pub(super) connector: Rc<dyn Connector>,
+    shard: usize,
+    http1: OnceCell<Rc<ClientHttp1Settings>>,
+    http2: OnceCell<Rc<ClientHttp2Settings>>,
+}
 
 impl WorkerClusters {
+    /// The clusters of `table` on the worker `index`.
+    pub fn new(table: Arc<ClusterTable>, index: usize) -> Self {
+        Self::with_connector(table, index, Rc::new(SocketConnector))
+    }
+
+    /// The same with connections of another kind.
+    pub fn with_connector(
+        table: Arc<ClusterTable>,
+        index: usize,
+        connector: Rc<dyn Connector>,
+    ) -> Self {
+        Self {
+            table,
+            seen: Cell::new(0),
+            clusters: RefCell::default(),
+            shard: index + 1,
+            connector,
+        }
+    }
+
     /// The cluster with this number, if there is one.
-    pub fn get(&self, _id: ClusterId) -> Option<Rc<WorkerCluster>> {
-        None
+    #[inline]
+    pub fn get(&self, id: ClusterId) -> Option<Rc<WorkerCluster>> {
+        if self.table.version.load(Relaxed) != self.seen.get() {
+            self.refresh();
+        }
+        let at = usize::try_from(id.0).unwrap_or(usize::MAX);
+        if let Some(Some(cluster)) = self.clusters.borrow().get(at) {
+            return Some(cluster.clone());
+        }
+        self.make(id, at)
+    }
+
+    /// Ends what belongs to clusters that were removed or replaced. `get` does it too; a worker without traffic should do it
+    /// when [`ClusterTable::changed`] says so.
+    pub fn refresh(&self) {
+        self.seen.set(self.table.version.load(Relaxed));
+        let current = self.table.clusters.load();
+        let gone: Vec<_> = self
+            .clusters
+            .borrow_mut()
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, slot)| {
+                let same = slot.as_ref().is_some_and(|cluster| {
+                    current
+                        .get(at)
+                        .and_then(Option::as_ref)
+                        .is_some_and(|now| Arc::ptr_eq(now, &cluster.handle.cluster))
+                });
+                if same { None } else { slot.take() }
+            })
+            .collect();
+        drop(gone);
+    }
+
+    /// Follows the changes of clusters and hosts for as long as the worker lives, so that connections to what is gone do not wait
+    /// for the next request. The worker runs it beside its other work.
+    pub async fn follow(&self) {
+        let mut changes = self.table.subscribe();
+        while changes.changed().await.is_ok() {
+            self.refresh();
+            let known: Vec<_> = self.clusters.borrow().iter().flatten().cloned().collect();
+            for cluster in known {
+                cluster.refresh();
+            }
+        }
+    }
+
+    #[cold]
+    fn make(&self, id: ClusterId, at: usize) -> Option<Rc<WorkerCluster>> {
+        let cluster = self.table.get(id)?;
+        let made = Rc::new(WorkerCluster::new(
+            cluster,
+            self.shard,
+            self.connector.clone(),
+        ));
+        let mut clusters = self.clusters.borrow_mut();
+        if clusters.len() <= at {
+            clusters.resize(at + 1, None);
+        }
+        clusters[at] = Some(made.clone());
+        Some(made)
+    }
+}
+
+impl Default for WorkerClusters {
+    fn default() -> Self {
+        Self::new(Arc::default(), 0)
+    }
+}
+
+impl WorkerCluster {
+    /// The cluster on the worker that writes to `shard` of the stats.
+    pub fn new(cluster: Arc<Cluster>, shard: usize, connector: Rc<dyn Connector>) -> Self {
+        let name: Rc<str> = Rc::from(&*cluster.info.name);
+        let observability_name = match cluster.info.observability_name == cluster.info.name {
+            true => name.clone(),
+            false => Rc::from(&*cluster.info.observability_name),
+        };
+        let made = Self {
+            balancer: RefCell::new(WorkerLoadBalancer::new(
+                cluster.info.clone(),
+                cluster.panic_threshold.clone(),
+            )),
+            seen: Cell::new(u64::MAX),
+            handle: Rc::new(ClusterHandle {
+                info: cluster.info.clone(),
+                cluster,
+                name,
+                observability_name,
+                codes: RefCell::default(),
+                connector,
+                shard,
+                http1: OnceCell::new(),
+                http2: OnceCell::new(),
+            }),
+        };
+        made.refresh();
+        made
+    }
+
+    /// What is known of it beside its hosts.
+    pub fn info(&self) -> &ClusterInfo {
+        &self.handle.info
+    }
+
+    /// `Cluster.name`.
+    pub fn name(&self) -> &Rc<str> {
+        &self.handle.name
+    }
+
+    /// `alt_stat_name`, or the name.
+    pub fn observability_name(&self) -> &Rc<str> {
+        &self.handle.observability_name
+    }
+
+    /// A host for a request or connection; none if there is none that may be used.
+    pub fn choose_host(&self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
+        if self.handle.cluster.hosts_version.load(Relaxed) != self.seen.get() {
+            self.refresh();
+        }
+        self.balancer.borrow_mut().choose_host(cx)
+    }
+
+    /// Counts a response by its status code: `upstream_rq_2xx`, `upstream_rq_200` and the same below `external.` or
+    /// `internal.`, and below `canary.`; not `upstream_rq_completed`.
+    pub fn record_code(&self, status: u16, origin: CodeOrigin) {
+        self.handle
+            .codes
+            .borrow_mut()
+            .record(&self.handle.info.scope, status, origin);
+    }
+
+    /// A stream on a connection to `host`. It counts against `max_requests` by itself.
+    pub fn new_http_stream(
+        self: &Rc<Self>,
+        host: &Rc<WorkerHost>,
+        request: &StreamRequest,
+    ) -> Acquire {
+        pool::new_http_stream(&self.handle, host, request)
+    }
+
+    /// A TCP connection to `host`. It counts against `max_connections` by itself.
+    pub fn connect_tcp(
+        self: &Rc<Self>,
+        host: &Rc<WorkerHost>,
+    ) -> LocalBoxFuture<'static, Result<TcpUpstream, PoolError>> {
+        Box::pin(pool::connect_tcp(&self.handle, host.handle()))
+    }
+
+    /// Counts a request that no pool knows of against `max_requests`; none if the limit is reached.
+    pub fn try_acquire_request(&self, priority: RoutingPriority) -> Option<RequestGuard> {
+        RequestGuard::try_new(&self.handle, None, priority)
+    }
+
+    /// Counts a retry against `max_retries` or the retry budget; none if the limit is reached. The caller counts
+    /// `upstream_rq_retry_overflow`.
+    pub fn try_acquire_retry(&self, priority: RoutingPriority) -> Option<RetryGuard> {
+        RetryGuard::try_new(&self.handle, priority)
+    }
+
+    fn refresh(&self) {
+        let version = self.handle.cluster.hosts_version.load(Relaxed);
+        if version == self.seen.get() {
+            return;
+        }
+        self.seen.set(version);
+        let hosts = self.handle.cluster.hosts.load_full();
+        let gone = self.balancer.borrow_mut().update(&hosts, self.handle.shard);
+        for host in gone {
+            host.drain();
+        }
+    }
+}
+
+impl Drop for WorkerCluster {
+    fn drop(&mut self) {
+        for host in self.balancer.get_mut().hosts() {
+            host.drain();
+        }
+    }
+}
+
+impl ClusterHandle {
+    pub(super) fn has_room(&self, priority: RoutingPriority, resource: Resource) -> bool {
+        let ClusterInfo {
+            circuit_breakers,
+            settings,
+            ..
+        } = &*self.info;
+        circuit_breakers.has_room(&settings.circuit_breakers, priority, resource)
+    }
+
+    pub(super) fn acquire(&self, priority: RoutingPriority, resource: Resource) {
+        let ClusterInfo {
+            circuit_breakers,
+            settings,
+            ..
+        } = &*self.info;
+        circuit_breakers.acquire(&settings.circuit_breakers, priority, resource);
+    }
+
+    pub(super) fn release(&self, priority: RoutingPriority, resource: Resource) {
+        let ClusterInfo {
+            circuit_breakers,
+            settings,
+            ..
+        } = &*self.info;
+        circuit_breakers.release(&settings.circuit_breakers, priority, resource);
+    }
+
+    pub(super) fn http1_settings(&self) -> Rc<ClientHttp1Settings> {
+        let settings = self.http1.get_or_init(|| {
+            let http = &self.info.settings.http;
+            Rc::new(ClientHttp1Settings {
+                options: http.http1.clone(),
+                max_response_headers_kb: http.common.max_response_headers_kb,
+                max_headers_count: http.common.max_headers_count,
+            })
+        });
+        settings.clone()
+    }
+
+    pub(super) fn http2_settings(&self) -> Rc<ClientHttp2Settings> {
+        let settings = self.http2.get_or_init(|| {
+            let settings = &self.info.settings;
+            Rc::new(ClientHttp2Settings {
+                options: settings.http.http2.clone(),
+                max_response_headers_kb: settings.http.common.max_response_headers_kb,
+                max_headers_count: settings.http.common.max_headers_count,
+                buffer_limit: usize::try_from(settings.per_connection_buffer_limit_bytes)
+                    .unwrap_or(usize::MAX),
+            })
+        });
+        settings.clone()
+    }
+}
+
+impl fmt::Debug for WorkerClusters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerClusters")
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WorkerCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WorkerCluster")
+            .field(&self.handle.name)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ClusterHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClusterHandle").field(&self.name).finish()
     }
 }

@@ -1,18 +1,38 @@
-//! How a cluster speaks HTTP: `HttpProtocolOptions` of the upstream extension, or the older fields of the cluster itself.
+//! How a cluster speaks HTTP: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions`, or the older fields of the cluster itself.
+//!
+//! Type URL: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions` in `Cluster.typed_extension_protocol_options`.
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/upstreams/http/v3/http_protocol_options.proto>
+//! Deviations: `auto_config` needs TLS and is refused, as are HTTP/3, upstream HTTP filters and the options that belong to TLS.
 
 use std::time::Duration;
 
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::extensions::upstreams::http::v3 as pb;
+use pb::http_protocol_options::explicit_http_config::ProtocolConfig;
+use pb::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+};
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http_connection_manager::codec::h1::{
+    HeadersWithUnderscoresAction, Http1ProtocolOptions,
+};
+use crate::http_connection_manager::codec::h2::Http2ProtocolOptions;
+
+/// The type that stands in `typed_extension_protocol_options`.
+pub(super) const TYPE_NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
 /// All HTTP options of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct UpstreamHttpOptions {
     /// Which protocol a connection speaks.
     pub protocol: ProtocolChoice,
     /// Options of every protocol.
     pub common: CommonHttpOptions,
     /// Options of HTTP/1.
-    pub http1: Http1Options,
+    pub http1: Http1ProtocolOptions,
     /// Options of HTTP/2.
-    pub http2: Http2Options,
+    pub http2: Http2ProtocolOptions,
 }
 
 /// How the protocol of an upstream connection is chosen.
@@ -28,93 +48,24 @@ pub enum ProtocolChoice {
 }
 
 /// `envoy.config.core.v3.HttpProtocolOptions`, as far as it concerns upstream connections.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CommonHttpOptions {
     /// After how long without a stream a connection is closed. None: never. Default 1 h.
     pub idle_timeout: Option<Duration>,
     /// After how long a connection takes no more streams and is closed when the last one ends. Default: never.
     pub max_connection_duration: Option<Duration>,
+    /// By which share of itself that duration may be longer, at random. Default: none.
+    pub max_connection_duration_jitter: Option<f64>,
     /// How long a stream may last. Default: any time.
     pub max_stream_duration: Option<Duration>,
     /// How many fields a response may have. Default 100.
     pub max_headers_count: u32,
-    /// How large a response head may be, in KiB. None: the codec's default (80 for HTTP/1, 60 for HTTP/2 in Envoy's manner).
-    pub max_response_headers_kb: Option<u32>,
-    /// What to do with response fields that have an underscore in their name.
-    pub headers_with_underscores_action: HeadersWithUnderscores,
+    /// How large a response head may be, in KiB, at most 8192. Default 60.
+    pub max_response_headers_kb: u32,
+    /// What to do with fields that have an underscore in their name.
+    pub headers_with_underscores_action: HeadersWithUnderscoresAction,
     /// After how many requests a connection takes no more. None: never.
     pub max_requests_per_connection: Option<u32>,
-}
-
-/// `HeadersWithUnderscoresAction`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum HeadersWithUnderscores {
-    /// They pass.
-    #[default]
-    Allow,
-    /// The message is refused.
-    RejectRequest,
-    /// They are taken away.
-    DropHeader,
-}
-
-/// `Http1ProtocolOptions`, as far as it concerns upstream connections.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Http1Options {
-    /// How field names are written.
-    pub header_key_format: HeaderKeyFormat,
-    /// Whether trailers are sent and passed on.
-    pub enable_trailers: bool,
-    /// Whether `Content-Length` beside `Transfer-Encoding: chunked` is taken away instead of refused.
-    pub allow_chunked_length: bool,
-    /// Whether a malformed response ends only its stream, where that is possible.
-    pub override_stream_error_on_invalid_http_message: bool,
-    /// Whether the request line has the whole URL, as for a forward proxy.
-    pub send_fully_qualified_url: bool,
-    /// Whether methods that no RFC knows are sent.
-    pub allow_custom_methods: bool,
-}
-
-/// How HTTP/1 field names are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum HeaderKeyFormat {
-    /// In lower case.
-    #[default]
-    Lower,
-    /// `Proper-Case`.
-    ProperCase,
-}
-
-/// `Http2ProtocolOptions`, as far as it concerns upstream connections.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Http2Options {
-    /// The size of the peer's dynamic table that we allow, in bytes. Default 4096.
-    pub hpack_table_size: u32,
-    /// How many streams of ours may run on a connection; the peer may allow fewer. Default 1024.
-    pub max_concurrent_streams: u32,
-    /// The receive window of a stream, in bytes. Default 16 MiB.
-    pub initial_stream_window_size: u32,
-    /// The receive window of a connection, in bytes. Default 24 MiB.
-    pub initial_connection_window_size: u32,
-    /// Whether extended CONNECT is offered.
-    pub allow_connect: bool,
-    /// PING frames that find dead connections; none: no such frames.
-    pub keepalive: Option<Http2Keepalive>,
-    /// Whether a malformed message ends only its stream.
-    pub override_stream_error_on_invalid_http_message: bool,
-}
-
-/// `KeepaliveSettings`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Http2Keepalive {
-    /// How often a PING is sent; none: only after `connection_idle_interval`.
-    pub interval: Option<Duration>,
-    /// How long its answer may take before the connection is closed.
-    pub timeout: Duration,
-    /// By how much the interval varies, in percent of it. Default 15.
-    pub interval_jitter_percent: u32,
-    /// After how long without a frame a PING goes before the next stream.
-    pub connection_idle_interval: Option<Duration>,
 }
 
 impl Default for CommonHttpOptions {
@@ -122,25 +73,263 @@ impl Default for CommonHttpOptions {
         Self {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
+            max_connection_duration_jitter: None,
             max_stream_duration: None,
             max_headers_count: 100,
-            max_response_headers_kb: None,
-            headers_with_underscores_action: HeadersWithUnderscores::Allow,
+            max_response_headers_kb: 60,
+            headers_with_underscores_action: HeadersWithUnderscoresAction::Allow,
             max_requests_per_connection: None,
         }
     }
 }
 
-impl Default for Http2Options {
-    fn default() -> Self {
-        Self {
-            hpack_table_size: 4096,
-            max_concurrent_streams: 1024,
-            initial_stream_window_size: 16 * 1024 * 1024,
-            initial_connection_window_size: 24 * 1024 * 1024,
-            allow_connect: false,
-            keepalive: None,
-            override_stream_error_on_invalid_http_message: false,
-        }
+impl CommonHttpOptions {
+    /// Converts the message; none is the default.
+    pub fn from_proto(
+        proto: Option<core::HttpProtocolOptions>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let Some(proto) = proto else {
+            return Ok(Self::default());
+        };
+        let core::HttpProtocolOptions {
+            idle_timeout,
+            max_connection_duration,
+            max_connection_duration_jitter,
+            max_headers_count,
+            max_response_headers_kb,
+            max_stream_duration,
+            headers_with_underscores_action,
+            max_requests_per_connection,
+        } = proto;
+        let idle_timeout = path.duration("idle_timeout", idle_timeout);
+        let max_connection_duration =
+            path.duration("max_connection_duration", max_connection_duration);
+        let jitter = path.percent(
+            "max_connection_duration_jitter",
+            max_connection_duration_jitter,
+        );
+        let max_stream_duration = path.duration("max_stream_duration", max_stream_duration);
+        let headers = path.in_range(
+            "max_headers_count",
+            max_headers_count.map_or(100, |v| v.value),
+            1..=u32::MAX,
+        );
+        let kb = path.in_range(
+            "max_response_headers_kb",
+            max_response_headers_kb.map_or(60, |v| v.value),
+            1..=8192,
+        );
+        let underscores =
+            HeadersWithUnderscoresAction::from_proto(headers_with_underscores_action, path);
+        Ok(Self {
+            idle_timeout: idle_timeout?.map_or(Some(Duration::from_secs(3600)), not_zero),
+            max_connection_duration: max_connection_duration?.and_then(not_zero),
+            max_connection_duration_jitter: jitter?,
+            max_stream_duration: max_stream_duration?.and_then(not_zero),
+            max_headers_count: headers?,
+            max_response_headers_kb: kb?,
+            headers_with_underscores_action: underscores?,
+            max_requests_per_connection: max_requests_per_connection
+                .map(|v| v.value)
+                .filter(|max| *max > 0),
+        })
     }
+}
+
+impl UpstreamHttpOptions {
+    /// Converts the typed extension protocol options.
+    pub fn from_any(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        if config.type_name != TYPE_NAME {
+            return Err(config.unknown(path, &[TYPE_NAME]));
+        }
+        let pb::HttpProtocolOptions {
+            common_http_protocol_options,
+            upstream_http_protocol_options,
+            http_filters,
+            header_validation_config,
+            outlier_detection,
+            request_mirror_policies,
+            hash_policy,
+            retry_policy,
+            upstream_protocol_options,
+        } = config.decode(path)?;
+        let common = CommonHttpOptions::from_proto(
+            common_http_protocol_options,
+            &path.field("common_http_protocol_options"),
+        );
+        let upstream = tls_options(upstream_http_protocol_options, path);
+        let filters = only_upstream_codec(http_filters, path);
+        let validation =
+            path.unsupported_if_set("header_validation_config", header_validation_config);
+        let outlier = path.unsupported_if_set("outlier_detection", outlier_detection);
+        let mirror = path.unsupported_if_set("request_mirror_policies", request_mirror_policies);
+        let hash = path.unsupported_if_set("hash_policy", hash_policy);
+        let retry = path.unsupported_if_set("retry_policy", retry_policy);
+        let protocol = path
+            .required("upstream_protocol_options", upstream_protocol_options)
+            .and_then(|options| protocol_options(options, path));
+        (
+            upstream?,
+            filters?,
+            validation?,
+            outlier?,
+            mirror?,
+            hash?,
+            retry?,
+        );
+        let (protocol, http1, http2) = protocol?;
+        Ok(Self {
+            protocol,
+            common: common?,
+            http1,
+            http2,
+        })
+    }
+}
+
+/// The older fields of `Cluster` that say the same.
+#[derive(Debug)]
+pub(super) struct LegacyHttpFields {
+    pub(super) common: Option<core::HttpProtocolOptions>,
+    pub(super) http1: Option<core::Http1ProtocolOptions>,
+    pub(super) http2: Option<core::Http2ProtocolOptions>,
+    pub(super) upstream: Option<core::UpstreamHttpProtocolOptions>,
+    /// `protocol_selection` is `USE_DOWNSTREAM_PROTOCOL`.
+    pub(super) use_downstream: bool,
+    pub(super) max_requests_per_connection: Option<u32>,
+}
+
+impl LegacyHttpFields {
+    pub(super) fn convert(self, path: &ConfigPath<'_>) -> Result<UpstreamHttpOptions, Rejected> {
+        let protocol = match (self.use_downstream, &self.http2) {
+            (true, _) => ProtocolChoice::UseDownstream,
+            (false, Some(_)) => ProtocolChoice::Http2,
+            (false, None) => ProtocolChoice::Http1,
+        };
+        let common =
+            CommonHttpOptions::from_proto(self.common, &path.field("common_http_protocol_options"));
+        let http1 =
+            Http1ProtocolOptions::from_proto(self.http1, &path.field("http_protocol_options"));
+        let http2 =
+            Http2ProtocolOptions::from_proto(self.http2, &path.field("http2_protocol_options"));
+        let upstream = tls_options(self.upstream, path);
+        upstream?;
+        let mut common = common?;
+        if let Some(max) = self.max_requests_per_connection.filter(|max| *max > 0) {
+            common.max_requests_per_connection.get_or_insert(max);
+        }
+        Ok(UpstreamHttpOptions {
+            protocol,
+            common,
+            http1: http1?,
+            http2: http2?,
+        })
+    }
+}
+
+fn protocol_options(
+    options: UpstreamProtocolOptions,
+    path: &ConfigPath<'_>,
+) -> Result<(ProtocolChoice, Http1ProtocolOptions, Http2ProtocolOptions), Rejected> {
+    match options {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config }) => {
+            let path = path.field("explicit_http_config");
+            match path.required("protocol_config", protocol_config)? {
+                ProtocolConfig::HttpProtocolOptions(http1) => Ok((
+                    ProtocolChoice::Http1,
+                    Http1ProtocolOptions::from_proto(
+                        Some(http1),
+                        &path.field("http_protocol_options"),
+                    )?,
+                    Http2ProtocolOptions::default(),
+                )),
+                ProtocolConfig::Http2ProtocolOptions(http2) => Ok((
+                    ProtocolChoice::Http2,
+                    Http1ProtocolOptions::default(),
+                    Http2ProtocolOptions::from_proto(
+                        Some(http2),
+                        &path.field("http2_protocol_options"),
+                    )?,
+                )),
+                ProtocolConfig::Http3ProtocolOptions(_) => Err(path
+                    .field("http3_protocol_options")
+                    .reject("HTTP/3 is not supported")),
+            }
+        }
+        UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+        }) => {
+            let path = path.field("use_downstream_protocol_config");
+            // Without HTTP/2 options every request goes up as HTTP/1, whatever the client spoke.
+            let protocol = match http2_protocol_options {
+                Some(_) => ProtocolChoice::UseDownstream,
+                None => ProtocolChoice::Http1,
+            };
+            let http1 = Http1ProtocolOptions::from_proto(
+                http_protocol_options,
+                &path.field("http_protocol_options"),
+            );
+            let http2 = Http2ProtocolOptions::from_proto(
+                http2_protocol_options,
+                &path.field("http2_protocol_options"),
+            );
+            path.unsupported_if_set("http3_protocol_options", http3_protocol_options)?;
+            Ok((protocol, http1?, http2?))
+        }
+        UpstreamProtocolOptions::AutoConfig(_) => Err(path
+            .field("auto_config")
+            .reject("chooses the protocol by ALPN, and TLS is not supported yet")),
+    }
+}
+
+/// What only a TLS transport socket reads. Without TLS, Envoy accepts it and nothing follows from it.
+fn tls_options(
+    proto: Option<core::UpstreamHttpProtocolOptions>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    let core::UpstreamHttpProtocolOptions {
+        auto_sni: _,
+        auto_san_validation: _,
+        override_auto_sni_header,
+    } = proto.unwrap_or_default();
+    if override_auto_sni_header
+        .bytes()
+        .all(|b| b.is_ascii_graphic())
+    {
+        return Ok(());
+    }
+    Err(path
+        .field("upstream_http_protocol_options")
+        .field("override_auto_sni_header")
+        .reject(format!("{override_auto_sni_header:?} is not a header name")))
+}
+
+/// The one upstream filter that there is: the codec itself, which ends every chain.
+fn only_upstream_codec(
+    filters: Vec<outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
+    let codec_only = match filters.as_slice() {
+        [] => true,
+        [filter] => matches!(
+            &filter.config_type,
+            Some(outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType::TypedConfig(any))
+                if any.type_url.rsplit('/').next() == Some(CODEC)
+        ),
+        _ => false,
+    };
+    if codec_only {
+        return Ok(());
+    }
+    Err(path.field("http_filters").reject(
+        "upstream HTTP filters other than envoy.filters.http.upstream_codec are not supported",
+    ))
+}
+
+fn not_zero(duration: Duration) -> Option<Duration> {
+    Some(duration).filter(|d| !d.is_zero())
 }

@@ -78,8 +78,20 @@ crate::stats_group! {
 }
 
 crate::stats_group! {
-    /// What main does with the membership, and what load balancers find.
-    pub struct ClusterMembershipStats {
+    /// How many hosts there are.
+    pub struct ClusterEndpointStats {
+        gauge max_host_weight;
+        counter membership_change;
+        gauge membership_degraded;
+        gauge membership_excluded;
+        gauge membership_healthy;
+        gauge membership_total;
+    }
+}
+
+crate::stats_group! {
+    /// What changes the membership, and what load balancers find.
+    pub struct ClusterUpdateStats {
         counter assignment_stale;
         counter assignment_timeout_received;
         counter assignment_use_cached;
@@ -97,12 +109,6 @@ crate::stats_group! {
         counter lb_zone_routing_all_directly;
         counter lb_zone_routing_cross_zone;
         counter lb_zone_routing_sampled;
-        gauge max_host_weight;
-        counter membership_change;
-        gauge membership_degraded;
-        gauge membership_excluded;
-        gauge membership_healthy;
-        gauge membership_total;
         counter update_attempt;
         counter update_empty;
         counter update_failure;
@@ -178,7 +184,8 @@ impl CodeStats {
         if table.len() <= at {
             table.resize_with(at + 1, || None);
         }
-        let counters = table[at].get_or_insert_with(|| Box::new(CodeCounters::new(prefix, scope, status)));
+        let counters =
+            table[at].get_or_insert_with(|| Box::new(CodeCounters::new(prefix, scope, status)));
         counters.class.inc();
         counters.code.inc();
     }

@@ -45,8 +45,11 @@ pub enum ResetReason {
 pub enum ConnectError {
     /// `connect_timeout` elapsed.
     Timeout,
-    /// The peer or the kernel refused; the text goes into `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    /// The peer or the kernel refused; the text goes into `%UPSTREAM_TRANSPORT_FAILURE_REASON%`. Envoy's
+    /// `remote_connection_failure`.
     Failed(Box<str>),
+    /// The socket could not be made or bound; a text as above. Envoy's `local_connection_failure`.
+    Local(Box<str>),
 }
 
 /// Why a pool gave no stream.

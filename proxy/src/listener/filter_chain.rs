@@ -1,0 +1,166 @@
+//! A filter chain: the network filters of the connections that it takes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::config::listener::v3 as pb;
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::network_filters::{
+    FACTORIES, FilterConfig, NetworkFilterConfig, TerminalConfig, TerminalFilter,
+};
+use crate::server::{FactoryContext, Worker};
+use crate::stream_info::DynamicMetadata;
+
+/// A configured chain, shared by all workers.
+pub struct FilterChain {
+    /// `FilterChain.name`.
+    pub name: Arc<str>,
+    filters: Arc<[Arc<dyn FilterConfig>]>,
+    /// None: the chain has no filters, and closes every connection.
+    terminal: Option<Arc<dyn TerminalConfig>>,
+}
+
+/// A chain on one worker.
+pub struct WorkerFilterChain {
+    /// `FilterChain.name`.
+    pub name: Arc<str>,
+    /// Those before the terminal one.
+    pub filters: Arc<[Arc<dyn FilterConfig>]>,
+    /// None: every connection is closed.
+    pub terminal: Option<Rc<dyn TerminalFilter>>,
+}
+
+impl FilterChain {
+    /// Converts a `FilterChain`, but for its match.
+    pub fn from_proto(
+        proto: pb::FilterChain,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::FilterChain {
+            // Converted by the listener, for all of its chains together.
+            filter_chain_match: _,
+            filters,
+            // Looked at by the listener: it makes a listener filter.
+            use_proxy_proto: _,
+            // Harmless: only shown.
+            metadata: _,
+            transport_socket,
+            // Harmless: a plain connection has no handshake.
+            transport_socket_connect_timeout: _,
+            name,
+        } = proto;
+        let socket = path.optional("transport_socket", transport_socket, transport_socket_from);
+        let count = filters.len();
+        let mut configs = Vec::with_capacity(count);
+        let mut terminal = None;
+        let mut failed = None;
+        for (index, filter) in filters.into_iter().enumerate() {
+            let path = path.index("filters", index);
+            let is_last = index + 1 == count;
+            match network_filter(filter, cx, &path) {
+                Err(rejected) => failed = Some(rejected),
+                Ok(NetworkFilterConfig::Terminal(config)) if is_last => terminal = Some(config),
+                Ok(NetworkFilterConfig::Terminal(_)) => {
+                    failed = Some(path.reject("is a terminal filter and must be the last of its chain"));
+                }
+                Ok(NetworkFilterConfig::Filter(_)) if is_last => {
+                    failed = Some(path.reject(
+                        "is not a terminal filter and cannot be the last of its chain; \
+                         legal are for example tcp_proxy and http_connection_manager",
+                    ));
+                }
+                Ok(NetworkFilterConfig::Filter(config)) => configs.push(config),
+            }
+        }
+        socket?;
+        failed.map_or(Ok(()), Err)?;
+        Ok(Self {
+            name: name.into(),
+            filters: configs.into(),
+            terminal,
+        })
+    }
+
+    /// This worker's instance.
+    pub fn on_worker(&self, worker: &Rc<Worker>) -> WorkerFilterChain {
+        WorkerFilterChain {
+            name: self.name.clone(),
+            filters: self.filters.clone(),
+            terminal: self
+                .terminal
+                .as_ref()
+                .map(|terminal| terminal.clone().on_worker(worker)),
+        }
+    }
+}
+
+/// Converts metadata as far as filters and formatters read it.
+pub(super) fn metadata_from(proto: Option<core::Metadata>) -> DynamicMetadata {
+    let mut metadata = DynamicMetadata::default();
+    let Some(core::Metadata {
+        filter_metadata,
+        // Harmless: nothing reads typed metadata of a listener yet.
+        typed_filter_metadata: _,
+    }) = proto
+    else {
+        return metadata;
+    };
+    for (namespace, values) in filter_metadata {
+        metadata.merge(&namespace, crate::config::json_object(values));
+    }
+    metadata
+}
+
+fn network_filter(
+    proto: pb::Filter,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<NetworkFilterConfig, Rejected> {
+    // The name is a label; the type of the configuration chooses the filter.
+    let pb::Filter {
+        name: _,
+        config_type,
+    } = proto;
+    let any = match path.required("typed_config", config_type)? {
+        pb::filter::ConfigType::TypedConfig(any) => any,
+        pb::filter::ConfigType::ConfigDiscovery(_) => {
+            return Err(path.field("config_discovery").reject("is not supported"));
+        }
+    };
+    let path = path.field("typed_config");
+    let config = TypedConfig::from_any(any, &path)?;
+    let factory = FACTORIES
+        .iter()
+        .find(|factory| factory.type_names().contains(&config.type_name.as_str()));
+    match factory {
+        Some(factory) => factory.from_proto(&config, cx, &path),
+        None => {
+            let supported: Vec<&str> = FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
+            Err(config.unknown(&path, &supported))
+        }
+    }
+}
+
+fn transport_socket_from(
+    proto: core::TransportSocket,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    let core::TransportSocket {
+        name: _,
+        config_type,
+    } = proto;
+    let core::transport_socket::ConfigType::TypedConfig(any) =
+        path.required("typed_config", config_type)?;
+    let path = path.field("typed_config");
+    let config = TypedConfig::from_any(any, &path)?;
+    if config.type_name == RAW_BUFFER {
+        Ok(())
+    } else {
+        Err(config.unknown(&path, &[RAW_BUFFER]))
+    }
+}
+
+const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";

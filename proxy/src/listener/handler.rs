@@ -1,0 +1,467 @@
+//! The listeners of one worker: accepting, and the counts around it.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tracing::{debug, warn};
+
+use super::config::Listener;
+use super::connection;
+use super::drain::{Latch, ListenerDrain};
+use super::filter_chain::WorkerFilterChain;
+use super::stats::WorkerListenerStats;
+use crate::access_loggers::AccessLogs;
+use crate::net::{Address, Io};
+use crate::overload::ConnectionGuard;
+use crate::server::{Worker, WorkerMessage, WorkerSender};
+use crate::stream_info::{ConnectionInfo, TrafficDirection};
+
+/// All listeners of one worker, and all connections that they accepted.
+pub struct ConnectionHandler {
+    worker: Rc<Worker>,
+    peers: Arc<[WorkerSender]>,
+    listeners: RefCell<Vec<Rc<ActiveListener>>>,
+    connections: Cell<usize>,
+    last_connection_id: Cell<u64>,
+    /// Set when the last connection has gone while nothing listens any more.
+    finished: Latch,
+    stopped: Cell<bool>,
+}
+
+/// A listener on one worker.
+pub(super) struct ActiveListener {
+    pub(super) config: Arc<Listener>,
+    pub(super) chains: Vec<Rc<WorkerFilterChain>>,
+    pub(super) stats: WorkerListenerStats,
+    pub(super) drain: Rc<ListenerDrain>,
+    pub(super) handler: Rc<ConnectionHandler>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) access_logs: AccessLogs,
+    id: u64,
+    bound: Vec<Address>,
+    drain_began: Rc<Latch>,
+    stop: Rc<Latch>,
+    accepting: Cell<usize>,
+    balance: Option<Arc<[AtomicUsize]>>,
+}
+
+/// What a worker needs to run a listener.
+#[derive(Debug)]
+pub struct NewListener {
+    /// A number of its own.
+    pub id: u64,
+    /// The configuration.
+    pub config: Arc<Listener>,
+    /// This worker's sockets, listening, each with the address that it is bound to.
+    pub sockets: Vec<(Socket, Address)>,
+    /// For listeners without sockets as well: the addresses that connections may be meant for.
+    pub addresses: Vec<Address>,
+    /// How many connections each worker has, where they are balanced.
+    pub balance: Option<Arc<[AtomicUsize]>>,
+}
+
+/// A connection that was accepted, before anything is known about it.
+#[derive(Debug)]
+pub struct Accepted {
+    socket: AcceptedSocket,
+    local: Address,
+    /// Its place among all connections of the process.
+    global: Option<ConnectionGuard>,
+}
+
+#[derive(Debug)]
+enum AcceptedSocket {
+    /// With the address of the peer.
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl ConnectionHandler {
+    /// The handler of a worker. `peers` are all workers, by index.
+    pub fn new(worker: Rc<Worker>, peers: Arc<[WorkerSender]>) -> Rc<Self> {
+        Rc::new(Self {
+            worker,
+            peers,
+            listeners: RefCell::default(),
+            connections: Cell::new(0),
+            last_connection_id: Cell::new(0),
+            finished: Latch::default(),
+            stopped: Cell::new(false),
+        })
+    }
+
+    /// Begins to accept connections for a listener.
+    pub fn add_listener(self: &Rc<Self>, new: NewListener) -> io::Result<()> {
+        let NewListener {
+            id,
+            config,
+            sockets,
+            addresses,
+            balance,
+        } = new;
+        let scope = self.worker.server.stats.scope(&format!(
+            "listener.{}.worker_{}.",
+            config.identity.stat_prefix, self.worker.index
+        ));
+        let drain_began = Rc::new(Latch::default());
+        let listener = Rc::new(ActiveListener {
+            chains: config
+                .chains
+                .iter()
+                .map(|chain| Rc::new(chain.on_worker(&self.worker)))
+                .collect(),
+            stats: WorkerListenerStats::new(&scope),
+            drain: Rc::new(ListenerDrain::new(
+                drain_began.clone(),
+                self.worker.clone(),
+                config.drain_on_modify_only,
+            )),
+            handler: self.clone(),
+            worker: self.worker.clone(),
+            access_logs: AccessLogs::on_worker(&config.access_logs, &self.worker),
+            id,
+            bound: addresses,
+            drain_began,
+            stop: Rc::default(),
+            accepting: Cell::new(0),
+            balance,
+            config,
+        });
+        self.listeners.borrow_mut().push(listener.clone());
+        for (socket, address) in sockets {
+            let socket = AcceptSocket::new(socket, &address)?;
+            listener.accepting.set(listener.accepting.get() + 1);
+            tokio::task::spawn_local(accept(listener.clone(), socket, address));
+        }
+        Ok(())
+    }
+
+    /// Takes a connection that another worker accepted for this one.
+    pub fn take_connection(&self, listener: u64, accepted: Accepted) {
+        if let Some(listener) = self.find(|active| active.id == listener) {
+            listener.start(accepted);
+        }
+    }
+
+    /// Tells the connections of listeners to end as soon as they can.
+    /// `gradually`: ever more of them over this time.
+    pub fn drain(&self, inbound_only: bool, gradually: Option<Duration>) {
+        self.each(inbound_only, |listener| match gradually {
+            Some(over) => listener.drain.begin_gradually(over),
+            None => listener.drain_began.set(),
+        });
+    }
+
+    /// Accepts what waits in the queues, and closes the sockets.
+    pub fn stop_listening(&self, inbound_only: bool) {
+        self.each(inbound_only, |listener| listener.stop.set());
+        if !inbound_only {
+            self.stopped.set(true);
+            self.check_finished();
+        }
+    }
+
+    /// Ends when nothing listens any more and the last connection has gone.
+    pub async fn finished(&self) {
+        self.finished.wait().await;
+    }
+
+    pub(super) fn find_by_address(&self, address: &Address) -> Option<Rc<ActiveListener>> {
+        let any_address = |bound: &Address| match (bound, address) {
+            (Address::Ip(bound), Address::Ip(wanted)) => {
+                bound.ip().is_unspecified() && bound.port() == wanted.port()
+            }
+            _ => false,
+        };
+        self.find(|listener| listener.bound.contains(address))
+            .or_else(|| self.find(|listener| listener.bound.iter().any(any_address)))
+    }
+
+    fn find(&self, wanted: impl Fn(&ActiveListener) -> bool) -> Option<Rc<ActiveListener>> {
+        let listeners = self.listeners.borrow();
+        listeners.iter().find(|listener| wanted(listener)).cloned()
+    }
+
+    fn each(&self, inbound_only: bool, act: impl Fn(&ActiveListener)) {
+        for listener in self.listeners.borrow().iter() {
+            let direction = listener.config.identity.traffic_direction;
+            if !inbound_only || direction == TrafficDirection::Inbound {
+                act(listener);
+            }
+        }
+    }
+
+    fn check_finished(&self) {
+        let accepting = |listener: &Rc<ActiveListener>| listener.accepting.get() > 0;
+        if self.stopped.get()
+            && self.connections.get() == 0
+            && !self.listeners.borrow().iter().any(accepting)
+        {
+            self.finished.set();
+        }
+    }
+
+    /// Numbers differ between workers without anything shared.
+    fn next_connection_id(&self) -> u64 {
+        let next = self.last_connection_id.get() + 1;
+        self.last_connection_id.set(next);
+        let workers = self.peers.len().max(1) as u64;
+        (next - 1) * workers + self.worker.index as u64 + 1
+    }
+}
+
+impl ActiveListener {
+    /// A connection was accepted here: decides whether, and on which worker, it goes on.
+    fn on_accept(self: &Rc<Self>, socket: AcceptedSocket, bound: &Address) {
+        let Some(global) = self.admit() else { return };
+        let transparent = self.config.sockets.transparent == Some(true);
+        let local = match (&socket, bound) {
+            (AcceptedSocket::Tcp(stream, _), Address::Ip(address))
+                if address.ip().is_unspecified() || transparent =>
+            {
+                stream.local_addr().map_or_else(|_| bound.clone(), Address::Ip)
+            }
+            _ => bound.clone(),
+        };
+        let accepted = Accepted {
+            socket,
+            local,
+            global,
+        };
+        let target = self.balance.as_deref().map_or(self.worker.index, least_loaded);
+        match self.handler.peers.get(target) {
+            Some(peer) if target != self.worker.index => {
+                let message = WorkerMessage::Connection {
+                    listener: self.id,
+                    accepted,
+                };
+                // A worker whose queue is full has enough to do already.
+                if let Err(error) = peer.try_send(message)
+                    && let WorkerMessage::Connection { accepted, .. } = error.into_inner()
+                {
+                    self.start(accepted);
+                }
+            }
+            _ => self.start(accepted),
+        }
+    }
+
+    /// Whether a limit closes a new connection at once. Some: it goes on, with its place in the global count if it has one.
+    #[allow(clippy::option_option, reason = "no place is needed where the global count does not matter")]
+    fn admit(&self) -> Option<Option<ConnectionGuard>> {
+        let listener = &*self.config;
+        let overload = &self.worker.server.overload;
+        let global = if listener.ignore_global_conn_limit {
+            None
+        } else {
+            let place = overload.connections.try_acquire();
+            if place.is_none() {
+                listener.stats.downstream_global_cx_overflow().inc();
+                return None;
+            }
+            place
+        };
+        if !listener.bypass_overload_manager
+            && overload.reject_incoming_connections(self.worker.random.next())
+        {
+            listener.stats.downstream_cx_overload_reject().inc();
+            return None;
+        }
+        if listener.open_connections.load(Relaxed) >= listener.connection_limit.get() {
+            listener.stats.downstream_cx_overflow().inc();
+            return None;
+        }
+        Some(global)
+    }
+
+    fn start(self: &Rc<Self>, accepted: Accepted) {
+        let Accepted {
+            socket,
+            local,
+            global,
+        } = accepted;
+        match socket.into_io() {
+            Ok((io, remote)) => {
+                let remote = remote.map_or_else(|| local.clone(), Address::Ip);
+                let mut info = ConnectionInfo::between(remote, local);
+                info.id = self.handler.next_connection_id();
+                info.listener = self.config.identity.clone();
+                connection::start(OpenGuard::new(self.clone(), global), io, info);
+            }
+            Err(error) => warn!(%error, "An accepted socket cannot be registered."),
+        }
+    }
+
+    /// Waits while the overload manager wants connections to stay in the backlog.
+    async fn until_accepting(&self) {
+        while !self.config.bypass_overload_manager
+            && self.worker.server.overload.stop_accepting_connections()
+        {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+fn least_loaded(balance: &[AtomicUsize]) -> usize {
+    let loads = balance.iter().map(|count| count.load(Relaxed));
+    loads
+        .enumerate()
+        .min_by_key(|(_, count)| *count)
+        .map_or(0, |(index, _)| index)
+}
+
+/// Counts a connection among those of its listener and of its worker.
+pub(super) struct OpenGuard {
+    pub(super) listener: Rc<ActiveListener>,
+    global: Option<ConnectionGuard>,
+}
+
+impl OpenGuard {
+    fn new(listener: Rc<ActiveListener>, global: Option<ConnectionGuard>) -> Self {
+        listener.config.open_connections.fetch_add(1, Relaxed);
+        if let Some(count) = listener.own_balance() {
+            count.fetch_add(1, Relaxed);
+        }
+        let handler = &listener.handler;
+        handler.connections.set(handler.connections.get() + 1);
+        Self { listener, global }
+    }
+
+    /// The same connection, as one of another listener.
+    pub(super) fn hand_off(mut self, to: Rc<ActiveListener>) -> Self {
+        Self::new(to, self.global.take())
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.listener.config.open_connections.fetch_sub(1, Relaxed);
+        if let Some(count) = self.listener.own_balance() {
+            count.fetch_sub(1, Relaxed);
+        }
+        let handler = &self.listener.handler;
+        handler.connections.set(handler.connections.get() - 1);
+        handler.check_finished();
+    }
+}
+
+impl ActiveListener {
+    fn own_balance(&self) -> Option<&AtomicUsize> {
+        self.balance.as_ref()?.get(self.worker.index)
+    }
+}
+
+/// A listening socket on a worker.
+enum AcceptSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl AcceptSocket {
+    fn new(socket: Socket, address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(_) => TcpListener::from_std(socket.into()).map(Self::Tcp),
+            Address::Pipe(_) => UnixListener::from_std(socket.into()).map(Self::Unix),
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<AcceptedSocket>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
+                let (stream, remote) = accepted?;
+                Ok(AcceptedSocket::Tcp(stream.into_std()?, remote))
+            }),
+            Self::Unix(listener) => listener.poll_accept(cx).map(|accepted| {
+                let (stream, _) = accepted?;
+                Ok(AcceptedSocket::Unix(stream.into_std()?))
+            }),
+        }
+    }
+}
+
+impl AcceptedSocket {
+    fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(stream, remote) => {
+                stream.set_nodelay(true)?;
+                Ok((TcpStream::from_std(stream)?.into(), Some(remote)))
+            }
+            Self::Unix(stream) => Ok((UnixStream::from_std(stream)?.into(), None)),
+        }
+    }
+}
+
+async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Address) {
+    let max = listener.config.max_accept_per_event;
+    let stop = listener.stop.clone();
+    loop {
+        let first = tokio::select! {
+            biased;
+            () = stop.wait() => break,
+            accepted = async {
+                listener.until_accepting().await;
+                poll_fn(|cx| socket.poll_accept(cx)).await
+            } => accepted,
+        };
+        let first_failed = first.is_err();
+        let mut count = u64::from(handle(&listener, first, &bound));
+        if first_failed {
+            // Out of descriptors, most likely: trying again at once would only burn time.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        }
+        while usize::try_from(count).is_ok_and(|count| count < max) {
+            let next = poll_fn(|cx| match socket.poll_accept(cx) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                Poll::Pending => Poll::Ready(None),
+            });
+            let Some(accepted) = next.await else { break };
+            if !handle(&listener, accepted, &bound) {
+                break;
+            }
+            count += 1;
+        }
+        let accepted = listener.config.stats.connections_accepted_per_socket_event();
+        accepted.record(count);
+        tokio::task::yield_now().await;
+    }
+    // Those who wait in the queue would be reset by closing the socket.
+    tokio::task::unconstrained(poll_fn(|cx| {
+        while let Poll::Ready(Ok(accepted)) = socket.poll_accept(cx) {
+            listener.on_accept(accepted, &bound);
+        }
+        Poll::Ready(())
+    }))
+    .await;
+    drop(socket);
+    listener.accepting.set(listener.accepting.get() - 1);
+    listener.handler.check_finished();
+}
+
+fn handle(
+    listener: &Rc<ActiveListener>,
+    accepted: io::Result<AcceptedSocket>,
+    bound: &Address,
+) -> bool {
+    match accepted {
+        Ok(socket) => {
+            listener.on_accept(socket, bound);
+            true
+        }
+        Err(error) => {
+            debug!(listener = %listener.config.identity.name, %error, "Accepting failed.");
+            false
+        }
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,33 @@
+//! Listeners: from a configured address to connections that filter chains serve.
+//!
+//! `envoy.config.listener.v3.Listener`. <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/listeners>
+//! The main thread owns every socket ([`ListenerManager`]); each worker accepts for itself ([`ConnectionHandler`]).
+//! Stats: `listener.<address>.*`, `listener.<address>.worker_<index>.*`, `listener_manager.*`.
+//! Deviations: a connection that its client ends while listener filters wait for more is closed at once, not at their timeout.
+//! Deviations: the access log of a listener shows nothing of what a filter such as `tcp_proxy` did; that is in the filter's own.
+//! Deviations: `listener_filters_timeout` counts from the start of the first filter on, also where a connection is handed off.
+
+mod address;
+mod config;
+mod connection;
+mod drain;
+mod filter_chain;
+mod filter_chain_match;
+mod handler;
+mod manager;
+mod predicate;
+mod socket;
+mod socket_options;
+mod stats;
+
+pub use address::ListenAddress;
+pub use config::{Listener, ListenerFilterEntry};
+pub use drain::{Latch, ListenerDrain};
+pub use filter_chain::{FilterChain, WorkerFilterChain};
+pub use filter_chain_match::{FilterChainMatch, FilterChainMatcher, SourceType};
+pub use handler::{Accepted, ConnectionHandler, NewListener};
+pub use manager::{BindError, ListenerManager, ManagedListener};
+pub use predicate::Predicate;
+pub use socket::SocketSettings;
+pub use socket_options::{Keepalive, SocketOption, SocketStage};
+pub use stats::{ListenerManagerStats, ListenerStats, WorkerListenerStats};

@@ -1,0 +1,304 @@
+//! `envoy.config.cluster.v3.Cluster` becomes a cluster.
+//!
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
+//! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`,
+//! `envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer` in `transport_socket`.
+//! Deviations: discovery by EDS and by original destination, TLS, health checks and outlier detection are refused by name.
+
+use std::time::Duration;
+
+use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use pb::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
+
+use super::ClusterSettings;
+use super::dns_config::{DnsSettings, LegacyDnsFields};
+use super::endpoint::{EndpointAddress, LoadAssignment};
+use super::http_options::{LegacyHttpFields, TYPE_NAME, UpstreamHttpOptions};
+use super::limits::circuit_breakers;
+use super::metadata::metadata_from_proto;
+use super::sockets::socket_settings;
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::stream_info::DynamicMetadata;
+use crate::upstream::load_balancer::LegacyPolicy;
+
+/// A converted cluster, from which the cluster manager makes one.
+#[derive(Debug)]
+pub struct ClusterConfig {
+    /// `Cluster.name`.
+    pub name: String,
+    /// The name in stats and logs; empty: the name.
+    pub alt_stat_name: String,
+    pub(in crate::upstream) settings: ClusterSettings,
+    pub(in crate::upstream) metadata: DynamicMetadata,
+    pub(in crate::upstream) assignment: LoadAssignment,
+    /// None: all endpoints have addresses.
+    pub(in crate::upstream) dns: Option<DnsSettings>,
+    /// Whether the cluster is used only when its names are resolved. Default true.
+    pub(in crate::upstream) wait_for_warm: bool,
+    pub(in crate::upstream) timeout_budgets: bool,
+    pub(in crate::upstream) request_response_sizes: bool,
+}
+
+const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
+const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+
+impl ClusterConfig {
+    /// Converts a cluster. `path` is that of the cluster.
+    #[allow(
+        deprecated,
+        clippy::too_many_lines,
+        reason = "the older fields are decided like all others, and there are many"
+    )]
+    pub fn from_proto(proto: pb::Cluster, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let pb::Cluster {
+            transport_socket_matches,
+            transport_socket_matcher,
+            name,
+            alt_stat_name,
+            stats_matcher,
+            eds_cluster_config,
+            connect_timeout,
+            per_connection_buffer_limit_bytes,
+            per_connection_buffer_high_watermark_timeout,
+            lb_policy,
+            load_assignment,
+            health_checks,
+            max_requests_per_connection,
+            circuit_breakers: breakers,
+            upstream_http_protocol_options,
+            common_http_protocol_options,
+            http_protocol_options,
+            http2_protocol_options,
+            typed_extension_protocol_options,
+            dns_refresh_rate,
+            dns_jitter,
+            dns_failure_refresh_rate,
+            respect_dns_ttl,
+            dns_lookup_family,
+            dns_resolvers,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            wait_for_warm_on_init,
+            outlier_detection,
+            // Of ORIGINAL_DST alone; DNS hosts go with the answer that lacks them.
+            cleanup_interval: _,
+            upstream_bind_config,
+            lb_subset_config,
+            common_lb_config,
+            transport_socket,
+            metadata,
+            protocol_selection,
+            upstream_connection_options,
+            // What fails a host's health while it is in use is refused above.
+            close_connections_on_host_health_failure: _,
+            ignore_health_on_host_removal: _,
+            filters,
+            load_balancing_policy,
+            lrs_server,
+            // Of `lrs_server` alone.
+            lrs_report_endpoint_metrics: _,
+            track_timeout_budgets,
+            upstream_config,
+            track_cluster_stats,
+            preconnect_policy,
+            connection_pool_per_downstream_connection,
+            queuing_policies,
+            cluster_discovery_type,
+            lb_config,
+        } = proto;
+        let refused = [
+            path.unsupported_if_set("transport_socket_matches", transport_socket_matches),
+            path.unsupported_if_set("transport_socket_matcher", transport_socket_matcher),
+            path.unsupported_if_set("stats_matcher", stats_matcher),
+            path.unsupported_if_set(
+                "per_connection_buffer_high_watermark_timeout",
+                per_connection_buffer_high_watermark_timeout,
+            ),
+            path.unsupported_if_set("health_checks", health_checks),
+            path.unsupported_if_set("outlier_detection", outlier_detection),
+            path.unsupported_if_set("lb_subset_config", lb_subset_config),
+            path.unsupported_if_set("filters", filters),
+            path.unsupported_if_set("lrs_server", lrs_server),
+            path.unsupported_if_set("upstream_config", upstream_config),
+            path.unsupported_if_set("preconnect_policy", preconnect_policy),
+            path.unsupported_if_set(
+                "connection_pool_per_downstream_connection",
+                connection_pool_per_downstream_connection,
+            ),
+            path.unsupported_if_set("queuing_policies", queuing_policies),
+            path.unsupported_if_set("eds_cluster_config", eds_cluster_config),
+            transport_socket_is_raw(transport_socket, path),
+        ];
+        let name = path.non_empty("name", name);
+        let connect_timeout = path.positive_duration("connect_timeout", connect_timeout);
+        let legacy_http = LegacyHttpFields {
+            common: common_http_protocol_options,
+            http1: http_protocol_options,
+            http2: http2_protocol_options,
+            upstream: upstream_http_protocol_options,
+            use_downstream: uses_downstream_protocol(protocol_selection, path)?,
+            max_requests_per_connection: max_requests_per_connection.map(|v| v.value),
+        };
+        let http = http_options(typed_extension_protocol_options, legacy_http, path);
+        let policy = LegacyPolicy {
+            lb_policy,
+            lb_config,
+            common: common_lb_config,
+            typed: load_balancing_policy,
+        };
+        let load_balancer = policy.convert(path);
+        let breakers = path.optional("circuit_breakers", breakers, circuit_breakers);
+        let sockets = socket_settings(upstream_bind_config, upstream_connection_options, path);
+        let legacy_dns = LegacyDnsFields {
+            refresh_rate: dns_refresh_rate,
+            jitter: dns_jitter,
+            failure_refresh_rate: dns_failure_refresh_rate,
+            respect_ttl: respect_dns_ttl,
+            family: dns_lookup_family,
+            resolvers: dns_resolvers,
+            use_tcp: use_tcp_for_dns_lookups,
+            resolution_config: dns_resolution_config,
+            typed_resolver: typed_dns_resolver_config,
+        };
+        let discovery = discovery(cluster_discovery_type, legacy_dns, path);
+        let assignment =
+            LoadAssignment::from_proto(load_assignment, &path.field("load_assignment"));
+        let pb::TrackClusterStats {
+            timeout_budgets,
+            request_response_sizes,
+            per_endpoint_stats,
+        } = track_cluster_stats.unwrap_or_default();
+        path.field("track_cluster_stats")
+            .unsupported_if_set("per_endpoint_stats", per_endpoint_stats)?;
+        for result in refused {
+            result?;
+        }
+        let (dns, assignment) = (discovery?, assignment?);
+        check_addresses(dns.as_ref(), &assignment, path)?;
+        Ok(Self {
+            name: name?,
+            alt_stat_name,
+            settings: ClusterSettings {
+                connect_timeout: connect_timeout?.unwrap_or(Duration::from_secs(5)),
+                per_connection_buffer_limit_bytes: per_connection_buffer_limit_bytes
+                    .map_or(1024 * 1024, |v| v.value),
+                http: http?,
+                circuit_breakers: breakers?.unwrap_or_default(),
+                load_balancer: load_balancer?,
+                sockets: sockets?,
+            },
+            metadata: metadata.map(metadata_from_proto).unwrap_or_default(),
+            assignment,
+            dns,
+            wait_for_warm: wait_for_warm_on_init.is_none_or(|v| v.value),
+            timeout_budgets: timeout_budgets || track_timeout_budgets,
+            request_response_sizes,
+        })
+    }
+}
+
+fn uses_downstream_protocol(value: i32, path: &ConfigPath<'_>) -> Result<bool, Rejected> {
+    use pb::cluster::ClusterProtocolSelection;
+    Ok(match path.enumeration("protocol_selection", value)? {
+        ClusterProtocolSelection::UseConfiguredProtocol => false,
+        ClusterProtocolSelection::UseDownstreamProtocol => true,
+    })
+}
+
+/// The typed options take the place of the older fields.
+fn http_options(
+    typed: impl IntoIterator<Item = (String, outrigger_proto::pb::google::protobuf::Any)>,
+    legacy: LegacyHttpFields,
+    path: &ConfigPath<'_>,
+) -> Result<UpstreamHttpOptions, Rejected> {
+    let mut options = None;
+    for (key, any) in typed {
+        let path = path.key("typed_extension_protocol_options", &key);
+        let config = TypedConfig::from_any(any, &path)?;
+        if key.rsplit('.').next() != TYPE_NAME.rsplit('.').next() {
+            return Err(config.unknown(&path, &[TYPE_NAME]));
+        }
+        options = Some(UpstreamHttpOptions::from_any(&config, &path)?);
+    }
+    match options {
+        Some(options) => Ok(options),
+        None => legacy.convert(path),
+    }
+}
+
+fn transport_socket_is_raw(
+    proto: Option<core::TransportSocket>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    let Some(core::TransportSocket { name, config_type }) = proto else {
+        return Ok(());
+    };
+    let path = path.key("transport_socket", &name);
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(path.field("typed_config").reject("is required"));
+    };
+    let config = TypedConfig::from_any(any, &path.field("typed_config"))?;
+    if config.type_name == RAW_BUFFER {
+        return Ok(());
+    }
+    Err(config.unknown(&path.field("typed_config"), &[RAW_BUFFER]))
+}
+
+/// How hosts are found: by DNS, or (none) as they are configured.
+fn discovery(
+    proto: Option<ClusterDiscoveryType>,
+    legacy: LegacyDnsFields,
+    path: &ConfigPath<'_>,
+) -> Result<Option<DnsSettings>, Rejected> {
+    match proto {
+        Some(ClusterDiscoveryType::Type(kind)) => match path.enumeration("type", kind)? {
+            DiscoveryType::Static => legacy.convert(false, path).map(|_| None),
+            DiscoveryType::StrictDns => legacy.convert(false, path).map(Some),
+            DiscoveryType::LogicalDns => legacy.convert(true, path).map(Some),
+            DiscoveryType::Eds => Err(path
+                .field("type")
+                .reject("EDS needs xDS, which is not supported yet")),
+            DiscoveryType::OriginalDst => Err(path
+                .field("type")
+                .reject("ORIGINAL_DST is not supported yet")),
+        },
+        Some(ClusterDiscoveryType::ClusterType(CustomClusterType { name, typed_config })) => {
+            let path = path.key("cluster_type", &name);
+            let config = TypedConfig::required("typed_config", typed_config, &path)?;
+            let path = path.field("typed_config");
+            if config.type_name != DNS_CLUSTER {
+                return Err(config.unknown(&path, &[DNS_CLUSTER]));
+            }
+            DnsSettings::from_proto(config.decode(&path)?, &path).map(Some)
+        }
+        None => legacy.convert(false, path).map(|_| None),
+    }
+}
+
+/// Names need DNS, and a logical cluster has exactly one.
+fn check_addresses(
+    dns: Option<&DnsSettings>,
+    assignment: &LoadAssignment,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    let path = path.field("load_assignment");
+    let Some(dns) = dns else {
+        let named = assignment
+            .each_endpoint()
+            .find_map(|endpoint| match &endpoint.address {
+                EndpointAddress::Name { host, .. } => Some(host),
+                EndpointAddress::Resolved(_) => None,
+            });
+        return named.map_or(Ok(()), |host| {
+            Err(path.reject(format!(
+                "{host:?} is not an IP address: a STATIC cluster does not resolve names, STRICT_DNS and LOGICAL_DNS do"
+            )))
+        });
+    };
+    if dns.logical && assignment.each_endpoint().count() != 1 {
+        return Err(path.reject("has not exactly one endpoint, as LOGICAL_DNS needs"));
+    }
+    Ok(())
+}

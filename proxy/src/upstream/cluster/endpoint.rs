@@ -1,0 +1,320 @@
+//! `envoy.config.endpoint.v3.ClusterLoadAssignment` becomes endpoints.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::config::endpoint::v3 as pb;
+use pb::lb_endpoint::HostIdentifier;
+
+use super::metadata::metadata_from_proto;
+use crate::config::{ConfigPath, Rejected};
+use crate::net::Address;
+use crate::stream_info::DynamicMetadata;
+use crate::upstream::host::{HealthFlag, Host, Locality};
+
+/// All endpoints of a cluster, as they are configured.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct LoadAssignment {
+    pub(in crate::upstream) localities: Vec<LocalityEndpoints>,
+    /// In percent.
+    pub(in crate::upstream) overprovisioning_factor: u32,
+    pub(in crate::upstream) weighted_priority_health: bool,
+}
+
+/// The endpoints of one locality.
+#[derive(Debug)]
+pub(in crate::upstream) struct LocalityEndpoints {
+    pub(in crate::upstream) locality: Arc<Locality>,
+    pub(in crate::upstream) weight: u32,
+    pub(in crate::upstream) priority: u32,
+    pub(in crate::upstream) endpoints: Vec<EndpointConfig>,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(in crate::upstream) struct EndpointConfig {
+    pub(in crate::upstream) address: EndpointAddress,
+    pub(in crate::upstream) additional_addresses: Box<[Address]>,
+    pub(in crate::upstream) hostname: String,
+    pub(in crate::upstream) metadata: DynamicMetadata,
+    pub(in crate::upstream) weight: u32,
+    /// Bits of `HealthFlag`.
+    pub(in crate::upstream) health: u32,
+}
+
+/// Where an endpoint is, or the name by which DNS knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::upstream) enum EndpointAddress {
+    Resolved(Address),
+    Name { host: String, port: u16 },
+}
+
+impl LoadAssignment {
+    pub(super) fn from_proto(
+        proto: Option<pb::ClusterLoadAssignment>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::ClusterLoadAssignment {
+            // Of EDS alone.
+            cluster_name: _,
+            endpoints,
+            named_endpoints,
+            policy,
+        } = proto.unwrap_or_default();
+        let localities = path.each("endpoints", endpoints, LocalityEndpoints::from_proto);
+        let named = path.unsupported_if_set("named_endpoints", named_endpoints);
+        let policy = assignment_policy(policy, &path.field("policy"));
+        named?;
+        let (overprovisioning_factor, weighted_priority_health) = policy?;
+        Ok(Self {
+            localities: localities?,
+            overprovisioning_factor,
+            weighted_priority_health,
+        })
+    }
+
+    /// Every endpoint with the path of its place.
+    pub(super) fn each_endpoint(&self) -> impl Iterator<Item = &EndpointConfig> {
+        self.localities
+            .iter()
+            .flat_map(|locality| &locality.endpoints)
+    }
+}
+
+fn assignment_policy(
+    proto: Option<pb::cluster_load_assignment::Policy>,
+    path: &ConfigPath<'_>,
+) -> Result<(u32, bool), Rejected> {
+    let pb::cluster_load_assignment::Policy {
+        drop_overloads,
+        overprovisioning_factor,
+        endpoint_stale_after,
+        weighted_priority_health,
+    } = proto.unwrap_or_default();
+    let drops = path.unsupported_if_set("drop_overloads", drop_overloads);
+    let stale = path.unsupported_if_set("endpoint_stale_after", endpoint_stale_after);
+    let factor = path.in_range(
+        "overprovisioning_factor",
+        overprovisioning_factor.map_or(140, |v| v.value),
+        1..=u32::MAX,
+    );
+    (drops?, stale?);
+    Ok((factor?, weighted_priority_health))
+}
+
+impl LocalityEndpoints {
+    fn from_proto(proto: pb::LocalityLbEndpoints, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let pb::LocalityLbEndpoints {
+            locality,
+            // Read by no load balancer here, and by none of Envoy's that are supported.
+            metadata: _,
+            lb_endpoints,
+            load_balancing_weight,
+            priority,
+            // Envoy does not read it either.
+            proximity: _,
+            lb_config,
+        } = proto;
+        let endpoints = path.each("lb_endpoints", lb_endpoints, EndpointConfig::from_proto);
+        let leds = match lb_config {
+            None => Ok(()),
+            Some(_) => Err(path
+                .field("lb_config")
+                .reject("is not supported; lb_endpoints is")),
+        };
+        let priority = path.in_range("priority", priority, 0..=128);
+        leds?;
+        let endpoints = endpoints?;
+        let total: u64 = endpoints
+            .iter()
+            .map(|endpoint| u64::from(endpoint.weight))
+            .sum();
+        if total > u64::from(u32::MAX) {
+            return Err(path.field("lb_endpoints").reject(format!(
+                "the weights add up to {total}, more than {}",
+                u32::MAX
+            )));
+        }
+        Ok(Self {
+            locality: Arc::new(locality.map(Locality::from).unwrap_or_default()),
+            weight: load_balancing_weight.map_or(0, |v| v.value),
+            priority: priority?,
+            endpoints,
+        })
+    }
+}
+
+impl From<core::Locality> for Locality {
+    fn from(proto: core::Locality) -> Self {
+        let core::Locality {
+            region,
+            zone,
+            sub_zone,
+        } = proto;
+        Self {
+            region: region.into(),
+            zone: zone.into(),
+            sub_zone: sub_zone.into(),
+        }
+    }
+}
+
+impl EndpointConfig {
+    fn from_proto(proto: pb::LbEndpoint, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let pb::LbEndpoint {
+            health_status,
+            metadata,
+            load_balancing_weight,
+            host_identifier,
+        } = proto;
+        let health = health_bits(health_status, path);
+        let weight = path.in_range(
+            "load_balancing_weight",
+            load_balancing_weight.map_or(1, |v| v.value),
+            1..=u32::MAX,
+        );
+        let endpoint = match path.required("endpoint", host_identifier)? {
+            HostIdentifier::Endpoint(endpoint) => endpoint,
+            HostIdentifier::EndpointName(_) => {
+                return Err(path
+                    .field("endpoint_name")
+                    .reject("is not supported; endpoint is"));
+            }
+        };
+        let path = path.field("endpoint");
+        let pb::Endpoint {
+            address,
+            // Of active health checks, which are refused where they are configured.
+            health_check_config: _,
+            hostname,
+            additional_addresses,
+            // Of the stats of single endpoints, which are refused where they are configured.
+            observability_name: _,
+        } = endpoint;
+        let address = path
+            .required("address", address)
+            .and_then(|address| EndpointAddress::from_proto(address, &path.field("address")));
+        let additional = path.each(
+            "additional_addresses",
+            additional_addresses,
+            |proto, path| {
+                let pb::endpoint::AdditionalAddress { address } = proto;
+                let address = path.required("address", address)?;
+                let path = path.field("address");
+                match EndpointAddress::from_proto(address, &path)? {
+                    EndpointAddress::Resolved(address) => Ok(address),
+                    EndpointAddress::Name { host, .. } => {
+                        Err(path.reject(format!("{host:?} is not an IP address")))
+                    }
+                }
+            },
+        );
+        Ok(Self {
+            health: health?,
+            weight: weight?,
+            address: address?,
+            additional_addresses: additional?.into(),
+            hostname,
+            metadata: metadata.map(metadata_from_proto).unwrap_or_default(),
+        })
+    }
+}
+
+fn health_bits(status: i32, path: &ConfigPath<'_>) -> Result<u32, Rejected> {
+    use core::HealthStatus;
+    Ok(match path.enumeration("health_status", status)? {
+        HealthStatus::Unknown | HealthStatus::Healthy => 0,
+        HealthStatus::Unhealthy | HealthStatus::Timeout => HealthFlag::FailedEdsHealth as u32,
+        HealthStatus::Draining => HealthFlag::EdsStatusDraining as u32,
+        HealthStatus::Degraded => HealthFlag::DegradedEdsHealth as u32,
+    })
+}
+
+impl EndpointAddress {
+    pub(super) fn from_proto(
+        proto: core::Address,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        use core::address::Address as Kind;
+        let core::Address { address } = proto;
+        match path.required("address", address)? {
+            Kind::SocketAddress(address) => {
+                Self::from_socket(address, &path.field("socket_address"))
+            }
+            Kind::Pipe(core::Pipe {
+                path: pipe,
+                // Of listeners alone.
+                mode: _,
+            }) => {
+                let path = path.field("pipe");
+                let pipe = path.non_empty("path", pipe)?;
+                Ok(Self::Resolved(Address::Pipe(pipe.into())))
+            }
+            Kind::EnvoyInternalAddress(_) => Err(path
+                .field("envoy_internal_address")
+                .reject("is not supported; supported are socket_address and pipe")),
+        }
+    }
+
+    fn from_socket(proto: core::SocketAddress, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        use core::socket_address::{PortSpecifier, Protocol};
+        let core::SocketAddress {
+            protocol,
+            address,
+            resolver_name,
+            // Of listeners alone.
+            ipv4_compat: _,
+            network_namespace_filepath,
+            port_specifier,
+        } = proto;
+        let protocol = match path.enumeration("protocol", protocol)? {
+            Protocol::Tcp => Ok(()),
+            Protocol::Udp => Err(path.field("protocol").reject("UDP is not supported")),
+        };
+        let resolver = path.unsupported_if_set("resolver_name", resolver_name);
+        let namespace =
+            path.unsupported_if_set("network_namespace_filepath", network_namespace_filepath);
+        let address = path.non_empty("address", address);
+        let port = match port_specifier {
+            Some(PortSpecifier::PortValue(port)) => u16::try_from(port).map_err(|_| {
+                path.field("port_value")
+                    .reject(format!("{port} is not in 0..=65535"))
+            }),
+            Some(PortSpecifier::NamedPort(_)) => Err(path
+                .field("named_port")
+                .reject("is not supported; port_value is")),
+            None => Err(path.field("port_value").reject("is required")),
+        };
+        (protocol?, resolver?, namespace?);
+        let (host, port) = (address?, port?);
+        Ok(match host.parse::<IpAddr>() {
+            Ok(ip) => Self::Resolved(Address::Ip(SocketAddr::new(ip, port))),
+            Err(_) => Self::Name { host, port },
+        })
+    }
+}
+
+impl EndpointConfig {
+    /// The host at `address`.
+    pub(in crate::upstream) fn host(
+        &self,
+        locality: &LocalityEndpoints,
+        address: Address,
+        workers: usize,
+    ) -> Host {
+        let mut host = Host::new(address, workers);
+        host.additional_addresses = self.additional_addresses.clone();
+        if !self.hostname.is_empty() {
+            host.hostname = self.hostname.as_str().into();
+        }
+        host.locality = locality.locality.clone();
+        host.metadata = self.metadata.clone();
+        host.weight = self.weight;
+        host.priority = locality.priority;
+        host.canary =
+            self.metadata.value("envoy.lb", ["canary"]) == Some(&serde_json::Value::Bool(true));
+        host.health.replace(self.health);
+        host
+    }
+}

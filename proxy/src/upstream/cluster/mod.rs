@@ -1,0 +1,91 @@
+//! A cluster: its settings, shared by all workers, and its hosts.
+
+mod config;
+mod dns_config;
+mod endpoint;
+mod http_options;
+mod limits;
+mod metadata;
+mod sockets;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use config::ClusterConfig;
+pub use dns_config::{DnsSettings, LookupFamily, ResolverSettings};
+pub(super) use endpoint::{EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints};
+pub use http_options::{CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
+pub(crate) use stats::CodeStats;
+pub use stats::{
+    ClusterEndpointStats, ClusterTrafficStats, ClusterUpdateStats, CodeOrigin,
+    RequestResponseSizeStats, TimeoutBudgetStats,
+};
+
+use super::ClusterId;
+use super::circuit_breaker::{CircuitBreakerSettings, CircuitBreakers};
+use super::load_balancer::LoadBalancerSettings;
+use super::pool::SocketSettings;
+use crate::stats::Scope;
+use crate::stream_info::DynamicMetadata;
+
+/// What is known of a cluster beside its hosts. Immutable; a changed cluster gets a new one.
+#[derive(Debug)]
+pub struct ClusterInfo {
+    /// Its number.
+    pub id: ClusterId,
+    /// `Cluster.name`.
+    pub name: Arc<str>,
+    /// `alt_stat_name`, or the name.
+    pub observability_name: Arc<str>,
+    /// What many clusters have in common, kept once for all of them.
+    pub settings: Arc<ClusterSettings>,
+    /// `Cluster.metadata`.
+    pub metadata: DynamicMetadata,
+    /// Stats of its traffic.
+    pub stats: ClusterTrafficStats,
+    /// Stats of its membership.
+    pub endpoint_stats: ClusterEndpointStats,
+    /// Stats of what changes its membership, and of its load balancers.
+    pub update_stats: ClusterUpdateStats,
+    /// With `track_cluster_stats.timeout_budgets`.
+    pub timeout_budget_stats: Option<TimeoutBudgetStats>,
+    /// With `track_cluster_stats.request_response_sizes`.
+    pub request_response_size_stats: Option<RequestResponseSizeStats>,
+    /// What is in use of its limits.
+    pub circuit_breakers: CircuitBreakers,
+    /// `cluster.<observability name>.`
+    pub scope: Scope,
+}
+
+/// The settings of a cluster that are not its own: clusters that agree in all of them share one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterSettings {
+    /// How long a connection may take to be made, TLS included. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Bytes that may wait on a connection in either direction. Default 1 MiB.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// HTTP.
+    pub http: UpstreamHttpOptions,
+    /// Limits.
+    pub circuit_breakers: CircuitBreakerSettings,
+    /// How a host is chosen.
+    pub load_balancer: LoadBalancerSettings,
+    /// How sockets are set up.
+    pub sockets: SocketSettings,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            per_connection_buffer_limit_bytes: 1024 * 1024,
+            http: UpstreamHttpOptions::default(),
+            circuit_breakers: CircuitBreakerSettings::default(),
+            load_balancer: LoadBalancerSettings::default(),
+            sockets: SocketSettings::default(),
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! `lb_policy`, `load_balancing_policy` and `common_lb_config` become settings.
+
+use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
+use outrigger_proto::pb::envoy::config::cluster::v3::cluster as legacy;
+use outrigger_proto::pb::envoy::config::core::v3::{RuntimeDouble, TypedExtensionConfig};
+use outrigger_proto::pb::envoy::extensions::load_balancing_policies as policies;
+use policies::common::v3 as common;
+use policies::least_request::v3::LeastRequest;
+use policies::least_request::v3::least_request::SelectionMethod;
+use policies::random::v3::Random;
+use policies::round_robin::v3::RoundRobin;
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+
+/// How hosts of a cluster are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadBalancerSettings {
+    /// Among the hosts of a priority or locality.
+    pub policy: Policy,
+    /// Whether the weights of localities count.
+    pub locality_weighted: bool,
+    /// Whether nothing is chosen in panic, instead of anything.
+    pub fail_traffic_on_panic: bool,
+    /// Below which percentage of usable hosts a priority is in panic. Default 50; 0 disables.
+    pub healthy_panic_threshold: u32,
+}
+
+/// How a host is chosen among its like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Policy {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The least busy of a few drawn ones; where weights differ, by weight and load.
+    LeastRequest {
+        /// How many are drawn. Default 2.
+        choice_count: u32,
+        /// How much the load lessens a weight. Default 1.0; 0.0 is round robin.
+        active_request_bias: f64,
+        /// Looks at all instead.
+        full_scan: bool,
+    },
+    /// Any, whatever its weight.
+    Random,
+}
+
+/// The fields of `Cluster` that say how hosts are chosen.
+#[derive(Debug)]
+pub(in crate::upstream) struct LegacyPolicy {
+    pub(in crate::upstream) lb_policy: i32,
+    pub(in crate::upstream) lb_config: Option<legacy::LbConfig>,
+    pub(in crate::upstream) common: Option<legacy::CommonLbConfig>,
+    pub(in crate::upstream) typed: Option<pb::LoadBalancingPolicy>,
+}
+
+/// What a typed policy or the common configuration says about localities.
+#[derive(Debug, Clone, Copy, Default)]
+struct LocalityMode {
+    weighted: bool,
+    fail_traffic_on_panic: bool,
+}
+
+const SUPPORTED: &[&str] = &[
+    "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+    "envoy.extensions.load_balancing_policies.random.v3.Random",
+    "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+];
+
+impl Default for LoadBalancerSettings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::RoundRobin,
+            locality_weighted: false,
+            fail_traffic_on_panic: false,
+            healthy_panic_threshold: 50,
+        }
+    }
+}
+
+impl LegacyPolicy {
+    pub(in crate::upstream) fn convert(
+        self,
+        path: &ConfigPath<'_>,
+    ) -> Result<LoadBalancerSettings, Rejected> {
+        let common = common_lb_config(self.common, &path.field("common_lb_config"));
+        let policy = match self.typed {
+            Some(typed) => typed_policy(typed, &path.field("load_balancing_policy")),
+            None => enum_policy(self.lb_policy, self.lb_config, path).map(|policy| (policy, None)),
+        };
+        let (healthy_panic_threshold, legacy_mode) = common?;
+        let (policy, mode) = policy?;
+        // A typed policy brings its own view of localities; that of the cluster is for the enum alone.
+        let mode = mode.unwrap_or(legacy_mode);
+        Ok(LoadBalancerSettings {
+            policy,
+            locality_weighted: mode.weighted,
+            fail_traffic_on_panic: mode.fail_traffic_on_panic,
+            healthy_panic_threshold,
+        })
+    }
+}
+
+fn common_lb_config(
+    proto: Option<legacy::CommonLbConfig>,
+    path: &ConfigPath<'_>,
+) -> Result<(u32, LocalityMode), Rejected> {
+    use legacy::common_lb_config::{
+        LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+    };
+    let legacy::CommonLbConfig {
+        healthy_panic_threshold,
+        // Merging updates changes when hosts come, not which.
+        update_merge_window: _,
+        // Without active health checks there is no first one to wait for.
+        ignore_new_hosts_until_first_hc: _,
+        close_connections_on_host_set_change,
+        // Of the hashing policies, which are not among those supported.
+        consistent_hashing_lb_config: _,
+        // Of the override host policy and of stateful sessions, likewise.
+        override_host_status: _,
+        locality_config_specifier,
+    } = proto.unwrap_or_default();
+    let threshold = path.percent("healthy_panic_threshold", healthy_panic_threshold);
+    let close = path.unsupported_if_set(
+        "close_connections_on_host_set_change",
+        close_connections_on_host_set_change,
+    );
+    let mode = match locality_config_specifier {
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {
+            LocalityMode {
+                weighted: true,
+                ..LocalityMode::default()
+            }
+        }
+        // Zone-aware routing needs a local cluster; without one these do nothing.
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+            routing_enabled: _,
+            min_cluster_size: _,
+            fail_traffic_on_panic,
+        })) => LocalityMode {
+            fail_traffic_on_panic,
+            ..LocalityMode::default()
+        },
+        None => LocalityMode::default(),
+    };
+    close?;
+    let threshold = threshold?.map_or(50, percent_of);
+    Ok((threshold, mode))
+}
+
+fn percent_of(share: f64) -> u32 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of 0.0 to 1.0, rounded"
+    )]
+    let percent = (share * 100.0).round() as u32;
+    percent
+}
+
+fn enum_policy(
+    lb_policy: i32,
+    lb_config: Option<legacy::LbConfig>,
+    path: &ConfigPath<'_>,
+) -> Result<Policy, Rejected> {
+    use legacy::{LbConfig, LbPolicy};
+    match (path.enumeration("lb_policy", lb_policy)?, lb_config) {
+        (LbPolicy::RoundRobin, None) => Ok(Policy::RoundRobin),
+        (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
+            let legacy::RoundRobinLbConfig { slow_start_config } = config;
+            path.field("round_robin_lb_config")
+                .unsupported_if_set("slow_start_config", slow_start_config)?;
+            Ok(Policy::RoundRobin)
+        }
+        (LbPolicy::LeastRequest, None) => Ok(Policy::least_request()),
+        (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config))) => {
+            let legacy::LeastRequestLbConfig {
+                choice_count,
+                active_request_bias,
+                slow_start_config,
+            } = config;
+            let path = path.field("least_request_lb_config");
+            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let policy = least_request(
+                choice_count.map(|v| v.value),
+                active_request_bias,
+                false,
+                &path,
+            );
+            slow?;
+            policy
+        }
+        (LbPolicy::Random, None) => Ok(Policy::Random),
+        (policy @ (LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random), Some(_)) => {
+            Err(path.field("lb_config").reject(format!(
+                "is not the configuration of {}",
+                policy.as_str_name()
+            )))
+        }
+        (LbPolicy::LoadBalancingPolicyConfig, _) => Err(path
+            .field("load_balancing_policy")
+            .reject("is required with lb_policy LOAD_BALANCING_POLICY_CONFIG")),
+        (policy @ (LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided), _) => {
+            Err(path
+                .field("lb_policy")
+                .reject(format!("{} is not supported", policy.as_str_name())))
+        }
+    }
+}
+
+fn typed_policy(
+    proto: pb::LoadBalancingPolicy,
+    path: &ConfigPath<'_>,
+) -> Result<(Policy, Option<LocalityMode>), Rejected> {
+    // Envoy takes the first that it knows.
+    let mut unknown = None;
+    for (index, policy) in proto.policies.into_iter().enumerate() {
+        let path = path.index("policies", index);
+        let extension = path.required("typed_extension_config", policy.typed_extension_config)?;
+        let TypedExtensionConfig {
+            name: _,
+            typed_config,
+        } = extension;
+        let path = path.field("typed_extension_config");
+        let config = TypedConfig::required("typed_config", typed_config, &path)?;
+        if SUPPORTED.contains(&config.type_name.as_str()) {
+            return known_policy(&config, &path.field("typed_config"));
+        }
+        unknown.get_or_insert(config);
+    }
+    match unknown {
+        Some(config) => Err(config.unknown(&path.field("policies"), SUPPORTED)),
+        None => Err(path
+            .field("policies")
+            .reject("is empty: at least one policy is needed")),
+    }
+}
+
+fn known_policy(
+    config: &TypedConfig,
+    path: &ConfigPath<'_>,
+) -> Result<(Policy, Option<LocalityMode>), Rejected> {
+    match config.type_name.rsplit('.').next() {
+        Some("RoundRobin") => {
+            let RoundRobin {
+                slow_start_config,
+                locality_lb_config,
+            } = config.decode(path)?;
+            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let mode = locality_mode(locality_lb_config, path);
+            slow?;
+            Ok((Policy::RoundRobin, Some(mode?)))
+        }
+        Some("Random") => {
+            let Random { locality_lb_config } = config.decode(path)?;
+            Ok((
+                Policy::Random,
+                Some(locality_mode(locality_lb_config, path)?),
+            ))
+        }
+        _ => {
+            #[allow(
+                deprecated,
+                reason = "`enable_full_scan` is decided like every other field"
+            )]
+            let LeastRequest {
+                choice_count,
+                active_request_bias,
+                slow_start_config,
+                locality_lb_config,
+                enable_full_scan,
+                selection_method,
+            } = config.decode(path)?;
+            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let mode = locality_mode(locality_lb_config, path);
+            let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
+            let full_scan =
+                method == SelectionMethod::FullScan || enable_full_scan.is_some_and(|v| v.value);
+            let policy = least_request(
+                choice_count.map(|v| v.value),
+                active_request_bias,
+                full_scan,
+                path,
+            );
+            slow?;
+            Ok((policy?, Some(mode?)))
+        }
+    }
+}
+
+fn locality_mode(
+    proto: Option<common::LocalityLbConfig>,
+    path: &ConfigPath<'_>,
+) -> Result<LocalityMode, Rejected> {
+    use common::locality_lb_config::{
+        LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+    };
+    let Some(common::LocalityLbConfig {
+        locality_config_specifier,
+    }) = proto
+    else {
+        return Ok(LocalityMode::default());
+    };
+    let path = path.field("locality_lb_config");
+    match path.required("locality_config_specifier", locality_config_specifier)? {
+        LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}) => {
+            Ok(LocalityMode {
+                weighted: true,
+                ..LocalityMode::default()
+            })
+        }
+        #[allow(
+            deprecated,
+            reason = "the deprecated field is decided like every other"
+        )]
+        LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+            // Zone-aware routing needs a local cluster; without one these do nothing.
+            routing_enabled: _,
+            min_cluster_size: _,
+            force_locality_direct_routing: _,
+            force_local_zone: _,
+            locality_basis: _,
+            fail_traffic_on_panic,
+        }) => Ok(LocalityMode {
+            fail_traffic_on_panic,
+            ..LocalityMode::default()
+        }),
+    }
+}
+
+fn least_request(
+    choice_count: Option<u32>,
+    active_request_bias: Option<RuntimeDouble>,
+    full_scan: bool,
+    path: &ConfigPath<'_>,
+) -> Result<Policy, Rejected> {
+    let choice_count = path.in_range("choice_count", choice_count.unwrap_or(2), 2..=u32::MAX);
+    let bias = match active_request_bias {
+        Some(RuntimeDouble {
+            default_value,
+            runtime_key: _,
+        }) => {
+            if default_value >= 0.0 && default_value.is_finite() {
+                Ok(default_value)
+            } else {
+                Err(path
+                    .field("active_request_bias")
+                    .reject(format!("{default_value} is not 0.0 or more")))
+            }
+        }
+        None => Ok(1.0),
+    };
+    Ok(Policy::LeastRequest {
+        choice_count: choice_count?,
+        active_request_bias: bias?,
+        full_scan,
+    })
+}
+
+impl Policy {
+    fn least_request() -> Self {
+        Self::LeastRequest {
+            choice_count: 2,
+            active_request_bias: 1.0,
+            full_scan: false,
+        }
+    }
+}

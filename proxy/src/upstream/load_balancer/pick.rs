@@ -1,0 +1,136 @@
+//! Choosing among hosts that are as good as each other but for weight and load.
+
+use std::rc::Rc;
+
+use super::edf::Edf;
+use super::{LoadBalancerContext, Policy};
+use crate::upstream::host::WorkerHost;
+
+/// Hosts and whose turn it is.
+pub(super) struct Pick {
+    hosts: Vec<Rc<WorkerHost>>,
+    /// Of round robin; none before the first.
+    cursor: Option<usize>,
+    /// Only where weights differ.
+    schedule: Option<Edf>,
+}
+
+impl Pick {
+    pub(super) fn new(hosts: Vec<Rc<WorkerHost>>) -> Self {
+        let weighted = hosts
+            .windows(2)
+            .any(|pair| pair[0].weight != pair[1].weight);
+        let schedule = weighted.then(|| {
+            let mut schedule = Edf::default();
+            for (index, host) in hosts.iter().enumerate() {
+                schedule.insert(index, f64::from(host.weight));
+            }
+            schedule
+        });
+        Self {
+            hosts,
+            cursor: None,
+            schedule,
+        }
+    }
+
+    pub(super) fn hosts(&self) -> &[Rc<WorkerHost>] {
+        &self.hosts
+    }
+
+    pub(super) fn choose(
+        &mut self,
+        policy: &Policy,
+        cx: &dyn LoadBalancerContext,
+    ) -> Option<Rc<WorkerHost>> {
+        if self.hosts.len() <= 1 {
+            return self.hosts.first().cloned();
+        }
+        let at = match (policy, &mut self.schedule) {
+            (Policy::Random, _) => self.random(cx),
+            (Policy::RoundRobin, None) => self.next(cx),
+            (Policy::RoundRobin, Some(schedule)) => schedule.pick(cx, |_, weight| weight)?,
+            (
+                Policy::LeastRequest {
+                    full_scan: true, ..
+                },
+                _,
+            ) => self.least_of_all(cx),
+            (Policy::LeastRequest { choice_count, .. }, None) => self.least_of(*choice_count, cx),
+            (
+                Policy::LeastRequest {
+                    active_request_bias,
+                    ..
+                },
+                Some(schedule),
+            ) => {
+                let hosts = &self.hosts;
+                schedule.pick(cx, |index, weight| {
+                    biased(weight, &hosts[index], *active_request_bias)
+                })?
+            }
+        };
+        self.hosts.get(at).cloned()
+    }
+
+    fn next(&mut self, cx: &dyn LoadBalancerContext) -> usize {
+        let at = match self.cursor {
+            Some(last) if last + 1 < self.hosts.len() => last + 1,
+            Some(_) => 0,
+            None => self.random(cx),
+        };
+        self.cursor = Some(at);
+        at
+    }
+
+    fn random(&self, cx: &dyn LoadBalancerContext) -> usize {
+        let len = u64::try_from(self.hosts.len()).unwrap_or(u64::MAX);
+        usize::try_from(cx.random() % len).unwrap_or(0)
+    }
+
+    fn least_of(&self, choices: u32, cx: &dyn LoadBalancerContext) -> usize {
+        let mut best = self.random(cx);
+        let mut fewest = self.hosts[best].active_requests();
+        for _ in 1..choices {
+            let other = self.random(cx);
+            let active = self.hosts[other].active_requests();
+            if active < fewest {
+                (best, fewest) = (other, active);
+            }
+        }
+        best
+    }
+
+    /// Of equals any, each as likely.
+    fn least_of_all(&self, cx: &dyn LoadBalancerContext) -> usize {
+        let mut best = 0;
+        let mut fewest = u64::MAX;
+        let mut equals = 0;
+        for (index, host) in self.hosts.iter().enumerate() {
+            let active = host.active_requests();
+            if active < fewest {
+                (best, fewest, equals) = (index, active, 1);
+            } else if active == fewest {
+                equals += 1;
+                if cx.random() % equals == 0 {
+                    best = index;
+                }
+            }
+        }
+        best
+    }
+}
+
+/// The weight of a host that is busy counts less.
+fn biased(weight: f64, host: &WorkerHost, bias: f64) -> f64 {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "requests in flight are far below 2^52"
+    )]
+    let active = host.active_requests() as f64 + 1.0;
+    if bias == 1.0 {
+        weight / active
+    } else {
+        weight / active.powf(bias)
+    }
+}

@@ -1,0 +1,145 @@
+//! Requests that wait for a connection.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::super::circuit_breaker::{Resource, RoutingPriority};
+use super::super::worker_clusters::ClusterHandle;
+use super::stream::ClientStream;
+use super::{PoolError, PoolOwner};
+
+/// The queue of a pool. At most as long as the circuit breaker allows pending requests.
+#[derive(Clone, Default)]
+pub(super) struct PendingQueue(Rc<RefCell<VecDeque<Rc<Waiter>>>>);
+
+/// A request that waits for its turn. Dropped, it leaves the queue.
+pub struct PendingStream {
+    waiter: Rc<Waiter>,
+    queue: PendingQueue,
+}
+
+/// One place in a queue.
+pub(super) struct Waiter {
+    state: RefCell<State>,
+}
+
+enum State {
+    Waiting(PendingGuard, Option<Waker>),
+    Done(Box<Result<ClientStream, PoolError>>),
+    Taken,
+}
+
+/// A waiting request in stats and circuit breakers.
+pub(super) struct PendingGuard {
+    cluster: Rc<ClusterHandle>,
+    priority: RoutingPriority,
+}
+
+impl PendingQueue {
+    /// A place at the end of the queue; none if circuit breakers do not allow it.
+    pub(super) fn enter(&self, owner: &PoolOwner) -> Option<PendingStream> {
+        let waiter = Rc::new(Waiter {
+            state: RefCell::new(State::Waiting(PendingGuard::try_new(owner)?, None)),
+        });
+        self.0.borrow_mut().push_back(waiter.clone());
+        Some(PendingStream {
+            waiter,
+            queue: self.clone(),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// The one whose turn it is.
+    pub(super) fn pop(&self) -> Option<Rc<Waiter>> {
+        self.0.borrow_mut().pop_front()
+    }
+
+    /// All of them, for a pool that has failed. Whoever comes later finds an empty queue.
+    pub(super) fn take_all(&self) -> VecDeque<Rc<Waiter>> {
+        std::mem::take(&mut *self.0.borrow_mut())
+    }
+}
+
+impl Waiter {
+    /// Gives the request what it waited for.
+    pub(super) fn resolve(&self, result: Result<ClientStream, PoolError>) {
+        let old = self.state.replace(State::Done(Box::new(result)));
+        if let State::Waiting(_, Some(waker)) = old {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for PendingStream {
+    type Output = Result<ClientStream, PoolError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.waiter.state.borrow_mut();
+        if let State::Waiting(_, waker) = &mut *state {
+            match waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Done(result) => Poll::Ready(*result),
+            State::Waiting(..) | State::Taken => Poll::Ready(Err(PoolError::Terminated)),
+        }
+    }
+}
+
+impl Drop for PendingStream {
+    fn drop(&mut self) {
+        let state = self.waiter.state.replace(State::Taken);
+        if let State::Waiting(guard, _) = &state {
+            guard.cluster.info.stats.upstream_rq_cancelled().inc();
+            self.queue
+                .0
+                .borrow_mut()
+                .retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
+        }
+    }
+}
+
+impl PendingGuard {
+    pub(super) fn try_new(owner: &PoolOwner) -> Option<Self> {
+        let PoolOwner {
+            cluster, priority, ..
+        } = owner;
+        let stats = &cluster.info.stats;
+        if !cluster.has_room(*priority, Resource::PendingRequests) {
+            stats.upstream_rq_pending_overflow().inc();
+            return None;
+        }
+        cluster.acquire(*priority, Resource::PendingRequests);
+        stats.upstream_rq_pending_total().inc();
+        stats.upstream_rq_pending_active().inc();
+        Some(Self {
+            cluster: cluster.clone(),
+            priority: *priority,
+        })
+    }
+}
+
+impl Drop for PendingGuard {
+    fn drop(&mut self) {
+        self.cluster.info.stats.upstream_rq_pending_active().dec();
+        self.cluster
+            .release(self.priority, Resource::PendingRequests);
+    }
+}
+
+impl fmt::Debug for PendingStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingStream").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! The hosts of a cluster by priority.
+
+use std::sync::Arc;
+
+use super::host::{Health, Host, Locality};
+
+/// The hosts of a cluster at one moment. Immutable; a change makes a new one, in which unchanged hosts are the same.
+#[derive(Debug, Default)]
+pub struct PrioritySet {
+    /// By priority, 0 first. There may be empty ones in between.
+    pub priorities: Box<[HostSet]>,
+    /// How much of a priority's hosts may be missing before the next takes over, in percent. Default 140.
+    pub overprovisioning_factor: u32,
+    /// Whether the health of a priority counts weights instead of hosts.
+    pub weighted_priority_health: bool,
+}
+
+/// The hosts of one priority.
+#[derive(Debug, Default)]
+pub struct HostSet {
+    /// All of them.
+    pub hosts: Box<[Arc<Host>]>,
+    /// The same by locality, as indexes of `hosts`. Localities of the same name are one. Empty where localities have no weights.
+    pub localities: Box<[LocalityHosts]>,
+}
+
+/// The hosts of one locality.
+#[derive(Debug)]
+pub struct LocalityHosts {
+    /// Where they are.
+    pub locality: Arc<Locality>,
+    /// `LocalityLbEndpoints.load_balancing_weight`; 0 gets no traffic where localities are weighted.
+    pub weight: u32,
+    /// Indexes of the hosts.
+    pub hosts: Box<[u32]>,
+}
+
+/// Hosts that belong together, as they are configured or found.
+#[derive(Debug)]
+pub(super) struct HostGroup {
+    pub(super) locality: Arc<Locality>,
+    pub(super) weight: u32,
+    pub(super) priority: u32,
+    pub(super) hosts: Vec<Arc<Host>>,
+}
+
+impl PrioritySet {
+    /// Sorts groups by priority and locality.
+    pub(super) fn new(
+        groups: impl Iterator<Item = HostGroup>,
+        overprovisioning_factor: u32,
+        weighted_priority_health: bool,
+    ) -> Self {
+        let mut priorities: Vec<(Vec<Arc<Host>>, Vec<(Arc<Locality>, u32, Vec<u32>)>)> = Vec::new();
+        for group in groups {
+            let at = usize::try_from(group.priority).unwrap_or(usize::MAX);
+            if priorities.len() <= at {
+                priorities.resize_with(at + 1, Default::default);
+            }
+            let (hosts, localities) = &mut priorities[at];
+            let known = localities
+                .iter()
+                .position(|(locality, ..)| *locality == group.locality);
+            let known = known.unwrap_or_else(|| {
+                localities.push((group.locality, 0, Vec::new()));
+                localities.len() - 1
+            });
+            let (_, weight, indexes) = &mut localities[known];
+            *weight = group.weight;
+            for host in group.hosts {
+                indexes.push(
+                    u32::try_from(hosts.len())
+                        .expect("hosts end before memory for four billion of them"),
+                );
+                hosts.push(host);
+            }
+        }
+        Self {
+            priorities: priorities.into_iter().map(HostSet::new).collect(),
+            overprovisioning_factor,
+            weighted_priority_health,
+        }
+    }
+
+    /// All hosts of all priorities.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.priorities.iter().flat_map(|set| set.hosts.iter())
+    }
+
+    /// How many hosts are in this state.
+    pub fn count(&self, health: Health) -> usize {
+        self.hosts()
+            .filter(|host| host.coarse_health() == health)
+            .count()
+    }
+}
+
+impl HostSet {
+    fn new((hosts, localities): (Vec<Arc<Host>>, Vec<(Arc<Locality>, u32, Vec<u32>)>)) -> Self {
+        let weighted = localities.iter().any(|(_, weight, _)| *weight > 0);
+        let localities = localities.into_iter().filter(|_| weighted);
+        Self {
+            hosts: hosts.into(),
+            localities: localities
+                .map(|(locality, weight, hosts)| LocalityHosts {
+                    locality,
+                    weight,
+                    hosts: hosts.into(),
+                })
+                .collect(),
+        }
+    }
+}

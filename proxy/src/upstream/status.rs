@@ -1,0 +1,143 @@
+//! What `/clusters` shows.
+
+use outrigger_proto::pb::envoy::admin::v3 as pb;
+use outrigger_proto::pb::envoy::config::cluster::v3 as cluster;
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::google::protobuf::UInt32Value;
+
+use super::circuit_breaker::Thresholds;
+use super::cluster_manager::{Cluster, ClusterManager};
+use super::host::{HealthFlag, Host, HostStat, Locality};
+use crate::net::Address;
+
+impl ClusterManager {
+    /// Every cluster in use with its hosts, sorted by name.
+    pub fn status(&self) -> Vec<pb::ClusterStatus> {
+        self.clusters()
+            .iter()
+            .map(|cluster| cluster.status())
+            .collect()
+    }
+}
+
+impl Cluster {
+    /// The cluster and its hosts.
+    pub fn status(&self) -> pb::ClusterStatus {
+        let breakers = &self.info.settings.circuit_breakers;
+        pb::ClusterStatus {
+            name: self.info.name.to_string(),
+            added_via_api: false,
+            success_rate_ejection_threshold: None,
+            host_statuses: self
+                .hosts
+                .load()
+                .hosts()
+                .map(|host| host.status())
+                .collect(),
+            local_origin_success_rate_ejection_threshold: None,
+            circuit_breakers: Some(cluster::CircuitBreakers {
+                thresholds: vec![
+                    thresholds(core::RoutingPriority::Default, &breakers.default),
+                    thresholds(core::RoutingPriority::High, &breakers.high),
+                ],
+                per_host_thresholds: Vec::new(),
+            }),
+            observability_name: self.info.observability_name.to_string(),
+            eds_service_name: String::new(),
+        }
+    }
+}
+
+impl Host {
+    fn status(&self) -> pb::HostStatus {
+        use pb::simple_metric::Type::{Counter, Gauge};
+        let metric = |kind: pb::simple_metric::Type, name: &str, stat| pb::SimpleMetric {
+            r#type: kind.into(),
+            value: self.stats.get(stat),
+            name: name.to_owned(),
+        };
+        let Locality {
+            region,
+            zone,
+            sub_zone,
+        } = &*self.locality;
+        pb::HostStatus {
+            address: Some(address(&self.address)),
+            stats: vec![
+                metric(Counter, "cx_connect_fail", HostStat::CxConnectFail),
+                metric(Counter, "cx_total", HostStat::CxTotal),
+                metric(Counter, "rq_error", HostStat::RqError),
+                metric(Counter, "rq_success", HostStat::RqSuccess),
+                metric(Counter, "rq_timeout", HostStat::RqTimeout),
+                metric(Counter, "rq_total", HostStat::RqTotal),
+                metric(Gauge, "cx_active", HostStat::CxActive),
+                metric(Gauge, "rq_active", HostStat::RqActive),
+            ],
+            health_status: Some(self.health_status()),
+            success_rate: None,
+            weight: self.weight,
+            hostname: self.hostname.to_string(),
+            priority: self.priority,
+            local_origin_success_rate: None,
+            locality: Some(core::Locality {
+                region: region.to_string(),
+                zone: zone.to_string(),
+                sub_zone: sub_zone.to_string(),
+            }),
+        }
+    }
+
+    fn health_status(&self) -> pb::HostHealthStatus {
+        let eds = if self.health.has(HealthFlag::FailedEdsHealth) {
+            core::HealthStatus::Unhealthy
+        } else if self.health.has(HealthFlag::EdsStatusDraining) {
+            core::HealthStatus::Draining
+        } else if self.health.has(HealthFlag::DegradedEdsHealth) {
+            core::HealthStatus::Degraded
+        } else {
+            core::HealthStatus::Healthy
+        };
+        pb::HostHealthStatus {
+            failed_active_health_check: self.health.has(HealthFlag::FailedActiveHc),
+            failed_outlier_check: self.health.has(HealthFlag::FailedOutlierCheck),
+            failed_active_degraded_check: self.health.has(HealthFlag::DegradedActiveHc),
+            eds_health_status: eds.into(),
+            ..pb::HostHealthStatus::default()
+        }
+    }
+}
+
+fn thresholds(
+    priority: core::RoutingPriority,
+    limits: &Thresholds,
+) -> cluster::circuit_breakers::Thresholds {
+    let value = |value: u32| Some(UInt32Value { value });
+    cluster::circuit_breakers::Thresholds {
+        priority: priority.into(),
+        max_connections: value(limits.max_connections),
+        max_pending_requests: value(limits.max_pending_requests),
+        max_requests: value(limits.max_requests),
+        max_retries: value(limits.max_retries),
+        ..Default::default()
+    }
+}
+
+fn address(address: &Address) -> core::Address {
+    use core::address::Address as Kind;
+    let kind = match address {
+        Address::Ip(ip) => Kind::SocketAddress(core::SocketAddress {
+            address: ip.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(
+                ip.port().into(),
+            )),
+            ..Default::default()
+        }),
+        Address::Pipe(path) => Kind::Pipe(core::Pipe {
+            path: path.to_string(),
+            mode: 0,
+        }),
+    };
+    core::Address {
+        address: Some(kind),
+    }
+}
