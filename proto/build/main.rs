@@ -1,6 +1,12 @@
 //! Compiles the `.proto` files of `protos/`, joins them with the descriptors that `envoy-types` ships, and writes
 //! one compact schema for the loader, the printer and the checks.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "cargo and a build script talk through both"
+)]
+
 mod descriptor;
 mod merge;
 mod rust;
@@ -25,7 +31,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=protos");
-    println!("cargo::rerun-if-changed=Cargo.toml");
+    // The lock file says which version of the descriptors there is.
+    if let Some(lock) = root
+        .ancestors()
+        .map(|folder| folder.join("Cargo.lock"))
+        .find(|lock| lock.exists())
+    {
+        println!("cargo::rerun-if-changed={}", lock.display());
+    }
 
     let types = envoy_types_source(&root)?.join("src/generated/types.bin");
     // For tests, which compare with another reader of the same descriptors.
@@ -35,15 +48,20 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut known = FileSet::decode(shipped.as_slice())?;
     let ours = FileSet::decode(compiled.as_slice())?;
-    rust::generate(&shipped, &compiled, &known, &ours, &out)?;
+    rust::generate(&shipped, &compiled, &known, &out)?;
 
     merge::merge(&mut known, ours)?;
     fs::write(out.join("schema.bin"), schema::build(&known)?)?;
     Ok(())
 }
 
-/// Where cargo keeps the source of `envoy-types`. Works for registries and for vendored sources alike.
+/// Where cargo keeps the source of `envoy-types`: it says so itself, unless packages that this build does not need
+/// are not downloaded. Then the source is where the registry's sources are.
 fn envoy_types_source(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    from_metadata(root).or_else(|reason| from_registry(root).ok_or(reason))
+}
+
+fn from_metadata(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let cargo = env::var_os("CARGO").ok_or("cargo did not say where it is")?;
     let output = Command::new(cargo)
         .args([
@@ -76,6 +94,22 @@ fn envoy_types_source(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
         .parent()
         .ok_or("a manifest has a folder")?
         .to_owned())
+}
+
+fn from_registry(root: &Path) -> Option<PathBuf> {
+    let lock = root
+        .ancestors()
+        .find_map(|folder| fs::read_to_string(folder.join("Cargo.lock")).ok())?;
+    let (_, after) = lock.split_once("name = \"envoy-types\"\nversion = \"")?;
+    let folder = format!("envoy-types-{}", after.split_once('"')?.0);
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(env::home_dir()?.join(".cargo")))?;
+    let registries = fs::read_dir(home.join("registry/src")).ok()?;
+    registries
+        .flatten()
+        .map(|registry| registry.path().join(&folder))
+        .find(|source| source.is_dir())
 }
 
 /// The encoded descriptors of our own files, without their imports.

@@ -3,9 +3,10 @@
 use std::error::Error;
 
 use crate::PATCH_PACKAGE;
-use crate::descriptor::{EnumType, Field, File, FileSet, MessageType};
+use crate::descriptor::{EnumType, File, FileSet, MessageType};
 
-/// Joins `ours` into `known`. A message `outrigger.patch.P.M` adds its fields to `P.M`.
+/// Joins `ours` into `known`. A message `outrigger.patch.P.M` adds its fields to `P.M`. A field that
+/// is there already takes the options of the patch, and with them its rules.
 pub(crate) fn merge(known: &mut FileSet, ours: FileSet) -> Result<(), Box<dyn Error>> {
     for mut file in ours.file {
         file.messages.iter_mut().for_each(strip_patch_names);
@@ -65,12 +66,33 @@ fn patch_message(target: &mut MessageType, patch: MessageType) -> Result<(), Box
         }));
     }
     for mut field in patch.fields {
-        if let Some(clash) = target.fields.iter().find(|known| clashes(known, &field)) {
-            return Err(format!(
-                "{}.{} has {} = {} already",
-                target.name, field.name, clash.name, clash.number
-            )
-            .into());
+        if let Some(known) = target
+            .fields
+            .iter_mut()
+            .find(|known| known.name == field.name || known.number == field.number)
+        {
+            let same = (
+                &known.name,
+                known.number,
+                known.kind,
+                &known.type_name,
+                known.label,
+            ) == (
+                &field.name,
+                field.number,
+                field.kind,
+                &field.type_name,
+                field.label,
+            );
+            if !same {
+                return Err(format!(
+                    "{}.{}: {} = {} is there already",
+                    target.name, field.name, known.name, known.number
+                )
+                .into());
+            }
+            known.options = field.options;
+            continue;
         }
         field.patched = true;
         field.oneof = match field.oneof {
@@ -113,10 +135,6 @@ fn patch_enum(target: &mut EnumType, patch: EnumType) {
             target.values.push(value);
         }
     }
-}
-
-fn clashes(known: &Field, new: &Field) -> bool {
-    known.name == new.name || known.number == new.number
 }
 
 fn strip_patch_names(message: &mut MessageType) {

@@ -10,7 +10,6 @@ pub(crate) fn generate(
     shipped: &[u8],
     compiled: &[u8],
     known: &FileSet,
-    ours: &FileSet,
     out: &Path,
 ) -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
@@ -30,12 +29,6 @@ pub(crate) fn generate(
                 format!("{module}::{name}"),
             );
         }
-    }
-    for package in ours.file.iter().map(|file| &file.package) {
-        config.type_attribute(
-            format!(".{package}"),
-            "#[allow(missing_docs, reason = \"the proto file documents it\")]",
-        );
     }
     // Two encoded sets one after the other are the encoding of both together.
     let all = [shipped, compiled].concat();
@@ -91,7 +84,8 @@ fn words(name: &str) -> Vec<String> {
             words.push(String::new());
         }
         if character != '_' {
-            words.last_mut().expect("one word at least").push(character);
+            let last = words.len() - 1;
+            words[last].push(character);
         }
     }
     words.retain(|word| !word.is_empty());

@@ -7,15 +7,17 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let group = chunk
-            .iter()
-            .chain([&0, &0])
-            .take(3)
-            .fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
-        for (position, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let index = usize::try_from(group >> shift & 63).expect("six bits fit");
-            out.push(if position <= chunk.len() {
-                char::from(ALPHABET[index])
+        let [a, b, c] = [0, 1, 2].map(|index| chunk.get(index).copied().unwrap_or(0));
+        let digits = [
+            a >> 2,
+            (a & 3) << 4 | b >> 4,
+            (b & 15) << 2 | c >> 6,
+            c & 63,
+        ];
+        for (position, digit) in digits.into_iter().enumerate() {
+            let is_content = position <= chunk.len();
+            out.push(if is_content {
+                char::from(ALPHABET[usize::from(digit)])
             } else {
                 '='
             });
@@ -30,7 +32,7 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
         .strip_suffix("==")
         .or_else(|| text.strip_suffix('='))
         .unwrap_or(text);
-    if digits.len() % 4 == 1 || (digits.len() != text.len() && text.len() % 4 != 0) {
+    if digits.len() % 4 == 1 || (digits.len() != text.len() && !text.len().is_multiple_of(4)) {
         return None;
     }
     let mut out = Vec::with_capacity(digits.len() * 3 / 4);

@@ -9,6 +9,7 @@
 //! length u16, required u16; enum = name at u32, first value u32, name length u16, values u16; value = number i32,
 //! name at u32, name length u16, flags u16.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 static SCHEMA: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.bin"));
@@ -95,16 +96,7 @@ impl Message {
     /// The message with this full name, such as `envoy.config.core.v3.Node`.
     #[must_use]
     pub fn by_name(full_name: &str) -> Option<Self> {
-        let (mut low, mut high) = (0, u32_at(0));
-        while low < high {
-            let middle = u32::midpoint(low, high);
-            match Self(middle).full_name().cmp(full_name) {
-                std::cmp::Ordering::Equal => return Some(Self(middle)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        find(u32_at(0), |number| Self(number).full_name().cmp(full_name)).map(Self)
     }
 
     /// Every message, ordered by name.
@@ -130,16 +122,10 @@ impl Message {
     #[must_use]
     pub fn field_by_number(self, number: u32) -> Option<Field> {
         let at = self.at();
-        let (mut low, mut high) = (u32_at(at + 4), u32_at(at + 4) + u32::from(u16_at(at + 14)));
-        while low < high {
-            let middle = u32::midpoint(low, high);
-            match Field(middle).number().cmp(&number) {
-                std::cmp::Ordering::Equal => return Some(Field(middle)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        let first = u32_at(at + 4);
+        let count = u32::from(u16_at(at + 14));
+        find(count, |index| Field(first + index).number().cmp(&number))
+            .map(|index| Field(first + index))
     }
 
     /// The field with this name, given as in the proto file or in lowerCamelCase.
@@ -170,16 +156,18 @@ impl Message {
     /// Which form of its own this message has in JSON.
     #[must_use]
     pub fn well_known(self) -> Option<WellKnown> {
-        Some(match self.full_name().strip_prefix("google.protobuf.")? {
-            "Any" => WellKnown::Any,
-            "Duration" => WellKnown::Duration,
-            "Timestamp" => WellKnown::Timestamp,
-            "Struct" => WellKnown::Struct,
-            "Value" => WellKnown::Value,
-            "ListValue" => WellKnown::ListValue,
-            "Empty" => WellKnown::Empty,
-            "DoubleValue" | "FloatValue" | "Int64Value" | "UInt64Value" | "Int32Value"
-            | "UInt32Value" | "BoolValue" | "StringValue" | "BytesValue" => WellKnown::Wrapper,
+        let at = self.at();
+        let name = string_bytes(u32_at(at), u16_at(at + 12));
+        Some(match name.strip_prefix(b"google.protobuf.")? {
+            b"Any" => WellKnown::Any,
+            b"Duration" => WellKnown::Duration,
+            b"Timestamp" => WellKnown::Timestamp,
+            b"Struct" => WellKnown::Struct,
+            b"Value" => WellKnown::Value,
+            b"ListValue" => WellKnown::ListValue,
+            b"Empty" => WellKnown::Empty,
+            b"DoubleValue" | b"FloatValue" | b"Int64Value" | b"UInt64Value" | b"Int32Value"
+            | b"UInt32Value" | b"BoolValue" | b"StringValue" | b"BytesValue" => WellKnown::Wrapper,
             _ => return None,
         })
     }
@@ -302,8 +290,14 @@ impl Field {
         &SCHEMA[start..start + usize::from(u16_at(at + 20))]
     }
 
+    /// Compares bytes, because this is asked for every field of every message that is loaded.
     fn has_name(self, name: &str) -> bool {
-        self.name() == name || self.json_name() == name
+        let at = self.at();
+        let is = |length: u8, start: usize| {
+            usize::from(length) == name.len()
+                && string_bytes(u32_at(start), u16::from(length)) == name.as_bytes()
+        };
+        is(SCHEMA[at + 24], at + 4) || is(SCHEMA[at + 25], at + 8)
     }
 
     fn at(self) -> usize {
@@ -331,6 +325,12 @@ impl Oneof {
 }
 
 impl Enum {
+    /// The enum with this full name, such as `envoy.config.core.v3.RequestMethod`.
+    #[must_use]
+    pub fn by_name(full_name: &str) -> Option<Self> {
+        find(u32_at(4), |number| Self(number).full_name().cmp(full_name)).map(Self)
+    }
+
     /// Package and name, without a leading dot.
     #[must_use]
     pub fn full_name(self) -> &'static str {
@@ -427,6 +427,20 @@ impl fmt::Debug for Oneof {
     }
 }
 
+/// Which of `count` ordered records is the wanted one.
+fn find(count: u32, order: impl Fn(u32) -> Ordering) -> Option<u32> {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = u32::midpoint(low, high);
+        match order(middle) {
+            Ordering::Equal => return Some(middle),
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+        }
+    }
+    None
+}
+
 fn record(kind: usize, number: u32, size: u32) -> usize {
     section(kind) + index(number * size)
 }
@@ -435,10 +449,14 @@ fn section(kind: usize) -> usize {
     index(u32_at(kind * 4))
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn string(at: u32, length: u16) -> &'static str {
+    std::str::from_utf8(string_bytes(at, length)).expect("the build writes names from strings")
+}
+
+fn string_bytes(at: u32, length: u16) -> &'static [u8] {
     let start = section(STRINGS) + index(at);
-    std::str::from_utf8(&SCHEMA[start..start + usize::from(length)])
-        .expect("the build writes names from strings")
+    &SCHEMA[start..start + usize::from(length)]
 }
 
 fn u32_at(at: usize) -> u32 {
@@ -449,12 +467,14 @@ fn u16_at(at: usize) -> u16 {
     u16::from_le_bytes(array(at))
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn array<const N: usize>(at: usize) -> [u8; N] {
     *SCHEMA[at..]
         .first_chunk()
         .expect("the build writes whole records")
 }
 
+#[allow(clippy::expect_used, reason = "the build wrote the tables")]
 fn index(value: u32) -> usize {
     usize::try_from(value).expect("a table of this program fits its address space")
 }

@@ -1,7 +1,5 @@
 //! Writers for the values of a message: JSON in one line or many, and YAML.
 
-use std::fmt::Write as _;
-
 /// Takes a value piece by piece.
 pub(super) trait Sink {
     fn begin_object(&mut self);
@@ -255,8 +253,7 @@ fn quote(text: &str, out: &mut String) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' => {
-                write!(out, "\\u{:04x}", u32::from(character))
-                    .expect("a string takes all that is written");
+                out.push_str(&format!("\\u{:04x}", u32::from(character)));
             }
             _ => out.push(character),
         }

@@ -462,6 +462,7 @@ impl fmt::Display for Nanos {
 }
 
 /// The whole value has to match. A pattern is compiled when it is met first; the API has about ten.
+#[allow(clippy::expect_used, reason = "patterns come from the build")]
 fn matches_pattern(pattern: &'static [u8], value: &str) -> bool {
     static COMPILED: LazyLock<Mutex<HashMap<&'static [u8], Regex>>> = LazyLock::new(Mutex::default);
     let mut compiled = COMPILED.lock();

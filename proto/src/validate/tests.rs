@@ -145,6 +145,15 @@ fn rules_given_one_by_one_all_hold() {
 }
 
 #[test]
+fn rules_that_only_envoy_has_hold_too() {
+    use envoy::config::route::v3::RouteConfiguration;
+    assert_eq!(
+        found::<RouteConfiguration>(r#"vhost_header: "a\nb""#),
+        ["vhost_header: \"a\\nb\": must not have line breaks or NUL"]
+    );
+}
+
+#[test]
 fn elements_that_have_to_differ_are_compared() {
     use envoy::config::metrics::v3::HistogramBucketSettings;
     let text = "{match: {prefix: a}, buckets: [1, 2, 1, 0]}";
@@ -180,7 +189,16 @@ fn fields_that_do_not_exist_are_told_from_broken_rules() {
 
 #[test]
 fn what_envoy_has_given_up_names_its_runtime_key() {
-    use envoy::config::route::v3::HeaderMatcher;
+    use envoy::config::route::v3::{HeaderMatcher, RateLimit};
+    let limit = "actions: [{dynamic_metadata: {descriptor_key: a, metadata_key: {key: b, path: [{key: c}]}}}]";
+    let key = "envoy.deprecated_features:envoy.config.route.v3.RateLimit.Action.dynamic_metadata";
+    let expected = Violation {
+        path: "actions[0].dynamic_metadata".to_owned(),
+        problem: Problem::Disallowed {
+            runtime_key: key.to_owned(),
+        },
+    };
+    assert_eq!(found::<RateLimit>(limit), [expected.to_string()]);
     let matcher = "{name: a, exact_match: b}";
     assert_eq!(
         found::<HeaderMatcher>(matcher),

@@ -1,14 +1,17 @@
 //! A tree to the encoded message that it describes.
 
-use super::node::{Document, Entry, Node, NodeId, Value};
+use super::node::{Document, Entry, Node, NodeId, Value, first_repeated};
+use super::put::{put_default, put_int, put_nonzero, put_scalar};
 use super::{ErrorKind, LoadError, UnknownFields, scalar};
 use crate::schema::{Enum, Field, Kind, Message, WellKnown};
-use crate::{base64, wire};
+use crate::wire;
 
 /// Protobuf's own limit for nested JSON.
 const MAX_DEPTH: usize = 100;
 /// Values read in all, aliases counted each time, so that aliases of aliases cannot exhaust the memory.
-const MAX_VALUES: u32 = 50_000_000;
+const MAX_VALUES: u32 = 10_000_000;
+/// Errors reported of one text; nobody reads more.
+const MAX_ERRORS: usize = 1_000;
 
 /// Encodes the root of `document` as a `message`. The bytes are of use only if `errors` got none.
 pub(crate) fn encode(
@@ -65,16 +68,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
     /// Writes what stands inside a message of this type.
     fn message(&mut self, id: NodeId, message: Message, out: &mut Vec<u8>) {
         let node = self.document.node(id);
-        if self.depth == MAX_DEPTH || self.values == MAX_VALUES {
-            self.fail(
-                node.line,
-                ErrorKind::Type,
-                "nested more than 100 levels deep, or repeated by aliases without end".to_owned(),
-            );
+        if !self.descend(node.line) {
             return;
         }
-        self.depth += 1;
-        self.values += 1;
         match (message.well_known(), &node.value) {
             (Some(WellKnown::Any), _) => self.any(node, out),
             (Some(WellKnown::Value), _) => self.value(id, out),
@@ -91,8 +87,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 self.fail(node.line, ErrorKind::Type, reason);
             }
             (Some(WellKnown::Wrapper), value) if !matches!(value, Value::Map(_)) => {
-                let inner = message.field_by_number(1).expect("a wrapper has one field");
-                self.singular(id, inner, out);
+                if let Some(inner) = message.field_by_number(1) {
+                    self.singular(id, inner, out);
+                }
             }
             (_, Value::Map(entries)) => self.fields(entries, message, None, out),
             (known, other) => {
@@ -158,8 +155,12 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
     fn list(&mut self, items: &'d [NodeId], field: Field, out: &mut Vec<u8>) {
         let keeps_lists = matches!(field.kind(), Kind::Message(message) if matches!(message.well_known(), Some(WellKnown::Value | WellKnown::ListValue)));
         for (index, item) in items.iter().enumerate() {
+            let node = self.document.node(*item);
+            if !self.count(node.line) {
+                return;
+            }
             self.path.push(Step::Index(index));
-            match &self.document.node(*item).value {
+            match &node.value {
                 // Protobuf flattens a list inside a list, and reads null as an empty element.
                 Value::List(inner) if !keeps_lists && self.depth < MAX_DEPTH => {
                     self.depth += 1;
@@ -185,6 +186,7 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 );
             }
         };
+        self.refuse_repeated(entries);
         let (Some(key_field), Some(value_field)) =
             (entry.field_by_number(1), entry.field_by_number(2))
         else {
@@ -204,6 +206,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
 
     fn singular(&mut self, id: NodeId, field: Field, out: &mut Vec<u8>) {
         let node = self.document.node(id);
+        if !self.count(node.line) {
+            return;
+        }
         match field.kind() {
             Kind::Message(message) => {
                 if matches!(node.value, Value::Null)
@@ -229,7 +234,7 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
         let number = match &node.value {
             Value::Text(text) => match kind.value_by_name(text) {
                 Some(value) => Ok(i128::from(value.number())),
-                None => scalar::integer(text, i32::MIN.into(), i32::MAX.into())
+                None => scalar::integer(text.trim_ascii(), i32::MIN.into(), i32::MAX.into())
                     .map_err(|_| (ErrorKind::UnknownField, text.to_string())),
             },
             Value::Number(text) => scalar::integer(text, i32::MIN.into(), i32::MAX.into())
@@ -331,6 +336,7 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
                 );
             }
         };
+        self.refuse_repeated(entries);
         for entry in entries {
             self.path.push(Step::Key(&entry.key));
             let start = wire::begin_field(out, 1);
@@ -351,15 +357,8 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
 
     fn value_field(&mut self, number: u32, id: NodeId, out: &mut Vec<u8>) {
         let start = wire::begin_field(out, number);
-        if self.depth == MAX_DEPTH || self.values == MAX_VALUES {
-            self.fail(
-                self.document.node(id).line,
-                ErrorKind::Type,
-                "nested more than 100 levels deep, or repeated by aliases without end".to_owned(),
-            );
-        } else {
-            self.depth += 1;
-            self.values += 1;
+        let line = self.document.node(id).line;
+        if self.count(line) && self.descend(line) {
             self.value(id, out);
             self.depth -= 1;
         }
@@ -400,6 +399,15 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
         }
     }
 
+    /// Keys of a map have to differ. (Of two equal fields of a message the later one is merged into the earlier one, and
+    /// YAML has dropped all equal keys but the last before this.)
+    fn refuse_repeated(&mut self, entries: &[Entry<'_>]) {
+        if let Some(entry) = first_repeated(entries) {
+            let reason = format!("the key {:?} is there twice", entry.key);
+            self.fail(entry.line, ErrorKind::Type, reason);
+        }
+    }
+
     fn unknown_field(&mut self, entry: &Entry<'_>, message: Message) {
         if self.options.unknown == UnknownFields::Ignore {
             return;
@@ -411,7 +419,37 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
         self.fail(entry.line, ErrorKind::UnknownField, reason);
     }
 
+    /// Counts one value. Reports once when there are too many, and refuses the rest.
+    fn count(&mut self, line: u32) -> bool {
+        if self.values == MAX_VALUES {
+            self.fail(
+                line,
+                ErrorKind::Type,
+                format!("more than {MAX_VALUES} values, aliases counted each time"),
+            );
+        }
+        self.values = self.values.saturating_add(1).min(MAX_VALUES + 1);
+        self.values <= MAX_VALUES
+    }
+
+    /// Goes one level deeper, if there is one; whoever calls it comes back up.
+    fn descend(&mut self, line: u32) -> bool {
+        if self.depth == MAX_DEPTH {
+            self.fail(
+                line,
+                ErrorKind::Type,
+                format!("nested more than {MAX_DEPTH} levels deep"),
+            );
+            return false;
+        }
+        self.depth += 1;
+        true
+    }
+
     fn fail(&mut self, line: u32, kind: ErrorKind, reason: String) {
+        if self.errors.len() >= MAX_ERRORS {
+            return;
+        }
         let path = render(&self.path);
         self.errors.push(LoadError {
             file: self.options.file.to_owned(),
@@ -436,133 +474,8 @@ fn render(path: &[Step<'_>]) -> String {
     text
 }
 
-fn put_nonzero(out: &mut Vec<u8>, number: u32, value: u64) {
-    if value != 0 {
-        wire::put_varint_field(out, number, value);
-    }
-}
-
-/// An element of a list that is written as null.
-fn put_default(field: Field, out: &mut Vec<u8>) {
-    match field.kind() {
-        Kind::Message(_) | Kind::String | Kind::Bytes => {
-            wire::put_bytes_field(out, field.number(), &[])
-        }
-        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => {
-            wire::put_fixed64_field(out, field.number(), 0)
-        }
-        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => {
-            wire::put_fixed32_field(out, field.number(), 0)
-        }
-        _ => wire::put_varint_field(out, field.number(), 0),
-    }
-}
-
-fn put_scalar(value: &Value<'_>, field: Field, out: &mut Vec<u8>) -> Result<(), String> {
-    let expected = |wanted: &str| format!("expected {wanted}, found {}", value.describe());
-    match (field.kind(), value) {
-        (Kind::String, Value::Text(text)) => {
-            if !text.is_empty() || field.has_presence() || field.is_repeated() {
-                wire::put_bytes_field(out, field.number(), text.as_bytes());
-            }
-        }
-        (Kind::String, Value::Number(_) | Value::Bool(_)) => {
-            return Err(format!("{}; put it in quotes", expected("a string")));
-        }
-        (Kind::String, _) => return Err(expected("a string")),
-        (Kind::Bytes, Value::Text(text)) => {
-            let bytes = base64::decode(text).ok_or_else(|| expected("base64"))?;
-            if !bytes.is_empty() || field.has_presence() || field.is_repeated() {
-                wire::put_bytes_field(out, field.number(), &bytes);
-            }
-        }
-        (Kind::Bytes, _) => return Err(expected("a string of base64")),
-        (Kind::Bool, Value::Bool(flag)) => put_int(out, field, i128::from(*flag)),
-        (Kind::Bool, Value::Text(text)) => {
-            let flag = scalar::boolean(text).ok_or_else(|| expected("true or false"))?;
-            put_int(out, field, i128::from(flag));
-        }
-        (Kind::Bool, _) => return Err(expected("true or false")),
-        (Kind::Double | Kind::Float, Value::Number(text) | Value::Text(text)) => {
-            put_float(text, field, out).ok_or_else(|| expected("a number"))?
-        }
-        (_, Value::Number(text) | Value::Text(text)) => {
-            let (min, max) = range(field.kind());
-            put_int(out, field, scalar::integer(text, min, max)?);
-        }
-        _ => return Err(expected("a number")),
-    }
-    Ok(())
-}
-
-fn range(kind: Kind) -> (i128, i128) {
-    match kind {
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => (i32::MIN.into(), i32::MAX.into()),
-        Kind::Uint32 | Kind::Fixed32 => (0, u32::MAX.into()),
-        Kind::Uint64 | Kind::Fixed64 => (0, u64::MAX.into()),
-        _ => (i64::MIN.into(), i64::MAX.into()),
-    }
-}
-
-fn put_float(text: &str, field: Field, out: &mut Vec<u8>) -> Option<()> {
-    let value = scalar::float(text)?;
-    let keep = value != 0.0 || field.has_presence() || field.is_repeated();
-    if field.kind() == Kind::Double {
-        if keep {
-            wire::put_fixed64_field(out, field.number(), value.to_bits());
-        }
-        return Some(());
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a float field rounds; what overflows is refused below"
-    )]
-    let single = value as f32;
-    if value.is_finite() && !single.is_finite() {
-        return None;
-    }
-    if keep {
-        wire::put_fixed32_field(out, field.number(), single.to_bits());
-    }
-    Some(())
-}
-
-/// Writes an integer that is in the range of the field. A default is written only where it differs from "not set".
-fn put_int(out: &mut Vec<u8>, field: Field, value: i128) {
-    if value == 0 && !field.has_presence() && !field.is_repeated() {
-        return;
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "two's complement of a value in range is the wire form"
-    )]
-    let bits = value as u64;
-    let number = field.number();
-    match field.kind() {
-        Kind::Fixed64 | Kind::Sfixed64 => wire::put_fixed64_field(out, number, bits),
-        Kind::Fixed32 | Kind::Sfixed32 => {
-            #[allow(
-                clippy::cast_possible_truncation,
-                reason = "the value fits 32 bits, so its low half says all"
-            )]
-            let low = bits as u32;
-            wire::put_fixed32_field(out, number, low);
-        }
-        Kind::Sint32 | Kind::Sint64 => {
-            let signed = bits.cast_signed();
-            wire::put_varint_field(
-                out,
-                number,
-                ((signed << 1) ^ (signed >> 63)).cast_unsigned(),
-            );
-        }
-        _ => wire::put_varint_field(out, number, bits),
-    }
-}
-
 /// The field whose name needs the fewest changes to become `name`, if two are enough.
-fn nearest(name: &str, message: Message) -> Option<&'static str> {
+pub(super) fn nearest(name: &str, message: Message) -> Option<&'static str> {
     message
         .fields()
         .map(|field| (distance(name, field.name()), field.name()))

@@ -4,13 +4,20 @@
 //! lowerCamelCase side by side, enum values by name in any case or by number, numbers and booleans in quotes, one
 //! element for a list of one, and `null` for "not set". Every error of a text is reported, each with file, line and
 //! path, except after a syntax error.
+//!
+//! Deviations: Envoy's YAML parser takes three things that YAML does not allow: a comment right after a closing quote
+//! (`"a"#b`), lines of a quoted scalar that are indented less than the scalar, and a stray `%` where a directive may be.
+//! They are syntax errors here. `google.protobuf.FieldMask`, which no configuration uses, is not known.
 
 mod encode;
+mod locate;
 mod node;
+mod put;
 mod read_json;
 mod read_struct;
 mod read_yaml;
 mod scalar;
+mod text_format;
 
 use std::fmt;
 use std::path::Path;
@@ -196,6 +203,17 @@ pub fn encode(
     }
 }
 
+/// File and line of a field of a message that was loaded from `sources`: of the field itself, or of the nearest thing
+/// around it that is written down. None if the path is no path, or if lines mean nothing in these formats.
+///
+/// This reads the sources again. It is for errors that are found later, such as those of [`crate::validate`], whose
+/// paths have this form: `static_resources.clusters[0].metadata.filter_metadata["envoy.lb"]`. What is inside an `Any`
+/// follows without a word for the `Any` itself.
+#[must_use]
+pub fn locate(full_name: &str, sources: &[Source<'_>], path: &str) -> Option<(String, u32)> {
+    locate::locate(Message::by_name(full_name)?, sources, path)
+}
+
 /// Encodes a message from an encoded `google.protobuf.Struct`. Errors name the file `TypedStruct`.
 pub(crate) fn encode_struct(
     message: Message,
@@ -248,7 +266,8 @@ fn encode_source(
     };
     let document = match source.format {
         Format::Yaml => read_yaml::read(text),
-        _ => read_json::read(text),
+        Format::Text => return text_format::encode(text, message, source.name, errors),
+        Format::Json | Format::Binary => read_json::read(text),
     };
     match document {
         Ok(document) => encode::encode(
@@ -276,3 +295,6 @@ fn error(source: &Source<'_>, line: u32, kind: ErrorKind, reason: String) -> Loa
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests;

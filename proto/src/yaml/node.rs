@@ -1,6 +1,7 @@
 //! A configuration text as a tree of values with line numbers: what YAML, JSON and the text format have in common.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// A parsed text.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ impl<'a> Document<'a> {
         Some(id)
     }
 
+    #[allow(clippy::expect_used, reason = "an id is made from an index")]
     pub(crate) fn node(&self, id: NodeId) -> &Node<'a> {
         let index = usize::try_from(id.0).expect("ids are handed out for indexes");
         &self.nodes[index]
@@ -79,6 +81,26 @@ impl Value<'_> {
             Self::Map(_) => "an object".to_owned(),
         }
     }
+}
+
+/// The first entry whose key an earlier entry has.
+pub(crate) fn first_repeated<'e, 'a>(entries: &'e [Entry<'a>]) -> Option<&'e Entry<'a>> {
+    if entries.len() <= 16 {
+        let repeats = |(index, entry): &(usize, &Entry<'_>)| {
+            entries[..*index]
+                .iter()
+                .any(|earlier| earlier.key == entry.key)
+        };
+        return entries
+            .iter()
+            .enumerate()
+            .find(repeats)
+            .map(|(_, entry)| entry);
+    }
+    let mut seen = HashSet::with_capacity(entries.len());
+    entries
+        .iter()
+        .find(|entry| !seen.insert(entry.key.as_ref()))
 }
 
 /// A text could not be parsed.

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 
 use super::node::{Document, Entry, NodeId, SyntaxError, Value};
-use super::read_yaml::last_of_equal_keys;
 
 /// Deeper nesting is refused, so that a text cannot exhaust the stack.
 const MAX_DEPTH: u32 = 200;
@@ -79,7 +78,11 @@ impl<'a> Reader<'a> {
             let key = match self.peek() {
                 Some(b'"' | b'\'') => self.string()?,
                 _ => match self.word() {
-                    "" => return Err(self.error("expected a key")),
+                    word if word.starts_with(|first: char| first.is_ascii_digit())
+                        || matches!(word, "" | "true" | "false" | "null") =>
+                    {
+                        return Err(self.error("expected a key"));
+                    }
                     word => Cow::Borrowed(word),
                 },
             };
@@ -90,7 +93,7 @@ impl<'a> Reader<'a> {
             let value = self.value()?;
             entries.push(Entry { line, key, value });
         }
-        Ok(Value::Map(last_of_equal_keys(entries)))
+        Ok(Value::Map(entries))
     }
 
     fn list(&mut self) -> Result<Value<'a>, SyntaxError> {
@@ -144,8 +147,10 @@ impl<'a> Reader<'a> {
                     unescaped.push(self.escape()?);
                     start = self.at;
                 }
-                Some(0..0x20) => return Err(self.error("a control character in a string")),
-                Some(_) => self.at += 1,
+                Some(byte) => {
+                    self.line += u32::from(*byte == b'\n');
+                    self.at += 1;
+                }
             }
         }
     }
@@ -193,12 +198,7 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self) -> Result<&'a str, SyntaxError> {
         let text = self.span(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
-        let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
-        let plausible = matches!(
-            digits,
-            [b'0'] | [b'0', b'.' | b'e' | b'E', ..] | [b'1'..=b'9', ..]
-        );
-        if plausible && text.parse::<f64>().is_ok_and(f64::is_finite) {
+        if is_number(text) && text.parse::<f64>().is_ok_and(f64::is_finite) {
             Ok(text)
         } else {
             Err(self.error("a malformed number"))
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
     }
 
     fn word(&mut self) -> &'a str {
-        self.span(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$'))
+        self.span(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     }
 
     fn span(&mut self, belongs: fn(u8) -> bool) -> &'a str {
@@ -234,6 +234,27 @@ impl<'a> Reader<'a> {
             reason: format!("not JSON: {reason}"),
         }
     }
+}
+
+/// Digits without a needless zero, then perhaps a fraction, then perhaps an exponent.
+fn is_number(text: &str) -> bool {
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let (mantissa, exponent) = text
+        .split_once(['e', 'E'])
+        .map_or((text, None), |(mantissa, exponent)| {
+            (mantissa, Some(exponent))
+        });
+    let (whole, fraction) = mantissa
+        .split_once('.')
+        .map_or((mantissa, None), |(whole, fraction)| {
+            (whole, Some(fraction))
+        });
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent
+            .is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)))
 }
 
 #[cfg(test)]
@@ -275,7 +296,10 @@ mod tests {
             ("01", 1),
             ("-", 1),
             ("[,]", 1),
-            ("\"\n\"", 1),
+            ("1.", 1),
+            ("1e", 1),
+            ("{1: 2}", 1),
+            ("{true: 2}", 1),
             ("", 1),
             ("{:1}", 1),
             ("nul", 1),

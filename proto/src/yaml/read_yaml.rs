@@ -6,11 +6,11 @@
 //! Of two equal keys the later one counts. A key tagged `!ignore` is left out. There are no merge keys.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::node::{Document, Entry, NodeId, SyntaxError, Value};
+use super::node::{Document, Entry, NodeId, SyntaxError, Value, first_repeated};
 
 /// Reads the first document of `text`.
 pub(crate) fn read(text: &str) -> Result<Document<'_>, SyntaxError> {
@@ -191,18 +191,8 @@ impl<'a> Builder<'a> {
 
 /// Drops every entry that a later one with the same key replaces.
 pub(crate) fn last_of_equal_keys(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
-    let unique = if entries.len() <= 16 {
-        (1..entries.len()).all(|index| {
-            entries[..index]
-                .iter()
-                .all(|earlier| earlier.key != entries[index].key)
-        })
-    } else {
-        let mut seen = std::collections::HashSet::with_capacity(entries.len());
-        entries.iter().all(|entry| seen.insert(entry.key.as_ref()))
-    };
-    if !unique {
-        let mut seen = std::collections::HashSet::new();
+    if first_repeated(&entries).is_some() {
+        let mut seen = HashSet::new();
         entries.reverse();
         entries.retain(|entry| seen.insert(entry.key.clone().into_owned()));
         entries.reverse();

@@ -4,6 +4,7 @@
 //! path*, which knows where it is; the `Rejected` that comes back only proves that a report was made. So a conversion can run
 //! all of its children before it gives up with `?`, and a refused configuration lists every error it contains.
 
+mod data_source;
 mod extension;
 mod field;
 mod json;
@@ -11,6 +12,7 @@ mod json;
 use std::cell::RefCell;
 use std::fmt;
 
+pub use data_source::data_source;
 pub use extension::TypedConfig;
 pub use field::{Fraction, Unset};
 pub use json::json_object;

@@ -189,11 +189,9 @@ async fn addresses_are_whole_without_port_or_masked() {
 #[tokio::test(start_paused = true)]
 async fn the_upstream_side_shows_every_attempt() {
     let host = |address_text: &str, hostname: &str| {
-        Rc::new(WorkerHost::new(Arc::new(Host {
-            address: address(address_text),
-            hostname: hostname.into(),
-            metadata: Default::default(),
-        })))
+        let mut host = Host::new(address(address_text), 0);
+        host.hostname = hostname.into();
+        Rc::new(WorkerHost::new(Arc::new(host)))
     };
     let mut info = info();
     let upstream = info.upstream_mut();

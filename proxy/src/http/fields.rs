@@ -200,6 +200,31 @@ impl Fields {
         self.push(span, known, value);
     }
 
+    /// Adds a field as it came from the wire. Where `merges` holds for a known name that is there already, the value is
+    /// joined to the first one with a comma instead. Returns the known name.
+    pub fn append_wire_merging(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        merges: impl FnOnce(Known) -> bool,
+    ) -> Option<Known> {
+        let span = self.store(name);
+        let start = span.start as usize;
+        let stored = &mut self.storage.bytes[start..start + name.len()];
+        stored.make_ascii_lowercase();
+        let known = Known::find(stored);
+        if let Some(known) = known
+            && self.known[known as usize] != 0
+            && merges(known)
+        {
+            self.storage.bytes.truncate(start);
+            self.append_to(known, b",", value);
+        } else {
+            self.push(span, known, value);
+        }
+        known
+    }
+
     /// Makes `value` the only value of `name`, where its first field stood or at the end.
     pub fn set(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
         let Some(first) = self.position(&name) else {

@@ -1,6 +1,7 @@
 //! Heads, names and bodies: what codecs, filters and the router hand to each other.
 
 mod fields;
+mod grpc;
 mod head;
 mod known;
 mod recycle;

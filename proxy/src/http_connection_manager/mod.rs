@@ -1,3 +1,66 @@
 //! `envoy.filters.network.http_connection_manager`: from bytes to streams, and the filters around them.
+//!
+//! Type URL: `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/http_conn_man>
+//! Stats: `http.<stat_prefix>.*`, `listener.<address>.http.<stat_prefix>.*`.
+//! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 
 pub mod codec;
+mod config;
+mod conn_headers;
+mod connection;
+mod date;
+pub mod filter_chain;
+mod local_reply;
+mod manager;
+mod path_normalize;
+mod stats;
+mod stream;
+pub mod timer;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+
+pub use config::HcmConfig;
+pub use stats::HcmStats;
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http_filters::LocalBoxFuture;
+use crate::network_filters::{Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter};
+use crate::server::{FactoryContext, Worker};
+use manager::Hcm;
+
+/// Makes connection managers.
+pub struct Factory;
+
+impl NetworkFilterFactory for Factory {
+    fn name(&self) -> &'static str {
+        "envoy.filters.network.http_connection_manager"
+    }
+
+    fn type_names(&self) -> &'static [&'static str] {
+        &["envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"]
+    }
+
+    fn from_proto(&self, config: &TypedConfig, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<NetworkFilterConfig, Rejected> {
+        let proto = config.decode::<pb::HttpConnectionManager>(path)?;
+        Ok(NetworkFilterConfig::Terminal(Arc::new(HcmConfig::from_proto(proto, cx, path)?)))
+    }
+}
+
+impl TerminalConfig for HcmConfig {
+    fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Rc<dyn TerminalFilter> {
+        Rc::new(WorkerHcm(Rc::new(Hcm::new(self, worker))))
+    }
+}
+
+/// The connection manager on one worker, as a terminal filter.
+struct WorkerHcm(Rc<Hcm>);
+
+impl TerminalFilter for WorkerHcm {
+    fn serve(self: Rc<Self>, connection: Connection) -> LocalBoxFuture<'static, ()> {
+        Box::pin(connection::serve(self.0.clone(), connection))
+    }
+}

@@ -4,7 +4,9 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+pub mod chain_config;
 mod context;
+pub mod router;
 mod status;
 
 use std::any::Any;

@@ -6,7 +6,7 @@ mod io;
 mod proxy_protocol;
 mod socket_option;
 
-pub use address::Address;
+pub use address::{Address, local_address};
 pub use cidr::{CidrRange, CidrTable};
 pub use io::Io;
 pub use proxy_protocol::{PROXY_PROTOCOL_OPTIONS, ProxyProtocolData};

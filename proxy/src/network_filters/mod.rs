@@ -26,6 +26,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &direct_response::Factory,
     &echo::Factory,
     &tcp_proxy::Factory,
+    &crate::http_connection_manager::Factory,
 ];
 
 /// A connection on its way through its filters.

@@ -164,6 +164,8 @@ pub struct StreamInfo {
     pub timing: Timing,
     /// The route that was chosen: the cache that filters may clear or set. None: no route, or not looked up yet.
     pub route: Option<SelectedRoute>,
+    /// The virtual host of the request wants TLS and the client did not use it: it is redirected.
+    pub requires_tls: bool,
     /// The cluster that was chosen.
     pub cluster: Option<Rc<WorkerCluster>>,
     /// The last upstream attempt.
@@ -304,6 +306,7 @@ impl StreamInfo {
             upstream_bytes: BytesMeter::default(),
             timing: Timing::default(),
             route: None,
+            requires_tls: false,
             cluster: None,
             upstream: None,
             attempt_count: 0,

@@ -22,4 +22,5 @@ pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
 pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};
 pub use load_balancer::LoadBalancerContext;
 pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
+pub use pool::{RequestGuard, RetryGuard};
 pub use worker_clusters::{WorkerCluster, WorkerClusters};

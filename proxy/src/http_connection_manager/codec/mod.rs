@@ -2,6 +2,7 @@
 
 pub mod h1;
 pub mod h2;
+pub(crate) mod inline;
 
 use std::borrow::Cow;
 use std::task::{Context, Poll};
@@ -46,6 +47,39 @@ pub trait ServerStream {
 
     /// Bytes of this stream so far.
     fn bytes(&self) -> BytesMeter;
+}
+
+impl<S: ServerStream + ?Sized> ServerStream for &mut S {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<RequestEvent> {
+        (**self).poll_event(cx)
+    }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_ready(cx)
+    }
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_flush(cx)
+    }
+    fn send_informational(&mut self, head: &ResponseHead) {
+        (**self).send_informational(head);
+    }
+    fn send_head(&mut self, head: &ResponseHead, end: EndStream) {
+        (**self).send_head(head, end);
+    }
+    fn send_data(&mut self, data: Bytes, end: EndStream) {
+        (**self).send_data(data, end);
+    }
+    fn send_trailers(&mut self, trailers: &Fields) {
+        (**self).send_trailers(trailers);
+    }
+    fn reset(&mut self, reason: StreamReset) {
+        (**self).reset(reason);
+    }
+    fn upgrade(&mut self) {
+        (**self).upgrade();
+    }
+    fn bytes(&self) -> BytesMeter {
+        (**self).bytes()
+    }
 }
 
 /// One event of a request after its head.

@@ -8,6 +8,8 @@ mod limits;
 mod metadata;
 mod sockets;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

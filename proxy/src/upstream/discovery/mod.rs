@@ -2,5 +2,7 @@
 
 pub(super) mod dns;
 mod resolver;
+#[cfg(test)]
+mod tests;
 
 pub use resolver::{DnsError, HickoryResolver, Resolved, Resolver};

@@ -43,6 +43,8 @@ pub struct ConnectionGuard {
     requests: Cell<u32>,
     active: Cell<u32>,
     remote: Cell<bool>,
+    /// It ended under a request.
+    broken: Cell<bool>,
     http: bool,
 }
 
@@ -113,6 +115,7 @@ impl ConnectionGuard {
             requests: Cell::new(0),
             active: Cell::new(0),
             remote: Cell::new(false),
+            broken: Cell::new(false),
             http: protocol.is_some(),
         })
     }
@@ -183,12 +186,20 @@ impl ConnectionGuard {
     /// Notes how a stream broke off, where that tells who ended the connection.
     pub(super) fn broke_off(&self, reason: &ResetReason) {
         match reason {
-            ResetReason::ConnectionTermination => self.closed_by_peer(),
+            ResetReason::ConnectionTermination => {
+                self.closed_by_peer();
+                self.ends_under_request();
+            }
             ResetReason::ProtocolError(_) => {
                 self.cluster.info.stats.upstream_cx_protocol_error().inc();
             }
             _ => {}
         }
+    }
+
+    /// Notes that the connection ends before a request on it has.
+    pub(super) fn ends_under_request(&self) {
+        self.broken.set(true);
     }
 
     /// Says that it was the peer who ended the connection.
@@ -202,7 +213,7 @@ impl Drop for ConnectionGuard {
         let stats = &self.cluster.info.stats;
         stats.upstream_cx_active().dec();
         stats.upstream_cx_destroy().inc();
-        let busy = self.active.get() > 0;
+        let busy = self.broken.get() || self.active.get() > 0;
         if busy {
             stats.upstream_cx_destroy_with_active_rq().inc();
         }

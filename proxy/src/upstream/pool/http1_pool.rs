@@ -31,6 +31,8 @@ struct State {
     busy: usize,
     /// Of the task that watches idle connections; none: there is no such task.
     watcher: Option<Waker>,
+    /// When that task looks next; none: only when it is woken.
+    watched_until: Option<Instant>,
     draining: bool,
 }
 
@@ -163,9 +165,16 @@ impl Http1Pool {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             connection,
         };
-        self.state.borrow_mut().idle.push(idle);
-        if watcher.is_none() {
-            self.watch();
+        let next = idle.next_deadline();
+        let mut state = self.state.borrow_mut();
+        let too_late =
+            next.is_some_and(|next| state.watched_until.is_none_or(|until| next < until));
+        state.idle.push(idle);
+        drop(state);
+        match watcher {
+            None => self.watch(),
+            Some(watcher) if too_late => watcher.wake(),
+            Some(_) => {}
         }
     }
 
@@ -262,15 +271,13 @@ fn poll_watch(
                     .inc();
                 closed.push(idle);
             } else {
-                next = [next, idle.deadline, idle.connection.expires]
-                    .into_iter()
-                    .flatten()
-                    .min();
+                next = [next, idle.next_deadline()].into_iter().flatten().min();
                 state.idle.push(idle);
             }
         }
         let done = state.idle.is_empty();
         state.watcher = (!done).then(|| cx.waker().clone());
+        state.watched_until = next;
         drop(state);
         drop(closed);
         if done {
@@ -287,6 +294,16 @@ fn poll_watch(
         if sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
+    }
+}
+
+impl Idle {
+    /// When it is to be closed.
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.deadline, self.connection.expires]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

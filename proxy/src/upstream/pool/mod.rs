@@ -15,6 +15,8 @@ mod http2_pool;
 mod pending;
 mod stream;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::cell::OnceCell;
 use std::fmt;

@@ -53,6 +53,7 @@ pub struct Http1Stream {
     connection: Option<Box<PooledHttp1>>,
     pool: Rc<Http1Pool>,
     head_sent: bool,
+    response_ended: bool,
     reset: bool,
     _request: RequestGuard,
 }
@@ -116,8 +117,11 @@ impl ClientStream {
     /// The next event of the response. While the caller does not ask, nothing is read.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<ResponseEvent> {
         let event = either!(self, stream => stream.poll_event(cx));
-        if let (Self::Http1(stream), Poll::Ready(ResponseEvent::Reset(reason))) = (self, &event) {
-            stream.broke_off(reason);
+        if let Poll::Ready(event) = &event {
+            match self {
+                Self::Http1(stream) => stream.saw(event),
+                Self::Http2(stream) => stream.saw(event),
+            }
         }
         event
     }
@@ -185,15 +189,24 @@ impl Http1Stream {
             connection: Some(connection),
             pool,
             head_sent: false,
+            response_ended: false,
             reset: false,
             _request: request,
         }
     }
 
-    fn broke_off(&mut self, reason: &ResetReason) {
-        self.reset = true;
-        if let Some(connection) = &self.connection {
-            connection.guard.broke_off(reason);
+    fn saw(&mut self, event: &ResponseEvent) {
+        match event {
+            ResponseEvent::Reset(reason) => {
+                self.reset = true;
+                if let Some(connection) = &self.connection {
+                    connection.guard.broke_off(reason);
+                }
+            }
+            ResponseEvent::Head(_, EndStream::Yes)
+            | ResponseEvent::Data(_, EndStream::Yes)
+            | ResponseEvent::Trailers(_) => self.response_ended = true,
+            _ => {}
         }
     }
 }
@@ -201,6 +214,9 @@ impl Http1Stream {
 impl Drop for Http1Stream {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
+            if self.head_sent && !self.response_ended {
+                connection.guard.ends_under_request();
+            }
             // A stream that never began leaves its connection as it was.
             let reusable = !self.reset && (!self.head_sent || connection.codec.is_reusable());
             self.pool.release(connection, reusable);
@@ -224,6 +240,14 @@ impl Http2Stream {
             connection,
             pool,
             _request: request,
+        }
+    }
+}
+
+impl Http2Stream {
+    fn saw(&self, event: &ResponseEvent) {
+        if let ResponseEvent::Reset(reason) = event {
+            self.connection.guard.broke_off(reason);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::google::protobuf::UInt32Value;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::http_connection_manager::codec::h1::HeadersWithUnderscoresAction;
@@ -67,13 +68,116 @@ pub struct ClientHttp2Settings {
 
 impl Http2ProtocolOptions {
     /// Converts the message; none is the default.
+    #[allow(
+        deprecated,
+        reason = "`stream_error_on_invalid_http_messaging` is decided like every other field"
+    )]
     pub fn from_proto(
-        _proto: Option<core::Http2ProtocolOptions>,
-        _path: &ConfigPath<'_>,
+        proto: Option<core::Http2ProtocolOptions>,
+        path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        Ok(Self::default())
+        let default = Self::default();
+        let core::Http2ProtocolOptions {
+            hpack_table_size,
+            max_concurrent_streams,
+            initial_stream_window_size,
+            initial_connection_window_size,
+            allow_connect,
+            allow_metadata,
+            // Limits against floods: the crate `h2` has its own, listed as a deviation.
+            max_outbound_frames: _,
+            max_outbound_control_frames: _,
+            max_consecutive_inbound_frames_with_empty_payload: _,
+            max_inbound_priority_frames_per_stream: _,
+            max_inbound_window_update_frames_per_data_frame_sent: _,
+            stream_reset_burst: _,
+            stream_reset_rate: _,
+            stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message,
+            custom_settings_parameters,
+            connection_keepalive,
+            // Chooses between two codecs of Envoy: harmless.
+            use_oghttp2_codec: _,
+            // Without metadata there is nothing to limit: harmless.
+            max_metadata_size: _,
+            // How bytes are packed, not what they say: harmless.
+            enable_huffman_encoding: _,
+            // Counts for one of Envoy's two codecs only: harmless.
+            max_header_field_size_kb: _,
+            disallow_obs_text,
+        } = proto.unwrap_or_default();
+        let window = |name: &str, value: Option<UInt32Value>, default: u32| match value {
+            None => Ok(default),
+            Some(value) => path.in_range(name, value.value, 65_535..=MAX_31_BITS),
+        };
+        let streams = match max_concurrent_streams {
+            None => Ok(default.max_concurrent_streams),
+            Some(value) => path.in_range("max_concurrent_streams", value.value, 1..=MAX_31_BITS),
+        };
+        let stream_window = window(
+            "initial_stream_window_size",
+            initial_stream_window_size,
+            default.initial_stream_window_size,
+        );
+        let connection_window = window(
+            "initial_connection_window_size",
+            initial_connection_window_size,
+            default.initial_connection_window_size,
+        );
+        let metadata = path.unsupported_if_set("allow_metadata", allow_metadata);
+        let custom =
+            path.unsupported_if_set("custom_settings_parameters", custom_settings_parameters);
+        let obs_text = path.unsupported_if_set(
+            "disallow_obs_text",
+            disallow_obs_text.is_some_and(|value| value.value),
+        );
+        let keepalive = path.optional(
+            "connection_keepalive",
+            connection_keepalive,
+            KeepaliveSettings::from_proto,
+        );
+        metadata?;
+        custom?;
+        obs_text?;
+        Ok(Self {
+            hpack_table_size: hpack_table_size.map_or(default.hpack_table_size, |v| v.value),
+            max_concurrent_streams: streams?,
+            initial_stream_window_size: stream_window?,
+            initial_connection_window_size: connection_window?,
+            allow_connect,
+            override_stream_error_on_invalid_http_message:
+                override_stream_error_on_invalid_http_message
+                    .map(|value| value.value)
+                    .or(stream_error_on_invalid_http_messaging.then_some(true)),
+            connection_keepalive: keepalive?,
+        })
     }
 }
+
+impl KeepaliveSettings {
+    fn from_proto(proto: core::KeepaliveSettings, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let core::KeepaliveSettings {
+            interval,
+            timeout,
+            interval_jitter,
+            connection_idle_interval,
+        } = proto;
+        let interval = path.duration("interval", interval);
+        let timeout = path
+            .required("timeout", timeout)
+            .and_then(|timeout| path.duration("timeout", Some(timeout)));
+        let jitter = path.percent("interval_jitter", interval_jitter);
+        let idle = path.duration("connection_idle_interval", connection_idle_interval);
+        Ok(Self {
+            interval: interval?.filter(|interval| !interval.is_zero()),
+            timeout: timeout?.unwrap_or_default(),
+            interval_jitter: jitter?.unwrap_or(0.15),
+            connection_idle_interval: idle?.filter(|interval| !interval.is_zero()),
+        })
+    }
+}
+
+const MAX_31_BITS: u32 = i32::MAX as u32;
 
 impl Default for Http2ProtocolOptions {
     fn default() -> Self {

@@ -1,0 +1,62 @@
+# The recipes are the steps of `.ci/run`, which needs no `just`; what is beside them stays out of CI for its time.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Compiles everything, without tests.
+check:
+    cargo check --workspace --all-targets
+
+fmt:
+    cargo fmt --all
+
+lint:
+    bash .ci/run lint
+
+test:
+    bash .ci/run build test
+
+# Runs the tests, and the cases of the stories, that have this word in their name.
+test-one name:
+    cargo test --workspace -- {{ name }}
+
+doc:
+    bash .ci/run doc
+
+deny:
+    bash .ci/run deny
+
+# Generates docs/extensions.md; fails when it was not up to date.
+gen:
+    bash .ci/run build
+    "${CARGO_TARGET_DIR:-target}/debug/gen-docs"
+    git diff --exit-code -- docs
+
+# Loads every example with Outrigger and with Envoy.
+examples:
+    bash .ci/run examples
+
+# Starts the quickstart; Ctrl-C ends it.
+quickstart:
+    bash .ci/run quickstart
+
+# Reviews changed snapshots (needs cargo-insta).
+snap:
+    cargo insta review
+
+# Runs a fuzz target of proxy/fuzz for some seconds (needs cargo-fuzz and a nightly toolchain).
+fuzz target seconds="60":
+    cd proxy && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+
+# Measures a release build against Envoy; BENCH is the folder of bench.py.
+bench BENCH *args:
+    cargo build --release -p outrigger
+    python3 {{ BENCH }}/bench.py --peer envoy="$(bash xds-tests/envoy.sh)" --peer outrigger=target/release/outrigger {{ args }}
+
+# Lists Rust files of more than 500 lines and functions of more than 60.
+sizes:
+    python3 xds-tests/sizes.py
+
+ci:
+    bash .ci/run

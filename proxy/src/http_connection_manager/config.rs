@@ -1,0 +1,454 @@
+//! `HttpConnectionManager`: its fields as the connection manager uses them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use pb::http_connection_manager::{
+    CodecType, HcmAccessLogOptions, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation as PbServerHeader,
+    StripPortMode,
+};
+
+use super::codec::h1::{HeadersWithUnderscoresAction, Http1ProtocolOptions, Http1Settings};
+use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
+use super::conn_headers::ForwardingConfig;
+use super::local_reply::LocalReplyConfig;
+use super::path_normalize::{EscapedSlashes, PathNormalization};
+use super::stats::{HcmStats, ListenerHttpStats};
+use crate::access_loggers::AccessLog;
+use crate::config::{ConfigPath, Rejected};
+use crate::http_filters::chain_config::ChainConfig;
+use crate::http_filters::router::{self, RouterConfig};
+use crate::route::RouteTable;
+use crate::server::FactoryContext;
+
+/// A configured connection manager, shared by all workers.
+pub struct HcmConfig {
+    /// Which codec a connection gets.
+    pub codec_type: CodecType,
+    /// `http.<stat_prefix>.`
+    pub stats: HcmStats,
+    /// `listener.<address>.http.<stat_prefix>.`
+    pub listener_stats: ListenerHttpStats,
+    /// The filters before the router.
+    pub filters: ChainConfig,
+    /// The router at their end.
+    pub router: Arc<RouterConfig>,
+    /// Which upgrades are taken, and through which filters.
+    pub upgrades: Vec<UpgradeConfig>,
+    /// For HTTP/1 connections.
+    pub http1: Http1Settings,
+    /// For HTTP/2 connections.
+    pub http2: Http2Settings,
+    /// The `server` header.
+    pub server: ServerHeader,
+    /// What becomes of the scheme.
+    pub scheme: SchemeTransformation,
+    /// When to give up.
+    pub timeouts: Timeouts,
+    /// Requests after which a connection is closed.
+    pub max_requests_per_connection: Option<u32>,
+    /// Where requests are logged.
+    pub access_logs: Vec<AccessLog>,
+    /// When else they are logged than at their end.
+    pub access_log_options: AccessLogOptions,
+    /// What is said about the client to the upstream.
+    pub forwarding: ForwardingConfig,
+    /// What is done to paths.
+    pub path: PathNormalization,
+    /// What is done to hosts.
+    pub host: HostNormalization,
+    /// How local replies are rewritten.
+    pub local_reply: LocalReplyConfig,
+    /// Passes `100 Continue` of the upstream on instead of sending one at once.
+    pub proxy_100_continue: bool,
+    /// Marks answers that overload caused: `x-envoy-local-overloaded`.
+    pub append_local_overload: bool,
+    /// Keeps an HTTP/1.1 connection after a message error.
+    pub stream_error_on_invalid_http_message: bool,
+    /// The routes.
+    pub routes: Arc<RouteTable>,
+}
+
+/// `upgrade_configs`: one upgrade.
+pub struct UpgradeConfig {
+    /// `websocket`, `CONNECT`, …; compared without case.
+    pub upgrade_type: Box<str>,
+    /// Filters of its own; none: those of the connection manager.
+    pub filters: Option<ChainConfig>,
+    /// Whether routes that say nothing take it. Default true.
+    pub enabled: bool,
+}
+
+/// `server_name` and `server_header_transformation`.
+pub struct ServerHeader {
+    /// The value. Default `envoy`.
+    pub name: Box<str>,
+    /// When it is written.
+    pub transformation: ServerHeaderTransformation,
+}
+
+/// When the `server` header is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerHeaderTransformation {
+    /// Always, in place of the upstream's.
+    Overwrite,
+    /// Where the upstream sent none.
+    AppendIfAbsent,
+    /// Never.
+    PassThrough,
+}
+
+/// `scheme_header_transformation`.
+#[derive(Debug, Clone, Default)]
+pub struct SchemeTransformation {
+    /// The scheme that every request gets.
+    pub overwrite: Option<Box<str>>,
+    /// The scheme follows the upstream's transport socket.
+    pub match_upstream: bool,
+}
+
+/// The deadlines of connections and streams. None: never.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// `common_http_protocol_options.idle_timeout`: a connection without streams. Default 1 h.
+    pub idle: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration`.
+    pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`.
+    pub max_stream_duration: Option<Duration>,
+    /// `stream_idle_timeout`: a stream without traffic in either direction. Default 5 min.
+    pub stream_idle: Option<Duration>,
+    /// `stream_flush_timeout`: a response that the client does not take. Default: `stream_idle`.
+    pub stream_flush: Option<Duration>,
+    /// `request_timeout`: from the first byte of a request to its last.
+    pub request: Option<Duration>,
+    /// `request_headers_timeout`: from the first byte of a request to the end of its head.
+    pub request_headers: Option<Duration>,
+    /// `drain_timeout`: between the two GOAWAY frames of a drained HTTP/2 connection. Default 5 s.
+    pub drain: Duration,
+    /// `delayed_close_timeout`: for the client to close after the last response. Default 1 s; none: close at once.
+    pub delayed_close: Option<Duration>,
+}
+
+/// What is done to the host of a request before it is routed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostNormalization {
+    /// `strip_matching_host_port`: the port goes if it is the listener's.
+    pub strip_matching_port: bool,
+    /// `strip_any_host_port`: the port goes.
+    pub strip_any_port: bool,
+    /// `strip_trailing_host_dot`.
+    pub strip_trailing_dot: bool,
+}
+
+/// `access_log_options`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AccessLogOptions {
+    /// Logs an unfinished stream this often. At least 1 ms.
+    pub flush_interval: Option<Duration>,
+    /// Logs when the request has arrived.
+    pub flush_on_new_request: bool,
+    /// Logs when an upgrade has succeeded.
+    pub flush_on_tunnel: bool,
+}
+
+impl HcmConfig {
+    /// Converts the message. Every field is decided here.
+    #[allow(deprecated, clippy::too_many_lines, reason = "one message with sixty fields, each decided in a line or two")]
+    pub fn from_proto(proto: pb::HttpConnectionManager, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let pb::HttpConnectionManager {
+            codec_type,
+            stat_prefix,
+            http_filters,
+            add_user_agent,
+            tracing,
+            common_http_protocol_options,
+            // Both codecs count the age of a connection from its acceptance: the safe way is the only one here.
+            http1_safe_max_connection_duration: _,
+            http_protocol_options,
+            http2_protocol_options,
+            // Only read by HTTP/3 listeners, which are refused.
+            http3_protocol_options: _,
+            server_name,
+            server_header_transformation,
+            scheme_header_transformation,
+            max_request_headers_kb,
+            stream_idle_timeout,
+            stream_flush_timeout,
+            request_timeout,
+            request_headers_timeout,
+            drain_timeout,
+            drain_timeout_jitter,
+            delayed_close_timeout,
+            access_log,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            access_log_options,
+            use_remote_address,
+            xff_num_trusted_hops,
+            original_ip_detection_extensions,
+            early_header_mutation_extensions,
+            internal_address_config,
+            skip_xff_append,
+            via,
+            generate_request_id,
+            preserve_external_request_id,
+            always_set_request_id_in_response,
+            forward_client_cert_details,
+            // Says what to add once a connection has a certificate; none has.
+            set_current_client_cert_details: _,
+            forward_client_cert_matcher,
+            proxy_100_continue,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            upgrade_configs,
+            normalize_path,
+            merge_slashes,
+            path_with_escaped_slashes_action,
+            request_id_extension,
+            local_reply_config,
+            strip_matching_host_port,
+            stream_error_on_invalid_http_message,
+            path_normalization_options,
+            strip_trailing_host_dot,
+            proxy_status_config,
+            typed_header_validation_config,
+            append_x_forwarded_port,
+            append_local_overload,
+            // Adds the state of a TLS handshake that a PROXY header describes; TLS is refused.
+            add_proxy_protocol_connection_state: _,
+            forward_proto_config,
+            route_specifier,
+            strip_port_mode,
+        } = proto;
+        let stat_prefix = path.non_empty("stat_prefix", stat_prefix);
+        let codec_type = path.enumeration::<CodecType>("codec_type", codec_type);
+        if codec_type == Ok(CodecType::Http3) {
+            let _ = path.field("codec_type").reject("HTTP3 is not supported; supported are AUTO, HTTP1 and HTTP2");
+        }
+        let refused = [
+            path.unsupported_if_set("tracing", tracing),
+            path.unsupported_if_set("drain_timeout_jitter", drain_timeout_jitter),
+            path.unsupported_if_set("original_ip_detection_extensions", original_ip_detection_extensions),
+            path.unsupported_if_set("early_header_mutation_extensions", early_header_mutation_extensions),
+            path.unsupported_if_set("forward_client_cert_matcher", forward_client_cert_matcher),
+            path.unsupported_if_set("path_normalization_options", path_normalization_options),
+            path.unsupported_if_set("proxy_status_config", proxy_status_config),
+            path.unsupported_if_set("typed_header_validation_config", typed_header_validation_config),
+            path.unsupported_if_set("forward_proto_config", forward_proto_config),
+        ];
+        let common = CommonOptions::from_proto(common_http_protocol_options, &path.field("common_http_protocol_options"));
+        let max_request_headers_kb = path.in_range("max_request_headers_kb", max_request_headers_kb.map_or(60, |v| v.value), 1..=8192);
+        let http1 = Http1ProtocolOptions::from_proto(http_protocol_options, &path.field("http_protocol_options"));
+        let http2 = Http2ProtocolOptions::from_proto(http2_protocol_options, &path.field("http2_protocol_options"));
+        let stream_error = stream_error_on_invalid_http_message.is_some_and(|v| v.value);
+        let server_header_transformation = path.enumeration::<PbServerHeader>("server_header_transformation", server_header_transformation);
+        let scheme = path.optional("scheme_header_transformation", scheme_header_transformation, SchemeTransformation::from_proto);
+        let stream_idle = path.duration("stream_idle_timeout", stream_idle_timeout);
+        let stream_flush = path.duration("stream_flush_timeout", stream_flush_timeout);
+        let request = path.duration("request_timeout", request_timeout);
+        let request_headers = path.duration("request_headers_timeout", request_headers_timeout);
+        let drain = path.duration("drain_timeout", drain_timeout);
+        let delayed_close = path.duration("delayed_close_timeout", delayed_close_timeout);
+        let access_logs = path.each("access_log", access_log, |log, path| AccessLog::from_proto(log, cx, path));
+        let log_options = AccessLogOptions::from_proto(access_log_options, access_log_flush_interval, flush_access_log_on_new_request, path);
+        let prefix = stat_prefix.clone().unwrap_or_default();
+        let http_scope = cx.server.stats.scope(&format!("http.{prefix}."));
+        let filter_cx = FactoryContext { server: cx.server, scope: &http_scope };
+        let chain = ChainConfig::from_proto(http_filters, router::TYPE_NAME, &filter_cx, path);
+        let upgrades = path.each("upgrade_configs", upgrade_configs, |upgrade, path| UpgradeConfig::from_proto(upgrade, &filter_cx, path));
+        let escaped_slashes = path.enumeration::<PathWithEscapedSlashesAction>("path_with_escaped_slashes_action", path_with_escaped_slashes_action);
+        let local_reply = LocalReplyConfig::from_proto(local_reply_config, cx, &path.field("local_reply_config"));
+        let forwarding = ForwardingConfig::from_proto(
+            super::conn_headers::ForwardingFields {
+                use_remote_address: use_remote_address.is_some_and(|v| v.value),
+                xff_num_trusted_hops,
+                skip_xff_append,
+                internal_address_config,
+                via,
+                generate_request_id: generate_request_id.is_none_or(|v| v.value),
+                preserve_external_request_id,
+                always_set_request_id_in_response,
+                request_id_extension,
+                forward_client_cert_details,
+                append_x_forwarded_port,
+                add_user_agent: add_user_agent.is_some_and(|v| v.value),
+                represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            },
+            cx,
+            path,
+        );
+        let routes = match route_specifier {
+            Some(RouteSpecifier::RouteConfig(routes)) => RouteTable::from_proto(routes, &filter_cx, &path.field("route_config")),
+            Some(RouteSpecifier::Rds(_)) => Err(path.field("rds").reject("is not supported yet; supported is route_config")),
+            Some(RouteSpecifier::ScopedRoutes(_)) => Err(path.field("scoped_routes").reject("is not supported yet; supported is route_config")),
+            None => Err(path.field("route_config").reject("is required: one of route_config, rds, scoped_routes")),
+        };
+        let router = chain.as_ref().map_err(|e| *e).and_then(|(_, config)| {
+            RouterConfig::from_proto(config, &filter_cx, &path.key("http_filters", "envoy.filters.http.router").field("typed_config"))
+        });
+        refused.into_iter().collect::<Result<Vec<()>, Rejected>>()?;
+        let common = common?;
+        let max_request_headers_kb = max_request_headers_kb?;
+        Ok(Self {
+            codec_type: codec_type?,
+            stats: HcmStats::of(cx.scope, &stat_prefix?),
+            listener_stats: ListenerHttpStats::new(&cx.scope.scope(&format!("http.{prefix}."))),
+            filters: chain?.0,
+            router: Arc::new(router?),
+            upgrades: upgrades?,
+            http1: Http1Settings {
+                options: http1?,
+                max_request_headers_kb,
+                max_headers_count: common.max_headers_count,
+                headers_with_underscores_action: common.underscores,
+                stream_error_on_invalid_http_message: stream_error,
+            },
+            http2: Http2Settings {
+                options: http2?,
+                max_request_headers_kb,
+                max_headers_count: common.max_headers_count,
+                headers_with_underscores_action: common.underscores,
+            },
+            server: ServerHeader {
+                name: if server_name.is_empty() { "envoy".into() } else { server_name.into() },
+                transformation: match server_header_transformation? {
+                    PbServerHeader::Overwrite => ServerHeaderTransformation::Overwrite,
+                    PbServerHeader::AppendIfAbsent => ServerHeaderTransformation::AppendIfAbsent,
+                    PbServerHeader::PassThrough => ServerHeaderTransformation::PassThrough,
+                },
+            },
+            scheme: scheme?.unwrap_or_default(),
+            timeouts: Timeouts {
+                idle: common.idle,
+                max_connection_duration: common.max_connection_duration,
+                max_stream_duration: common.max_stream_duration,
+                stream_idle: or_default(stream_idle?, Duration::from_secs(300)),
+                stream_flush: stream_flush?.filter(|d| !d.is_zero()),
+                request: request?.filter(|d| !d.is_zero()),
+                request_headers: request_headers?.filter(|d| !d.is_zero()),
+                drain: drain?.unwrap_or(Duration::from_secs(5)),
+                delayed_close: or_default(delayed_close?, Duration::from_secs(1)),
+            },
+            max_requests_per_connection: common.max_requests_per_connection,
+            access_logs: access_logs?,
+            access_log_options: log_options?,
+            forwarding: forwarding?,
+            path: PathNormalization {
+                normalize: normalize_path.is_some_and(|v| v.value),
+                merge_slashes,
+                escaped_slashes: match escaped_slashes? {
+                    PathWithEscapedSlashesAction::ImplementationSpecificDefault | PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
+                    PathWithEscapedSlashesAction::RejectRequest => EscapedSlashes::Reject,
+                    PathWithEscapedSlashesAction::UnescapeAndRedirect => EscapedSlashes::UnescapeAndRedirect,
+                    PathWithEscapedSlashesAction::UnescapeAndForward => EscapedSlashes::UnescapeAndForward,
+                },
+            },
+            host: HostNormalization {
+                strip_matching_port: strip_matching_host_port,
+                strip_any_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
+                strip_trailing_dot: strip_trailing_host_dot,
+            },
+            local_reply: local_reply?,
+            proxy_100_continue,
+            append_local_overload,
+            stream_error_on_invalid_http_message: stream_error,
+            routes: Arc::new(routes?),
+        })
+    }
+}
+
+/// `common_http_protocol_options`, downstream.
+struct CommonOptions {
+    idle: Option<Duration>,
+    max_connection_duration: Option<Duration>,
+    max_stream_duration: Option<Duration>,
+    max_headers_count: u32,
+    max_requests_per_connection: Option<u32>,
+    underscores: HeadersWithUnderscoresAction,
+}
+
+impl CommonOptions {
+    fn from_proto(proto: Option<core::HttpProtocolOptions>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let core::HttpProtocolOptions {
+            idle_timeout,
+            max_connection_duration,
+            max_connection_duration_jitter,
+            max_headers_count,
+            // Of responses: only read on clusters.
+            max_response_headers_kb: _,
+            max_stream_duration,
+            headers_with_underscores_action,
+            max_requests_per_connection,
+        } = proto.unwrap_or_default();
+        let idle = path.duration("idle_timeout", idle_timeout);
+        let max_connection_duration = path.duration("max_connection_duration", max_connection_duration);
+        let max_stream_duration = path.duration("max_stream_duration", max_stream_duration);
+        let jitter = path.unsupported_if_set("max_connection_duration_jitter", max_connection_duration_jitter);
+        let headers = path.in_range("max_headers_count", max_headers_count.map_or(100, |v| v.value), 1..=u32::MAX);
+        let underscores = HeadersWithUnderscoresAction::from_proto(headers_with_underscores_action, &path.field("headers_with_underscores_action"));
+        jitter?;
+        Ok(Self {
+            idle: or_default(idle?, Duration::from_secs(3600)),
+            max_connection_duration: max_connection_duration?.filter(|d| !d.is_zero()),
+            max_stream_duration: max_stream_duration?.filter(|d| !d.is_zero()),
+            max_headers_count: headers?,
+            max_requests_per_connection: max_requests_per_connection.map(|v| v.value).filter(|n| *n > 0),
+            underscores: underscores?,
+        })
+    }
+}
+
+/// Not set: the default. Zero: never.
+fn or_default(value: Option<Duration>, default: Duration) -> Option<Duration> {
+    Some(value.unwrap_or(default)).filter(|d| !d.is_zero())
+}
+
+impl SchemeTransformation {
+    fn from_proto(proto: core::SchemeHeaderTransformation, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        use core::scheme_header_transformation::Transformation;
+        let core::SchemeHeaderTransformation { match_upstream, transformation } = proto;
+        let overwrite = match transformation {
+            Some(Transformation::SchemeToOverwrite(scheme)) if matches!(&*scheme, "http" | "https") => Some(scheme.into()),
+            Some(Transformation::SchemeToOverwrite(scheme)) => {
+                return Err(path.field("scheme_to_overwrite").reject(format!("{scheme:?} is not one of \"http\", \"https\"")));
+            }
+            None => None,
+        };
+        Ok(Self { overwrite, match_upstream })
+    }
+}
+
+impl AccessLogOptions {
+    fn from_proto(
+        options: Option<HcmAccessLogOptions>,
+        deprecated_interval: Option<outrigger_proto::pb::google::protobuf::Duration>,
+        deprecated_on_new_request: bool,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let HcmAccessLogOptions { access_log_flush_interval, flush_access_log_on_new_request, flush_log_on_tunnel_successfully_established } =
+            options.unwrap_or_default();
+        let interval = path.positive_duration("access_log_flush_interval", access_log_flush_interval.or(deprecated_interval))?;
+        Ok(Self {
+            flush_interval: interval,
+            flush_on_new_request: flush_access_log_on_new_request || deprecated_on_new_request,
+            flush_on_tunnel: flush_log_on_tunnel_successfully_established,
+        })
+    }
+}
+
+impl UpgradeConfig {
+    fn from_proto(
+        proto: pb::http_connection_manager::UpgradeConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = proto;
+        let filters = if filters.is_empty() { None } else { Some(ChainConfig::from_proto(filters, router::TYPE_NAME, cx, path)?.0) };
+        if upgrade_type.eq_ignore_ascii_case("connect") || upgrade_type.eq_ignore_ascii_case("connect-udp") {
+            return Err(path.field("upgrade_type").reject(format!("{upgrade_type} is not supported")));
+        }
+        Ok(Self { upgrade_type: upgrade_type.into(), filters, enabled: enabled.is_none_or(|v| v.value) })
+    }
+}

@@ -1,0 +1,371 @@
+//! What the connection manager says about a request to its upstream, and about a response to its client:
+//! `x-forwarded-*`, `x-request-id`, `x-envoy-*`, `via`, `server`, `date`, and hop-by-hop headers taken away.
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers>
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use outrigger_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use pb::http_connection_manager::{ForwardClientCertDetails, InternalAddressConfig};
+
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http::{Fields, Known, RequestHead, ResponseHead};
+use crate::matchers::CidrRanges;
+use crate::net::Address;
+use crate::server::{FactoryContext, Random};
+use crate::stream_info::{ConnectionInfo, StreamInfo};
+
+/// How a connection manager treats headers about the client.
+#[derive(Debug)]
+pub struct ForwardingConfig {
+    use_remote_address: bool,
+    xff_num_trusted_hops: u32,
+    skip_xff_append: bool,
+    internal_addresses: InternalAddresses,
+    via: Box<str>,
+    request_id: RequestIdConfig,
+    append_x_forwarded_port: bool,
+    keep_client_cert: bool,
+    map_ipv4: bool,
+    /// `add_user_agent`: the name to give as `user-agent` and downstream cluster.
+    user_agent: Option<Box<str>>,
+    /// The node's name, sent with `add_user_agent`.
+    node: Box<str>,
+    /// What is appended to `x-forwarded-for` for a client on the loopback interface: an address that others could reach.
+    local_address: Option<IpAddr>,
+}
+
+/// The fields of `HttpConnectionManager` that this file converts.
+#[allow(missing_docs, reason = "the names of the API")]
+pub struct ForwardingFields {
+    pub use_remote_address: bool,
+    pub xff_num_trusted_hops: u32,
+    pub skip_xff_append: bool,
+    pub internal_address_config: Option<InternalAddressConfig>,
+    pub via: String,
+    pub generate_request_id: bool,
+    pub preserve_external_request_id: bool,
+    pub always_set_request_id_in_response: bool,
+    pub request_id_extension: Option<pb::RequestIdExtension>,
+    pub forward_client_cert_details: i32,
+    pub append_x_forwarded_port: bool,
+    pub add_user_agent: bool,
+    pub represent_ipv4_remote_address_as_ipv4_mapped_ipv6: bool,
+}
+
+/// `internal_address_config`: which clients are part of our own network. By default none is.
+#[derive(Debug, Default)]
+struct InternalAddresses {
+    unix_sockets: bool,
+    ranges: CidrRanges,
+}
+
+/// `x-request-id`.
+#[derive(Debug, Clone, Copy)]
+struct RequestIdConfig {
+    generate: bool,
+    preserve_external: bool,
+    always_set_in_response: bool,
+}
+
+impl ForwardingConfig {
+    /// Converts the fields.
+    pub fn from_proto(fields: ForwardingFields, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let cert = path.enumeration::<ForwardClientCertDetails>("forward_client_cert_details", fields.forward_client_cert_details);
+        let extension = path.optional("request_id_extension", fields.request_id_extension, check_request_id_extension);
+        let internal = path.optional("internal_address_config", fields.internal_address_config, InternalAddresses::from_proto);
+        extension?;
+        Ok(Self {
+            use_remote_address: fields.use_remote_address,
+            xff_num_trusted_hops: fields.xff_num_trusted_hops,
+            skip_xff_append: fields.skip_xff_append,
+            internal_addresses: internal?.unwrap_or_default(),
+            via: fields.via.into(),
+            request_id: RequestIdConfig {
+                generate: fields.generate_request_id,
+                preserve_external: fields.preserve_external_request_id,
+                always_set_in_response: fields.always_set_request_id_in_response,
+            },
+            append_x_forwarded_port: fields.append_x_forwarded_port,
+            // Without TLS no certificate was verified: only ALWAYS_FORWARD_ONLY lets a header of the client pass.
+            keep_client_cert: cert? == ForwardClientCertDetails::AlwaysForwardOnly,
+            map_ipv4: fields.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            user_agent: fields.add_user_agent.then(|| cx.server.local_info.cluster.clone().into()),
+            node: cx.server.local_info.node_id.clone().into(),
+            local_address: crate::net::local_address(),
+        })
+    }
+
+    /// Completes a request head before its route is chosen.
+    pub fn mutate_request(&self, head: &mut RequestHead, info: &mut StreamInfo, random: &Random, is_upgrade: bool) {
+        remove_hop_by_hop(&mut head.fields, is_upgrade);
+        sanitize_te(&mut head.fields);
+        let connection = std::rc::Rc::clone(&info.connection);
+        let trusted = self.find_client(head, info, &connection);
+        self.set_proto_and_port(head, &connection);
+        let internal = trusted && self.internal_addresses.contains(info.remote_address());
+        let edge = !internal && self.use_remote_address;
+        if internal {
+            head.fields.set(Known::EnvoyInternal, "true");
+        } else {
+            head.fields.remove(Known::EnvoyInternal);
+            if edge {
+                remove_internal_headers(&mut head.fields);
+            }
+        }
+        if edge && let Some(ip) = info.remote_address().ip() {
+            let ip = self.mapped(ip);
+            with_text(ip, |text| head.fields.set(Known::EnvoyExternalAddress, text));
+        }
+        self.add_user_agent(&mut head.fields);
+        if !self.keep_client_cert {
+            head.fields.remove(Known::ForwardedClientCert);
+        }
+        self.set_request_id(head, random, edge);
+        if !self.via.is_empty() {
+            head.fields.append_to(Known::Via, b", ", self.via.as_bytes());
+        }
+    }
+
+    /// Completes a response head before it is sent.
+    pub fn mutate_response(&self, response: &mut ResponseHead, request: &RequestHead, is_upgrade: bool) {
+        remove_hop_by_hop(&mut response.fields, is_upgrade);
+        if (self.request_id.always_set_in_response || request.fields.contains(Known::EnvoyForceTrace))
+            && let Some(id) = request.fields.get(Known::RequestId)
+        {
+            response.fields.set(Known::RequestId, id);
+        }
+        if !self.via.is_empty() {
+            response.fields.append_to(Known::Via, b", ", self.via.as_bytes());
+        }
+    }
+
+    /// Finds out who really asks, and extends `x-forwarded-for`. Says whether the address may be checked for being internal.
+    fn find_client(&self, head: &mut RequestHead, info: &mut StreamInfo, connection: &ConnectionInfo) -> bool {
+        if !self.use_remote_address {
+            let found = head.fields.get(Known::ForwardedFor).and_then(|xff| address_from_xff(xff, self.xff_num_trusted_hops));
+            if let Some((address, alone)) = found {
+                info.remote_address = Some(Address::Ip((address, 0).into()));
+                return alone;
+            }
+            return head.fields.get(Known::ForwardedFor).is_none();
+        }
+        // With an edge proxy's view, the last hop in front of us counts as one of the trusted.
+        let hops = self.xff_num_trusted_hops.checked_sub(1);
+        let found = hops.and_then(|hops| address_from_xff(head.fields.get(Known::ForwardedFor)?, hops));
+        if let Some((address, _)) = found {
+            info.remote_address = Some(Address::Ip((address, 0).into()));
+        }
+        let single = head.fields.get(Known::ForwardedFor).is_none();
+        if !self.skip_xff_append
+            && let Some(ip) = connection.remote_address.ip()
+        {
+            let appended = if ip.is_loopback() { self.local_address.unwrap_or(ip) } else { ip };
+            with_text(self.mapped(appended), |text| head.fields.append_to(Known::ForwardedFor, b",", text));
+        }
+        if self.xff_num_trusted_hops == 0 {
+            head.fields.set(Known::ForwardedProto, connection_scheme(connection));
+        }
+        single
+    }
+
+    fn set_proto_and_port(&self, head: &mut RequestHead, connection: &ConnectionInfo) {
+        if !head.fields.contains(Known::ForwardedProto) {
+            head.fields.set(Known::ForwardedProto, connection_scheme(connection));
+        }
+        if self.append_x_forwarded_port
+            && !head.fields.contains(Known::ForwardedPort)
+            && let Some(port) = connection.local_address.port()
+        {
+            with_text(port, |text| head.fields.set(Known::ForwardedPort, text));
+        }
+        let proto = head.fields.get(Known::ForwardedProto).map(<[u8]>::to_ascii_lowercase);
+        if head.scheme().is_none() {
+            let valid = proto.as_deref().filter(|p| matches!(*p, b"http" | b"https"));
+            head.set_scheme(valid.unwrap_or_else(|| connection_scheme(connection).as_bytes()));
+        }
+    }
+
+    fn add_user_agent(&self, fields: &mut Fields) {
+        let Some(agent) = &self.user_agent else { return };
+        fields.set(Known::EnvoyDownstreamServiceCluster, agent.as_bytes());
+        if !fields.contains(Known::UserAgent) {
+            fields.set(Known::UserAgent, agent.as_bytes());
+        }
+        if !self.node.is_empty() {
+            fields.set(Known::EnvoyDownstreamServiceNode, self.node.as_bytes());
+        }
+    }
+
+    fn set_request_id(&self, head: &mut RequestHead, random: &Random, edge: bool) {
+        if edge && !self.request_id.preserve_external {
+            head.fields.remove(Known::RequestId);
+        }
+        if self.request_id.generate && !head.fields.contains(Known::RequestId) {
+            head.fields.append(Known::RequestId, uuid(random));
+        }
+    }
+
+    fn mapped(&self, ip: IpAddr) -> IpAddr {
+        match ip {
+            IpAddr::V4(v4) if self.map_ipv4 => IpAddr::V6(v4.to_ipv6_mapped()),
+            other => other,
+        }
+    }
+}
+
+impl InternalAddresses {
+    fn from_proto(proto: InternalAddressConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let InternalAddressConfig { unix_sockets, cidr_ranges } = proto;
+        Ok(Self { unix_sockets, ranges: CidrRanges::from_proto("cidr_ranges", cidr_ranges, path)? })
+    }
+
+    fn contains(&self, address: &Address) -> bool {
+        match address {
+            Address::Ip(ip) => self.ranges.contains(ip.ip()),
+            Address::Pipe(_) => self.unix_sockets,
+        }
+    }
+}
+
+fn check_request_id_extension(proto: pb::RequestIdExtension, path: &ConfigPath<'_>) -> Result<(), Rejected> {
+    const UUID: &str = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig";
+    let config = TypedConfig::required("typed_config", proto.typed_config, path)?;
+    if config.type_name != UUID {
+        return Err(config.unknown(&path.field("typed_config"), &[UUID]));
+    }
+    // Both only say how a trace decision is packed into the id; without a tracer there is none.
+    let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } = config.decode(path)?;
+    Ok(())
+}
+
+/// Fields that concern one connection only. An upgrade keeps the two that make it one.
+fn remove_hop_by_hop(fields: &mut Fields, is_upgrade: bool) {
+    if !is_upgrade {
+        fields.remove(Known::Connection);
+        fields.remove(Known::Upgrade);
+    }
+    fields.remove(Known::KeepAlive);
+    fields.remove(Known::ProxyConnection);
+    fields.remove(Known::TransferEncoding);
+}
+
+/// Of `te` only `trailers` concerns the upstream.
+fn sanitize_te(fields: &mut Fields) {
+    let Some(te) = fields.get(Known::Te) else { return };
+    let trailers = te.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    if trailers {
+        fields.set(Known::Te, "trailers");
+    } else {
+        fields.remove(Known::Te);
+    }
+}
+
+/// What only a client of our own network may ask of us.
+fn remove_internal_headers(fields: &mut Fields) {
+    const INTERNAL: [Known; 17] = [
+        Known::EnvoyRetriableStatusCodes,
+        Known::EnvoyRetriableHeaderNames,
+        Known::EnvoyRetryOn,
+        Known::EnvoyRetryGrpcOn,
+        Known::EnvoyMaxRetries,
+        Known::EnvoyUpstreamAltStatName,
+        Known::EnvoyUpstreamRqTimeoutMs,
+        Known::EnvoyUpstreamRqPerTryTimeoutMs,
+        Known::EnvoyUpstreamRqTimeoutAltResponse,
+        Known::EnvoyExpectedRqTimeoutMs,
+        Known::EnvoyForceTrace,
+        Known::EnvoyIpTags,
+        Known::EnvoyOriginalUrl,
+        Known::EnvoyHedgeOnPerTryTimeout,
+        Known::EnvoyDecoratorOperation,
+        Known::EnvoyDownstreamServiceCluster,
+        Known::EnvoyDownstreamServiceNode,
+    ];
+    for name in INTERNAL {
+        fields.remove(name);
+    }
+}
+
+/// The address that `hops` trusted proxies before us saw, and whether the header holds nothing else.
+fn address_from_xff(xff: &[u8], hops: u32) -> Option<(IpAddr, bool)> {
+    let xff = std::str::from_utf8(xff).ok()?;
+    let entry = xff.rsplit(',').nth(usize::try_from(hops).ok()?)?.trim();
+    let address = parse_xff_address(entry)?;
+    Some((address, !xff.contains(',')))
+}
+
+fn parse_xff_address(entry: &str) -> Option<IpAddr> {
+    if let Ok(ip) = entry.parse::<IpAddr>() {
+        return Some(ip);
+    }
+    if let Some(v6) = entry.strip_prefix('[') {
+        return v6.split(']').next()?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    }
+    entry.split_once(':').and_then(|(ip, port)| port.parse::<u16>().ok().and(ip.parse::<Ipv4Addr>().ok())).map(IpAddr::V4)
+}
+
+/// No transport socket encrypts yet.
+fn connection_scheme(_connection: &ConnectionInfo) -> &'static str {
+    "http"
+}
+
+/// Prints a short value on the stack.
+fn with_text<T>(value: impl std::fmt::Display, use_it: impl FnOnce(&[u8]) -> T) -> T {
+    let mut buffer = [0u8; 64];
+    let mut cursor = &mut buffer[..];
+    // Addresses and ports are shorter than the buffer, and writing to it cannot fail otherwise.
+    let _ = write!(cursor, "{value}");
+    let left = cursor.len();
+    use_it(&buffer[..64 - left])
+}
+
+/// A random UUID, version 4.
+pub(super) fn uuid(random: &Random) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bits = u128::from(random.next()) << 64 | u128::from(random.next());
+    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let bytes = bits.to_be_bytes();
+    let mut out = [b'-'; 36];
+    let places = (0..36).filter(|i| !matches!(i, 8 | 13 | 18 | 23));
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    for (place, nibble) in places.zip(nibbles) {
+        out[place] = HEX[usize::from(nibble)];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trusted_hops_count_from_the_right() {
+        let xff = b"1.1.1.1, 2.2.2.2,[::1]:80";
+        for (hops, expected) in [(0, Some("::1")), (1, Some("2.2.2.2")), (2, Some("1.1.1.1")), (3, None)] {
+            assert_eq!(address_from_xff(xff, hops).map(|(ip, _)| ip.to_string()).as_deref(), expected);
+        }
+        assert_eq!(address_from_xff(b"10.0.0.1:1234", 0), Some(("10.0.0.1".parse().unwrap(), true)));
+        assert_eq!(address_from_xff(b"nonsense", 0), None);
+    }
+
+    #[test]
+    fn a_request_id_is_a_version_4_uuid() {
+        let id = uuid(&Random::new(7));
+        assert_eq!((id[14], id[8], id[23]), (b'4', b'-', b'-'));
+        assert!(matches!(id[19], b'8' | b'9' | b'a' | b'b'));
+        assert_ne!(id, uuid(&Random::new(8)));
+    }
+
+    #[test]
+    fn only_trailers_remains_of_te() {
+        let mut fields = Fields::new();
+        fields.append(Known::Te, "gzip, Trailers");
+        sanitize_te(&mut fields);
+        assert_eq!(fields.get(Known::Te), Some(&b"trailers"[..]));
+        fields.set(Known::Te, "gzip");
+        sanitize_te(&mut fields);
+        assert!(!fields.contains(Known::Te));
+    }
+}

@@ -1,0 +1,377 @@
+//! A downstream connection: its codec, its streams one after another or side by side, and its end.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout};
+
+use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
+use super::codec::h2::ServerConnection as Http2Connection;
+use super::manager::Hcm;
+use super::stream::Stream;
+use super::timer::{Timer, nearer};
+use crate::http::Protocol;
+use crate::net::Io;
+use crate::network_filters::{Connection, DrainSignal};
+use crate::stream_info::{ConnectionInfo, StreamInfo};
+use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
+
+/// Serves a connection to its end.
+pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
+    let Connection { io, info, drain, buffer_limit, worker: _ } = connection;
+    let active = ActiveConnection::new(&hcm, &info);
+    let codec = hcm.config.codec_type;
+    let (io, protocol) = match codec {
+        CodecType::Auto => match sniff(io, &info, hcm.config.timeouts.idle).await {
+            Some(found) => found,
+            None => return,
+        },
+        CodecType::Http2 => (io, Protocol::Http2),
+        CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
+    };
+    let context = ConnectionContext { hcm, info, drain, buffer_limit };
+    let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
+    if protocol == Protocol::Http2 {
+        serve_http2(context, io).await;
+    } else {
+        Box::pin(serve_http1(context, io)).await;
+    }
+    drop(active);
+}
+
+/// What the streams of a connection share.
+struct ConnectionContext {
+    hcm: Rc<Hcm>,
+    info: Rc<ConnectionInfo>,
+    drain: Rc<dyn DrainSignal>,
+    buffer_limit: usize,
+}
+
+/// Why a connection without streams is given up.
+enum Rest {
+    /// A request came.
+    Request(Result<Option<(crate::http::RequestHead, crate::http::EndStream)>, HeadError>),
+    /// Nothing came for too long.
+    IdleTimeout,
+    /// The connection is old enough.
+    MaxDuration,
+    /// The head of a request did not come to its end.
+    HeadersTimeout,
+    /// The listener drains.
+    Drain,
+}
+
+async fn serve_http1(context: ConnectionContext, io: Io) {
+    let ConnectionContext { hcm, info, drain, buffer_limit } = &context;
+    let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit);
+    let mut timer = Timer::default();
+    let mut requests = 0u32;
+    loop {
+        let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
+        let stats = &hcm.config.stats;
+        let mut close = match rest {
+            Rest::Request(Ok(Some((head, end)))) => {
+                requests += 1;
+                let mut close = hcm.config.max_requests_per_connection.is_some_and(|max| requests >= max);
+                if close {
+                    stats.downstream_cx_max_requests_reached().inc();
+                }
+                if drain.is_draining() {
+                    stats.downstream_cx_drain_close().inc();
+                    close = true;
+                }
+                if close {
+                    codec.close_after_response();
+                }
+                let stream_info = begin_stream(hcm, info, head.version);
+                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
+                stream.set_close_connection(close);
+                stream.start(end);
+                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+                stream.closes_connection()
+            }
+            Rest::Request(Err(HeadError::Protocol(error, head))) => {
+                requests += 1;
+                stats.downstream_cx_protocol_error().inc();
+                codec.close_after_response();
+                let head = head.unwrap_or_else(|| crate::http::RequestHead::new(Protocol::Http11, b""));
+                let stream_info = begin_stream(hcm, info, Protocol::Http11);
+                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
+                stream.start_refused(&error);
+                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+                true
+            }
+            Rest::HeadersTimeout => {
+                stats.downstream_rq_header_timeout().inc();
+                codec.close_after_response();
+                let stream_info = begin_stream(hcm, info, Protocol::Http11);
+                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
+                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
+                stream.start_headers_timeout();
+                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+                true
+            }
+            Rest::IdleTimeout => {
+                stats.downstream_cx_idle_timeout().inc();
+                break;
+            }
+            Rest::MaxDuration => {
+                stats.downstream_cx_max_duration_reached().inc();
+                break;
+            }
+            Rest::Drain => {
+                stats.downstream_cx_drain_close().inc();
+                break;
+            }
+            Rest::Request(Ok(None) | Err(HeadError::Closed)) => return,
+        };
+        close |= codec.finish_stream() == Next::Close;
+        if close {
+            break;
+        }
+    }
+    close_http1(hcm, codec).await;
+}
+
+/// Waits for the head of the next request, or for a reason to end the connection.
+async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, timer: &mut Timer, between: bool) -> Rest {
+    let ConnectionContext { hcm, info, drain, .. } = context;
+    let timeouts = &hcm.config.timeouts;
+    let max = timeouts.max_connection_duration.map(|d| info.start + d);
+    let mut since: Option<Instant> = None;
+    let mut head_since: Option<Instant> = None;
+    let mut draining = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(request) = codec.poll_head(cx) {
+            return Poll::Ready(Rest::Request(request));
+        }
+        let now = *since.get_or_insert_with(Instant::now);
+        if codec.has_partial_head() {
+            head_since.get_or_insert_with(Instant::now);
+        } else {
+            codec.give_back_buffers();
+            if between {
+                if drain.is_draining() {
+                    return Poll::Ready(Rest::Drain);
+                }
+                let signal = draining.get_or_insert_with(|| drain.draining());
+                if signal.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Rest::Drain);
+                }
+            }
+        }
+        let idle = timeouts.idle.map(|d| now + d).filter(|_| head_since.is_none());
+        let headers = head_since.zip(timeouts.request_headers).map(|(since, d)| since + d);
+        let request = head_since.zip(timeouts.request).map(|(since, d)| since + d);
+        let headers = nearer(headers, request);
+        if !timer.poll(nearer(nearer(idle, headers), max), cx) {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
+        Poll::Ready(if passed(headers) {
+            Rest::HeadersTimeout
+        } else if passed(max) {
+            Rest::MaxDuration
+        } else {
+            Rest::IdleTimeout
+        })
+    })
+    .await
+}
+
+async fn close_http1(hcm: &Rc<Hcm>, mut codec: Http1Connection) {
+    let Some(wait) = hcm.config.timeouts.delayed_close else { return };
+    if timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await.is_err() {
+        hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
+    }
+}
+
+async fn serve_http2(context: ConnectionContext, io: Io) {
+    let ConnectionContext { hcm, info, drain, buffer_limit } = context;
+    let mut codec = Http2Connection::new(io, hcm.http2.clone(), buffer_limit);
+    let mut timer = Timer::default();
+    let max = hcm.config.timeouts.max_connection_duration.map(|d| info.start + d);
+    let mut draining = Some(drain.draining());
+    let mut idle_since = Instant::now();
+    let mut streams = 0u32;
+    loop {
+        let accepted = poll_fn(|cx| {
+            if let Poll::Ready(accepted) = codec.poll_accept(cx) {
+                return Poll::Ready(Accepted::Stream(accepted));
+            }
+            if draining.as_mut().is_some_and(|signal| signal.as_mut().poll(cx).is_ready()) {
+                draining = None;
+                return Poll::Ready(Accepted::Drain);
+            }
+            if codec.active_streams() > 0 {
+                idle_since = Instant::now();
+            }
+            let idle = hcm.config.timeouts.idle.map(|d| idle_since + d);
+            let deadline = nearer(idle, max.filter(|_| draining.is_some()));
+            if timer.poll(deadline, cx) { Poll::Ready(Accepted::Deadline) } else { Poll::Pending }
+        })
+        .await;
+        match accepted {
+            Accepted::Stream(None) => return,
+            Accepted::Stream(Some((head, stream))) => {
+                streams += 1;
+                spawn_http2_stream(&hcm, &info, buffer_limit, head, stream);
+                if hcm.config.max_requests_per_connection.is_some_and(|limit| streams == limit) {
+                    hcm.config.stats.downstream_cx_max_requests_reached().inc();
+                    codec.graceful_shutdown();
+                }
+            }
+            Accepted::Drain => {
+                hcm.config.stats.downstream_cx_drain_close().inc();
+                codec.graceful_shutdown();
+            }
+            Accepted::Deadline if max.is_some_and(|max| max <= Instant::now()) => {
+                hcm.config.stats.downstream_cx_max_duration_reached().inc();
+                draining = None;
+                codec.graceful_shutdown();
+            }
+            Accepted::Deadline if codec.active_streams() > 0 => idle_since = Instant::now(),
+            Accepted::Deadline => {
+                hcm.config.stats.downstream_cx_idle_timeout().inc();
+                codec.graceful_shutdown();
+                idle_since = Instant::now();
+            }
+        }
+    }
+}
+
+/// The head of a stream, or what is wrong with it, and the rest of the stream.
+type AcceptedStream =
+    (Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>, super::codec::h2::ServerHttp2Stream);
+
+/// What a waiting HTTP/2 connection came across.
+enum Accepted {
+    Stream(Option<AcceptedStream>),
+    Drain,
+    Deadline,
+}
+
+fn spawn_http2_stream(
+    hcm: &Rc<Hcm>,
+    info: &Rc<ConnectionInfo>,
+    buffer_limit: usize,
+    head: Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>,
+    codec: super::codec::h2::ServerHttp2Stream,
+) {
+    let stream_info = begin_stream(hcm, info, Protocol::Http2);
+    let hcm = hcm.clone();
+    tokio::task::spawn_local(async move {
+        let mut timer = Timer::default();
+        let mut stream = match head {
+            Ok((head, end)) => {
+                let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
+                stream.start(end);
+                stream
+            }
+            Err(error) => {
+                let head = crate::http::RequestHead::new(Protocol::Http2, b"");
+                let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
+                stream.start_refused(&error);
+                stream
+            }
+        };
+        poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+    });
+}
+
+fn begin_stream(hcm: &Rc<Hcm>, info: &Rc<ConnectionInfo>, protocol: Protocol) -> StreamInfo {
+    let stats = &hcm.config.stats;
+    stats.downstream_rq_total().inc();
+    stats.downstream_rq_active().inc();
+    if protocol.is_http1() {
+        stats.downstream_rq_http1_total().inc();
+    } else {
+        stats.downstream_rq_http2_total().inc();
+    }
+    StreamInfo::new(info.clone(), hcm.next_stream_id(), Some(protocol))
+}
+
+/// Tells HTTP/2 by its preface from HTTP/1, for `codec_type: AUTO`.
+async fn sniff(mut io: Io, info: &ConnectionInfo, idle: Option<Duration>) -> Option<(Io, Protocol)> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    if let Some(protocol) = info.application_protocols.first() {
+        match &protocol[..] {
+            b"h2" | b"h2c" => return Some((io, Protocol::Http2)),
+            b"http/1.1" | b"http/1.0" => return Some((io, Protocol::Http11)),
+            _ => {}
+        }
+    }
+    let mut seen = BytesMut::with_capacity(1024);
+    let read = async {
+        loop {
+            match io.read_buf(&mut seen).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) if seen.len() >= PREFACE.len() || !PREFACE.starts_with(&seen) => {
+                    return Some(if seen.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http11 });
+                }
+                Ok(_) => {}
+            }
+        }
+    };
+    let protocol = match idle {
+        Some(limit) => timeout(limit, read).await.ok()??,
+        None => read.await?,
+    };
+    Some((io.with_prefix(seen.freeze()), protocol))
+}
+
+/// Counts a connection while it lives.
+struct ActiveConnection {
+    hcm: Rc<Hcm>,
+    start: Instant,
+}
+
+impl ActiveConnection {
+    fn new(hcm: &Rc<Hcm>, info: &ConnectionInfo) -> Self {
+        hcm.config.stats.downstream_cx_total().inc();
+        hcm.config.stats.downstream_cx_active().inc();
+        Self { hcm: hcm.clone(), start: info.start }
+    }
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        let stats = &self.hcm.config.stats;
+        stats.downstream_cx_active().dec();
+        stats.downstream_cx_destroy().inc();
+        let length = Instant::now() - self.start;
+        stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+    }
+}
+
+/// Counts a connection of one protocol while it lives.
+struct ProtocolGuard {
+    hcm: Rc<Hcm>,
+    protocol: Protocol,
+}
+
+impl ProtocolGuard {
+    fn new(hcm: &Rc<Hcm>, protocol: Protocol) -> Self {
+        let stats = &hcm.config.stats;
+        if protocol.is_http1() {
+            stats.downstream_cx_http1_total().inc();
+            stats.downstream_cx_http1_active().inc();
+        } else {
+            stats.downstream_cx_http2_total().inc();
+            stats.downstream_cx_http2_active().inc();
+        }
+        Self { hcm: hcm.clone(), protocol }
+    }
+}
+
+impl Drop for ProtocolGuard {
+    fn drop(&mut self) {
+        let stats = &self.hcm.config.stats;
+        if self.protocol.is_http1() { stats.downstream_cx_http1_active().dec() } else { stats.downstream_cx_http2_active().dec() }
+    }
+}

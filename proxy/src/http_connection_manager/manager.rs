@@ -1,0 +1,278 @@
+//! A connection manager on one worker: what all of its streams share, and the checks that every request passes.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::codec::h1::Http1Settings;
+use super::codec::h2::Http2Settings;
+use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
+use super::date::with_http_date;
+use super::filter_chain::RouteResolver;
+use super::path_normalize::Normalized;
+use super::stream::Record;
+use crate::access_loggers::AccessLogs;
+use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
+use crate::http_filters::LocalReply;
+use crate::http_filters::chain_config::WorkerChain;
+use crate::http_filters::router::WorkerRouter;
+use crate::route::{RouteAction, RouteTable, SelectedRoute, Selection};
+use crate::server::Worker;
+use crate::stream_info::{ResponseFlag, StreamInfo};
+
+/// A connection manager on one worker.
+pub(super) struct Hcm {
+    pub(super) config: Arc<HcmConfig>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) router: Rc<WorkerRouter>,
+    pub(super) access_logs: AccessLogs,
+    pub(super) http1: Rc<Http1Settings>,
+    pub(super) http2: Rc<Http2Settings>,
+    chain: WorkerChain,
+    upgrade_chains: Vec<Option<WorkerChain>>,
+    routes: Rc<Arc<RouteTable>>,
+    next_stream: Cell<u64>,
+}
+
+/// Chooses routes for filters that clear them.
+pub(super) struct Routes<'a>(pub(super) &'a Hcm);
+
+/// Why a request goes no further than the connection manager.
+pub(super) struct Rejection {
+    /// The answer.
+    pub(super) reply: LocalReply,
+    /// The connection ends with it.
+    pub(super) close: bool,
+}
+
+impl Hcm {
+    /// This worker's instance.
+    pub(super) fn new(config: Arc<HcmConfig>, worker: &Rc<Worker>) -> Self {
+        let table = config.routes.clone();
+        let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
+        Self {
+            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker)),
+            access_logs: AccessLogs::on_worker(&config.access_logs, worker),
+            http1: Rc::new(config.http1.clone()),
+            http2: Rc::new(config.http2.clone()),
+            chain: config.filters.on_worker(worker, Some(&table)),
+            upgrade_chains: upgrade_chains.collect(),
+            routes: Rc::new(table),
+            // Numbers of different workers differ in their upper half.
+            next_stream: Cell::new((worker.index as u64) << 48),
+            worker: worker.clone(),
+            config,
+        }
+    }
+
+    /// The number of a new stream.
+    pub(super) fn next_stream_id(&self) -> u64 {
+        self.next_stream.set(self.next_stream.get() + 1);
+        self.next_stream.get()
+    }
+
+    /// Checks a request head and completes it, up to the choice of its route. Says whether it is an upgrade that is taken.
+    pub(super) fn admit(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Result<bool, Rejection> {
+        if self.worker.server.overload.stop_accepting_requests(self.worker.random.next()) {
+            self.config.stats.downstream_rq_overload_close().inc();
+            info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
+            return Err(Rejection::new(503, "overload").body("envoy overloaded").closing());
+        }
+        let upgrade = self.upgrade_of(head)?;
+        if head.authority().is_none() {
+            return Err(Rejection::new(400, "missing_host_header").closing());
+        }
+        if head.path().is_none_or(<[u8]>::is_empty) && head.method() != Method::Connect {
+            return Err(Rejection::new(404, "missing_path_rejected").closing());
+        }
+        self.check_path(head)?;
+        normalize_host(self.config.host, head, info);
+        if let Some(scheme) = &self.config.scheme.overwrite {
+            head.set_scheme(scheme.as_bytes());
+        }
+        self.config.forwarding.mutate_request(head, info, &self.worker.random, upgrade);
+        info.request_id = None;
+        Ok(upgrade)
+    }
+
+    fn check_path(&self, head: &mut RequestHead) -> Result<(), Rejection> {
+        let Some(path) = head.path() else { return Ok(()) };
+        if path.first() != Some(&b'/') && !(path == b"*" && head.method() == Method::Options) {
+            self.config.stats.downstream_rq_non_relative_path().inc();
+            return Err(Rejection::new(404, "absolute_path_rejected"));
+        }
+        if path.contains(&b'#') {
+            return Err(Rejection::new(400, "path_normalization_failed"));
+        }
+        match self.config.path.apply(path) {
+            Normalized::Unchanged => Ok(()),
+            Normalized::Changed(path) => {
+                head.set_path(&path);
+                Ok(())
+            }
+            Normalized::Redirect(path) => {
+                self.config.stats.downstream_rq_redirected_with_normalized_path().inc();
+                let mut rejection = Rejection::new(307, "path_normalization_redirect");
+                rejection.reply = rejection.reply.with_header(HeaderName::new("location"), path);
+                Err(rejection)
+            }
+            Normalized::Reject => {
+                self.config.stats.downstream_rq_failed_path_normalization().inc();
+                Err(Rejection::new(400, "path_normalization_failed"))
+            }
+        }
+    }
+
+    /// Whether the request asks for an upgrade that this manager takes. 403 for one that it does not.
+    fn upgrade_of(&self, head: &RequestHead) -> Result<bool, Rejection> {
+        if head.method() == Method::Connect {
+            return Err(Rejection::new(403, "upgrade_failed"));
+        }
+        let Some(kind) = head.fields.get(Known::Upgrade).filter(|_| is_upgrade_request(head)) else { return Ok(false) };
+        match self.config.upgrades.iter().find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind)) {
+            Some(upgrade) if upgrade.enabled => Ok(true),
+            _ => {
+                self.config.stats.downstream_rq_ws_on_non_ws_route().inc();
+                Err(Rejection::new(403, "upgrade_failed"))
+            }
+        }
+    }
+
+    /// The filters of a request: of its upgrade, if that has some of its own.
+    pub(super) fn chain_for(&self, upgrade: bool, head: &RequestHead, _info: &StreamInfo) -> &WorkerChain {
+        let kind = head.fields.get(Known::Upgrade).filter(|_| upgrade);
+        let index = kind.and_then(|kind| self.config.upgrades.iter().position(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind)));
+        index.and_then(|index| self.upgrade_chains.get(index)?.as_ref()).unwrap_or(&self.chain)
+    }
+
+    /// Chooses the route of a request.
+    pub(super) fn resolve_route(&self, head: &mut RequestHead, info: &mut StreamInfo) {
+        info.route = None;
+        info.requires_tls = false;
+        match self.routes.select(head, info, self.worker.random.next()) {
+            Selection::Route(index) => info.route = Some(SelectedRoute { table: self.routes.clone(), index }),
+            Selection::RequireTls => info.requires_tls = true,
+            Selection::None => {}
+        }
+    }
+
+    /// Whether the connection has to end after this response.
+    pub(super) fn must_close(&self, request: &RequestHead, response: &ResponseHead) -> bool {
+        let asked = |value: Option<&[u8]>, token: &[u8]| {
+            value.is_some_and(|v| v.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token)))
+        };
+        let _ = response;
+        self.worker.server.draining.load(Relaxed) || request.version == Protocol::Http11 && asked(request.fields.get(Known::Connection), b"close")
+    }
+
+    /// Completes the head of every final response.
+    pub(super) fn set_server_and_date(&self, head: &mut ResponseHead) {
+        with_http_date(SystemTime::now(), |date| head.fields.set(Known::Date, date));
+        let server = &self.config.server;
+        match server.transformation {
+            ServerHeaderTransformation::Overwrite => head.fields.set(Known::Server, server.name.as_bytes()),
+            ServerHeaderTransformation::AppendIfAbsent if !head.fields.contains(Known::Server) => {
+                head.fields.append(Known::Server, server.name.as_bytes());
+            }
+            ServerHeaderTransformation::AppendIfAbsent | ServerHeaderTransformation::PassThrough => {}
+        }
+    }
+
+    /// Counts and logs a stream that has ended.
+    pub(super) fn finish(&self, record: &Record) {
+        let stats = &self.config.stats;
+        let info = &record.info;
+        stats.downstream_rq_active().dec();
+        if let Some(status) = info.response_code {
+            stats.record_response(status);
+            self.config.listener_stats.record_response(status);
+        }
+        let took = Instant::now() - info.start;
+        stats.downstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        self.access_logs.log(&record.format_data("DownstreamEnd"));
+    }
+}
+
+impl RouteResolver for Routes<'_> {
+    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) {
+        self.0.resolve_route(head, info);
+    }
+}
+
+impl Rejection {
+    fn new(status: u16, details: &'static str) -> Self {
+        Self { reply: LocalReply::new(status, details), close: false }
+    }
+
+    fn body(mut self, body: &'static str) -> Self {
+        self.reply.body = Bytes::from_static(body.as_bytes());
+        self
+    }
+
+    fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+}
+
+/// How long a stream may last, as its route says; none if the route says nothing.
+pub(super) fn max_stream_duration(action: &RouteAction, head: &RequestHead) -> Option<Duration> {
+    let limits = action.timeouts().max_stream_duration?;
+    let by_header = limits.grpc_timeout_header_max.filter(|_| head.is_grpc()).zip(head.grpc_timeout());
+    match by_header {
+        Some((max, asked)) => {
+            let asked = if max.is_zero() { asked } else { asked.min(max) };
+            Some(asked.saturating_sub(limits.grpc_timeout_header_offset.unwrap_or_default()))
+        }
+        None => limits.max_stream_duration,
+    }
+}
+
+/// `Connection: upgrade` together with an `Upgrade` field.
+fn is_upgrade_request(head: &RequestHead) -> bool {
+    let connection = head.fields.get(Known::Connection).unwrap_or_default();
+    connection.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// Takes port and trailing dot off the host, as configured.
+fn normalize_host(options: HostNormalization, head: &mut RequestHead, info: &StreamInfo) {
+    let HostNormalization { strip_matching_port, strip_any_port, strip_trailing_dot } = options;
+    if !(strip_matching_port || strip_any_port || strip_trailing_dot) {
+        return;
+    }
+    let Some(authority) = head.authority() else { return };
+    let (host, port) = split_port(authority);
+    let keep_port = match port {
+        None => false,
+        Some(_) if strip_any_port => false,
+        Some(port) => {
+            let own = info.connection.local_address.port().map(|p| p.to_string());
+            !(strip_matching_port && own.as_deref().map(str::as_bytes) == Some(port))
+        }
+    };
+    let dotless = if strip_trailing_dot { host.strip_suffix(b".").unwrap_or(host) } else { host };
+    let mut result = dotless.to_vec();
+    if keep_port && let Some(port) = port {
+        result.push(b':');
+        result.extend_from_slice(port);
+    }
+    if result != authority {
+        head.set_authority(&result);
+    }
+}
+
+/// Host and port of an authority; the brackets of an IPv6 address stay with the host.
+fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let colon = authority.iter().rposition(|b| *b == b':');
+    match colon {
+        Some(colon) if !authority[colon..].contains(&b']') && authority[colon + 1..].iter().all(u8::is_ascii_digit) => {
+            (&authority[..colon], Some(&authority[colon + 1..]))
+        }
+        _ => (authority, None),
+    }
+}

@@ -1,0 +1,751 @@
+//! One stream: the pump between a client and the router, with the filters between them.
+//!
+//! A stream is one future made of two halves that are polled together as plain state machines. The request half carries what
+//! the codec has read through the decode filters to the router; the response half carries what the router got through the
+//! encode filters to the codec. Neither waits for the other: a response may come before the request has ended, a filter that
+//! waits stops only its own direction, and a side that cannot take more stops only the reading of what would go there.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::codec::{RequestEvent, ServerStream, StreamReset};
+use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
+use super::local_reply::{PreparedReply, protocol_error_reply};
+use super::manager::{Hcm, Routes, max_stream_duration};
+use super::timer::{Timer, nearer};
+use crate::formatter::FormatData;
+use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
+use crate::http_filters::router::{Router, RouterEvent};
+use crate::http_filters::{Effects, LocalReply};
+use crate::stream_info::{ResponseFlag, StreamInfo};
+
+/// A stream from its head to its log line.
+pub(super) struct Stream<S: ServerStream> {
+    hcm: Rc<Hcm>,
+    codec: S,
+    record: Option<Box<Record>>,
+    filters: Filters,
+    decode: Chain<Decode>,
+    encode: Chain<Encode>,
+    router: Router,
+    effects: Effects,
+    request: Half,
+    response: Half,
+    /// The response goes out as it is, past the filters.
+    bypass_encode: bool,
+    upgrade: Upgrade,
+    deadlines: Deadlines,
+    buffer_limit: usize,
+    /// The connection must end after this stream.
+    close_connection: bool,
+}
+
+/// What is known about a stream; outlives it by the moment in which it is logged.
+pub(super) struct Record {
+    pub(super) info: StreamInfo,
+    pub(super) request: RequestHead,
+    pub(super) response: Option<ResponseHead>,
+    pub(super) request_trailers: Option<Fields>,
+    pub(super) response_trailers: Option<Fields>,
+}
+
+/// How far one direction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// The head has not come yet.
+    Start,
+    /// The head has come, the end not.
+    Open,
+    /// Everything has come from the side that sends.
+    Received,
+    /// Everything was handed to the side that receives.
+    Done,
+}
+
+/// Whether the request asks for another protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upgrade {
+    No,
+    /// `Connection: upgrade` was asked for and is allowed.
+    Asked,
+    /// 101 came back: both sides carry raw bytes.
+    Accepted,
+}
+
+/// When to give up, as plain instants.
+#[derive(Debug, Default)]
+struct Deadlines {
+    request: Option<Instant>,
+    max_duration: Option<Instant>,
+    idle: Option<Instant>,
+    idle_after: Option<std::time::Duration>,
+    log_flush: Option<Instant>,
+}
+
+impl<S: ServerStream> Stream<S> {
+    /// A stream whose head has come. `codec` is where the rest comes from and the answer goes to.
+    pub(super) fn new(hcm: Rc<Hcm>, codec: S, info: StreamInfo, request: RequestHead, buffer_limit: usize) -> Self {
+        let timeouts = &hcm.config.timeouts;
+        let start = info.start;
+        let deadlines = Deadlines {
+            request: timeouts.request.map(|d| start + d),
+            max_duration: timeouts.max_stream_duration.map(|d| start + d),
+            idle: timeouts.stream_idle.map(|d| start + d),
+            idle_after: timeouts.stream_idle,
+            log_flush: hcm.config.access_log_options.flush_interval.map(|d| start + d),
+        };
+        let router = Router::new(hcm.router.clone());
+        Self {
+            codec,
+            record: Some(Box::new(Record { info, request, response: None, request_trailers: None, response_trailers: None })),
+            filters: Filters::default(),
+            decode: Chain::default(),
+            encode: Chain::default(),
+            router,
+            effects: Effects::default(),
+            request: Half::Start,
+            response: Half::Start,
+            bypass_encode: false,
+            upgrade: Upgrade::No,
+            deadlines,
+            buffer_limit,
+            close_connection: false,
+            hcm,
+        }
+    }
+
+    /// Takes the head through checks, route and filters. Before the first `poll`.
+    pub(super) fn start(&mut self, end: EndStream) {
+        self.request = if end.is_end() { Half::Received } else { Half::Open };
+        let record = self.record.as_mut().expect("a stream has its record until it ends");
+        if end.is_end() {
+            let now = record.info.start;
+            record.info.timing.last_downstream_rx_byte = Some(now);
+            record.info.timing.request_complete = Some(now);
+            self.deadlines.request = None;
+        }
+        match self.hcm.admit(&mut record.request, &mut record.info) {
+            Ok(upgrade) => {
+                if upgrade {
+                    self.upgrade = Upgrade::Asked;
+                    self.request = Half::Open;
+                    self.codec.upgrade();
+                }
+            }
+            Err(rejection) => {
+                self.close_connection |= rejection.close;
+                return self.local_reply(rejection.reply);
+            }
+        }
+        self.hcm.resolve_route(&mut record.request, &mut record.info);
+        self.deadlines_of_route();
+        let record = self.record.as_mut().expect("a stream has its record until it ends");
+        let chain = self.hcm.chain_for(self.upgrade != Upgrade::No, &record.request, &record.info);
+        self.filters = chain.new_stream(record.info.route.as_ref());
+        if self.hcm.config.access_log_options.flush_on_new_request {
+            self.log("DownstreamStart");
+        }
+        let end = EndStream::from(self.request == Half::Received);
+        let flow = self.with_env(|env, s| s.decode.headers(s.filters, env, end));
+        self.after_decode(flow);
+    }
+
+    /// Answers a request that its codec refused.
+    pub(super) fn start_refused(&mut self, error: &super::codec::ProtocolError) {
+        self.request = Half::Received;
+        self.close_connection = true;
+        self.info().response_flags.set(ResponseFlag::DownstreamProtocolError);
+        self.local_reply(protocol_error_reply(error));
+    }
+
+    /// Answers a client whose head did not come to its end in time.
+    pub(super) fn start_headers_timeout(&mut self) {
+        self.request = Half::Received;
+        self.close_connection = true;
+        let reply = LocalReply::new(408, "request_header_timeout").with_body(Bytes::from_static(b"request header timeout"));
+        self.local_reply(reply);
+    }
+
+    /// Ends the connection after this stream, whatever the stream does.
+    pub(super) fn set_close_connection(&mut self, close: bool) {
+        self.close_connection |= close;
+    }
+
+    /// Whether the connection must end after this stream.
+    pub(super) fn closes_connection(&self) -> bool {
+        self.close_connection
+    }
+
+    /// Runs the stream until it has ended. `timer` belongs to the task that polls.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        for _ in 0..MAX_ROUNDS {
+            let mut progress = self.poll_filters(cx);
+            progress |= self.poll_request(cx);
+            progress |= self.poll_response(cx);
+            if self.is_over() {
+                return self.codec.poll_flush(cx).map(|()| self.finish());
+            }
+            if self.record.is_none() {
+                return Poll::Ready(());
+            }
+            if progress {
+                continue;
+            }
+            // Sends what has been queued since the response half was last asked, such as a 1xx.
+            let _ = self.codec.poll_ready(cx);
+            return self.poll_deadlines(cx, timer);
+        }
+        // Others on this worker have waited long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        loop {
+            let own = nearer(nearer(self.deadlines.request, self.deadlines.max_duration), nearer(self.deadlines.idle, self.deadlines.log_flush));
+            let nearest = nearer(own, self.router.deadline());
+            if !timer.poll(nearest, cx) {
+                return Poll::Pending;
+            }
+            self.on_deadline(Instant::now());
+            if self.record.is_none() {
+                return Poll::Ready(());
+            }
+            // What the deadline caused is carried out by another round.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn on_deadline(&mut self, now: Instant) {
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
+        if passed(self.router.deadline()) {
+            let event = self.with_env(|env, s| s.router.on_deadline(now, env));
+            if let Some(event) = event {
+                self.on_router_event(event);
+            }
+        } else if passed(self.deadlines.log_flush) {
+            self.deadlines.log_flush = self.hcm.config.access_log_options.flush_interval.map(|d| now + d);
+            self.log("DownstreamPeriodic");
+        } else if passed(self.deadlines.max_duration) {
+            self.deadlines.max_duration = None;
+            self.hcm.config.stats.downstream_rq_max_duration_reached().inc();
+            self.info().response_flags.set(ResponseFlag::DurationTimeout);
+            self.time_out("downstream duration timeout", "max_duration_timeout");
+        } else if passed(self.deadlines.request) {
+            self.deadlines.request = None;
+            self.hcm.config.stats.downstream_rq_timeout().inc();
+            self.time_out("request timeout", "request_overall_timeout");
+        } else if passed(self.deadlines.idle) {
+            self.deadlines.idle = None;
+            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            self.info().response_flags.set(ResponseFlag::StreamIdleTimeout);
+            self.time_out("stream timeout", "stream_idle_timeout");
+        }
+    }
+
+    /// 408 if an answer is still possible, else the stream breaks off.
+    fn time_out(&mut self, body: &'static str, details: &'static str) {
+        if self.response == Half::Start {
+            self.local_reply(LocalReply::new(408, details).with_body(Bytes::from_static(body.as_bytes())));
+        } else {
+            self.info().response_code_details = Some(details.into());
+            self.break_off(StreamReset::LocalReset);
+        }
+    }
+
+    /// Something moved: the stream is not idle.
+    fn touch(&mut self) {
+        if let Some(after) = self.deadlines.idle_after {
+            self.deadlines.idle = Some(Instant::now() + after);
+        }
+    }
+
+    fn deadlines_of_route(&mut self) {
+        let record = self.record.as_ref().expect("a stream has its record until it ends");
+        let Some(route) = &record.info.route else { return };
+        let start = record.info.start;
+        let Some(action) = route.route().forward() else { return };
+        if let Some(idle) = action.idle_timeout {
+            self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
+            self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
+        }
+        if let Some(max) = max_stream_duration(action, &record.request) {
+            self.deadlines.max_duration = Some(max).filter(|d| !d.is_zero()).map(|d| start + d);
+        }
+    }
+
+    // ---- filters that wait
+
+    fn poll_filters(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        if self.decode.is_waiting() {
+            let flow = self.with_env(|env, s| s.decode.poll_waits(s.filters, env, cx));
+            if let Poll::Ready(flow) = flow {
+                self.after_decode(flow);
+                progress = true;
+            }
+        }
+        if self.encode.is_waiting() {
+            let flow = self.with_env(|env, s| s.encode.poll_waits(s.filters, env, cx));
+            if let Poll::Ready(flow) = flow {
+                self.after_encode(flow);
+                progress = true;
+            }
+        }
+        progress
+    }
+
+    // ---- the request half
+
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.record.is_none() {
+            return false;
+        }
+        if self.request == Half::Open && !self.request_may_flow(cx) {
+            return false;
+        }
+        let Poll::Ready(event) = self.codec.poll_event(cx) else { return false };
+        self.touch();
+        match event {
+            RequestEvent::Data(data, end) => self.on_request_data(data, end),
+            RequestEvent::Trailers(trailers) => self.on_request_trailers(trailers),
+            RequestEvent::Reset(reset) => self.on_client_reset(&reset),
+        }
+        true
+    }
+
+    /// Whether the side that the request goes to takes more.
+    fn request_may_flow(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.response == Half::Done {
+            return true;
+        }
+        self.decode.buffered() <= self.buffer_limit && self.router.poll_ready(cx).is_ready()
+    }
+
+    fn on_request_data(&mut self, data: Bytes, end: EndStream) {
+        if self.request != Half::Open {
+            return;
+        }
+        let info = self.info();
+        info.bytes_received += data.len() as u64;
+        if end.is_end() {
+            self.request_received();
+        }
+        if self.response == Half::Done {
+            return;
+        }
+        let limit = self.buffer_limit;
+        let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
+        self.after_decode(flow);
+    }
+
+    fn on_request_trailers(&mut self, trailers: Fields) {
+        if self.request != Half::Open {
+            return;
+        }
+        self.request_received();
+        if self.response == Half::Done {
+            return;
+        }
+        let flow = self.with_env(|env, s| s.decode.trailers(s.filters, env, trailers));
+        self.after_decode(flow);
+    }
+
+    fn request_received(&mut self) {
+        self.request = Half::Received;
+        self.deadlines.request = None;
+        let now = Instant::now();
+        let timing = &mut self.info().timing;
+        timing.last_downstream_rx_byte = Some(now);
+        timing.request_complete = Some(now);
+    }
+
+    fn on_client_reset(&mut self, reset: &StreamReset) {
+        match reset {
+            StreamReset::ProtocolError(error) => {
+                self.close_connection = true;
+                self.hcm.config.stats.downstream_cx_protocol_error().inc();
+                self.info().response_flags.set(ResponseFlag::DownstreamProtocolError);
+                self.request = Half::Received;
+                if self.response == Half::Start {
+                    return self.local_reply(protocol_error_reply(error));
+                }
+                self.info().response_code_details = Some(error.details.clone());
+                self.break_off(StreamReset::LocalReset);
+            }
+            StreamReset::RemoteReset => {
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+                self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
+                self.info().response_code_details = Some("downstream_remote_reset".into());
+                self.gone();
+            }
+            StreamReset::ConnectionTermination | StreamReset::LocalReset => {
+                self.info().response_flags.set(ResponseFlag::DownstreamConnectionTermination);
+                self.info().response_code_details = Some("downstream_remote_disconnect".into());
+                self.gone();
+            }
+        }
+    }
+
+    /// Carries out what the decode filters left, and hands on what passed them.
+    fn after_decode(&mut self, flow: Flow) {
+        self.carry_out_effects();
+        match flow {
+            Flow::Done => {}
+            Flow::LocalReply(reply) => return self.local_reply(reply),
+            Flow::BufferFull => {
+                self.hcm.config.stats.downstream_rq_too_large().inc();
+                let reply = LocalReply::new(413, "request_payload_too_large").with_body(Bytes::from_static(b"Payload Too Large"));
+                return self.local_reply(reply);
+            }
+        }
+        if self.response == Half::Done {
+            return;
+        }
+        let mut pieces = self.decode.take();
+        for piece in pieces.drain(..) {
+            let event = match piece {
+                Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
+                Piece::Data(data, end) => self.with_env(|env, s| s.router.data(env, data, end)),
+                Piece::Trailers(trailers) => self.with_env(|env, s| s.router.trailers(env, trailers)),
+            };
+            if let Some(event) = event {
+                self.on_router_event(event);
+            }
+        }
+        self.decode.give_back(pieces);
+    }
+
+    // ---- the response half
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.record.is_none() || matches!(self.response, Half::Received | Half::Done) && !self.router.is_active() {
+            return false;
+        }
+        if self.response != Half::Start && (self.codec.poll_ready(cx).is_pending() || self.encode.buffered() > self.buffer_limit) {
+            return false;
+        }
+        let Some(record) = self.record.as_deref_mut() else { return false };
+        let mut env = ChainEnv {
+            info: &mut record.info,
+            worker: &self.hcm.worker,
+            request: &mut record.request,
+            response: &mut record.response,
+            routes: &Routes(&self.hcm),
+            effects: &mut self.effects,
+        };
+        let Poll::Ready(event) = self.router.poll(&mut env, cx) else { return false };
+        self.touch();
+        self.on_router_event(event);
+        true
+    }
+
+    fn on_router_event(&mut self, event: RouterEvent) {
+        match event {
+            RouterEvent::Informational(head) => self.on_informational(head),
+            RouterEvent::Head(head, end) => self.on_response_head(head, end),
+            RouterEvent::Data(data, end) => self.on_response_data(data, end),
+            RouterEvent::Trailers(trailers) => self.on_response_trailers(trailers),
+            RouterEvent::LocalReply(reply) => self.local_reply(reply),
+            RouterEvent::Reset => self.break_off(StreamReset::LocalReset),
+            RouterEvent::Progress => {}
+        }
+    }
+
+    fn on_informational(&mut self, mut head: ResponseHead) {
+        if self.response != Half::Start || (head.status == 100 && !self.hcm.config.proxy_100_continue) {
+            return;
+        }
+        let Some(record) = self.record.as_deref_mut() else { return };
+        let mut env = ChainEnv {
+            info: &mut record.info,
+            worker: &self.hcm.worker,
+            request: &mut record.request,
+            response: &mut record.response,
+            routes: &Routes(&self.hcm),
+            effects: &mut self.effects,
+        };
+        self.filters.encode_1xx(&mut env, &mut head);
+        self.hcm.config.forwarding.mutate_response(&mut head, env.request, false);
+        self.codec.send_informational(&head);
+    }
+
+    fn on_response_head(&mut self, head: ResponseHead, end: EndStream) {
+        if self.response != Half::Start {
+            return;
+        }
+        self.response = if end.is_end() { Half::Received } else { Half::Open };
+        if head.status == 101 && self.upgrade == Upgrade::Asked {
+            self.upgrade = Upgrade::Accepted;
+        }
+        let Some(record) = self.record.as_deref_mut() else { return };
+        record.response = Some(head);
+        if self.filters.is_empty() {
+            return self.send_head(end);
+        }
+        let flow = self.with_env(|env, s| s.encode.headers(s.filters, env, end));
+        self.after_encode(flow);
+    }
+
+    fn on_response_data(&mut self, data: Bytes, end: EndStream) {
+        if self.response != Half::Open {
+            return;
+        }
+        if end.is_end() {
+            self.response = Half::Received;
+        }
+        if self.filters.is_empty() || self.bypass_encode {
+            return self.send_data(data, end);
+        }
+        let limit = self.buffer_limit;
+        let flow = self.with_env(|env, s| s.encode.data(s.filters, env, data, end, limit));
+        self.after_encode(flow);
+    }
+
+    fn on_response_trailers(&mut self, trailers: Fields) {
+        if self.response != Half::Open {
+            return;
+        }
+        self.response = Half::Received;
+        if self.filters.is_empty() || self.bypass_encode {
+            return self.send_trailers(trailers);
+        }
+        let flow = self.with_env(|env, s| s.encode.trailers(s.filters, env, trailers));
+        self.after_encode(flow);
+    }
+
+    fn after_encode(&mut self, flow: Flow) {
+        self.carry_out_effects();
+        match flow {
+            Flow::Done => {}
+            Flow::LocalReply(reply) => return self.replace_response(reply),
+            Flow::BufferFull => {
+                self.hcm.config.stats.rs_too_large().inc();
+                let reply = LocalReply::new(500, "response_payload_too_large").with_body(Bytes::from_static(b"Internal Server Error"));
+                return self.replace_response(reply);
+            }
+        }
+        let mut pieces = self.encode.take();
+        for piece in pieces.drain(..) {
+            match piece {
+                Piece::Head(end) => self.send_head(end),
+                Piece::Data(data, end) => self.send_data(data, end),
+                Piece::Trailers(trailers) => self.send_trailers(trailers),
+            }
+        }
+        self.encode.give_back(pieces);
+    }
+
+    /// A filter answers instead of the upstream: possible as long as the head was not sent.
+    fn replace_response(&mut self, reply: LocalReply) {
+        let head_was_sent = self.record.as_ref().is_some_and(|r| r.info.timing.first_downstream_tx_byte.is_some());
+        self.router.abandon();
+        if head_was_sent {
+            self.info().response_code_details = Some(reply.details);
+            return self.break_off(StreamReset::LocalReset);
+        }
+        self.encode = Chain::default();
+        self.bypass_encode = true;
+        self.response = Half::Start;
+        self.send_reply(reply);
+    }
+
+    /// Answers by ourselves, through the encode filters.
+    fn local_reply(&mut self, reply: LocalReply) {
+        self.router.abandon();
+        if self.response != Half::Start {
+            self.info().response_code_details = Some(reply.details);
+            return self.break_off(StreamReset::LocalReset);
+        }
+        self.decode = Chain::default();
+        self.send_reply(reply);
+    }
+
+    fn send_reply(&mut self, reply: LocalReply) {
+        let hcm = self.hcm.clone();
+        let Some(record) = self.record.as_deref_mut() else { return };
+        record.info.response_code_details = Some(reply.details.clone());
+        if hcm.config.append_local_overload && record.info.response_flags.contains(ResponseFlag::UpstreamOverflow) {
+            record.info.dynamic_metadata.merge("envoy.local_reply", serde_json::Map::new());
+        }
+        let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info, &hcm.worker.random);
+        let end = EndStream::from(body.is_empty());
+        if self.bypass_encode {
+            self.response = if end.is_end() { Half::Received } else { Half::Open };
+            record.response = Some(head);
+            self.send_head(end);
+        } else {
+            self.on_response_head(head, end);
+        }
+        if !end.is_end() {
+            self.on_response_data(body, EndStream::Yes);
+        }
+    }
+
+    // ---- to the client
+
+    fn send_head(&mut self, end: EndStream) {
+        let hcm = &self.hcm;
+        let Some(record) = self.record.as_deref_mut() else { return };
+        let Record { info, request, response: Some(head), .. } = record else { return };
+        let upgraded = self.upgrade == Upgrade::Accepted;
+        hcm.config.forwarding.mutate_response(head, request, upgraded);
+        hcm.set_server_and_date(head);
+        self.close_connection |= hcm.must_close(request, head);
+        if self.close_connection && !upgraded && request.version.is_http1() {
+            head.fields.set(Known::Connection, "close");
+        }
+        info.response_code = Some(head.status);
+        let now = Instant::now();
+        info.timing.first_downstream_tx_byte = Some(now);
+        self.codec.send_head(head, end);
+        if upgraded && hcm.config.access_log_options.flush_on_tunnel {
+            self.log("DownstreamTunnelSuccessfullyEstablished");
+        }
+        if end.is_end() {
+            self.response_sent();
+        }
+    }
+
+    fn send_data(&mut self, data: Bytes, end: EndStream) {
+        self.info().bytes_sent += data.len() as u64;
+        self.codec.send_data(data, end);
+        if end.is_end() {
+            self.response_sent();
+        }
+    }
+
+    fn send_trailers(&mut self, trailers: Fields) {
+        self.codec.send_trailers(&trailers);
+        if let Some(record) = self.record.as_deref_mut() {
+            record.response_trailers = Some(trailers);
+        }
+        self.response_sent();
+    }
+
+    fn response_sent(&mut self) {
+        self.response = Half::Done;
+        let now = Instant::now();
+        self.info().timing.last_downstream_tx_byte = Some(now);
+        if self.request == Half::Open && self.upgrade == Upgrade::No {
+            self.hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+            self.close_connection = true;
+        }
+    }
+
+    // ---- the end
+
+    /// The response was handed to the codec, and nothing that is still to come matters to it.
+    fn is_over(&self) -> bool {
+        self.record.is_some() && self.response == Half::Done
+    }
+
+    /// Breaks the stream off towards the client.
+    fn break_off(&mut self, reset: StreamReset) {
+        if self.record.is_none() {
+            return;
+        }
+        self.hcm.config.stats.downstream_rq_tx_reset().inc();
+        self.close_connection = true;
+        self.codec.reset(reset);
+        self.gone();
+    }
+
+    /// Nobody waits for a response any more.
+    fn gone(&mut self) {
+        self.router.abandon();
+        self.response = Half::Done;
+        self.finish();
+    }
+
+    /// Ends the stream: filters, stats, logs. Only the first call has an effect.
+    fn finish(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        let info = &mut record.info;
+        info.downstream_bytes = self.codec.bytes();
+        self.router.finish(info);
+        self.filters.complete(info);
+        self.hcm.finish(&record);
+    }
+
+    fn log(&self, log_type: &'static str) {
+        if let Some(record) = self.record.as_deref() {
+            self.hcm.access_logs.log(&record.format_data(log_type));
+        }
+    }
+
+    // ---- plumbing
+
+    fn info(&mut self) -> &mut StreamInfo {
+        &mut self.record.as_mut().expect("a stream has its record until it ends").info
+    }
+
+    fn carry_out_effects(&mut self) {
+        for head in std::mem::take(&mut self.effects.informational) {
+            self.codec.send_informational(&head);
+        }
+        if let Some(limit) = self.effects.buffer_limit.take() {
+            self.buffer_limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        }
+        self.close_connection |= std::mem::take(&mut self.effects.close_connection);
+    }
+
+    /// Runs `call` on the parts of the stream with its environment lent out.
+    fn with_env<T>(&mut self, call: impl FnOnce(&mut ChainEnv<'_>, Parts<'_>) -> T) -> T {
+        let record = self.record.as_deref_mut().expect("a stream has its record until it ends");
+        let mut env = ChainEnv {
+            info: &mut record.info,
+            worker: &self.hcm.worker,
+            request: &mut record.request,
+            response: &mut record.response,
+            routes: &Routes(&self.hcm),
+            effects: &mut self.effects,
+        };
+        let parts = Parts { filters: &mut self.filters, decode: &mut self.decode, encode: &mut self.encode, router: &mut self.router };
+        call(&mut env, parts)
+    }
+}
+
+/// The parts of a stream that work on its environment.
+struct Parts<'a> {
+    filters: &'a mut Filters,
+    decode: &'a mut Chain<Decode>,
+    encode: &'a mut Chain<Encode>,
+    router: &'a mut Router,
+}
+
+impl<S: ServerStream> Drop for Stream<S> {
+    /// The client's connection went away under the stream.
+    fn drop(&mut self) {
+        if self.record.is_some() {
+            self.on_client_reset(&StreamReset::ConnectionTermination);
+        }
+    }
+}
+
+impl Record {
+    /// The view of formatters.
+    pub(super) fn format_data(&self, log_type: &'static str) -> FormatData<'_> {
+        FormatData {
+            info: &self.info,
+            request: Some(&self.request),
+            response: self.response.as_ref(),
+            request_trailers: self.request_trailers.as_ref(),
+            response_trailers: self.response_trailers.as_ref(),
+            local_reply_body: b"",
+            log_type,
+        }
+    }
+
+    /// Whether the client asked for nothing but the head.
+    #[allow(dead_code, reason = "asked by logs of later work")]
+    pub(super) fn is_head_request(&self) -> bool {
+        self.request.method() == Method::Head
+    }
+}
+
+/// Rounds of progress after which a stream lets others run.
+const MAX_ROUNDS: u32 = 64;

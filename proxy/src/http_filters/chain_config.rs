@@ -1,0 +1,140 @@
+//! A configured list of HTTP filters: of a connection manager, of an upgrade, of upstream attempts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use pb::http_filter::ConfigType;
+
+use super::{FACTORIES, HttpFilterConfig, WorkerHttpFilter};
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http_connection_manager::filter_chain::Filters;
+use crate::route::{RouteTable, SelectedRoute};
+use crate::server::{FactoryContext, Worker};
+
+/// The filters of a list up to its terminal one.
+#[derive(Default)]
+pub struct ChainConfig {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    name: Box<str>,
+    config: Arc<dyn HttpFilterConfig>,
+    /// Off unless a route switches it on.
+    disabled: bool,
+}
+
+/// A [`ChainConfig`] on one worker, with its filters mapped onto the numbers of one route table.
+#[derive(Default)]
+pub struct WorkerChain {
+    entries: Vec<WorkerEntry>,
+}
+
+struct WorkerEntry {
+    filter: Box<dyn WorkerHttpFilter>,
+    disabled: bool,
+    slot: Option<usize>,
+}
+
+impl ChainConfig {
+    /// Converts a list whose last entry is of the type `terminal`; gives its configuration beside the chain.
+    pub fn from_proto(
+        list: Vec<pb::HttpFilter>,
+        terminal: &str,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<(Self, TypedConfig), Rejected> {
+        let mut entries = Vec::new();
+        let mut rejected = None;
+        let mut end = None;
+        let last = list.len().saturating_sub(1);
+        for (index, filter) in list.into_iter().enumerate() {
+            let name = filter.name.clone();
+            let path = path.key("http_filters", &name);
+            match Self::entry(filter, terminal, cx, &path) {
+                Ok(Some(Converted::Terminal(_))) if index != last => {
+                    rejected = Some(path.reject("is a terminal filter and must be the last of its list"));
+                }
+                Ok(Some(Converted::Terminal(config))) => end = Some(config),
+                Ok(Some(Converted::Entry(entry))) => entries.push(entry),
+                Ok(None) => {}
+                Err(error) => rejected = Some(error),
+            }
+        }
+        if let Some(rejected) = rejected {
+            return Err(rejected);
+        }
+        let end = end.ok_or_else(|| path.field("http_filters").reject(format!("must end with a filter of type {terminal}")))?;
+        Ok((Self { entries }, end))
+    }
+
+    fn entry(
+        filter: pb::HttpFilter,
+        terminal: &str,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Option<Converted>, Rejected> {
+        let pb::HttpFilter { name, is_optional, disabled, config_type } = filter;
+        if name.is_empty() {
+            return Err(path.field("name").reject("must not be empty"));
+        }
+        let any = match config_type {
+            Some(ConfigType::TypedConfig(any)) => any,
+            Some(ConfigType::ConfigDiscovery(_)) => return Err(path.field("config_discovery").reject("is not supported")),
+            None => return Err(path.field("typed_config").reject("is required: a filter is chosen by the type of its configuration")),
+        };
+        let config = TypedConfig::from_any(any, &path.field("typed_config"))?;
+        if config.type_name == terminal {
+            if disabled {
+                return Err(path.field("disabled").reject("a terminal filter cannot be disabled"));
+            }
+            return Ok(Some(Converted::Terminal(config)));
+        }
+        let Some(factory) = FACTORIES.iter().find(|f| f.type_names().contains(&config.type_name.as_str())) else {
+            if is_optional {
+                tracing::warn!(filter = name, r#type = config.type_name, "Skipping an optional HTTP filter that is not supported.");
+                return Ok(None);
+            }
+            let mut supported: Vec<_> = FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
+            supported.push(terminal);
+            return Err(config.unknown(&path.field("typed_config"), &supported));
+        };
+        let config = factory.from_proto(&config, cx, &path.field("typed_config"))?;
+        Ok(Some(Converted::Entry(Entry { name: name.into(), config, disabled })))
+    }
+
+    /// The chain on a worker, for streams routed by `table`.
+    pub fn on_worker(&self, worker: &Rc<Worker>, table: Option<&RouteTable>) -> WorkerChain {
+        let entries = self.entries.iter().map(|entry| WorkerEntry {
+            filter: entry.config.clone().on_worker(worker),
+            disabled: entry.disabled,
+            slot: table.and_then(|table| table.filter_slot(&entry.name)),
+        });
+        WorkerChain { entries: entries.collect() }
+    }
+}
+
+impl WorkerChain {
+    /// The filters of a new stream: those that its route leaves on.
+    pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
+        let mut filters = Filters::default();
+        for entry in &self.entries {
+            let by_route = route.zip(entry.slot).and_then(|(route, slot)| route.filter_disabled(slot));
+            if !by_route.unwrap_or(entry.disabled) {
+                filters.push(entry.filter.new_stream(), entry.slot);
+            }
+        }
+        filters
+    }
+
+    /// Whether it has no filters.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+enum Converted {
+    Entry(Entry),
+    Terminal(TypedConfig),
+}

@@ -1,0 +1,589 @@
+//! `envoy.filters.http.router`: the end of every chain. Takes the route that was chosen and gets its answer.
+//!
+//! Type URL: `envoy.extensions.filters.http.router.v3.Router`.
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter>
+//! Stats: `http.<stat_prefix>.no_route`, `no_cluster`, `rq_*`; `cluster.<name>.upstream_rq_*`.
+//! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
+//! if it is idempotent and had no body; Envoy answers 503.
+
+mod config;
+mod outcome;
+mod replay;
+mod retry;
+mod timeouts;
+mod upstream_request;
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
+
+use crate::http::{EndStream, Fields, HeaderName, Known, RequestHead, ResponseHead};
+use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::http_filters::LocalReply;
+use crate::route::{Action, ClusterChoice, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
+use crate::stream_info::{ResponseFlag, StreamInfo};
+use crate::upstream::pool::ResponseEvent;
+use crate::upstream::{CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost};
+
+use outcome::Failure;
+use replay::RequestBody;
+use retry::{RetryDecision, RetryState};
+use timeouts::Timeouts;
+use upstream_request::UpstreamRequest;
+
+/// The router of one stream.
+pub struct Router {
+    shared: Rc<WorkerRouter>,
+    state: State,
+    body: RequestBody,
+    timeouts: Timeouts,
+    retry: RetryState,
+    cluster: Option<Rc<WorkerCluster>>,
+    priority: RoutingPriority,
+    response_started: bool,
+    /// When the request had come whole: the origin of `x-envoy-upstream-service-time`.
+    request_complete: Option<Instant>,
+    route_deadline: Option<Instant>,
+    is_grpc: bool,
+    is_upgrade: bool,
+}
+
+/// What the router does.
+enum State {
+    /// Nothing has come yet, or nothing is left to do.
+    Idle,
+    /// An attempt runs.
+    Attempt(Box<UpstreamRequest>),
+    /// The next attempt waits.
+    BackingOff(Instant),
+}
+
+/// What the router says to the pump.
+#[derive(Debug)]
+pub enum RouterEvent {
+    /// A 1xx of the upstream.
+    Informational(ResponseHead),
+    /// The head of the response.
+    Head(ResponseHead, EndStream),
+    /// A piece of its body.
+    Data(Bytes, EndStream),
+    /// Its trailers.
+    Trailers(Fields),
+    /// The router answers itself.
+    LocalReply(LocalReply),
+    /// The response broke off after its head.
+    Reset,
+    /// Nothing for the client, but something has changed.
+    Progress,
+}
+
+impl Router {
+    /// A router for a stream whose head has not come yet.
+    pub fn new(shared: Rc<WorkerRouter>) -> Self {
+        Self {
+            shared,
+            state: State::Idle,
+            body: RequestBody::default(),
+            timeouts: Timeouts::default(),
+            retry: RetryState::default(),
+            cluster: None,
+            priority: RoutingPriority::Default,
+            response_started: false,
+            request_complete: None,
+            route_deadline: None,
+            is_grpc: false,
+            is_upgrade: false,
+        }
+    }
+
+    /// Whether an attempt runs or waits.
+    pub fn is_active(&self) -> bool {
+        !matches!(self.state, State::Idle)
+    }
+
+    /// The request head has passed the filters.
+    pub fn start(&mut self, env: &mut ChainEnv<'_>, end: EndStream) -> Option<RouterEvent> {
+        self.shared.stats.rq_total().inc();
+        self.is_grpc = env.request.is_grpc();
+        if env.info.requires_tls {
+            return Some(self.redirect_to_https(env));
+        }
+        let Some(selected) = env.info.route.clone() else {
+            self.shared.stats.no_route().inc();
+            env.info.response_flags.set(ResponseFlag::NoRouteFound);
+            return Some(RouterEvent::LocalReply(LocalReply::new(404, "route_not_found")));
+        };
+        let route = selected.route();
+        match &route.action {
+            Action::Redirect(redirect) => {
+                let location = selected.redirect_location(env.request, env.info).unwrap_or_default();
+                Some(self.redirect(env, redirect.status, location))
+            }
+            Action::DirectResponse(response) => Some(self.direct_response(env, response)),
+            Action::NonForwarding => {
+                let reply = LocalReply::new(404, "route_not_found");
+                env.info.response_flags.set(ResponseFlag::NoRouteFound);
+                Some(RouterEvent::LocalReply(reply))
+            }
+            Action::Forward(action) => {
+                let choice = selected.cluster(env.request, &env.worker.server.cluster_names);
+                let cluster = match choice {
+                    ClusterChoice::Id(id) => env.worker.clusters.get(id),
+                    ClusterChoice::NotFound => None,
+                };
+                let Some(cluster) = cluster else {
+                    self.shared.stats.no_cluster().inc();
+                    env.info.response_flags.set(ResponseFlag::NoClusterFound);
+                    return Some(RouterEvent::LocalReply(LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")));
+                };
+                env.info.cluster = Some(cluster.clone());
+                self.priority = match action.priority {
+                    Priority::Default => RoutingPriority::Default,
+                    Priority::High => RoutingPriority::High,
+                };
+                self.is_upgrade = env.request.fields.contains(Known::Upgrade);
+                self.prepare(env, &cluster, action, &selected);
+                if end.is_end() {
+                    self.request_ended();
+                }
+                self.body.start(end, self.retry.may_retry());
+                self.cluster = Some(cluster);
+                self.attempt(env)
+            }
+        }
+    }
+
+    /// Works out timeouts and retries, and completes the head for the upstream.
+    fn prepare(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        cluster: &Rc<WorkerCluster>,
+        action: &crate::route::RouteAction,
+        selected: &crate::route::SelectedRoute,
+    ) {
+        let config = &self.shared.config;
+        self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
+        self.timeouts.write_headers(env.request, self.is_grpc, config.suppress_envoy_headers);
+        let host = selected.virtual_host();
+        self.retry = RetryState::of(action.retry_policy.as_deref(), env.request, &self.shared);
+        self.body.set_limit(selected.request_body_buffer_limit().unwrap_or(u64::from(cluster.info().settings.per_connection_buffer_limit_bytes)));
+        if host.include_request_attempt_count {
+            env.request.fields.set(Known::EnvoyAttemptCount, "1");
+        }
+        selected.finalize_request_headers(env.request, env.info, !config.suppress_envoy_headers);
+        env.info.attempt_count = 1;
+    }
+
+    /// A piece of the request body has passed the filters.
+    pub fn data(&mut self, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream) -> Option<RouterEvent> {
+        if end.is_end() {
+            self.request_ended();
+        }
+        if let State::Attempt(attempt) = &mut self.state {
+            attempt.body_moves(env.info);
+            self.body.push(data, end, attempt.stream());
+        } else if matches!(self.state, State::BackingOff(_)) {
+            self.body.push(data, end, None);
+        }
+        if self.body.overflowed() {
+            self.retry.abandon();
+            if let Some(cluster) = &self.cluster {
+                cluster.info().stats.retry_or_shadow_abandoned().inc();
+            }
+        }
+        None
+    }
+
+    /// The request trailers have passed the filters.
+    pub fn trailers(&mut self, _env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
+        self.request_ended();
+        let stream = if let State::Attempt(attempt) = &mut self.state { attempt.stream() } else { None };
+        self.body.push_trailers(trailers, stream);
+        None
+    }
+
+    /// Ready when the upstream takes more of the request.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.state {
+            State::Idle => Poll::Ready(()),
+            State::BackingOff(_) => self.body.poll_room(),
+            State::Attempt(attempt) => match attempt.stream() {
+                Some(stream) => stream.poll_ready(cx),
+                None => self.body.poll_room(),
+            },
+        }
+    }
+
+    /// The nearest of the router's deadlines.
+    pub fn deadline(&self) -> Option<Instant> {
+        use crate::http_connection_manager::timer::nearer;
+        let of_state = match &self.state {
+            State::Idle => return None,
+            State::BackingOff(until) => Some(*until),
+            State::Attempt(attempt) => attempt.deadline(),
+        };
+        nearer(self.route_deadline, of_state)
+    }
+
+    /// A deadline has passed.
+    pub fn on_deadline(&mut self, now: Instant, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        if self.route_deadline.is_some_and(|d| d <= now) {
+            self.route_deadline = None;
+            return Some(self.route_timeout(env));
+        }
+        match &mut self.state {
+            State::BackingOff(until) if *until <= now => {
+                self.state = State::Idle;
+                self.attempt(env).or(Some(RouterEvent::Progress))
+            }
+            State::Attempt(attempt) => {
+                let failure = attempt.expired(now)?;
+                let cluster = self.cluster.clone()?;
+                if failure == Failure::PerTryTimeout {
+                    cluster.info().stats.upstream_rq_per_try_timeout().inc();
+                }
+                Some(self.on_failure(env, failure))
+            }
+            State::BackingOff(_) | State::Idle => None,
+        }
+    }
+
+    /// Drives the attempt and gives the next event of its response.
+    pub fn poll(&mut self, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<RouterEvent> {
+        loop {
+            let State::Attempt(attempt) = &mut self.state else { return Poll::Pending };
+            if attempt.stream().is_none() {
+                match attempt.poll_connect(cx, env.info) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {
+                        self.send_request(env);
+                        continue;
+                    }
+                    Poll::Ready(Err(reason)) => return Poll::Ready(self.on_failure(env, Failure::Reset(reason))),
+                }
+            }
+            let Some(stream) = attempt.stream() else { return Poll::Pending };
+            // Sends what has been queued; whether the queue is short again is asked before more is put into it.
+            let _ = stream.poll_ready(cx);
+            let Poll::Ready(event) = stream.poll_event(cx) else { return Poll::Pending };
+            let now = Instant::now();
+            attempt.received(now, env.info);
+            return match event {
+                ResponseEvent::Informational(head) => Poll::Ready(RouterEvent::Informational(head)),
+                ResponseEvent::Head(head, end) => Poll::Ready(self.on_head(env, head, end, now)),
+                ResponseEvent::Data(data, end) => {
+                    env.info.timing.first_upstream_rx_body.get_or_insert(now);
+                    if end.is_end() {
+                        self.response_ended(env.info, now);
+                    }
+                    Poll::Ready(RouterEvent::Data(data, end))
+                }
+                ResponseEvent::Trailers(trailers) => {
+                    self.response_ended(env.info, now);
+                    Poll::Ready(RouterEvent::Trailers(trailers))
+                }
+                ResponseEvent::Reset(reason) => Poll::Ready(self.on_failure(env, Failure::Reset(reason))),
+            };
+        }
+    }
+
+    /// Gives the attempt up: nobody waits for the response.
+    pub fn abandon(&mut self) {
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            if let Some(cluster) = &self.cluster
+                && attempt.is_open()
+            {
+                cluster.info().stats.upstream_rq_tx_reset().inc();
+            }
+            attempt.reset();
+        }
+        self.route_deadline = None;
+    }
+
+    /// The stream has ended: what is left of the attempt goes back to its pool.
+    pub fn finish(&mut self, info: &mut StreamInfo) {
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            attempt.finish(info);
+        }
+    }
+
+    fn request_ended(&mut self) {
+        let now = Instant::now();
+        self.request_complete = Some(now);
+        self.route_deadline = self.timeouts.global.map(|d| now + d);
+        if let State::Attempt(attempt) = &mut self.state {
+            attempt.arm(now, &self.timeouts);
+        }
+    }
+
+    /// Chooses a host and asks its pool for a stream.
+    fn attempt(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        let cluster = self.cluster.clone()?;
+        let choice = HostChoice { router: self, env_random: env.worker.random.next(), hash: hash_key(env) };
+        let Some(host) = cluster.choose_host(&choice) else {
+            cluster.info().stats.upstream_cx_none_healthy().inc();
+            env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
+            self.state = State::Idle;
+            self.charge(503, env, true);
+            let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
+            return Some(RouterEvent::LocalReply(reply));
+        };
+        rewrite_host_for(&host, env, !self.shared.config.suppress_envoy_headers);
+        self.retry.tried(&host);
+        let mut attempt = Box::new(UpstreamRequest::new(&cluster, host, env, self.priority, self.is_upgrade));
+        if self.request_complete.is_some() {
+            attempt.arm(Instant::now(), &self.timeouts);
+        }
+        let ready = attempt.stream().is_some();
+        self.state = State::Attempt(attempt);
+        if ready {
+            self.send_request(env);
+        }
+        None
+    }
+
+    fn send_request(&mut self, env: &mut ChainEnv<'_>) {
+        let State::Attempt(attempt) = &mut self.state else { return };
+        attempt.ready(env.info);
+        let end = EndStream::from(self.body.is_empty_and_ended() && !self.is_upgrade);
+        let is_upgrade = self.is_upgrade;
+        let Some(stream) = attempt.stream() else { return };
+        stream.send_head(env.request, end);
+        if is_upgrade {
+            stream.upgrade();
+        }
+        self.body.flush_into(stream);
+    }
+
+    fn on_head(&mut self, env: &mut ChainEnv<'_>, mut head: ResponseHead, end: EndStream, now: Instant) -> RouterEvent {
+        let Some(cluster) = self.cluster.clone() else { return RouterEvent::Progress };
+        self.retry.observe_health(&head);
+        let selected = env.info.route.clone();
+        let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
+        if let RetryDecision::After(wait) = self.retry.on_response(&head, policy, &cluster, self.priority, env.worker.random.next()) {
+            self.charge(head.status, env, false);
+            return self.back_off(env, wait);
+        }
+        if self.retry.is_exhausted() {
+            env.info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+        }
+        self.response_started = true;
+        self.route_response(env, &mut head, now);
+        self.charge(head.status, env, false);
+        env.info.response_code_details = Some("via_upstream".into());
+        if head.status == 101 && self.is_upgrade {
+            self.route_deadline = None;
+        }
+        if let State::Attempt(attempt) = &mut self.state {
+            attempt.head_received();
+        }
+        if end.is_end() {
+            self.response_ended(env.info, now);
+        }
+        RouterEvent::Head(head, end)
+    }
+
+    /// Completes a response head of the upstream, as route and configuration want it.
+    fn route_response(&self, env: &mut ChainEnv<'_>, head: &mut ResponseHead, now: Instant) {
+        if !self.shared.config.suppress_envoy_headers {
+            let origin = self.request_complete.unwrap_or(env.info.start);
+            let took = u64::try_from((now - origin).as_millis()).unwrap_or(u64::MAX);
+            let mut digits = itoa_buffer(took);
+            head.fields.set(Known::EnvoyUpstreamServiceTime, digits.as_bytes());
+        }
+        let Some(route) = env.info.route.clone() else { return };
+        if route.virtual_host().include_attempt_count_in_response {
+            head.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+        }
+        route.finalize_response_headers(head, env.request, env.info);
+    }
+
+    fn response_ended(&mut self, info: &mut StreamInfo, now: Instant) {
+        info.timing.last_upstream_rx_byte = Some(now);
+        self.route_deadline = None;
+        let Some(cluster) = &self.cluster else { return };
+        let stats = &cluster.info().stats;
+        let origin = self.request_complete.unwrap_or(info.start);
+        stats.upstream_rq_time().record(u64::try_from((now - origin).as_millis()).unwrap_or(u64::MAX));
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            attempt.finish(info);
+        }
+    }
+
+    /// An attempt failed: again, or an answer of our own.
+    fn on_failure(&mut self, env: &mut ChainEnv<'_>, failure: Failure) -> RouterEvent {
+        let Some(cluster) = self.cluster.clone() else { return RouterEvent::Reset };
+        let mut stale = false;
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            stale = attempt.was_stale(&failure);
+            attempt.fail(&failure, env.info);
+        }
+        if stale && !self.response_started && env.request.method().is_idempotent() && self.body.is_empty_and_ended() {
+            return self.attempt(env).unwrap_or(RouterEvent::Progress);
+        }
+        if !self.response_started {
+            let decision = self.retry.on_failure(&failure, &cluster, self.priority, env.worker.random.next());
+            if let RetryDecision::After(wait) = decision {
+                return self.back_off(env, wait);
+            }
+        }
+        failure.count(&cluster);
+        env.info.response_flags.set(failure.flag());
+        if self.retry.is_exhausted() {
+            env.info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+        }
+        self.route_deadline = None;
+        if self.response_started {
+            self.shared.stats.rq_reset_after_downstream_response_started().inc();
+            env.info.response_code_details = Some(failure.details_after_response());
+            return RouterEvent::Reset;
+        }
+        let mut reply = failure.reply(env.info.attempt_count > 1, env.request);
+        if failure.is_overflow() && !self.shared.config.suppress_envoy_headers {
+            reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
+        }
+        self.charge(reply.status, env, true);
+        RouterEvent::LocalReply(reply)
+    }
+
+    fn back_off(&mut self, env: &mut ChainEnv<'_>, wait: std::time::Duration) -> RouterEvent {
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            attempt.finish(env.info);
+        }
+        env.info.attempt_count += 1;
+        if env.info.route.as_ref().is_some_and(|r| r.virtual_host().include_request_attempt_count) {
+            env.request.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+        }
+        self.body.rewind();
+        self.state = State::BackingOff(Instant::now() + wait);
+        RouterEvent::Progress
+    }
+
+    fn route_timeout(&mut self, env: &mut ChainEnv<'_>) -> RouterEvent {
+        let Some(cluster) = self.cluster.clone() else { return RouterEvent::Reset };
+        cluster.info().stats.upstream_rq_timeout().inc();
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            attempt.fail(&Failure::RouteTimeout, env.info);
+        }
+        env.info.response_flags.set(ResponseFlag::UpstreamRequestTimeout);
+        if self.response_started {
+            env.info.response_code_details = Some("response_timeout".into());
+            return RouterEvent::Reset;
+        }
+        let status = if env.request.fields.contains(Known::EnvoyUpstreamRqTimeoutAltResponse) { 204 } else { 504 };
+        self.charge(status, env, true);
+        let reply = LocalReply::new(status, "response_timeout").with_body(Bytes::from_static(b"upstream request timeout"));
+        RouterEvent::LocalReply(reply)
+    }
+
+    /// Counts a response of the cluster by its status.
+    fn charge(&self, status: u16, env: &ChainEnv<'_>, local: bool) {
+        let Some(cluster) = &self.cluster else { return };
+        let origin = CodeOrigin { internal: env.request.fields.contains(Known::EnvoyInternal), canary: false };
+        cluster.record_code(status, origin);
+    }
+
+    fn redirect(&self, env: &mut ChainEnv<'_>, status: u16, location: Vec<u8>) -> RouterEvent {
+        self.shared.stats.rq_redirect().inc();
+        self.respond(env, status, Bytes::new(), Some(location.into()), None)
+    }
+
+    fn redirect_to_https(&self, env: &mut ChainEnv<'_>) -> RouterEvent {
+        self.shared.stats.rq_redirect().inc();
+        let location = https_location(env.request);
+        self.respond(env, 301, Bytes::new(), Some(location.into()), None)
+    }
+
+    fn direct_response(&self, env: &mut ChainEnv<'_>, response: &DirectResponse) -> RouterEvent {
+        self.shared.stats.rq_direct_response().inc();
+        let body = response.body(env.request, env.info);
+        self.respond(env, response.status, body, None, response.content_type())
+    }
+
+    /// A reply of the route itself, with the headers that the route adds to responses.
+    fn respond(&self, env: &mut ChainEnv<'_>, status: u16, body: Bytes, location: Option<Bytes>, content_type: Option<&str>) -> RouterEvent {
+        let mut head = ResponseHead::new(status);
+        if let Some(location) = location {
+            head.fields.set(Known::Location, location);
+        }
+        if let Some(content_type) = content_type {
+            head.fields.set(Known::ContentType, content_type);
+        }
+        if let Some(route) = env.info.route.clone() {
+            route.finalize_response_headers(&mut head, env.request, env.info);
+        }
+        let mut reply = LocalReply::new(status, "direct_response").with_body(body);
+        reply.headers = head.fields.iter().map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value))).collect();
+        RouterEvent::LocalReply(reply)
+    }
+}
+
+/// What the load balancer may ask about the request.
+struct HostChoice<'a> {
+    router: &'a Router,
+    env_random: u64,
+    hash: Option<u64>,
+}
+
+impl LoadBalancerContext for HostChoice<'_> {
+    fn hash_key(&self) -> Option<u64> {
+        self.hash
+    }
+    fn random(&self) -> u64 {
+        self.env_random
+    }
+    fn should_select_another(&self, host: &crate::upstream::Host) -> bool {
+        self.router.retry.avoids(host)
+    }
+    fn host_selection_retry_count(&self) -> u32 {
+        self.router.retry.host_selection_attempts()
+    }
+}
+
+/// The retry policy of a route that forwards.
+fn retry_policy(selected: &SelectedRoute) -> Option<&RetryPolicy> {
+    selected.route().forward()?.retry_policy.as_deref()
+}
+
+/// The hash of the request by its route's `hash_policy`.
+fn hash_key(env: &ChainEnv<'_>) -> Option<u64> {
+    env.info.route.as_ref()?.route().forward()?.hash_policy()?.hash(env.request, env.info, None)
+}
+
+/// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
+fn rewrite_host_for(host: &WorkerHost, env: &mut ChainEnv<'_>, keep_original: bool) {
+    let Some(selected) = &env.info.route else { return };
+    let Some(action) = selected.route().forward() else { return };
+    if action.auto_host_rewrite() && !host.hostname.is_empty() {
+        crate::route::update_authority(env.request, host.hostname.as_bytes(), action.append_x_forwarded_host, keep_original);
+    }
+}
+
+/// A number as text, without allocation.
+fn itoa_buffer(value: u64) -> Digits {
+    let mut digits = Digits { bytes: [0; 20], start: 20 };
+    let mut rest = value;
+    loop {
+        digits.start -= 1;
+        digits.bytes[digits.start] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            return digits;
+        }
+    }
+}
+
+struct Digits {
+    bytes: [u8; 20],
+    start: usize,
+}
+
+impl Digits {
+    fn as_bytes(&mut self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}

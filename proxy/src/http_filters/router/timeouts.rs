@@ -1,0 +1,62 @@
+//! How long a request may take: the route's timeouts, and the request headers that change them.
+
+use std::time::Duration;
+
+use super::config::RouterConfig;
+use crate::http::{Known, RequestHead};
+use crate::route::RouteAction;
+
+/// The timeouts of one request. None: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Timeouts {
+    /// From the end of the request to the end of the response, over all attempts.
+    pub(super) global: Option<Duration>,
+    /// Of one attempt.
+    pub(super) per_try: Option<Duration>,
+    /// Of one attempt without any progress.
+    pub(super) per_try_idle: Option<Duration>,
+}
+
+impl Timeouts {
+    /// Works them out, and takes the headers that ask for them off the request.
+    pub(super) fn of(action: &RouteAction, head: &mut RequestHead, is_grpc: bool, config: &RouterConfig) -> Self {
+        let mut global = action.timeout;
+        let of_route = action.timeouts();
+        if is_grpc && let Some(max) = of_route.max_grpc_timeout {
+            global = Some(head.grpc_timeout().map_or(max, |asked| {
+                let asked = of_route.grpc_timeout_offset.map_or(asked, |offset| asked.saturating_sub(offset));
+                if max.is_zero() { asked } else { asked.min(max) }
+            }));
+        }
+        let policy = action.retry_policy.as_deref();
+        let mut per_try = policy.and_then(|p| p.per_try_timeout);
+        let expected = millis(head, Known::EnvoyExpectedRqTimeoutMs).filter(|_| config.respect_expected_rq_timeout);
+        if let Some(asked) = expected.or_else(|| millis(head, Known::EnvoyUpstreamRqTimeoutMs)) {
+            global = Some(asked);
+        }
+        if let Some(asked) = millis(head, Known::EnvoyUpstreamRqPerTryTimeoutMs) {
+            per_try = Some(asked);
+        }
+        head.fields.remove(Known::EnvoyUpstreamRqTimeoutMs);
+        head.fields.remove(Known::EnvoyUpstreamRqPerTryTimeoutMs);
+        let global = global.filter(|d| !d.is_zero());
+        // An attempt that may take as long as the whole is not limited by itself.
+        let per_try = per_try.filter(|d| !d.is_zero()).filter(|d| global.is_none_or(|g| *d < g));
+        Self { global, per_try, per_try_idle: policy.and_then(|p| p.per_try_idle_timeout).filter(|d| !d.is_zero()) }
+    }
+
+    /// Tells the upstream how long it has.
+    pub(super) fn write_headers(&self, head: &mut RequestHead, is_grpc: bool, suppress: bool) {
+        let Some(expected) = self.per_try.or(self.global).filter(|d| d.as_millis() > 0) else { return };
+        if !suppress {
+            head.fields.set(Known::EnvoyExpectedRqTimeoutMs, expected.as_millis().to_string());
+        }
+        if is_grpc && head.fields.contains(Known::GrpcTimeout) {
+            head.fields.set(Known::GrpcTimeout, format!("{}m", expected.as_millis()));
+        }
+    }
+}
+
+fn millis(head: &RequestHead, name: Known) -> Option<Duration> {
+    head.fields.get_str(name)?.parse().ok().map(Duration::from_millis)
+}

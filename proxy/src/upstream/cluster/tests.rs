@@ -1,0 +1,345 @@
+use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
+use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
+
+use super::*;
+use crate::config::{ConfigPath, ConfigReport};
+use crate::http_connection_manager::codec::h1::HeaderKeyFormat;
+use crate::upstream::circuit_breaker::RetryBudget;
+use crate::upstream::load_balancer::Policy;
+
+/// The cluster, or what is wrong with it.
+fn convert(yaml: &str) -> Result<ClusterConfig, Vec<String>> {
+    let source = Source {
+        name: "test",
+        format: Format::Yaml,
+        bytes: yaml.as_bytes(),
+    };
+    let proto: pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
+    let report = ConfigReport::new();
+    let converted = ClusterConfig::from_proto(proto, &ConfigPath::root(&report, "cluster"));
+    converted.map_err(|_| report.take().iter().map(ToString::to_string).collect())
+}
+
+#[track_caller]
+fn settings(yaml: &str) -> ClusterSettings {
+    convert(&format!("name: a\n{yaml}")).unwrap().settings
+}
+
+#[track_caller]
+fn errors(yaml: &str) -> Vec<String> {
+    convert(&format!("name: a\n{yaml}")).unwrap_err()
+}
+
+#[test]
+fn an_empty_cluster_has_envoys_defaults() {
+    let config = convert("name: a").unwrap();
+    assert_eq!(config.settings, ClusterSettings::default());
+    assert!(config.dns.is_none());
+    assert_eq!(config.settings.connect_timeout, Duration::from_secs(5));
+    assert_eq!(
+        config.settings.http.common.idle_timeout,
+        Some(Duration::from_secs(3600))
+    );
+}
+
+#[test]
+fn every_error_of_a_cluster_is_reported() {
+    let errors = errors(
+        "
+type: EDS
+lb_policy: MAGLEV
+health_checks: [{timeout: 1s, interval: 1s}]
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}
+load_assignment:
+  cluster_name: a
+  endpoints:
+  - lb_endpoints:
+    - {endpoint: {address: {socket_address: {address: 1.2.3.4}}}, load_balancing_weight: 0}
+",
+    );
+    let paths: Vec<_> = errors
+        .iter()
+        .map(|e| e.split(": ").next().unwrap())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "cluster / health_checks",
+            "cluster / transport_socket[\"envoy.transport_sockets.tls\"] / typed_config",
+            "cluster / lb_policy",
+            "cluster / type",
+            "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / load_balancing_weight",
+            "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / endpoint / address / socket_address / port_value",
+        ]
+    );
+}
+
+#[test]
+fn a_name_in_a_static_cluster_is_refused_with_advice() {
+    let yaml = "load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: b.c, port_value: 1}}}}]}]}";
+    assert_eq!(
+        errors(yaml),
+        [
+            "cluster / load_assignment: \"b.c\" is not an IP address: a STATIC cluster does not resolve names, STRICT_DNS and LOGICAL_DNS do"
+        ]
+    );
+    assert!(convert(&format!("name: a\ntype: STRICT_DNS\n{yaml}")).is_ok());
+}
+
+#[test]
+fn a_logical_cluster_has_exactly_one_endpoint() {
+    assert_eq!(
+        errors("type: LOGICAL_DNS"),
+        ["cluster / load_assignment: has not exactly one endpoint, as LOGICAL_DNS needs"]
+    );
+}
+
+#[test]
+fn older_and_typed_http_options_say_the_same() {
+    let older = settings(
+        "
+http2_protocol_options: {max_concurrent_streams: 5}
+common_http_protocol_options: {idle_timeout: 7s}
+",
+    );
+    let typed = settings(
+        "
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    common_http_protocol_options: {idle_timeout: 7s}
+    explicit_http_config: {http2_protocol_options: {max_concurrent_streams: 5}}
+",
+    );
+    assert_eq!(older, typed);
+    assert_eq!(typed.http.protocol, ProtocolChoice::Http2);
+    assert_eq!(typed.http.http2.max_concurrent_streams, 5);
+    assert_eq!(typed.http.common.idle_timeout, Some(Duration::from_secs(7)));
+}
+
+#[test]
+fn an_idle_timeout_of_zero_means_never() {
+    let settings = settings("common_http_protocol_options: {idle_timeout: 0s}");
+    assert_eq!(settings.http.common.idle_timeout, None);
+}
+
+#[test]
+fn the_protocol_of_the_client_counts_only_with_http2_options() {
+    let typed = |inner: &str| {
+        settings(&format!(
+            "
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    use_downstream_protocol_config: {inner}
+"
+        ))
+    };
+    let both = typed(
+        "{http2_protocol_options: {}, http_protocol_options: {header_key_format: {proper_case_words: {}}}}",
+    );
+    assert_eq!(both.http.protocol, ProtocolChoice::UseDownstream);
+    assert_eq!(
+        both.http.http1.header_key_format,
+        HeaderKeyFormat::ProperCaseWords
+    );
+    assert_eq!(typed("{}").http.protocol, ProtocolChoice::Http1);
+    assert_eq!(
+        settings("protocol_selection: USE_DOWNSTREAM_PROTOCOL")
+            .http
+            .protocol,
+        ProtocolChoice::UseDownstream
+    );
+}
+
+#[test]
+fn alpn_and_other_upstream_filters_are_refused() {
+    let errors = errors(
+        "
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    auto_config: {}
+    http_filters: [{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer}}]
+",
+    );
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("http_filters"));
+    assert!(errors[1].contains("auto_config"));
+}
+
+#[test]
+fn circuit_breakers_take_the_first_thresholds_of_a_priority() {
+    let breakers = settings(
+        "
+circuit_breakers:
+  thresholds:
+  - {max_connections: 1, retry_budget: {budget_percent: {value: 25.0}, min_retry_concurrency: 4}}
+  - {max_connections: 2}
+  - {priority: HIGH, max_requests: 3, track_remaining: true}
+  per_host_thresholds: [{max_connections: 9}]
+",
+    )
+    .circuit_breakers;
+    assert_eq!(breakers.default.max_connections, 1);
+    assert_eq!(
+        breakers.default.retry_budget,
+        Some(RetryBudget {
+            budget_ppm: 250_000,
+            min_retry_concurrency: 4
+        })
+    );
+    assert_eq!(breakers.high.max_requests, 3);
+    assert_eq!(breakers.high.max_pending_requests, 1024);
+    assert_eq!(breakers.per_host_max_connections, [Some(9), None]);
+}
+
+#[test]
+fn a_typed_policy_takes_the_place_of_the_enum_and_of_the_common_configuration() {
+    let balancer = settings(
+        "
+lb_policy: RANDOM
+common_lb_config: {locality_weighted_lb_config: {}, healthy_panic_threshold: {value: 12.4}}
+load_balancing_policy:
+  policies:
+  - typed_extension_config:
+      name: unknown
+      typed_config: {'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst}
+  - typed_extension_config:
+      name: known
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
+        choice_count: 3
+",
+    )
+    .load_balancer;
+    assert_eq!(
+        balancer.policy,
+        Policy::LeastRequest {
+            choice_count: 3,
+            active_request_bias: 1.0,
+            full_scan: false
+        }
+    );
+    assert!(!balancer.locality_weighted);
+    assert_eq!(balancer.healthy_panic_threshold, 12);
+    assert!(
+        settings("common_lb_config: {locality_weighted_lb_config: {}}")
+            .load_balancer
+            .locality_weighted
+    );
+}
+
+#[test]
+fn dns_settings_come_from_the_cluster_or_from_its_type() {
+    let older = convert(
+        "
+name: a
+type: STRICT_DNS
+dns_refresh_rate: 9s
+dns_jitter: 1s
+dns_lookup_family: V4_PREFERRED
+dns_failure_refresh_rate: {base_interval: 2s}
+typed_dns_resolver_config:
+  name: envoy.network.dns_resolver.cares
+  typed_config:
+    '@type': type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig
+    resolvers: [{socket_address: {address: 10.0.0.1, port_value: 0}}]
+    dns_resolver_options: {use_tcp_for_dns_lookups: true}
+",
+    );
+    let typed = convert(
+        "
+name: a
+cluster_type:
+  name: envoy.cluster.dns
+  typed_config:
+    '@type': type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+    dns_refresh_rate: 9s
+    dns_jitter: 1s
+    dns_lookup_family: V4_PREFERRED
+    dns_failure_refresh_rate: {base_interval: 2s}
+    typed_dns_resolver_config:
+      name: envoy.network.dns_resolver.cares
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig
+        resolvers: [{socket_address: {address: 10.0.0.1, port_value: 0}}]
+        dns_resolver_options: {use_tcp_for_dns_lookups: true}
+",
+    );
+    let (older, typed) = (older.unwrap().dns.unwrap(), typed.unwrap().dns.unwrap());
+    assert_eq!(older, typed);
+    assert_eq!(
+        older.failure_backoff,
+        Some((Duration::from_secs(2), Duration::from_secs(20)))
+    );
+    assert_eq!(older.family, LookupFamily::V4Preferred);
+    assert_eq!(older.resolver.servers, ["10.0.0.1:53".parse().unwrap()]);
+    assert!(older.resolver.use_tcp);
+}
+
+#[test]
+fn sockets_are_bound_and_kept_alive_as_configured() {
+    let sockets = settings(
+        "
+upstream_bind_config:
+  source_address: {address: 127.0.0.6, port_value: 0}
+  freebind: true
+  extra_source_addresses: [{address: {address: '::6', port_value: 0}}]
+upstream_connection_options: {tcp_keepalive: {keepalive_time: 300}}
+",
+    )
+    .sockets;
+    let sources: Vec<_> = sockets
+        .source_addresses
+        .iter()
+        .map(|s| s.address.to_string())
+        .collect();
+    assert_eq!(sources, ["127.0.0.6:0", "[::6]:0"]);
+    assert!(sockets.freebind);
+    assert_eq!(sockets.keepalive.unwrap().time, Some(300));
+}
+
+#[test]
+fn endpoints_have_health_weight_priority_metadata_and_further_addresses() {
+    let config = convert(
+        "
+name: a
+load_assignment:
+  cluster_name: a
+  policy: {overprovisioning_factor: 100, weighted_priority_health: true}
+  endpoints:
+  - priority: 1
+    load_balancing_weight: 5
+    locality: {zone: z}
+    lb_endpoints:
+    - health_status: DRAINING
+      load_balancing_weight: 4
+      metadata: {filter_metadata: {envoy.lb: {canary: true}}}
+      endpoint:
+        hostname: h
+        address: {pipe: {path: '@abstract'}}
+        additional_addresses: [{address: {socket_address: {address: 1.2.3.4, port_value: 5}}}]
+",
+    )
+    .unwrap();
+    assert_eq!(config.assignment.overprovisioning_factor, 100);
+    assert!(config.assignment.weighted_priority_health);
+    let locality = &config.assignment.localities[0];
+    assert_eq!((locality.priority, locality.weight), (1, 5));
+    let endpoint = &locality.endpoints[0];
+    let EndpointAddress::Resolved(address) = &endpoint.address else {
+        panic!("it has an address");
+    };
+    let host = endpoint.host(locality, address.clone(), 0);
+    assert_eq!(host.address.to_string(), "@abstract");
+    assert_eq!(host.additional_addresses[0].to_string(), "1.2.3.4:5");
+    assert_eq!(
+        (&*host.hostname, host.weight, host.priority, host.canary),
+        ("h", 4, 1, true)
+    );
+    assert_eq!(&*host.locality.zone, "z");
+    assert_eq!(host.coarse_health(), crate::upstream::Health::Unhealthy);
+}

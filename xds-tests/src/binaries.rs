@@ -1,0 +1,82 @@
+//! Where the programs under test are.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the stories are configured by the environment, as CI does"
+)]
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Error;
+
+/// The top of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate is inside the workspace")
+        .into()
+}
+
+/// The folder where stories leave configurations and logs, for whoever looks into a failure.
+pub fn scratch(story: &str) -> Result<PathBuf, Error> {
+    let folder = target().join("stories").join(story);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// Outrigger: `OUTRIGGER_BIN`, or what `cargo build -p outrigger` leaves.
+pub fn outrigger() -> Result<PathBuf, Error> {
+    if let Some(path) = env::var_os("OUTRIGGER_BIN") {
+        return existing(path.into(), "OUTRIGGER_BIN");
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        // Together with this crate, so that shared dependencies are built once, with the features of both.
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "outrigger",
+            "-p",
+            "outrigger-xds-tests",
+        ])
+        .args(["--bin", "outrigger"])
+        .current_dir(workspace())
+        .status()?;
+    if !status.success() {
+        return Err("cargo could not build outrigger".into());
+    }
+    existing(target().join("debug/outrigger"), "cargo build")
+}
+
+/// Envoy 1.40: `ENVOY_BIN`, or the wheel that `xds-tests/envoy.sh` installs below `target/`.
+pub fn envoy() -> Result<PathBuf, Error> {
+    if let Some(path) = env::var_os("ENVOY_BIN") {
+        return existing(path.into(), "ENVOY_BIN");
+    }
+    let script = workspace().join("xds-tests/envoy.sh");
+    let output = Command::new("bash").arg(script).output()?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(format!("no Envoy to compare with: {reason}").into());
+    }
+    existing(
+        String::from_utf8(output.stdout)?.trim().into(),
+        "xds-tests/envoy.sh",
+    )
+}
+
+fn existing(path: PathBuf, source: &str) -> Result<PathBuf, Error> {
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!("{source} names {}, which is no file", path.display()).into())
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}

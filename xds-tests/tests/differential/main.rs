@@ -1,0 +1,263 @@
+//! The differential story: the same bootstrap and the same traffic for Envoy and Outrigger, side by side.
+//!
+//! A case is one behaviour ([`case`]). The runner compares what the client, the backends and the access log saw on
+//! either side ([`outrigger_xds_tests::observation`]), and fails a case whose promises do not hold on Envoy's side.
+//!
+//! `cargo test -p outrigger-xds-tests --test differential -- WORD...` runs the cases whose name has one of the words;
+//! `--list` lists them; `--show` prints what Envoy shows in each case.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a story reports to people and must stop loudly"
+)]
+#![allow(clippy::too_many_lines, reason = "a table of cases may be long")]
+#![allow(
+    unreachable_pub,
+    reason = "a program exports nothing; `pub` marks what other files use"
+)]
+
+mod access_log;
+mod admin;
+mod bootstrap;
+mod case;
+mod filters;
+mod hcm;
+mod http2;
+mod malformed;
+mod names;
+mod network;
+mod router;
+mod routing;
+mod runner;
+mod upstream;
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use outrigger_xds_tests::{Error, binaries};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use crate::case::Case;
+use crate::runner::{Binaries, Outcome, Run, run_theme};
+
+/// A file of cases.
+type Theme = (&'static str, fn() -> Vec<Case>);
+
+const THEMES: &[Theme] = &[
+    ("routing", routing::cases),
+    ("hcm", hcm::cases),
+    ("malformed", malformed::cases),
+    ("router", router::cases),
+    ("upstream", upstream::cases),
+    ("filters", filters::cases),
+    ("network", network::cases),
+    ("http2", http2::cases),
+    ("access_log", access_log::cases),
+    ("admin", admin::cases),
+];
+
+#[derive(Default)]
+struct Options {
+    show: bool,
+    list: bool,
+    exact: bool,
+    words: Vec<String>,
+    skip: Vec<String>,
+}
+
+impl Options {
+    fn parse() -> Self {
+        let mut options = Self::default();
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--show" => options.show = true,
+                "--list" => options.list = true,
+                "--exact" => options.exact = true,
+                "--skip" => options.skip.extend(args.next()),
+                "--format" | "--test-threads" | "--color" => drop(args.next()),
+                flag if flag.starts_with('-') => {}
+                word => options.words.push(word.to_owned()),
+            }
+        }
+        options
+    }
+
+    fn take(&self, name: &str) -> bool {
+        let wanted = |word: &String| {
+            if self.exact {
+                name == word
+            } else {
+                name.contains(word.as_str())
+            }
+        };
+        (self.words.is_empty() || self.words.iter().any(wanted)) && !self.skip.iter().any(wanted)
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    match LocalSet::new().block_on(&runtime, tell(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("the story cannot be told: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The test name of a case: theme and title in one word each.
+fn name_of(theme: &str, case: &Case) -> String {
+    let title: String = case
+        .title
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    format!("{theme}::{title}")
+}
+
+async fn tell(options: &Options) -> Result<bool, Error> {
+    let start = Instant::now();
+    let mut all = 0;
+    let mut taken = Vec::new();
+    let mut names = HashSet::new();
+    for (theme, cases) in THEMES {
+        let mut mine = Vec::new();
+        for case in cases() {
+            let name = name_of(theme, &case);
+            all += 1;
+            if !names.insert(name.clone()) {
+                return Err(format!("two cases are called {name}").into());
+            }
+            if options.take(&name) {
+                mine.push((name, Rc::new(case)));
+            }
+        }
+        taken.push((*theme, mine));
+    }
+    let count: usize = taken.iter().map(|(_, cases)| cases.len()).sum();
+    if options.list {
+        for (name, _) in taken.iter().flat_map(|(_, cases)| cases) {
+            println!("{name}: test");
+        }
+        return Ok(true);
+    }
+    println!("\nrunning {count} tests");
+    let mut tally = Tally {
+        show: options.show,
+        ..Tally::default()
+    };
+    if count > 0 {
+        let binaries = Binaries {
+            envoy: binaries::envoy()?,
+            outrigger: binaries::outrigger()?,
+        };
+        let scratch = binaries::scratch("differential")?;
+        for (theme, cases) in taken.iter().filter(|(_, cases)| !cases.is_empty()) {
+            tell_theme(theme, cases, &binaries, &scratch, &mut tally).await?;
+        }
+    }
+    tally.print(all - count, start);
+    Ok(tally.failed.is_empty())
+}
+
+async fn tell_theme(
+    theme: &str,
+    cases: &[(String, Rc<Case>)],
+    binaries: &Binaries,
+    scratch: &std::path::Path,
+    tally: &mut Tally,
+) -> Result<(), Error> {
+    let mut runs = Vec::new();
+    for (number, (_, case)) in cases.iter().enumerate() {
+        for protocol in case.downstream.protocols() {
+            runs.push((
+                number,
+                Run {
+                    case: case.clone(),
+                    protocol: *protocol,
+                },
+            ));
+        }
+    }
+    let only: Vec<_> = runs.iter().map(|(_, run)| run.clone()).collect();
+    let outcomes = run_theme(theme, &only, binaries, scratch).await?;
+    let mut outcomes = runs.iter().zip(outcomes).peekable();
+    for (number, (name, _)) in cases.iter().enumerate() {
+        let mut lines = Vec::new();
+        let mut deviates = None;
+        while let Some(((_, run), outcome)) = outcomes.next_if(|((owner, _), _)| *owner == number) {
+            let (outcome, envoy) = outcome;
+            if tally.show {
+                println!("---- {name} over {:?}\n{}", run.protocol, envoy.join("\n"));
+            }
+            match outcome {
+                Outcome::Passed => {}
+                Outcome::Deviates(reason) => deviates = Some(reason),
+                Outcome::Failed(difference) => {
+                    lines.push(format!("over {:?}:", run.protocol));
+                    lines.extend(difference.into_iter().map(|line| format!("  {line}")));
+                }
+            }
+        }
+        tally.add(name, deviates, lines);
+    }
+    Ok(())
+}
+
+/// What is told at the end, in the words of libtest.
+#[derive(Default)]
+struct Tally {
+    show: bool,
+    passed: usize,
+    failed: Vec<(String, Vec<String>)>,
+}
+
+impl Tally {
+    fn add(&mut self, name: &str, deviates: Option<&str>, lines: Vec<String>) {
+        if !lines.is_empty() {
+            println!("test {name} ... FAILED");
+            self.failed.push((name.to_owned(), lines));
+            return;
+        }
+        self.passed += 1;
+        match deviates {
+            Some(reason) => println!("test {name} ... ok, deviates: {reason}"),
+            None => println!("test {name} ... ok"),
+        }
+    }
+
+    fn print(&self, filtered: usize, start: Instant) {
+        if !self.failed.is_empty() {
+            println!("\nfailures (- Envoy, + Outrigger):");
+        }
+        for (name, lines) in &self.failed {
+            println!("\n---- {name} ----\n{}", lines.join("\n"));
+        }
+        println!(
+            "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; {filtered} filtered out; finished in {:.2}s\n",
+            if self.failed.is_empty() {
+                "ok"
+            } else {
+                "FAILED"
+            },
+            self.passed,
+            self.failed.len(),
+            start.elapsed().as_secs_f64()
+        );
+    }
+}
