@@ -123,13 +123,18 @@ impl<'a> Reader<'a> {
         if !(field.is_repeated() && self.take('[')) {
             return self.value(field, out);
         }
-        while !self.take(']') {
+        if self.take(']') {
+            return Ok(());
+        }
+        loop {
             self.value(field, out)?;
-            if !self.take(',') && self.peek() != Some(']') {
+            if self.take(']') {
+                return Ok(());
+            }
+            if !self.take(',') {
                 return Err(syntax("expected a comma or ']'"));
             }
         }
-        Ok(())
     }
 
     fn value(&mut self, field: Field, out: &mut Vec<u8>) -> Read<()> {
@@ -466,6 +471,10 @@ stats_flush_on_admin: true
             (
                 "name: \"a\"\nload_assignment { cluster_nam: 'x' }",
                 "file:2: load_assignment: no such field \"cluster_nam\" in envoy.config.endpoint.v3.ClusterLoadAssignment; did you mean \"cluster_name\"?",
+            ),
+            (
+                "health_checks: [{},]",
+                "file:1: health_checks: not the text format: expected a message in braces",
             ),
             ("name: 5", "file:1: name: expected a string in quotes"),
             (
