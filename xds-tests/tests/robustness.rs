@@ -80,6 +80,7 @@ async fn upstream_breaks(binary: &Path, how: &Act, story: &str) -> Vec<String> {
         let steps = [
             Step::Send(request.into_bytes()),
             Step::Read { to_head: false },
+            Step::Close,
         ];
         let transcript = client::play(running.address, Protocol::Http1, &steps).await;
         let message = &transcript.messages[0];
