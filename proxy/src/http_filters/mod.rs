@@ -9,6 +9,7 @@ pub mod chain_config;
 mod context;
 mod cors;
 mod fault;
+mod header_mutation;
 pub mod router;
 mod status;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
-pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory, &fault::Factory];
+pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory, &fault::Factory, &header_mutation::Factory];
 
 /// One filter on one stream.
 ///
