@@ -351,8 +351,11 @@ fn listener_filters_from(
         let config = match factory {
             Some(factory) => factory.from_proto(&config, cx, &path)?,
             None => {
-                let supported: Vec<&str> =
-                    FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
+                let supported: Vec<&str> = FACTORIES
+                    .iter()
+                    .flat_map(|f| f.type_names())
+                    .copied()
+                    .collect();
                 return Err(config.unknown(&path, &supported));
             }
         };

@@ -210,7 +210,8 @@ fn find_server_name<'a>(names: &'a ServerNames, name: &str) -> Option<&'a Transp
     }
     let dots = name.char_indices().skip(1).filter(|(_, c)| *c == '.');
     let mut ends = dots.map(|(at, _)| &name[at..]).filter(|end| end.len() > 1);
-    ends.find_map(|end| names.get(end)).or_else(|| names.get(""))
+    ends.find_map(|end| names.get(end))
+        .or_else(|| names.get(""))
 }
 
 fn specific_or_any<'a, K: Hash + Eq + ?Sized, B: std::borrow::Borrow<K> + Hash + Eq, T>(
@@ -324,7 +325,10 @@ mod tests {
             FilterChainMatch::default(),
         ]);
         assert_eq!(matcher.find(&connection("1.1.1.1:1", "2.2.2.2:80")), None);
-        assert_eq!(matcher.find(&connection("1.1.1.1:1", "2.2.2.2:81")), Some(1));
+        assert_eq!(
+            matcher.find(&connection("1.1.1.1:1", "2.2.2.2:81")),
+            Some(1)
+        );
     }
 
     #[test]
@@ -333,7 +337,11 @@ mod tests {
             application_protocols: vec![name.to_owned()],
             ..Default::default()
         };
-        let matcher = matcher(&[protocol("h2"), protocol("http/1.1"), FilterChainMatch::default()]);
+        let matcher = matcher(&[
+            protocol("h2"),
+            protocol("http/1.1"),
+            FilterChainMatch::default(),
+        ]);
         let find = |names: &[&[u8]]| {
             let mut connection = connection("1.1.1.1:1", "2.2.2.2:2");
             connection.application_protocols = names.iter().map(|name| (*name).into()).collect();
@@ -389,8 +397,14 @@ mod tests {
         assert_eq!(matcher.find(&behind), Some(1));
         behind.direct_remote_address = "9.9.9.9:9".parse::<SocketAddr>().unwrap().into();
         assert_eq!(matcher.find(&behind), None);
-        assert_eq!(matcher.find(&connection("1.1.1.1:1", "10.2.0.1:80")), Some(0));
-        assert_eq!(matcher.find(&connection("1.1.1.1:1", "11.2.0.1:80")), Some(2));
+        assert_eq!(
+            matcher.find(&connection("1.1.1.1:1", "10.2.0.1:80")),
+            Some(0)
+        );
+        assert_eq!(
+            matcher.find(&connection("1.1.1.1:1", "11.2.0.1:80")),
+            Some(2)
+        );
         let pipe = Address::Pipe("/tmp/a".into());
         assert_eq!(
             matcher.find(&ConnectionInfo::between(pipe.clone(), pipe)),

@@ -39,6 +39,9 @@ use crate::upstream::{ClusterManager, HickoryResolver};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
+    if cli.disable_extensions.is_some() {
+        return Err(vec!["--disable-extensions is not supported".to_owned()]);
+    }
     let (proto, broken) = load(&cli)?;
     let report = ConfigReport::new();
     let path = ConfigPath::root(&report, "bootstrap");

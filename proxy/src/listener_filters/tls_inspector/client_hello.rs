@@ -37,7 +37,9 @@ pub fn unwrap_records(bytes: &[u8], max: usize) -> Parsed {
         position = end;
         if let Some(header) = message.first_chunk::<HANDSHAKE_HEADER>() {
             let [kind, length @ ..] = *header;
-            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let length = length
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
             if kind != CLIENT_HELLO || length > max {
                 return Parsed::NotTls;
             }
@@ -174,7 +176,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn u16(&mut self) -> Option<u16> {
-        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+        self.take(2)
+            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
@@ -207,7 +210,11 @@ pub(super) mod tests {
     use super::*;
 
     pub(crate) fn vector(bytes: &[u8]) -> Vec<u8> {
-        [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
+        [
+            &u16::try_from(bytes.len()).unwrap().to_be_bytes()[..],
+            bytes,
+        ]
+        .concat()
     }
 
     pub(crate) fn extension(kind: u16, value: &[u8]) -> Vec<u8> {

@@ -169,7 +169,8 @@ async fn bytes_go_both_ways_and_ends_are_passed_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_attempt_is_followed_by_another_up_to_the_limit() {
-    let harness = harness("cluster: c\nmax_connect_attempts: 2\nbackoff_options: {base_interval: 1s}");
+    let harness =
+        harness("cluster: c\nmax_connect_attempts: 2\nbackoff_options: {base_interval: 1s}");
     let refused = || Err(ConnectError::Failed("refused".into()));
     harness.upstreams.0.borrow_mut().push_back(refused());
     let upstream = harness.prepare();
@@ -192,7 +193,10 @@ async fn a_cluster_that_does_not_exist_closes_the_connection() {
     let (mut client, served) = harness.connect();
     LocalSet::new().run_until(served).await;
     assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-    assert_eq!(harness.proxy.config.stats.downstream_cx_no_route().value(), 1);
+    assert_eq!(
+        harness.proxy.config.stats.downstream_cx_no_route().value(),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
