@@ -81,7 +81,11 @@ pub struct ListenerFilterEntry {
 
 impl Listener {
     /// Converts a `Listener`.
-    #[allow(clippy::too_many_lines, reason = "one line for each of 39 fields")]
+    #[allow(
+        clippy::too_many_lines,
+        deprecated,
+        reason = "one line for each of 39 fields, some of them old"
+    )]
     pub fn from_proto(
         proto: pb::Listener,
         server: &Arc<ServerContext>,

@@ -195,6 +195,12 @@ async fn start_filters(
     info: &ConnectionInfo,
 ) -> bool {
     for filter in filters {
+        if filter.wants_data() {
+            // Fails closed: a filter that is to see the bytes must not be passed by.
+            info.termination_details
+                .replace(Some("network_filter_data_not_supported".into()));
+            return false;
+        }
         let mut status = filter.on_new_connection(info);
         loop {
             match status {

@@ -34,6 +34,7 @@ pub struct WorkerFilterChain {
 
 impl FilterChain {
     /// Converts a `FilterChain`, but for its match.
+    #[allow(deprecated, reason = "every field is decided, also old ones")]
     pub fn from_proto(
         proto: pb::FilterChain,
         cx: &FactoryContext<'_>,

@@ -80,9 +80,15 @@ impl FilterChainMatch {
             transport_protocol,
             application_protocols,
         } = proto;
-        let destination_port = destination_port
-            .map(|port| path.in_range("destination_port", port.value, 1..=65_535))
-            .transpose();
+        let destination_port = destination_port.map_or(Ok(0), |port| {
+            u16::try_from(port.value)
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| {
+                    path.field("destination_port")
+                        .reject(format!("{} is not in 1..=65535", port.value))
+                })
+        });
         let prefix_ranges = path.each("prefix_ranges", prefix_ranges, CidrRange::from_proto);
         let suffix = path.unsupported_if_set("address_suffix", address_suffix);
         let suffix_len = path.unsupported_if_set("suffix_len", suffix_len);
@@ -106,8 +112,7 @@ impl FilterChainMatch {
         let server_names = path.each("server_names", server_names, server_name);
         suffix.and(suffix_len)?;
         Ok(Self {
-            destination_port: u16::try_from(destination_port?.unwrap_or(0))
-                .expect("the range was checked"),
+            destination_port: destination_port?,
             prefix_ranges: prefix_ranges?,
             server_names: server_names?,
             transport_protocol,

@@ -70,6 +70,10 @@ pub trait ListenerFilterFactory: Sync {
     /// The messages that choose this factory.
     fn type_names(&self) -> &'static [&'static str];
     /// Converts the configuration.
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "the name that every conversion has"
+    )]
     fn from_proto(
         &self,
         config: &TypedConfig,

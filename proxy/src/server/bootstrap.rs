@@ -181,9 +181,8 @@ impl Bootstrap {
             ))),
         };
         let stats_config = with_flag_tags(stats_config, cli, path);
-        let stats = stats_config.and_then(|config| {
-            path.optional("stats_config", config, StatsConfig::from_proto)
-        });
+        let stats = stats_config
+            .and_then(|config| path.optional("stats_config", config, StatsConfig::from_proto));
         let flush = path.positive_duration("stats_flush_interval", stats_flush_interval);
         let flush_on_admin = match stats_flush {
             Some(StatsFlush::StatsFlushOnAdmin(true)) => Ok(true),
@@ -525,8 +524,17 @@ mod tests {
 
     #[test]
     fn tags_of_flags_join_those_of_the_configuration() {
-        assert!(convert("stats_config: {}", &["--stats-tag", "a:b", "--stats-tag", "c:d"]).is_ok());
-        for wrong in [&["--stats-tag", "a:b.c"][..], &["--stats-tag", "a:1", "--stats-tag", "a:2"]] {
+        assert!(
+            convert(
+                "stats_config: {}",
+                &["--stats-tag", "a:b", "--stats-tag", "c:d"]
+            )
+            .is_ok()
+        );
+        for wrong in [
+            &["--stats-tag", "a:b.c"][..],
+            &["--stats-tag", "a:1", "--stats-tag", "a:2"],
+        ] {
             assert_eq!(convert("{}", wrong).unwrap_err().len(), 1);
         }
     }

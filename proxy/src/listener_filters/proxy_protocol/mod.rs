@@ -216,7 +216,10 @@ impl Rule {
             tlv_type,
             on_tlv_present,
         } = proto;
-        let kind = path.in_range("tlv_type", tlv_type, 0..=255);
+        let kind = u8::try_from(tlv_type).map_err(|_| {
+            path.field("tlv_type")
+                .reject(format!("{tlv_type} is not in 0..=255"))
+        });
         let pair = path.required("on_tlv_present", on_tlv_present);
         let pair_path = path.field("on_tlv_present");
         let pb::proxy_protocol::KeyValuePair {
@@ -231,9 +234,8 @@ impl Rule {
         } else {
             metadata_namespace
         };
-        let kind = u8::try_from(kind?).expect("the range was checked");
         Ok((
-            kind,
+            kind?,
             Self {
                 namespace,
                 key: key?,

@@ -66,6 +66,10 @@ pub struct ClientHello<'a> {
     pub extensions: &'a [u8],
 }
 
+/// An extension that no server would accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
 impl<'a> ClientHello<'a> {
     /// Parses a handshake message; none where it breaks the rules.
     pub fn parse(message: &'a [u8]) -> Option<Self> {
@@ -111,7 +115,7 @@ impl<'a> ClientHello<'a> {
     }
 
     /// The server name; `Err` where the extension is broken, so that no server would go on.
-    pub fn server_name(&self) -> Result<Option<&'a [u8]>, ()> {
+    pub fn server_name(&self) -> Result<Option<&'a [u8]>, Malformed> {
         let Some(value) = self.extension(SERVER_NAME) else {
             return Ok(None);
         };
@@ -123,7 +127,7 @@ impl<'a> ClientHello<'a> {
             let complete = reader.0.is_empty() && list.0.is_empty() && kind == 0;
             (complete && (1..=255).contains(&name.len()) && !name.contains(&0)).then_some(name)
         };
-        parse().map(Some).ok_or(())
+        parse().map(Some).ok_or(Malformed)
     }
 
     /// The protocols that the client offers (ALPN); none where it offers none or the list is broken.
@@ -300,7 +304,7 @@ pub(super) mod tests {
         let empty_name = hello(&[sni(b"")]);
         assert_eq!(
             ClientHello::parse(&empty_name[4..]).unwrap().server_name(),
-            Err(())
+            Err(Malformed)
         );
     }
 

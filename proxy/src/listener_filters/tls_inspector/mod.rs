@@ -92,7 +92,7 @@ impl Config {
             ja3: enable_ja3_fingerprinting.is_some_and(|enable| enable.value),
             ja4: enable_ja4_fingerprinting.is_some_and(|enable| enable.value),
             close_on_errors: close_connection_on_client_hello_parsing_errors,
-            max_client_hello_size: usize::try_from(max).expect("16 KiB fit"),
+            max_client_hello_size: usize::try_from(max).unwrap_or(usize::MAX),
             stats: Stats::new(&scope.scope("tls_inspector.")),
         })
     }
