@@ -81,7 +81,11 @@ pub struct ListenerFilterEntry {
 
 impl Listener {
     /// Converts a `Listener`.
-    #[allow(clippy::too_many_lines, reason = "one line for each of 39 fields")]
+    #[allow(
+        clippy::too_many_lines,
+        deprecated,
+        reason = "one line for each of 39 fields, some of them old"
+    )]
     pub fn from_proto(
         proto: pb::Listener,
         server: &Arc<ServerContext>,
@@ -351,8 +355,11 @@ fn listener_filters_from(
         let config = match factory {
             Some(factory) => factory.from_proto(&config, cx, &path)?,
             None => {
-                let supported: Vec<&str> =
-                    FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
+                let supported: Vec<&str> = FACTORIES
+                    .iter()
+                    .flat_map(|f| f.type_names())
+                    .copied()
+                    .collect();
                 return Err(config.unknown(&path, &supported));
             }
         };

@@ -228,7 +228,9 @@ impl ActiveListener {
             (AcceptedSocket::Tcp(stream, _), Address::Ip(address))
                 if address.ip().is_unspecified() || transparent =>
             {
-                stream.local_addr().map_or_else(|_| bound.clone(), Address::Ip)
+                stream
+                    .local_addr()
+                    .map_or_else(|_| bound.clone(), Address::Ip)
             }
             _ => bound.clone(),
         };
@@ -237,7 +239,10 @@ impl ActiveListener {
             local,
             global,
         };
-        let target = self.balance.as_deref().map_or(self.worker.index, least_loaded);
+        let target = self
+            .balance
+            .as_deref()
+            .map_or(self.worker.index, least_loaded);
         match self.handler.peers.get(target) {
             Some(peer) if target != self.worker.index => {
                 let message = WorkerMessage::Connection {
@@ -256,7 +261,10 @@ impl ActiveListener {
     }
 
     /// Whether a limit closes a new connection at once. Some: it goes on, with its place in the global count if it has one.
-    #[allow(clippy::option_option, reason = "no place is needed where the global count does not matter")]
+    #[allow(
+        clippy::option_option,
+        reason = "no place is needed where the global count does not matter"
+    )]
     fn admit(&self) -> Option<Option<ConnectionGuard>> {
         let listener = &*self.config;
         let overload = &self.worker.server.overload;
@@ -388,6 +396,17 @@ impl AcceptSocket {
     }
 }
 
+#[cfg(test)]
+impl Accepted {
+    pub(super) fn unix(stream: std::os::unix::net::UnixStream, local: Address) -> Self {
+        Self {
+            socket: AcceptedSocket::Unix(stream),
+            local,
+            global: None,
+        }
+    }
+}
+
 impl AcceptedSocket {
     fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
         match self {
@@ -430,7 +449,10 @@ async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Addre
             }
             count += 1;
         }
-        let accepted = listener.config.stats.connections_accepted_per_socket_event();
+        let accepted = listener
+            .config
+            .stats
+            .connections_accepted_per_socket_event();
         accepted.record(count);
         tokio::task::yield_now().await;
     }

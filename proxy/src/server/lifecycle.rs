@@ -13,6 +13,7 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::admin::v3::server_info::State;
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrigger_proto::pb::envoy::config::listener::v3::Listener;
 use outrigger_proto::validate::{Problem, check};
 use outrigger_proto::yaml::{Format, Source, UnknownFields, encode};
 use prost::{Message, Name};
@@ -26,22 +27,35 @@ use super::cli::{Cli, DrainStrategy, Mode};
 use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
-use super::{Bootstrap, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender};
+use super::{
+    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender,
+};
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
-use crate::upstream::{ClusterManager, HickoryResolver};
 use crate::upstream::cluster::ClusterConfig;
+use crate::upstream::{ClusterManager, HickoryResolver};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
-    let proto = load(&cli)?;
+    if cli.disable_extensions.is_some() {
+        return Err(vec!["--disable-extensions is not supported".to_owned()]);
+    }
+    let (proto, broken) = load(&cli)?;
     let report = ConfigReport::new();
     let path = ConfigPath::root(&report, "bootstrap");
     let converted = Bootstrap::from_proto(proto.clone(), &cli, &path);
-    let Ok(bootstrap) = converted else {
-        return Err(with_config(&cli, &report));
+    let bootstrap = match converted {
+        Ok(bootstrap) if broken.is_empty() => bootstrap,
+        _ => {
+            // Resources are converted all the same, so that their errors are found as well.
+            let resources = proto.static_resources.unwrap_or_default();
+            let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
+            drop(convert_clusters(&resources.clusters, &report));
+            drop(convert_listeners(&context, 1, resources.listeners, &report));
+            return Err(with_config(&cli, broken, &report));
+        }
     };
     let log = install_log(&cli, &bootstrap).map_err(|error| vec![error])?;
     let runtime = local_runtime().map_err(|error| vec![format!("no runtime: {error}")])?;
@@ -73,7 +87,7 @@ pub struct Server {
     pub(super) started_at: Instant,
     pub(super) state: Cell<State>,
     pub(super) events: mpsc::Sender<ServerEvent>,
-    received: RefCell<mpsc::Receiver<ServerEvent>>,
+    received: RefCell<Option<mpsc::Receiver<ServerEvent>>>,
     pub(super) clusters: Rc<ClusterManager>,
     pub(super) cluster_protos: Vec<Cluster>,
     overload: RefCell<Option<OverloadManager>>,
@@ -118,8 +132,9 @@ impl Server {
         }
         let report = ConfigReport::new();
         let cluster_protos = std::mem::take(&mut bootstrap.clusters);
-        let clusters = convert_clusters(&context, workers, &cluster_protos, &report);
-        let listeners = convert_listeners(&context, workers, &mut bootstrap, &report);
+        let configs = convert_clusters(&cluster_protos, &report);
+        let listener_protos = std::mem::take(&mut bootstrap.listeners);
+        let listeners = convert_listeners(&context, workers, listener_protos, &report);
         let overload = convert_overload(&context, &mut bootstrap, &report);
         let admin = bootstrap.admin.take().and_then(|proto| {
             let root = ConfigPath::root(&report, "bootstrap");
@@ -127,8 +142,11 @@ impl Server {
         });
         check_cluster_manager(&mut bootstrap, &cluster_protos, &report);
         if !report.is_empty() {
-            return Err(with_config(&cli, &report));
+            return Err(with_config(&cli, Vec::new(), &report));
         }
+        let resolver = Rc::new(HickoryResolver::default());
+        let clusters = ClusterManager::new(context.clone(), workers, resolver);
+        clusters.add(configs);
         let interval = Duration::from_millis(cli.file_flush_interval_msec.into());
         let min_size = u64::from(cli.file_flush_min_size_kb) << 10;
         context.access_logs.set_flush(interval, min_size);
@@ -149,7 +167,7 @@ impl Server {
             started_at: Instant::now(),
             state: Cell::new(State::PreInitializing),
             events,
-            received: RefCell::new(received),
+            received: RefCell::new(Some(received)),
             stats,
             clusters,
             cluster_protos,
@@ -263,18 +281,17 @@ impl Server {
 
     /// Serves until something asks for the end.
     async fn wait(self: &Rc<Self>, signals: &mut Signals) -> Stop {
+        let Some(mut received) = self.received.take() else {
+            return Stop::Quit;
+        };
         loop {
-            let event = {
-                let mut received = self.received.borrow_mut();
-                // The event loop alone takes events, so the borrow is nobody's way.
-                tokio::select! {
-                    signal = signals.next() => match signal {
-                        Caught::Terminate => return Stop::Drain,
-                        Caught::Interrupt => return Stop::Quit,
-                        Caught::ReopenLogs => None,
-                    },
-                    event = received.recv() => event,
-                }
+            let event = tokio::select! {
+                signal = signals.next() => match signal {
+                    Caught::Terminate => return Stop::Drain,
+                    Caught::Interrupt => return Stop::Quit,
+                    Caught::ReopenLogs => None,
+                },
+                event = received.recv() => event,
             };
             match event {
                 None => self.reopen_log_files(),
@@ -319,8 +336,7 @@ impl Server {
         } = request;
         if graceful {
             let over = Duration::from_secs(self.cli.drain_time_s.into());
-            let gradually =
-                (self.cli.drain_strategy == DrainStrategy::Gradual).then_some(over);
+            let gradually = (self.cli.drain_strategy == DrainStrategy::Gradual).then_some(over);
             self.broadcast(|| WorkerMessage::Drain {
                 inbound_only,
                 gradually,
@@ -329,7 +345,8 @@ impl Server {
             tokio::time::sleep(over).await;
         }
         if !(graceful && skip_exit) {
-            self.broadcast(|| WorkerMessage::StopListening { inbound_only }).await;
+            self.broadcast(|| WorkerMessage::StopListening { inbound_only })
+                .await;
             self.listeners.borrow_mut().close_sockets(inbound_only);
         }
     }
@@ -404,8 +421,8 @@ impl Signals {
     }
 }
 
-/// Reads the configuration: the file, and everything inline merged into it.
-fn load(cli: &Cli) -> Result<pb::Bootstrap, Vec<String>> {
+/// Reads the configuration: the file, and everything inline merged into it. With it comes what breaks the rules of the API.
+fn load(cli: &Cli) -> Result<(pb::Bootstrap, Vec<String>), Vec<String>> {
     let mut texts = Vec::new();
     if let Some(path) = &cli.config_path {
         let bytes = fs::read(path)
@@ -445,15 +462,16 @@ fn load(cli: &Cli) -> Result<pb::Bootstrap, Vec<String>> {
         .filter(|violation| !matches!(violation.problem, Problem::Deprecated { .. }))
         .map(|violation| format!("bootstrap / {violation}"))
         .collect();
-    if !broken.is_empty() {
-        return Err(broken);
-    }
     pb::Bootstrap::decode(bytes.as_slice())
+        .map(|proto| (proto, broken))
         .map_err(|error| vec![format!("the configuration is no bootstrap: {error}")])
 }
 
 fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
-    let pattern = bootstrap.log_pattern.as_deref().or(cli.log_format.as_deref());
+    let pattern = bootstrap
+        .log_pattern
+        .as_deref()
+        .or(cli.log_format.as_deref());
     LogControl::install(
         &cli.log_level,
         cli.component_log_level.as_deref(),
@@ -463,30 +481,19 @@ fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
 }
 
 /// Converts all clusters. What is wrong with them is in the report.
-fn convert_clusters(
-    context: &Arc<ServerContext>,
-    workers: usize,
-    protos: &[Cluster],
-    report: &ConfigReport,
-) -> Rc<ClusterManager> {
-    let manager = ClusterManager::new(context.clone(), workers, Rc::new(HickoryResolver::default()));
+fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterConfig> {
     let mut names = HashSet::new();
-    let configs: Vec<ClusterConfig> = protos
-        .iter()
-        .filter_map(|proto| {
-            let resource = format!("cluster \"{}\"", proto.name);
-            let path = ConfigPath::root(report, &resource);
-            if !names.insert(proto.name.clone()) {
-                path.field("name").reject("is the name of an earlier cluster already");
-                return None;
-            }
-            ClusterConfig::from_proto(proto.clone(), &path).ok()
-        })
-        .collect();
-    if report.is_empty() {
-        manager.add(configs);
-    }
-    manager
+    let convert = |proto: &Cluster| {
+        let resource = format!("cluster \"{}\"", proto.name);
+        let path = ConfigPath::root(report, &resource);
+        if !names.insert(proto.name.clone()) {
+            path.field("name")
+                .reject("is the name of an earlier cluster already");
+            return None;
+        }
+        ClusterConfig::from_proto(proto.clone(), &path).ok()
+    };
+    protos.iter().filter_map(convert).collect()
 }
 
 fn convert_overload(
@@ -518,10 +525,13 @@ fn check_cluster_manager(bootstrap: &mut Bootstrap, clusters: &[Cluster], report
     let _ = path.unsupported_if_set("outlier_detection", outlier_detection);
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
-    let known = clusters.iter().any(|cluster| cluster.name == local_cluster_name);
+    let known = clusters
+        .iter()
+        .any(|cluster| cluster.name == local_cluster_name);
     if !local_cluster_name.is_empty() && !known {
-        path.field("local_cluster_name")
-            .reject(format!("\"{local_cluster_name}\" is not the name of a static cluster"));
+        path.field("local_cluster_name").reject(format!(
+            "\"{local_cluster_name}\" is not the name of a static cluster"
+        ));
     }
 }
 
@@ -529,11 +539,11 @@ fn check_cluster_manager(bootstrap: &mut Bootstrap, clusters: &[Cluster], report
 fn convert_listeners(
     context: &Arc<ServerContext>,
     workers: usize,
-    bootstrap: &mut Bootstrap,
+    protos: Vec<Listener>,
     report: &ConfigReport,
 ) -> ListenerManager {
     let mut manager = ListenerManager::new(context.clone(), workers);
-    for (index, mut proto) in std::mem::take(&mut bootstrap.listeners).into_iter().enumerate() {
+    for (index, mut proto) in protos.into_iter().enumerate() {
         let resource = if proto.name.is_empty() {
             format!("static_resources.listeners[{index}]")
         } else {
@@ -550,14 +560,16 @@ fn convert_listeners(
     manager
 }
 
-fn with_config(cli: &Cli, report: &ConfigReport) -> Vec<String> {
-    let errors = report.take();
+/// All errors, and before them what they are errors of.
+fn with_config(cli: &Cli, broken: Vec<String>, report: &ConfigReport) -> Vec<String> {
+    let converted = report.take();
+    let count = broken.len() + converted.len();
+    let name = cli.config_name();
     let mut lines = vec![format!(
-        "error initializing configuration '{}': {} found",
-        cli.config_name(),
-        errors.len()
+        "error initializing configuration '{name}': {count} found"
     )];
-    lines.extend(errors.iter().map(ToString::to_string));
+    lines.extend(broken);
+    lines.extend(converted.iter().map(ToString::to_string));
     lines
 }
 
