@@ -15,7 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{Error, PATIENCE};
 
 /// The time in which a proxy must be ready; Envoy on a busy machine is slow to start.
-const START: Duration = Duration::from_secs(40);
+const START: Duration = Duration::from_secs(30);
+
+/// How the error of a proxy begins that ended by itself instead of starting: it refused its configuration.
+pub const ENDED: &str = "ended with";
 
 /// A running Envoy or Outrigger. Killed on drop.
 pub struct Proxy {
@@ -131,7 +134,7 @@ async fn wait_ready(child: &mut Child, admin_path: &Path) -> Result<SocketAddr, 
     let deadline = Instant::now() + START;
     loop {
         if let Some(status) = child.try_wait()? {
-            return Err(format!("ended with {status}").into());
+            return Err(format!("{ENDED} {status}").into());
         }
         if Instant::now() > deadline {
             return Err("not ready in time".into());

@@ -80,6 +80,7 @@ async fn upstream_breaks(binary: &Path, how: &Act, story: &str) -> Vec<String> {
         let steps = [
             Step::Send(request.into_bytes()),
             Step::Read { to_head: false },
+            Step::Close,
         ];
         let transcript = client::play(running.address, Protocol::Http1, &steps).await;
         let message = &transcript.messages[0];
@@ -94,8 +95,10 @@ async fn upstream_breaks(binary: &Path, how: &Act, story: &str) -> Vec<String> {
 fn upstream_that_resets_at_any_point_is_reported_as_by_envoy() {
     tell(async {
         let [envoy, outrigger] = both();
-        let envoy = upstream_breaks(&envoy, &Act::Reset, "robustness-reset").await;
-        let outrigger = upstream_breaks(&outrigger, &Act::Reset, "robustness-reset-2").await;
+        let (envoy, outrigger) = tokio::join!(
+            upstream_breaks(&envoy, &Act::Reset, "robustness-reset"),
+            upstream_breaks(&outrigger, &Act::Reset, "robustness-reset-2")
+        );
         assert_eq!(outrigger, envoy);
     });
 }
@@ -104,8 +107,10 @@ fn upstream_that_resets_at_any_point_is_reported_as_by_envoy() {
 fn upstream_that_closes_at_any_point_is_reported_as_by_envoy() {
     tell(async {
         let [envoy, outrigger] = both();
-        let envoy = upstream_breaks(&envoy, &Act::Close, "robustness-close").await;
-        let outrigger = upstream_breaks(&outrigger, &Act::Close, "robustness-close-2").await;
+        let (envoy, outrigger) = tokio::join!(
+            upstream_breaks(&envoy, &Act::Close, "robustness-close"),
+            upstream_breaks(&outrigger, &Act::Close, "robustness-close-2")
+        );
         assert_eq!(outrigger, envoy);
     });
 }
@@ -128,8 +133,10 @@ async fn client_breaks(binary: &Path, story: &str) -> Vec<String> {
 fn client_that_closes_at_any_point_of_a_request_is_reported_as_by_envoy() {
     tell(async {
         let [envoy, outrigger] = both();
-        let envoy = client_breaks(&envoy, "robustness-client").await;
-        let outrigger = client_breaks(&outrigger, "robustness-client-2").await;
+        let (envoy, outrigger) = tokio::join!(
+            client_breaks(&envoy, "robustness-client"),
+            client_breaks(&outrigger, "robustness-client-2")
+        );
         assert_eq!(outrigger, envoy);
     });
 }

@@ -1,7 +1,156 @@
-//! The admin interface: an HTTP server on the main thread, one file for each path.
+//! The admin interface: an HTTP server on the main thread, one file for each group of paths.
 //!
 //! `envoy.config.bootstrap.v3.Admin`. <https://www.envoyproxy.io/docs/envoy/latest/operations/admin>
+//!
+//! What the pages show comes from the [`AdminSource`]. Paths, parameters, answers and errors are Envoy's.
+//!
+//! Deviations: `/clusters` as text shows no averages of outlier detection and always `canary::false`.
+//! Deviations: `/stats?format=html` and `active-html` are the text page in HTML, without drawn histograms.
+//! Deviations: there are no stats `http.admin.` and `listener.admin.`, no `/tap`, and no profilers.
+//! Deviations: `/stats/recentlookups` is always empty: stats are resolved when the configuration is loaded.
 
+mod clusters;
+mod config;
+mod config_dump;
+mod index;
+mod json;
+mod lifecycle;
+mod listeners;
+mod logging;
+mod paths;
+mod process;
+mod profiling;
+mod query;
+mod runtime;
+mod serve;
 mod source;
+mod stats;
 
+pub use config::AdminConfig;
+pub use serve::AccessRecord;
 pub use source::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
+
+use std::rc::Rc;
+
+use crate::matchers::StringMatcher;
+
+use paths::Run;
+use query::Query;
+
+/// The admin pages of this process.
+pub struct Admin {
+    source: Rc<dyn AdminSource>,
+    allow_paths: Vec<StringMatcher>,
+    ignore_global_conn_limit: bool,
+    on_access: Option<OnAccess>,
+}
+
+/// Told of each request, for the access log.
+struct OnAccess(Box<dyn Fn(&AccessRecord)>);
+
+/// A request, as the pages see it.
+struct Request<'a> {
+    method: &'a str,
+    /// The path with its query.
+    target: &'a str,
+    query: Query,
+}
+
+/// An answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Response {
+    status: u16,
+    content_type: &'static str,
+    body: String,
+    /// The process ends when this answer is sent.
+    quits: bool,
+}
+
+/// How a path answers.
+enum Answer {
+    Ready(Response),
+    /// Too much work for the main thread, which has other things to do.
+    Work(Box<dyn FnOnce() -> Response + Send>),
+}
+
+const TEXT: &str = "text/plain; charset=UTF-8";
+const HTML: &str = "text/html; charset=UTF-8";
+const JSON: &str = "application/json";
+
+impl Admin {
+    /// The pages over `source`. What binds addresses and writes logs stays with the caller.
+    pub fn new(source: Rc<dyn AdminSource>, config: &AdminConfig) -> Self {
+        Self {
+            source,
+            allow_paths: config.allow_paths.clone(),
+            ignore_global_conn_limit: config.ignore_global_conn_limit,
+            on_access: None,
+        }
+    }
+
+    /// Calls `log` after each request.
+    pub fn with_access_log(mut self, log: impl Fn(&AccessRecord) + 'static) -> Self {
+        self.on_access = Some(OnAccess(Box::new(log)));
+        self
+    }
+
+    fn answer(&self, request: &Request<'_>) -> Answer {
+        let path = request.target.split('?').next().unwrap_or_default();
+        let allowed = |m: &StringMatcher| m.matches(request.target.as_bytes());
+        if !self.allow_paths.is_empty() && !self.allow_paths.iter().any(allowed) {
+            let body = format!("request to path {} not allowed", request.target);
+            return Answer::Ready(Response::error(403, body));
+        }
+        let Some(handler) = paths::find(path) else {
+            let help = paths::help();
+            return Answer::Ready(Response::error(404, format!("invalid path. {help}")));
+        };
+        // What reads may be asked for by any method; what changes, only by POST.
+        if handler.post && request.method != "POST" {
+            let method = request.method;
+            let body = format!("Method {method} not allowed, POST required.");
+            return Answer::Ready(Response::error(405, body));
+        }
+        match handler.run {
+            Run::Now(run) => Answer::Ready(run(self, request)),
+            Run::Measured(run) => run(self, request),
+        }
+    }
+}
+
+impl Response {
+    fn new(content_type: &'static str, body: impl Into<String>) -> Self {
+        Self {
+            status: 200,
+            content_type,
+            body: body.into(),
+            quits: false,
+        }
+    }
+
+    fn text(body: impl Into<String>) -> Self {
+        Self::new(TEXT, body)
+    }
+
+    fn ok() -> Self {
+        Self::text("OK\n")
+    }
+
+    fn error(status: u16, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            ..Self::text(body)
+        }
+    }
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin")
+            .field("allow_paths", &self.allow_paths)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,9 @@ pub trait AdminSource {
     /// The node with what the command line and the build put in: user agent, version, extensions.
     fn node(&self) -> Node;
 
+    /// The name of the runtime layer that `/runtime_modify` writes to, if the bootstrap has an `admin_layer`.
+    fn admin_layer(&self) -> Option<String>;
+
     /// Every cluster that is in use, with its hosts, sorted by name.
     fn clusters(&self) -> Vec<pb::ClusterStatus>;
 

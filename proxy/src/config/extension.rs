@@ -1,6 +1,7 @@
 //! `TypedExtensionConfig` and `Any`: which factory a typed configuration belongs to.
 
 use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::validate::{Problem, check};
 use prost::bytes::Bytes;
 
 use super::{ConfigPath, Rejected};
@@ -19,17 +20,19 @@ pub struct TypedConfig {
 impl TypedConfig {
     /// Takes a message out of its `Any`, and reports what breaks the rules of the API.
     pub fn from_any(any: Any, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let Any { type_url, value } = any;
-        let type_name = type_url.rsplit('/').next().unwrap_or_default().to_owned();
-        if type_name.is_empty() {
-            return Err(path
-                .field("type_url")
-                .reject("is empty: an extension is chosen by the type of its configuration"));
+        let (type_name, value) =
+            outrigger_proto::any::unpack(&any).map_err(|error| path.reject(error.to_string()))?;
+        let mut rejected = None;
+        for violation in check(&type_name, &value) {
+            // What is merely old is taken, as Envoy does.
+            if !matches!(violation.problem, Problem::Deprecated { .. }) {
+                rejected = Some(path.reject(violation.to_string()));
+            }
         }
-        Ok(Self {
-            type_name,
-            value: value.into(),
-        })
+        match rejected {
+            Some(rejected) => Err(rejected),
+            None => Ok(Self { type_name, value }),
+        }
     }
 
     /// The typed configuration that the field `name` must hold.

@@ -1,6 +1,7 @@
 //! Header fields in the order of their arrival: names and values are spans of one buffer.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::known::Known;
 use super::recycle::Storage;
@@ -13,6 +14,42 @@ pub struct Fields {
     /// For each known name the index of its first field plus one; 0 where there is none, 255 for "look for it".
     known: [u8; Known::COUNT],
     live: usize,
+    /// How the sender wrote the names, where somebody wants to know.
+    original: Option<Box<OriginalNames>>,
+}
+
+/// How the sender of a head wrote it, for `preserve_case`: names in their own case, and the reason phrase.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OriginalNames {
+    names: Vec<Box<[u8]>>,
+    /// Names that the sender did not send are written `Like-This` instead of in lower case.
+    pub others_in_proper_case: bool,
+    /// The reason phrase, to be written in place of our own.
+    pub reason_phrase: Option<Box<[u8]>>,
+}
+
+impl OriginalNames {
+    /// No names yet.
+    pub fn new(others_in_proper_case: bool) -> Self {
+        Self {
+            names: Vec::new(),
+            others_in_proper_case,
+            reason_phrase: None,
+        }
+    }
+
+    /// Remembers a name as it came. The first form counts.
+    pub fn remember(&mut self, name: &[u8]) {
+        if self.find(name).is_none() {
+            self.names.push(name.into());
+        }
+    }
+
+    /// The form in which a name came.
+    pub fn find(&self, name: &[u8]) -> Option<&[u8]> {
+        let found = self.names.iter().find(|n| n.eq_ignore_ascii_case(name));
+        found.map(|name| &**name)
+    }
 }
 
 /// A place in the buffer of a head.
@@ -119,7 +156,18 @@ impl Fields {
             storage: Storage::take(),
             known: [0; Known::COUNT],
             live: 0,
+            original: None,
         }
+    }
+
+    /// How the sender wrote the names, if that was kept.
+    pub fn original_names(&self) -> Option<&OriginalNames> {
+        self.original.as_deref()
+    }
+
+    /// Keeps how the sender wrote the names.
+    pub fn set_original_names(&mut self, names: OriginalNames) {
+        self.original = Some(Box::new(names));
     }
 
     /// How many fields there are.
@@ -225,6 +273,36 @@ impl Fields {
         known
     }
 
+    /// Copies a head from the wire as a whole; its fields are then added with [`Self::append_loaded`]. Returns where in the
+    /// storage the head begins.
+    pub(crate) fn load(&mut self, head: &[u8]) -> usize {
+        self.store(head).start as usize
+    }
+
+    /// As [`Self::append_wire_merging`], for a field whose name and value were loaded: it takes no copy.
+    #[inline]
+    pub(crate) fn append_loaded(
+        &mut self,
+        name: Range<usize>,
+        value: Range<usize>,
+        merges: impl FnOnce(Known) -> bool,
+    ) -> Option<Known> {
+        let stored = self.storage.bytes.get_mut(name.clone())?;
+        stored.make_ascii_lowercase();
+        let known = Known::find(stored);
+        if let Some(known) = known
+            && self.known[known as usize] != 0
+            && merges(known)
+        {
+            let value = self.storage.bytes.get(value)?.to_vec();
+            self.append_to(known, b",", value);
+        } else {
+            let name = Span::from_to(name.start, name.end);
+            self.push_spans(name, known, Span::from_to(value.start, value.end));
+        }
+        known
+    }
+
     /// Makes `value` the only value of `name`, where its first field stood or at the end.
     pub fn set(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
         let Some(first) = self.position(&name) else {
@@ -295,6 +373,7 @@ impl Fields {
         self.storage.entries.clear();
         self.known = [0; Known::COUNT];
         self.live = 0;
+        self.original = None;
     }
 
     pub(super) fn store(&mut self, bytes: &[u8]) -> Span {
@@ -313,6 +392,11 @@ impl Fields {
 
     fn push(&mut self, name: Span, known: Option<Known>, value: &[u8]) {
         let value = self.store(value);
+        self.push_spans(name, known, value);
+    }
+
+    #[inline]
+    fn push_spans(&mut self, name: Span, known: Option<Known>, value: Span) {
         if let Some(known) = known {
             let slot = &mut self.known[known as usize];
             if *slot == 0 {
@@ -386,6 +470,7 @@ impl Clone for Fields {
             storage,
             known: self.known,
             live: self.live,
+            original: self.original.clone(),
         }
     }
 }

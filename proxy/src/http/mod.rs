@@ -6,7 +6,7 @@ mod head;
 mod known;
 mod recycle;
 
-pub use fields::{Fields, HeaderName, Name};
+pub use fields::{Fields, HeaderName, Name, OriginalNames};
 pub use head::{Method, RequestHead, ResponseHead};
 pub use known::Known;
 

@@ -4,10 +4,15 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod buffer;
 pub mod chain_config;
 mod context;
+mod cors;
+mod fault;
 pub mod router;
 mod status;
+#[cfg(test)]
+mod test_support;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -24,7 +29,7 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
-pub static FACTORIES: &[&dyn HttpFilterFactory] = &[];
+pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory, &fault::Factory];
 
 /// One filter on one stream.
 ///

@@ -28,6 +28,6 @@ pub use filter_chain_match::{FilterChainMatch, FilterChainMatcher, SourceType};
 pub use handler::{Accepted, ConnectionHandler, NewListener};
 pub use manager::{BindError, ListenerManager, ManagedListener};
 pub use predicate::Predicate;
-pub use socket::SocketSettings;
+pub use socket::{SocketSettings, listen_alone};
 pub use socket_options::{Keepalive, SocketOption, SocketStage};
 pub use stats::{ListenerManagerStats, ListenerStats, WorkerListenerStats};

@@ -42,6 +42,26 @@ pub(super) struct BoundAddress {
     shared: bool,
 }
 
+/// Binds and listens on an address that one thread alone serves: the admin interface.
+pub fn listen_alone(
+    address: &ListenAddress,
+    options: Vec<SocketOption>,
+) -> io::Result<(Socket, Address)> {
+    let settings = SocketSettings {
+        reuse_port: false,
+        transparent: None,
+        freebind: None,
+        fast_open_queue: None,
+        backlog: None,
+        keepalive: None,
+        options,
+        mptcp: false,
+    };
+    let bound = BoundAddress::bind(address, &settings, 1)?;
+    bound.listen(address, &settings)?;
+    Ok((bound.socket_of(0)?, bound.address))
+}
+
 impl BoundAddress {
     /// Binds the sockets for `workers` workers.
     pub(super) fn bind(

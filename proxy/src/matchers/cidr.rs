@@ -41,9 +41,7 @@ impl CidrRange {
     pub fn new(address: IpAddr, len: u8) -> Self {
         let address = match address {
             IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask_v4(len))),
-            IpAddr::V6(v6) => {
-                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask_v6(len)))
-            }
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask_v6(len))),
         };
         Self {
             address,

@@ -1,6 +1,6 @@
 //! `envoy.config.route.v3.HeaderMatcher`.
 //!
-//! Several fields of one name are matched as one value, joined by commas. `host` means `:authority`.
+//! Of several fields of one name it is enough that one meets the condition; inverted, none may. `host` means `:authority`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/route/v3/route_components.proto#config-route-v3-headermatcher>
 
 #![allow(
@@ -24,24 +24,6 @@ pub trait HeaderSource {
 
     /// The ordinary fields.
     fn fields(&self) -> &Fields;
-
-    /// All values behind `key`, joined by commas.
-    fn joined(&self, key: &HeaderKey) -> Option<Cow<'_, [u8]>> {
-        let HeaderKey::Field(name) = key else {
-            return self.first(key);
-        };
-        let first = self.fields().get(name)?;
-        let mut rest = self.fields().get_all(name).skip(1).peekable();
-        if rest.peek().is_none() {
-            return Some(Cow::Borrowed(first));
-        }
-        let mut all = first.to_vec();
-        for value in rest {
-            all.push(b',');
-            all.extend_from_slice(value);
-        }
-        Some(Cow::Owned(all))
-    }
 }
 
 /// A header as configurations name it: a field or a pseudo header.
@@ -167,13 +149,31 @@ impl HeaderMatcher {
 
     /// Whether the header of `head` meets the condition.
     pub fn matches(&self, head: &impl HeaderSource) -> bool {
-        let value = head.joined(&self.key);
+        let HeaderKey::Field(name) = &self.key else {
+            return self.matches_value(head.first(&self.key).as_deref());
+        };
+        let fields = head.fields();
+        match &self.condition {
+            Condition::Present(_) => self.matches_value(fields.get(name)),
+            condition => {
+                let mut values = fields.get_all(name).peekable();
+                if values.peek().is_none() {
+                    return self.matches_value(None);
+                }
+                values.any(|value| condition.holds(value)) != self.invert
+            }
+        }
+    }
+
+    /// As `matches`, for a header that comes once or is missing.
+    fn matches_value(&self, value: Option<&[u8]>) -> bool {
         if let Condition::Present(present) = self.condition {
-            return (value.is_some() == present) != self.invert;
+            let there = value.is_some() || self.missing_is_empty;
+            return (there == present) != self.invert;
         }
         match value {
             None if !self.missing_is_empty => false,
-            value => self.condition.holds(value.as_deref().unwrap_or_default()) != self.invert,
+            value => self.condition.holds(value.unwrap_or_default()) != self.invert,
         }
     }
 
@@ -234,7 +234,11 @@ mod tests {
     use crate::http::Protocol;
     use outrigger_proto::pb::envoy::r#type::v3::Int64Range;
 
-    fn matcher(specifier: Option<HeaderMatchSpecifier>, invert: bool, empty: bool) -> HeaderMatcher {
+    fn matcher(
+        specifier: Option<HeaderMatchSpecifier>,
+        invert: bool,
+        empty: bool,
+    ) -> HeaderMatcher {
         let report = ConfigReport::new();
         HeaderMatcher::from_proto(
             pb::HeaderMatcher {
@@ -289,40 +293,36 @@ mod tests {
 
     #[test]
     fn presence_and_absence_can_be_asked_for_and_inverted() {
-        for (present, invert, there, expected) in [
-            (true, false, true, true),
-            (true, false, false, false),
-            (true, true, true, false),
-            (true, true, false, true),
-            (false, false, true, false),
-            (false, false, false, true),
-            (false, true, true, true),
-            (false, true, false, false),
+        for (present, invert, missing_is_empty, if_there, if_missing) in [
+            (true, false, false, true, false),
+            (true, true, false, false, true),
+            (false, false, false, false, true),
+            (false, true, false, true, false),
+            (true, false, true, true, true),
+            (true, true, true, false, false),
+            (false, false, true, false, false),
+            (false, true, true, true, true),
         ] {
-            let matcher = matcher(
-                Some(HeaderMatchSpecifier::PresentMatch(present)),
-                invert,
-                false,
-            );
-            let values: &[&str] = if there { &[""] } else { &[] };
-            assert_eq!(
-                matcher.matches(&head(values)),
-                expected,
-                "{present} {invert} {there}"
-            );
+            let specifier = HeaderMatchSpecifier::PresentMatch(present);
+            let matcher = matcher(Some(specifier), invert, missing_is_empty);
+            let case = format!("{present} {invert} {missing_is_empty}");
+            assert_eq!(matcher.matches(&head(&[""])), if_there, "{case}");
+            assert_eq!(matcher.matches(&head(&[])), if_missing, "{case}");
         }
         assert!(matcher(None, false, false).matches(&head(&["anything"])));
     }
 
     #[test]
-    fn repeated_headers_are_matched_joined_by_commas() {
-        let exact = matcher(
-            Some(HeaderMatchSpecifier::ExactMatch("a,b".into())),
-            false,
-            false,
-        );
-        assert!(exact.matches(&head(&["a", "b"])));
-        assert!(!exact.matches(&head(&["b", "a"])));
+    fn of_repeated_headers_one_must_meet_the_condition_and_inverted_none_may() {
+        let exact = |text: &str, invert| {
+            let specifier = HeaderMatchSpecifier::ExactMatch(text.into());
+            matcher(Some(specifier), invert, false)
+        };
+        let both = head(&["a", "b"]);
+        for (text, expected) in [("a", true), ("b", true), ("a,b", false)] {
+            assert_eq!(exact(text, false).matches(&both), expected, "{text}");
+            assert_eq!(exact(text, true).matches(&both), !expected, "{text}");
+        }
     }
 
     #[test]

@@ -32,11 +32,15 @@ impl MetadataPath {
         if keys.is_empty() {
             return Err(path.field("path").reject("must not be empty"));
         }
-        let keys = path.each("path", keys, |PathSegment { segment }, path| match segment {
-            Some(Segment::Key(key)) => path.non_empty("key", key).map(Into::into),
-            Some(Segment::Index(_)) => Err(path.field("index").reject("is not supported")),
-            None => Err(path.field("key").reject("is required")),
-        });
+        let keys = path.each(
+            "path",
+            keys,
+            |PathSegment { segment }, path| match segment {
+                Some(Segment::Key(key)) => path.non_empty("key", key).map(Into::into),
+                Some(Segment::Index(_)) => Err(path.field("index").reject("is not supported")),
+                None => Err(path.field("key").reject("is required")),
+            },
+        );
         Ok(Self {
             namespace: namespace?.into(),
             keys: keys?.into(),
@@ -63,10 +67,14 @@ impl MetadataMatcher {
         if keys.is_empty() {
             return Err(path.field("path").reject("must not be empty"));
         }
-        let keys = path.each("path", keys, |PathSegment { segment }, path| match segment {
-            Some(Segment::Key(key)) => path.non_empty("key", key).map(Into::into),
-            None => Err(path.field("key").reject("is required")),
-        });
+        let keys = path.each(
+            "path",
+            keys,
+            |PathSegment { segment }, path| match segment {
+                Some(Segment::Key(key)) => path.non_empty("key", key).map(Into::into),
+                None => Err(path.field("key").reject("is required")),
+            },
+        );
         let value = path
             .required("value", value)
             .and_then(|value| ValueMatcher::from_proto(value, &path.field("value")));

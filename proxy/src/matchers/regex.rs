@@ -14,6 +14,8 @@ use crate::config::{ConfigPath, Rejected};
 
 /// The largest compiled program, in bytes.
 const SIZE_LIMIT: usize = 16 << 20;
+/// The largest count of a repetition, as in RE2.
+const MAX_REPETITION: u32 = 1_000;
 
 /// A compiled regular expression with RE2's meaning.
 #[derive(Clone)]
@@ -141,6 +143,12 @@ fn translate(pattern: &str) -> Result<String, String> {
                 after
             }
             ('-', Some(Class)) if after.starts_with('-') => push(&mut out, "\\-", after),
+            ('(', None) if let Some(flag) = foreign_flag(after) => {
+                return Err(format!("invalid perl operator: (?{flag}"));
+            }
+            ('{', None) if repeats_too_often(after) => {
+                return Err(format!("a repetition has at most {MAX_REPETITION} rounds"));
+            }
             ('{', None) if !is_repetition(after) => push(&mut out, "\\{", after),
             ('}', None) if !closes_repetition(&out) => push(&mut out, "\\}", after),
             _ => {
@@ -223,6 +231,28 @@ fn is_repetition(after: &str) -> bool {
     !low.is_empty() && low.chars().chain(high.chars()).all(|c| c.is_ascii_digit())
 }
 
+/// Whether `{n,m}` asks for more rounds than RE2 grants.
+fn repeats_too_often(after: &str) -> bool {
+    let counts = after.split('}').next().unwrap_or_default();
+    let too_often = |count: &str| {
+        count.len() > 9
+            || count
+                .parse::<u32>()
+                .is_ok_and(|count| count > MAX_REPETITION)
+    };
+    is_repetition(after) && counts.split(',').any(too_often)
+}
+
+/// A flag of the `regex` crate that RE2 does not have, in what follows `(`.
+fn foreign_flag(after: &str) -> Option<char> {
+    let flags = after.strip_prefix('?')?;
+    flags
+        .chars()
+        .take_while(|c| c.is_ascii_alphabetic() || *c == '-')
+        .take_while(|c| *c != 'P')
+        .find(|c| matches!(c, 'x' | 'u' | 'R'))
+}
+
 /// Whether a `}` after `out` ends a repetition, which `is_repetition` has let through unescaped.
 fn closes_repetition(out: &str) -> bool {
     let counts = out.trim_end_matches(|c: char| c.is_ascii_digit() || c == ',');
@@ -261,6 +291,7 @@ mod tests {
             (r"\{a\}", "{a}", "a"),
             (r"/\x{41}", "/A", "/B"),
             (r"a|bc", "bc", "abc"),
+            (r"(?P<xu>a)(?s:.)", "a\n", "b"),
             (r"(?i)abc", "ABC", "abd"),
         ] {
             assert!(full(pattern, matching), "{pattern} {matching}");
@@ -269,8 +300,18 @@ mod tests {
     }
 
     #[test]
-    fn look_around_and_back_references_are_refused() {
-        for pattern in [r"(?=a)", r"(?<!a)b", r"(a)\1", "(", r"a\"] {
+    fn what_re2_does_not_have_is_refused() {
+        for pattern in [
+            r"(?=a)",
+            r"(?<!a)b",
+            r"(a)\1",
+            "(",
+            r"a\",
+            "(?x) a",
+            "(?i-u:a)",
+            "a{1001}",
+            "a{1,99999999999}",
+        ] {
             assert!(Regex::new(pattern).is_err(), "{pattern}");
         }
     }

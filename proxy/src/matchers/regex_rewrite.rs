@@ -30,10 +30,7 @@ impl RegexRewrite {
             pattern,
             substitution,
         } = proto;
-        let regex = Regex::from_proto(
-            path.required("pattern", pattern)?,
-            &path.field("pattern"),
-        )?;
+        let regex = Regex::from_proto(path.required("pattern", pattern)?, &path.field("pattern"))?;
         let substitution = parse_substitution(
             &substitution,
             regex.group_count(),

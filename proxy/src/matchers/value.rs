@@ -169,7 +169,11 @@ mod tests {
             (ValueMatcher::Null, Some(json!(null)), Some(json!(0))),
             (ValueMatcher::Null, Some(json!(null)), None),
             (ValueMatcher::Exact(2.0), Some(json!(2)), Some(json!(3))),
-            (ValueMatcher::Range(1.0, 2.0), Some(json!(1)), Some(json!(2))),
+            (
+                ValueMatcher::Range(1.0, 2.0),
+                Some(json!(1)),
+                Some(json!(2)),
+            ),
             (text(), Some(json!("a")), Some(json!("b"))),
             (ValueMatcher::Bool(false), Some(json!(false)), None),
             (ValueMatcher::Present(true), Some(json!(null)), None),
@@ -198,6 +202,9 @@ mod tests {
         let proto = wkt::Struct {
             fields: [("a".into(), number(3.0)), ("b".into(), number(0.5))].into(),
         };
-        assert_eq!(Value::Object(struct_to_json(proto)), json!({"a": 3, "b": 0.5}));
+        assert_eq!(
+            Value::Object(struct_to_json(proto)),
+            json!({"a": 3, "b": 0.5})
+        );
     }
 }

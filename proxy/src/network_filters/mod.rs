@@ -6,6 +6,7 @@
 pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
+pub mod tcp_proxy;
 
 use std::fmt;
 use std::rc::Rc;
@@ -24,6 +25,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
+    &tcp_proxy::Factory,
     &crate::http_connection_manager::Factory,
 ];
 

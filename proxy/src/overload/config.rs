@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger_proto::pb::envoy::config::core::v3::RuntimeUInt64;
 use outrigger_proto::pb::envoy::config::overload::v3 as pb;
 use outrigger_proto::pb::envoy::extensions::resource_monitors::{
     downstream_connections::v3::DownstreamConnectionsConfig, fixed_heap::v3::FixedHeapConfig,
@@ -69,7 +70,8 @@ impl OverloadManager {
             Ok((action, triggers, shrink))
         });
         let (refresh_interval, resources, actions) = (refresh_interval?, resources?, actions?);
-        (loadshed?, factory?);
+        loadshed?;
+        factory?;
 
         let mut manager = Self::new(refresh_interval.unwrap_or(DEFAULT_REFRESH_INTERVAL), server);
         for (name, resource) in resources {
@@ -120,11 +122,10 @@ fn resource(
             } = config.decode(path)?;
             // With the runtime field, the plain one is not read, in Envoy neither.
             let (key, limit, field) = match max_heap_size_bytes_runtime {
-                Some(runtime) => (
-                    runtime.runtime_key,
-                    runtime.default_value,
-                    "max_heap_size_bytes_runtime",
-                ),
+                Some(RuntimeUInt64 {
+                    default_value,
+                    runtime_key,
+                }) => (runtime_key, default_value, "max_heap_size_bytes_runtime"),
                 None => (String::new(), max_heap_size_bytes, "max_heap_size_bytes"),
             };
             if limit == 0 {

@@ -1,9 +1,6 @@
 //! `RouteAction`: sends a request to a cluster.
 
-#![allow(
-    deprecated,
-    reason = "deprecated fields are decided like all others"
-)]
+#![allow(deprecated, reason = "deprecated fields are decided like all others")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +114,10 @@ pub(super) struct ActionContext<'a> {
 }
 
 impl RouteAction {
-    #[allow(clippy::too_many_lines, reason = "one line or two for each of the fields")]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one line or two for each of the fields"
+    )]
     pub(super) fn from_proto(
         proto: pb::RouteAction,
         context: &ActionContext<'_>,
@@ -250,7 +250,9 @@ impl RouteAction {
 
     /// The timeouts that few routes have.
     pub fn timeouts(&self) -> Timeouts {
-        self.rare.as_ref().map_or_else(Timeouts::default, |rare| rare.timeouts)
+        self.rare
+            .as_ref()
+            .map_or_else(Timeouts::default, |rare| rare.timeouts)
     }
 
     /// How requests are spread over hosts.
@@ -265,7 +267,9 @@ impl RouteAction {
 
     /// Whether the rules of the virtual host count beside those of the route, and not only where the route has none.
     pub fn include_vh_rate_limits(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.include_vh_rate_limits)
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.include_vh_rate_limits)
     }
 
     /// What the route says about each kind of upgrade; for the others the connection manager decides.

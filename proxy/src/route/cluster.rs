@@ -175,7 +175,7 @@ impl WeightedClusters {
     /// The position of the cluster that `random` falls upon; none if all weights are zero at the moment.
     pub(super) fn pick(&self, head: &RequestHead, random: u64) -> Option<u32> {
         let total: u64 = self.clusters.iter().map(|c| c.weight.get()).sum();
-        let chosen = self.from_header(head).unwrap_or(random);
+        let chosen = self.number_in_header(head).unwrap_or(random);
         let mut left = chosen.checked_rem(total)?;
         let position = self.clusters.iter().position(|cluster| {
             let weight = cluster.weight.get();
@@ -187,7 +187,7 @@ impl WeightedClusters {
     }
 
     /// A header that comes twice, or is no number, leaves it to chance.
-    fn from_header(&self, head: &RequestHead) -> Option<u64> {
+    fn number_in_header(&self, head: &RequestHead) -> Option<u64> {
         let name = self.random_header.as_ref()?;
         let mut values = head.fields.get_all(name);
         let value = values.next()?;

@@ -2,17 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use matcher_pb::filter_state_matcher::Matcher;
 use outrigger_proto::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
-use matcher_pb::filter_state_matcher::Matcher;
 
 use super::path::PathCriterion;
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::http::RequestHead;
 use crate::matchers::{
-    CidrRanges, CookieMatcher, HeaderMatcher, MetadataMatcher, QueryParameterMatcher,
-    StringMatcher,
+    CidrRanges, CookieMatcher, HeaderMatcher, MetadataMatcher, QueryParameterMatcher, StringMatcher,
 };
 use crate::runtime::RuntimeFraction;
 use crate::server::FactoryContext;
@@ -152,22 +151,23 @@ impl FilterStateMatcher {
     ) -> Result<Self, Rejected> {
         let matcher_pb::FilterStateMatcher { key, matcher } = proto;
         let key = path.non_empty("key", key);
-        let condition = match matcher {
-            None => Err(path.reject("needs one of string_match, address_match")),
-            Some(Matcher::StringMatch(text)) => {
-                StringMatcher::from_proto(text, &path.field("string_match"))
-                    .map(FilterStateCondition::Text)
-            }
-            Some(Matcher::AddressMatch(matcher_pb::AddressMatcher {
-                ranges,
-                invert_match,
-            })) => CidrRanges::from_xds("ranges", ranges, &path.field("address_match")).map(
-                |ranges| FilterStateCondition::Address {
+        let condition =
+            match matcher {
+                None => Err(path.reject("needs one of string_match, address_match")),
+                Some(Matcher::StringMatch(text)) => {
+                    StringMatcher::from_proto(text, &path.field("string_match"))
+                        .map(FilterStateCondition::Text)
+                }
+                Some(Matcher::AddressMatch(matcher_pb::AddressMatcher {
                     ranges,
-                    invert: invert_match,
-                },
-            ),
-        };
+                    invert_match,
+                })) => CidrRanges::from_xds("ranges", ranges, &path.field("address_match")).map(
+                    |ranges| FilterStateCondition::Address {
+                        ranges,
+                        invert: invert_match,
+                    },
+                ),
+            };
         Ok(Self {
             key: key?.into(),
             condition: condition?,

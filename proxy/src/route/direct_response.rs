@@ -1,9 +1,9 @@
 //! `DirectResponseAction`: answers that the proxy gives by itself.
 
 use bytes::Bytes;
+use core::data_source::Specifier;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
-use core::data_source::Specifier;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::{FormatData, SubstitutionFormatString};
@@ -90,14 +90,16 @@ fn read_data_source(proto: core::DataSource, path: &ConfigPath<'_>) -> Result<By
     } = proto;
     path.unsupported_if_set("watched_directory", watched_directory)?;
     match specifier {
-        None => Err(path.reject(
-            "needs one of filename, inline_bytes, inline_string, environment_variable",
-        )),
+        None => {
+            Err(path
+                .reject("needs one of filename, inline_bytes, inline_string, environment_variable"))
+        }
         Some(Specifier::InlineBytes(bytes)) => Ok(bytes.into()),
         Some(Specifier::InlineString(text)) => Ok(text.into()),
-        Some(Specifier::Filename(name)) => std::fs::read(&name)
-            .map(Into::into)
-            .map_err(|error| path.field("filename").reject(format!("\"{name}\": {error}"))),
+        Some(Specifier::Filename(name)) => std::fs::read(&name).map(Into::into).map_err(|error| {
+            path.field("filename")
+                .reject(format!("\"{name}\": {error}"))
+        }),
         Some(Specifier::EnvironmentVariable(name)) => {
             #[allow(
                 clippy::disallowed_methods,

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 /// Virtual hosts by domain.
 #[derive(Debug, Default)]
 pub(super) struct Domains {
-    exact: HashMap<Box<[u8]>, u32>,
+    exact: Texts,
     suffixes: Wildcards,
     prefixes: Wildcards,
     any: Option<u32>,
@@ -20,7 +20,11 @@ pub(super) struct Domains {
 
 /// Texts without their asterisk by length, the longest first.
 #[derive(Debug, Default)]
-struct Wildcards(Vec<(usize, HashMap<Box<[u8]>, u32>)>);
+struct Wildcards(Vec<(usize, Texts)>);
+
+/// Texts in lower case, each with its virtual host.
+#[derive(Debug, Default)]
+struct Texts(HashMap<Box<[u8]>, u32>);
 
 /// The domain is there already.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,22 +44,22 @@ impl Domains {
             b"*" => self.any.replace(virtual_host),
             [b'*', suffix @ ..] => self.suffixes.insert(suffix, virtual_host),
             [prefix @ .., b'*'] => self.prefixes.insert(prefix, virtual_host),
-            _ => self.exact.insert(domain.into(), virtual_host),
+            _ => self.exact.0.insert(domain.into(), virtual_host),
         };
         old.map_or(Ok(()), |_| Err(Duplicate))
     }
 
     /// Gives back what growing took too much.
     pub(super) fn shrink(&mut self) {
-        self.exact.shrink_to_fit();
+        self.exact.0.shrink_to_fit();
         for (_, map) in self.suffixes.0.iter_mut().chain(&mut self.prefixes.0) {
-            map.shrink_to_fit();
+            map.0.shrink_to_fit();
         }
     }
 
     /// The virtual host for an authority.
     pub(super) fn find(&self, authority: Option<&[u8]>) -> Option<u32> {
-        if self.exact.is_empty() && self.suffixes.0.is_empty() && self.prefixes.0.is_empty() {
+        if self.exact.0.is_empty() && self.suffixes.0.is_empty() && self.prefixes.0.is_empty() {
             return self.any;
         }
         let mut host = authority?;
@@ -68,6 +72,7 @@ impl Domains {
             host = &lower;
         }
         self.exact
+            .0
             .get(host)
             .copied()
             .or_else(|| {
@@ -86,16 +91,16 @@ impl Wildcards {
     fn insert(&mut self, text: &[u8], virtual_host: u32) -> Option<u32> {
         let at = self.0.partition_point(|(len, _)| *len > text.len());
         if self.0.get(at).is_none_or(|(len, _)| *len != text.len()) {
-            self.0.insert(at, (text.len(), HashMap::new()));
+            self.0.insert(at, (text.len(), Texts::default()));
         }
-        self.0[at].1.insert(text.into(), virtual_host)
+        self.0[at].1.0.insert(text.into(), virtual_host)
     }
 
     /// `part` gives the part of the host with that length, if the host is longer than it.
     fn find<'h>(&self, part: impl Fn(usize) -> Option<&'h [u8]>) -> Option<u32> {
         self.0
             .iter()
-            .find_map(|(len, texts)| texts.get(part(*len)?).copied())
+            .find_map(|(len, texts)| texts.0.get(part(*len)?).copied())
     }
 }
 
@@ -148,7 +153,11 @@ mod tests {
             ("[::1]:80", 6),
             ("[::1]", 0),
         ] {
-            assert_eq!(domains.find(Some(host.as_bytes())), Some(expected), "{host}");
+            assert_eq!(
+                domains.find(Some(host.as_bytes())),
+                Some(expected),
+                "{host}"
+            );
         }
         assert_eq!(domains.find(None), None);
     }

@@ -1,9 +1,6 @@
 //! `Route`: one entry of a virtual host.
 
-#![allow(
-    deprecated,
-    reason = "deprecated fields are decided like all others"
-)]
+#![allow(deprecated, reason = "deprecated fields are decided like all others")]
 
 use std::sync::Arc;
 
@@ -90,7 +87,10 @@ pub(super) struct RouteContext<'a> {
 }
 
 impl Route {
-    #[allow(clippy::too_many_lines, reason = "one line or two for each of the fields")]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one line or two for each of the fields"
+    )]
     pub(super) fn from_proto(
         proto: pb::Route,
         context: &RouteContext<'_>,
@@ -162,7 +162,7 @@ impl Route {
         );
         specifiers?;
         let rare = Rare {
-            stat_prefix: Some(stat_prefix.into()).filter(|text: &Box<str>| !text.is_empty()),
+            stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
             decorator: decorator?,
             tracing: tracing?,
             metadata: metadata.map(metadata_from_proto),
@@ -173,7 +173,7 @@ impl Route {
         own_filters?;
         let (path, criteria) = criteria?;
         Ok(Self {
-            name: Some(name.into()).filter(|name: &Box<str>| !name.is_empty()),
+            name: (!name.is_empty()).then(|| name.into()),
             action: action?,
             path,
             criteria,
@@ -238,9 +238,10 @@ impl Action {
     ) -> Result<Self, Rejected> {
         let cx = context.per_filter.cx;
         match proto {
-            None => Err(path.reject(
-                "needs one of route, redirect, direct_response, non_forwarding_action",
-            )),
+            None => {
+                Err(path
+                    .reject("needs one of route, redirect, direct_response, non_forwarding_action"))
+            }
             Some(pb::route::Action::Route(proto)) => {
                 RouteAction::from_proto(proto, context, &path.field("route")).map(Self::Forward)
             }

@@ -4,6 +4,7 @@
 //!
 //! Deviations: a `filter_state` object is hashed by its text.
 
+use std::io::Write;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::route::v3::route_action as pb;
@@ -113,9 +114,9 @@ impl Method {
             Some(PolicySpecifier::Cookie(cookie)) => {
                 Cookie::from_proto(cookie, &path.field("cookie")).map(Input::Cookie)
             }
-            Some(PolicySpecifier::ConnectionProperties(pb::hash_policy::ConnectionProperties {
-                source_ip,
-            })) => Ok(if source_ip {
+            Some(PolicySpecifier::ConnectionProperties(
+                pb::hash_policy::ConnectionProperties { source_ip },
+            )) => Ok(if source_ip {
                 Input::SourceIp
             } else {
                 Input::Nothing
@@ -148,7 +149,11 @@ impl Input {
             Self::Header(key, rewrite) => header_hash(head, key, rewrite.as_ref()),
             Self::SourceIp => {
                 let ip = info.remote_address().ip()?;
-                Some(xx_hash64(ip.to_string().as_bytes(), 0))
+                let mut text = [0; 48];
+                let mut rest = &mut text[..];
+                write!(rest, "{ip}").ok()?;
+                let len = 48 - rest.len();
+                Some(xx_hash64(&text[..len], 0))
             }
             Self::QueryParameter(name) => {
                 let value = first_query_value(head.path()?, name.as_bytes())?;
@@ -176,11 +181,7 @@ impl Input {
 }
 
 /// The order of several values of a header makes no difference.
-fn header_hash(
-    head: &RequestHead,
-    key: &HeaderKey,
-    rewrite: Option<&RegexRewrite>,
-) -> Option<u64> {
+fn header_hash(head: &RequestHead, key: &HeaderKey, rewrite: Option<&RegexRewrite>) -> Option<u64> {
     let HeaderKey::Field(name) = key else {
         let value = head.first(key)?;
         return Some(match rewrite {
@@ -206,10 +207,7 @@ fn header_hash(
 }
 
 impl Cookie {
-    fn from_proto(
-        proto: pb::hash_policy::Cookie,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
+    fn from_proto(proto: pb::hash_policy::Cookie, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let pb::hash_policy::Cookie {
             name,
             ttl,
@@ -311,6 +309,13 @@ mod tests {
     }
 
     #[test]
+    fn the_source_address_is_hashed_as_text_without_its_port() {
+        let policy = policy(vec![(Input::SourceIp, false)]);
+        let hash = policy.hash(&head("GET", "a", "/"), &info(), None);
+        assert_eq!(hash, Some(xx_hash64(b"10.1.2.3", 0)));
+    }
+
+    #[test]
     fn a_missing_cookie_is_made_when_it_has_a_lifetime() {
         let cookie = |ttl| {
             policy(vec![(
@@ -318,8 +323,11 @@ mod tests {
                     name: "k".into(),
                     ttl,
                     path: "/p".into(),
-                    attributes: [("SameSite".into(), "Lax".into()), ("Secure".into(), "".into())]
-                        .into(),
+                    attributes: [
+                        ("SameSite".into(), "Lax".into()),
+                        ("Secure".into(), "".into()),
+                    ]
+                    .into(),
                 }),
                 false,
             )])

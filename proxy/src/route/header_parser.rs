@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::{FormatData, Formatter};
-use crate::http::{Fields, HeaderName, RequestHead, ResponseHead};
+use crate::http::{Fields, HeaderName, Name, RequestHead, ResponseHead};
 use crate::server::FactoryContext;
 use crate::stream_info::StreamInfo;
 
@@ -94,8 +94,7 @@ impl HeaderMutations {
             path,
         );
         let (request, response) = (request?, response?);
-        Ok((request.is_some() || response.is_some())
-            .then(|| Box::new(Self { request, response })))
+        Ok((request.is_some() || response.is_some()).then(|| Box::new(Self { request, response })))
     }
 }
 
@@ -206,7 +205,12 @@ impl HeaderParser {
 /// Overwrites come before additions.
 fn apply(writes: &[Write<'_>], scratch: &[u8], fields: &mut Fields) {
     for write in writes.iter().filter(|write| write.overwrite) {
-        fields.set(&write.header.name, write.value(scratch));
+        let name = &write.header.name;
+        if name.known().is_none() {
+            // Envoy keeps only the headers that it knows in their places.
+            fields.remove(name);
+        }
+        fields.set(name, write.value(scratch));
     }
     for write in writes.iter().filter(|write| !write.overwrite) {
         fields.append(&write.header.name, write.value(scratch));

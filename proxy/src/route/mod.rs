@@ -6,10 +6,11 @@
 //! anchors of its path criterion, so that a thousand routes cost about what one costs. The first route in the order of the
 //! configuration that matches is taken, as in Envoy.
 //!
-//! Deviations: where a virtual host requires TLS, a request without `x-forwarded-proto` is judged by its scheme (Envoy finds no
-//! route). The port that was stripped from the authority of a CONNECT is not put back. Refused: `matcher`, `vhds`,
-//! `vhost_header`, `virtual_clusters`, `cors` outside `typed_per_filter_config`, mirroring, hedging, internal redirects,
-//! `metadata_match`, `tls_context`, cluster specifier plugins, route specifiers.
+//! Deviations: where TLS is required, a request without `x-forwarded-proto` is judged by its scheme; Envoy finds no route.
+//! Deviations: the port that was stripped from the authority of a CONNECT is not put back.
+//! Deviations: `matcher`, `vhds`, `vhost_header`, `virtual_clusters`, `filter_action` and route specifiers are refused.
+//! Deviations: mirroring, hedging, internal redirects and cluster specifier plugins are refused.
+//! Deviations: `metadata_match`, `tls_context`, and `cors` outside `typed_per_filter_config` are refused.
 
 mod action;
 mod cluster;
@@ -175,7 +176,7 @@ impl SelectedRoute {
             .and_then(|rewrite| rewrite.rewrite(head, &route.path, info));
         if let Some(path) = path {
             if keep_original {
-                let original = head.path().unwrap_or_default().to_vec();
+                let original = rewrite::Rewritten::from_slice(head.path().unwrap_or_default());
                 head.fields.set(Known::EnvoyOriginalPath, original);
             }
             head.set_path(&path);

@@ -81,6 +81,10 @@ impl PathIndex {
 impl Anchors {
     fn new(mut anchors: Vec<(Vec<u8>, u32)>) -> Self {
         anchors.sort();
+        #[allow(
+            clippy::expect_used,
+            reason = "a message is read into less memory than that"
+        )]
         let small = |n: usize| u32::try_from(n).expect("a configuration is smaller than 4 GB");
         let mut bytes: Vec<u8> = Vec::new();
         let mut entries: Vec<Entry> = Vec::new();

@@ -1,9 +1,9 @@
 //! `typed_per_filter_config` of table, virtual host, route and weighted cluster, merged into numbered slots.
 //!
-//! The names that a table mentions are numbered when it is built. Each route then has one slot per name, or shares the slots
-//! of its virtual host or of the table where it mentions none itself.
+//! The names that a table mentions are numbered when it is built. Each route then has the slots that its levels mention, or
+//! shares those of its virtual host or of the table where it mentions none itself.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,12 +16,13 @@ use crate::server::FactoryContext;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 
-/// The merged configurations of a route, by slot.
+/// The merged configurations of a route: only of the slots that one of its levels mentions, in ascending order.
 #[derive(Clone)]
 pub(super) struct FilterSlots(Arc<[FilterSlot]>);
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct FilterSlot {
+    slot: u32,
     config: Option<RouteFilterConfig>,
     disabled: Option<bool>,
 }
@@ -87,22 +88,27 @@ impl<'a> PerFilter<'a> {
         path: &ConfigPath<'_>,
     ) -> Result<FilterLevel, Rejected> {
         let mut failed = None;
-        let mut level = FilterLevel::default();
-        for (slot, name) in self.names.iter().enumerate() {
-            let Some(any) = configs.get(&**name) else {
-                continue;
-            };
-            match self.entry(any.clone(), &path.key("typed_per_filter_config", name)) {
-                Ok(entry) => level.0.push((slot, entry)),
-                Err(rejected) => failed = Some(rejected),
+        let mut level = Vec::new();
+        // In the order of the names, for the errors' sake and for `get`.
+        for (name, any) in configs.into_iter().collect::<BTreeMap<_, _>>() {
+            let entry = self.entry(any, &path.key("typed_per_filter_config", &name));
+            let slot = self.names.binary_search_by(|known| (**known).cmp(&name));
+            match (entry, slot) {
+                (Ok(entry), Ok(slot)) => level.push((slot, entry)),
+                (Err(rejected), _) => failed = Some(rejected),
+                (Ok(_), Err(_)) => debug_assert!(false, "all names of the table have a number"),
             }
         }
-        failed.map_or(Ok(level), Err)
+        failed.map_or(Ok(FilterLevel(level)), Err)
     }
 
     /// Merges levels, from the least to the most specific.
     pub(super) fn resolve(&self, levels: &[&FilterLevel]) -> FilterSlots {
-        let slots = (0..self.names.len()).map(|slot| {
+        let mentioned: BTreeSet<usize> = levels
+            .iter()
+            .flat_map(|level| level.0.iter().map(|(slot, _)| *slot))
+            .collect();
+        let slots = mentioned.into_iter().filter_map(|slot| {
             let entries = || levels.iter().filter_map(|level| level.get(slot));
             let configs: Vec<_> = entries().filter_map(|e| e.config.as_ref()).collect();
             // Configurations of one name that belong to several extensions cannot be merged: the most specific one decides.
@@ -114,10 +120,11 @@ impl<'a> PerFilter<'a> {
                     .collect();
                 self.factories[*factory].merge(&same)
             });
-            FilterSlot {
+            Some(FilterSlot {
+                slot: u32::try_from(slot).ok()?,
                 config,
-                disabled: entries().last().map(|entry| entry.disabled),
-            }
+                disabled: entries().next_back().map(|entry| entry.disabled),
+            })
         });
         FilterSlots(slots.collect())
     }
@@ -202,11 +209,16 @@ impl FilterLevel {
 
 impl FilterSlots {
     pub(super) fn config(&self, slot: usize) -> Option<&RouteFilterConfig> {
-        self.0.get(slot)?.config.as_ref()
+        self.find(slot)?.config.as_ref()
     }
 
     pub(super) fn disabled(&self, slot: usize) -> Option<bool> {
-        self.0.get(slot)?.disabled
+        self.find(slot)?.disabled
+    }
+
+    fn find(&self, slot: usize) -> Option<&FilterSlot> {
+        let at = self.0.binary_search_by_key(&slot, |s| s.slot as usize);
+        Some(&self.0[at.ok()?])
     }
 }
 

@@ -13,8 +13,8 @@ use std::borrow::Cow;
 
 use outrigger_proto::pb::envoy::config::route::v3 as route_pb;
 use outrigger_proto::pb::envoy::r#type::v3::RateLimitUnit;
-use route_pb::rate_limit as pb;
 use pb::action::{ActionSpecifier, meta_data::Source};
+use route_pb::rate_limit as pb;
 use smallvec::SmallVec;
 
 use super::cluster::{ClusterChoice, ClusterTarget};
@@ -346,7 +346,9 @@ impl Action {
                 skip_if_absent,
             } => {
                 let metadata = if *of_route {
-                    info.route.as_ref().and_then(|route| route.route().metadata())
+                    info.route
+                        .as_ref()
+                        .and_then(|route| route.route().metadata())
                 } else {
                     Some(&info.dynamic_metadata)
                 };
@@ -634,10 +636,8 @@ impl HitsAddend {
             (Some(number), true) => path
                 .in_range("number", number.value, 0..=MOST_HITS)
                 .map(Amount::Number),
-            (None, false) => {
-                Formatter::parse_omitting_empty(&format, cx, &path.field("format"))
-                    .map(Amount::Format)
-            }
+            (None, false) => Formatter::parse_omitting_empty(&format, cx, &path.field("format"))
+                .map(Amount::Format),
             _ => Err(path.reject("needs either number or format")),
         };
         Ok(Self {

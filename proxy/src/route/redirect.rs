@@ -49,9 +49,7 @@ impl RedirectAction {
         let host = header_text("host_redirect", host_redirect, path);
         let scheme = match scheme_rewrite_specifier {
             None => Ok(None),
-            Some(SchemeRewriteSpecifier::HttpsRedirect(https)) => {
-                Ok(https.then(|| "https".into()))
-            }
+            Some(SchemeRewriteSpecifier::HttpsRedirect(https)) => Ok(https.then(|| "https".into())),
             Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => {
                 header_text("scheme_redirect", scheme, path)
             }
@@ -208,5 +206,5 @@ fn header_text(
             .field(field)
             .reject("may not contain CR, LF or NUL: it goes into a header"));
     }
-    Ok(Some(text.into()).filter(|text: &Box<str>| !text.is_empty()))
+    Ok((!text.is_empty()).then(|| text.into()))
 }

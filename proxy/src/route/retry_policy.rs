@@ -1,6 +1,11 @@
 //! `RetryPolicy`: when, how often and where a request is tried again.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on>
+//! Type URLs within: `envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate`,
+//! `envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate`,
+//! `envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig`.
+//!
+//! Deviations: `retry_options_predicates`, `refresh_cluster_on_retry` and hosts by metadata are refused.
 
 use std::ops::{BitOr, BitOrAssign};
 use std::time::Duration;
@@ -16,8 +21,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::HeaderName;
 use crate::matchers::HeaderMatcher;
 
-const PREVIOUS_HOSTS: &str =
-    "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 const OMIT_CANARY_HOSTS: &str =
     "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate";
 const PREVIOUS_PRIORITIES: &str =
@@ -377,7 +381,10 @@ mod tests {
                 | RetryOn::GRPC_UNAVAILABLE
                 | RetryOn::GRPC_CANCELLED
         );
-        assert_eq!(RetryOn::parse_http(b"5xx,what"), (RetryOn::SERVER_ERROR, false));
+        assert_eq!(
+            RetryOn::parse_http(b"5xx,what"),
+            (RetryOn::SERVER_ERROR, false)
+        );
         assert_eq!(RetryOn::parse_grpc(b"5xx"), (RetryOn::NONE, false));
         assert!(RetryOn::GRPC.contains(RetryOn::GRPC_INTERNAL | RetryOn::GRPC_CANCELLED));
         assert!(!RetryOn::GRPC.intersects(RetryOn::HTTP3_POST_CONNECT_FAILURE));
@@ -404,7 +411,10 @@ mod tests {
             })
         };
         let error = policy(100, 50).unwrap_err();
-        assert!(error.starts_with("retry / retry_back_off / max_interval"), "{error}");
+        assert!(
+            error.starts_with("retry / retry_back_off / max_interval"),
+            "{error}"
+        );
         let legal = policy(100, 200).unwrap();
         assert_eq!(legal.base_interval, Some(Duration::from_millis(100)));
         assert_eq!(legal.max_interval, Some(Duration::from_millis(200)));

@@ -9,6 +9,7 @@ use outrigger_proto::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_proto::pb::envoy::config::route::v3::route_action::HostRewriteSpecifier;
 use outrigger_proto::pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 use outrigger_proto::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use smallvec::SmallVec;
 
 use super::path::PathCriterion;
 use super::uri_template::UriTemplateRewrite;
@@ -20,6 +21,9 @@ use crate::server::FactoryContext;
 use crate::stream_info::StreamInfo;
 
 const URI_TEMPLATE: &str = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig";
+
+/// A path or an authority, on its way from one place of the head to another.
+pub(super) type Rewritten = SmallVec<[u8; 128]>;
 
 /// What becomes of the path. The query stays as it is.
 #[derive(Debug)]
@@ -125,24 +129,25 @@ impl PathRewrite {
         head: &RequestHead,
         criterion: &PathCriterion,
         info: &StreamInfo,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Rewritten> {
         let whole = head.path().unwrap_or_default();
         let path = head.path_without_query();
-        let (new, replaced) = match self {
-            Self::Prefix(prefix) => (prefix.to_vec(), criterion.matched_len(path)),
-            Self::Regex(regex) => (regex.replace_all(path), path.len()),
-            Self::Template(rewrite) => {
-                (rewrite.rewrite(path, criterion.template()?)?, path.len())
+        let mut replaced = path.len();
+        let mut out: Rewritten = match self {
+            Self::Prefix(prefix) => {
+                replaced = criterion.matched_len(path);
+                SmallVec::from_slice(prefix)
             }
+            Self::Regex(regex) => regex.replace_all(path).into(),
+            Self::Template(rewrite) => rewrite.rewrite(path, criterion.template()?)?.into(),
             Self::Format(formatter) => {
                 let new = render(formatter, head, info);
                 if new.is_empty() {
                     return None;
                 }
-                (new, path.len())
+                new.into()
             }
         };
-        let mut out = new;
         out.extend_from_slice(&whole[replaced..]);
         Some(out)
     }
@@ -163,12 +168,14 @@ impl HostRewrite {
             }
             Some(HostRewriteSpecifier::AutoHostRewrite(auto)) if auto.value => Some(Self::Auto),
             Some(HostRewriteSpecifier::HostRewritePathRegex(regex)) => {
-                let regex = RegexRewrite::from_proto(regex, &path.field("host_rewrite_path_regex"))?;
+                let regex =
+                    RegexRewrite::from_proto(regex, &path.field("host_rewrite_path_regex"))?;
                 Some(Self::PathRegex(Box::new(regex)))
             }
             Some(HostRewriteSpecifier::HostRewrite(format)) if !format.is_empty() => {
                 let at = path.field("host_rewrite");
-                let formatter = Formatter::parse_omitting_empty(&format, cx, &at)?;
+                // Unlike for path_rewrite, Envoy prints what is missing as `-` here.
+                let formatter = Formatter::parse(&format, cx, &at)?;
                 Some(Self::Format(Box::new(formatter)))
             }
             _ => None,
@@ -176,12 +183,12 @@ impl HostRewrite {
     }
 
     /// The authority that the request gets; none if it stays.
-    pub(super) fn rewrite(&self, head: &RequestHead, info: &StreamInfo) -> Option<Vec<u8>> {
-        let host = match self {
-            Self::Literal(host) => host.to_vec(),
-            Self::Header(key) => head.first(key)?.into_owned(),
-            Self::PathRegex(regex) => regex.replace_all(head.path_without_query()),
-            Self::Format(formatter) => render(formatter, head, info),
+    pub(super) fn rewrite(&self, head: &RequestHead, info: &StreamInfo) -> Option<Rewritten> {
+        let host: Rewritten = match self {
+            Self::Literal(host) => SmallVec::from_slice(host),
+            Self::Header(key) => SmallVec::from_slice(&head.first(key)?),
+            Self::PathRegex(regex) => regex.replace_all(head.path_without_query()).into(),
+            Self::Format(formatter) => render(formatter, head, info).into(),
             Self::Auto => return None,
         };
         Some(host).filter(|host| !host.is_empty())
@@ -198,14 +205,14 @@ pub fn update_authority(
     append_x_forwarded_host: bool,
     keep_original: bool,
 ) {
-    let old = head.authority().unwrap_or_default().to_vec();
+    let old: Rewritten = SmallVec::from_slice(head.authority().unwrap_or_default());
     if append_x_forwarded_host && !old.is_empty() {
         let known = head.fields.get(Known::ForwardedHost).unwrap_or_default();
         let last = known
             .rsplit(|b| *b == b',')
             .find(|part| !part.is_empty())
             .unwrap_or_default();
-        if last != old {
+        if *last != *old {
             head.fields.append_to(Known::ForwardedHost, b",", &old);
         }
     }

@@ -49,9 +49,7 @@ impl UriTemplate {
         let mut rest = pattern;
         while let Some(c) = rest.chars().next() {
             if c == '{' {
-                let (variable, after) = rest[1..]
-                    .split_once('}')
-                    .ok_or("has a { without its }")?;
+                let (variable, after) = rest[1..].split_once('}').ok_or("has a { without its }")?;
                 builder.variable(variable)?;
                 rest = after;
             } else {
@@ -109,7 +107,8 @@ impl Builder {
         }
         self.text_glob_seen = text_glob;
         self.variable_seen = true;
-        self.regex.push_str(if text_glob { SEGMENTS } else { SEGMENT });
+        self.regex
+            .push_str(if text_glob { SEGMENTS } else { SEGMENT });
         Ok(())
     }
 
@@ -202,7 +201,11 @@ mod tests {
                 "/videos/123414/hls/1080p5000_00001.m4s",
                 "/videos/1/2.m4s",
             ),
-            ("/videos/{file}", "/videos/1080p5000_00001.m4s", "/videos/a/b"),
+            (
+                "/videos/{file}",
+                "/videos/1080p5000_00001.m4s",
+                "/videos/a/b",
+            ),
             (
                 "/**.mpd",
                 "/content/123/india/dash/55/manifest.mpd",

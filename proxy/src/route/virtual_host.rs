@@ -1,9 +1,6 @@
 //! `VirtualHost`: the routes of some domains.
 
-#![allow(
-    deprecated,
-    reason = "deprecated fields are decided like all others"
-)]
+#![allow(deprecated, reason = "deprecated fields are decided like all others")]
 
 use std::sync::Arc;
 
@@ -61,7 +58,10 @@ pub(super) struct HostContext<'a> {
 }
 
 impl VirtualHost {
-    #[allow(clippy::too_many_lines, reason = "one line or two for each of the fields")]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one line or two for each of the fields"
+    )]
     pub(super) fn from_proto(
         proto: pb::VirtualHost,
         context: &HostContext<'_>,
@@ -200,7 +200,8 @@ impl VirtualHost {
                 Some(path) => route.path.matches(path),
                 None => false,
             };
-            (met || (connect && route.path.is_connect())) && route.meets_criteria(head, info, random)
+            (met || (connect && route.path.is_connect()))
+                && route.meets_criteria(head, info, random)
         };
         match &self.index {
             Some(index) => {
@@ -209,6 +210,11 @@ impl VirtualHost {
             }
             None => (0..u32::try_from(self.routes.len()).unwrap_or(u32::MAX)).find(meets),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn index(&self) -> Option<&PathIndex> {
+        self.index.as_deref()
     }
 
     /// As `find`, without the index.

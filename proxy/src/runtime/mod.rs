@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use crate::config::Fraction;
+use outrigger_proto::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+
+use crate::config::{ConfigPath, Fraction, Rejected};
 
 /// All layers, merged. Shared by everything that reads runtime keys.
 #[derive(Debug, Clone, Default)]
@@ -165,6 +167,30 @@ impl Slot {
 }
 
 impl RuntimeFraction {
+    /// Converts a `RuntimeFractionalPercent`.
+    pub fn from_proto(
+        proto: RuntimeFractionalPercent,
+        runtime: &Runtime,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let RuntimeFractionalPercent {
+            default_value,
+            runtime_key,
+        } = proto;
+        let default = path.required("default_value", default_value)?;
+        let default = Fraction::from_proto(default, &path.field("default_value"))?;
+        Ok(runtime.fraction(&runtime_key, default))
+    }
+
+    /// As `contains`, with another default in the place of the configured one.
+    #[inline]
+    pub fn contains_with_default(&self, random: u64, default: Fraction) -> bool {
+        match self.slot.as_ref().and_then(|slot| slot.get()) {
+            None => default.contains(random),
+            Some(percent) => random % 100 < percent,
+        }
+    }
+
     /// A fraction that nothing overrides.
     pub fn fixed(default: Fraction) -> Self {
         Self {

@@ -13,12 +13,15 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::admin::v3::server_info::State;
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
-use outrigger_proto::yaml::{Format, Source, UnknownFields, load_bootstrap};
+use outrigger_proto::validate::{Problem, check};
+use outrigger_proto::yaml::{Format, Source, UnknownFields, encode};
+use prost::{Message, Name};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::admin_start::AdminSetup;
 use super::cli::{Cli, DrainStrategy, Mode};
 use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
@@ -74,6 +77,7 @@ pub struct Server {
     pub(super) clusters: Rc<ClusterManager>,
     pub(super) cluster_protos: Vec<Cluster>,
     overload: RefCell<Option<OverloadManager>>,
+    admin: RefCell<Option<AdminSetup>>,
     stats: ServerStats,
     workers: RefCell<Vec<WorkerSender>>,
     /// Closed when the last worker has ended.
@@ -117,6 +121,10 @@ impl Server {
         let clusters = convert_clusters(&context, workers, &cluster_protos, &report);
         let listeners = convert_listeners(&context, workers, &mut bootstrap, &report);
         let overload = convert_overload(&context, &mut bootstrap, &report);
+        let admin = bootstrap.admin.take().and_then(|proto| {
+            let root = ConfigPath::root(&report, "bootstrap");
+            AdminSetup::from_proto(proto, &context, &root.field("admin")).ok()
+        });
         check_cluster_manager(&mut bootstrap, &cluster_protos, &report);
         if !report.is_empty() {
             return Err(with_config(&cli, &report));
@@ -146,6 +154,7 @@ impl Server {
             clusters,
             cluster_protos,
             overload: RefCell::new(overload),
+            admin: RefCell::new(admin),
             workers: RefCell::default(),
             ended: RefCell::new(ended),
             alive: RefCell::new(Some(alive)),
@@ -160,6 +169,12 @@ impl Server {
         if self.cli.mode == Mode::InitOnly {
             info!("Initialized.");
             return Ok(());
+        }
+        let admin = self.admin.take();
+        if let Some(admin) = admin {
+            let address_path = self.cli.admin_address_path.as_deref();
+            let started = admin.start(self.clone(), address_path);
+            started.map_err(|error| vec![error])?;
         }
         self.run_beside();
         // Until then only signals are listened to.
@@ -419,8 +434,22 @@ fn load(cli: &Cli) -> Result<pb::Bootstrap, Vec<String>> {
     } else {
         UnknownFields::Refuse
     };
-    load_bootstrap(&sources, unknown)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    let name = pb::Bootstrap::full_name();
+    // The bytes hold what the Rust types lack as well, so that it can be refused.
+    let bytes = encode(&name, &sources, unknown)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let violations = check(&name, &bytes);
+    let broken: Vec<String> = violations
+        .iter()
+        // What is merely old is taken, as Envoy does.
+        .filter(|violation| !matches!(violation.problem, Problem::Deprecated { .. }))
+        .map(|violation| format!("bootstrap / {violation}"))
+        .collect();
+    if !broken.is_empty() {
+        return Err(broken);
+    }
+    pb::Bootstrap::decode(bytes.as_slice())
+        .map_err(|error| vec![format!("the configuration is no bootstrap: {error}")])
 }
 
 fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {

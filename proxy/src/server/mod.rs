@@ -1,5 +1,7 @@
 //! The process: what all of its parts share, its worker threads, its life from flags to exit.
 
+mod admin_source;
+mod admin_start;
 mod bootstrap;
 pub mod cli;
 mod context;

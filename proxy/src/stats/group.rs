@@ -330,7 +330,8 @@ impl HistogramRef<'_> {
     /// Adds a value, in the unit of the histogram.
     #[inline]
     pub fn record(self, value: u64) {
-        let Some(slot) = self.group.shards.get(thread_shard()) else {
+        let shard_index = thread_shard();
+        let Some(slot) = self.group.shards.get(shard_index) else {
             return;
         };
         if !self.group.exists(self.index) {
@@ -339,7 +340,7 @@ impl HistogramRef<'_> {
         let shard = slot.get_or_init(|| Shard::new(self.group.len()));
         shard.histograms[self.index]
             .get_or_init(Box::default)
-            .record(value);
+            .record(value, shard_index == 0);
         shard.values[self.index * 2 + 1].store(1, Relaxed);
     }
 

@@ -33,27 +33,25 @@ pub struct Bucket {
 struct Key(u16);
 
 impl HistogramShard {
-    pub(super) fn record(&self, value: u64) {
+    /// Counts a value. A shard that is not `shared` has one thread that writes.
+    pub(super) fn record(&self, value: u64, shared: bool) {
         let Some((decade, bucket)) = place(value) else {
-            return bump(&self.zero, 1);
+            return bump(&self.zero, shared);
         };
         let counts =
             self.decades[decade].get_or_init(|| Box::new([const { AtomicU64::new(0) }; 90]));
-        bump(&counts[bucket], 1);
+        bump(&counts[bucket], shared);
     }
 
     /// What was recorded so far.
     pub(super) fn snapshot(&self) -> HistogramData {
         let zero = std::iter::once((Key(0), self.zero.load(Relaxed)));
-        let others = self
-            .decades
-            .iter()
-            .enumerate()
+        let others = (0..)
+            .zip(&self.decades)
             .filter_map(|(decade, counts)| Some((decade, counts.get()?)))
             .flat_map(|(decade, counts)| {
-                counts
-                    .iter()
-                    .enumerate()
+                (0..)
+                    .zip(counts.iter())
                     .map(move |(bucket, count)| (Key::new(decade, bucket), count.load(Relaxed)))
             });
         HistogramData {
@@ -170,14 +168,16 @@ impl HistogramData {
     #[cfg(test)]
     pub(super) fn of(values: impl IntoIterator<Item = u64>) -> Self {
         let shard = HistogramShard::default();
-        values.into_iter().for_each(|value| shard.record(value));
+        values
+            .into_iter()
+            .for_each(|value| shard.record(value, true));
         shard.snapshot()
     }
 }
 
 impl Key {
-    fn new(decade: usize, bucket: usize) -> Self {
-        Self(u16::try_from(1 + decade * 90 + bucket).expect("20 decades of 90 buckets"))
+    fn new(decade: u16, bucket: u16) -> Self {
+        Self(1 + decade * 90 + bucket)
     }
 
     fn decade(self) -> u16 {
@@ -233,8 +233,12 @@ fn unit_of(decade: usize) -> u64 {
     10u64.saturating_pow(u32::try_from(decade.saturating_sub(1)).unwrap_or(0))
 }
 
-fn bump(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Relaxed);
+fn bump(counter: &AtomicU64, shared: bool) {
+    if shared {
+        counter.fetch_add(1, Relaxed);
+    } else {
+        counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+    }
 }
 
 #[cfg(test)]

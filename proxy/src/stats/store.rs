@@ -161,8 +161,8 @@ impl Store {
         text
     }
 
-    #[cfg(test)]
-    fn registered(&self) -> usize {
+    /// How many prefixes and names are registered, which bounds the work of showing all stats.
+    pub fn registered(&self) -> usize {
         self.inner.registry.lock().groups.len()
     }
 }

@@ -9,7 +9,7 @@ use outrigger_xds_tests::Error;
 use outrigger_xds_tests::backend::Backend;
 use outrigger_xds_tests::client::{self, Protocol};
 use outrigger_xds_tests::observation::{self, broken_promises, difference};
-use outrigger_xds_tests::proxy::Proxy;
+use outrigger_xds_tests::proxy::{ENDED, Proxy};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -44,9 +44,17 @@ pub enum Outcome {
 struct Side {
     binary: PathBuf,
     folder: PathBuf,
-    /// The proxy that serves most cases, unless it refused the bootstrap of all.
-    shared: Option<Rc<RefCell<Proxy>>>,
+    shared: Shared,
     seats: Vec<Seat>,
+}
+
+/// The proxy that serves most cases.
+enum Shared {
+    Runs(Rc<RefCell<Proxy>>),
+    /// It refused the bootstrap of all; each case is tried on a proxy of its own.
+    Refused,
+    /// It did not get ready.
+    Broken(String),
 }
 
 /// A case's backends and names on one side; one set for each protocol that runs it.
@@ -148,10 +156,11 @@ impl Side {
             .map(|(run, seat)| (&*run.case, &seat.names))
             .collect();
         let yaml = bootstrap::render(&together, folder);
-        let shared = Proxy::start(binary, &yaml, folder)
-            .await
-            .ok()
-            .map(|proxy| Rc::new(RefCell::new(proxy)));
+        let shared = match Proxy::start(binary, &yaml, folder).await {
+            Ok(proxy) => Shared::Runs(Rc::new(RefCell::new(proxy))),
+            Err(error) if error.to_string().starts_with(ENDED) => Shared::Refused,
+            Err(error) => Shared::Broken(error.to_string()),
+        };
         Ok(Self {
             binary: binary.into(),
             folder: folder.into(),
@@ -163,11 +172,15 @@ impl Side {
     /// The proxy for one run: one of its own when there is no common one, or when that has died.
     async fn proxy(&self, number: usize, run: &Run) -> Result<Rc<RefCell<Proxy>>, Error> {
         let seat = &self.seats[number];
-        if let Some(shared) = &self.shared
-            && shared.borrow().listener(&seat.names.listener).is_some()
-            && shared.borrow_mut().obituary().is_none()
-        {
-            return Ok(shared.clone());
+        match &self.shared {
+            Shared::Broken(error) => return Err(error.as_str().into()),
+            Shared::Runs(shared)
+                if shared.borrow().listener(&seat.names.listener).is_some()
+                    && shared.borrow_mut().obituary().is_none() =>
+            {
+                return Ok(shared.clone());
+            }
+            Shared::Runs(_) | Shared::Refused => {}
         }
         let yaml = bootstrap::render(&[(&*run.case, &seat.names)], &self.folder);
         let folder = self.folder.join(&seat.names.listener);

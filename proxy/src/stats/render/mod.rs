@@ -102,6 +102,8 @@ struct Stat<'a> {
 
 /// Quantiles that are shown, in percent.
 const QUANTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0];
+/// The same as shares of all values.
+const SHARES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0];
 /// `Unit::Percent` counts in parts of this.
 const PERCENT_SCALE: f64 = 1_000_000.0;
 
@@ -254,8 +256,7 @@ fn compare(groups: &[Arc<Group>], a: StatRef, b: StatRef) -> Ordering {
 
 /// The quantiles that are shown.
 fn quantiles(data: &super::HistogramData, scale: f64) -> Vec<f64> {
-    let shares = QUANTILES.map(|percent| percent / 100.0);
-    data.quantiles(&shares).map(|value| value / scale).collect()
+    data.quantiles(&SHARES).map(|value| value / scale).collect()
 }
 
 /// How many values lie up to each bound, or between each bound and the one before.
@@ -511,6 +512,7 @@ envoy_cluster_upstream_rq_time_count{envoy_cluster_name="self"} 21
             r#"# TYPE envoy_cluster_upstream_rq_time summary
 envoy_cluster_upstream_rq_time{envoy_cluster_name="self",quantile="0"} 1.0045454545454546"#
         ));
+        assert!(show(Some(BucketMode::Summary), false).contains(",quantile=\"0.999\"} "));
         let refused = render(
             &store,
             &Request {

@@ -1,22 +1,28 @@
 //! Prometheus' text format: names without their tags, the tags as labels.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use super::{
-    BucketMode, Kind, QUANTILES, Request, Selection, Stat, Store, counts, is_histogram, number,
+    BucketMode, Kind, Request, SHARES, Selection, Stat, Store, counts, is_histogram, number,
     quantiles,
 };
 use crate::stats::tags::Extracted;
 
 /// A stat with its labels.
 struct Series<T> {
-    /// The name without tags, and then the full name: by these it is sorted.
-    extracted: String,
+    /// The full name: by it the series of one metric are sorted.
     name: String,
     labels: String,
     value: T,
+}
+
+/// What has one name without tags, and so one head.
+struct Metric<T> {
+    extracted: String,
+    series: Vec<Series<T>>,
 }
 
 pub(super) fn render(store: &Store, request: &Request) -> Result<String, &'static str> {
@@ -30,32 +36,22 @@ pub(super) fn render(store: &Store, request: &Request) -> Result<String, &'stati
     let selection = Selection::new(store, request);
     let mut out = String::new();
     for (kind, type_name) in [(Kind::Counter, "counter"), (Kind::Gauge, "gauge")] {
-        let series = collect(
-            store,
-            selection
-                .stats(|k| k == kind)
-                .map(|stat| (stat.name.clone(), stat)),
-        );
-        write_groups(&mut out, type_name, &series, |out, name, series| {
+        let metrics = collect(store, selection.stats(|k| k == kind).map(Stat::named));
+        write_metrics(&mut out, type_name, &metrics, |out, name, series| {
             let value = selection.value(&series.value);
             let _ = writeln!(out, "{name}{{{}}} {value}", series.labels);
         });
     }
     if request.text_readouts {
         let texts = selection.texts.iter();
-        let series = collect(store, texts.map(|(name, text)| (name.to_string(), text)));
-        write_groups(&mut out, "gauge", &series, |out, name, series| {
+        let metrics = collect(store, texts.map(|(name, text)| (name.to_string(), text)));
+        write_metrics(&mut out, "gauge", &metrics, |out, name, series| {
             let labels = with_label(&series.labels, "text_value", series.value);
             let _ = writeln!(out, "{name}{{{labels}}} 0");
         });
     }
-    let series = collect(
-        store,
-        selection
-            .stats(is_histogram)
-            .map(|stat| (stat.name.clone(), stat)),
-    );
-    write_groups(&mut out, histogram_type, &series, |out, name, series| {
+    let metrics = collect(store, selection.stats(is_histogram).map(Stat::named));
+    write_metrics(&mut out, histogram_type, &metrics, |out, name, series| {
         if histogram_type == "summary" {
             write_summary(&selection, out, name, series);
         } else {
@@ -65,39 +61,49 @@ pub(super) fn render(store: &Store, request: &Request) -> Result<String, &'stati
     Ok(out)
 }
 
-fn collect<T>(store: &Store, stats: impl Iterator<Item = (String, T)>) -> Vec<Series<T>> {
-    let mut series: Vec<_> = stats
-        .map(|(name, value)| {
-            let Extracted {
-                name: extracted,
-                tags,
-            } = store.config().tags.extract(&name);
-            Series {
-                extracted,
-                name,
-                labels: labels(&tags),
-                value,
-            }
-        })
+fn collect<T>(store: &Store, stats: impl Iterator<Item = (String, T)>) -> Vec<Metric<T>> {
+    let mut by_name: HashMap<String, Vec<Series<T>>> = HashMap::new();
+    for (name, value) in stats {
+        let Extracted {
+            name: extracted,
+            tags,
+        } = store.config().tags.extract(&name);
+        by_name.entry(extracted).or_default().push(Series {
+            name,
+            labels: labels(&tags),
+            value,
+        });
+    }
+    let mut metrics: Vec<_> = by_name
+        .into_iter()
+        .map(|(extracted, series)| Metric { extracted, series })
         .collect();
-    series.sort_by(|a, b| {
-        by_parts(&a.extracted, &b.extracted).then_with(|| by_parts(&a.name, &b.name))
-    });
-    series
+    metrics.sort_unstable_by(|a, b| by_parts(&a.extracted, &b.extracted));
+    for metric in &mut metrics {
+        metric.series.sort_by(|a, b| by_parts(&a.name, &b.name));
+    }
+    metrics
 }
 
-/// Writes each series under a head that those with the same name share.
-fn write_groups<T>(
+/// Writes each series under the head of its metric.
+fn write_metrics<T>(
     out: &mut String,
     type_name: &str,
-    series: &[Series<T>],
+    metrics: &[Metric<T>],
     write: impl Fn(&mut String, &str, &Series<T>),
 ) {
-    for group in series.chunk_by(|a, b| a.extracted == b.extracted) {
-        let name = format!("envoy_{}", sanitized(&group[0].extracted));
+    for Metric { extracted, series } in metrics {
+        let name = format!("envoy_{}", sanitized(extracted));
         // Writing to a string cannot fail.
         let _ = writeln!(out, "# TYPE {name} {type_name}");
-        group.iter().for_each(|series| write(out, &name, series));
+        series.iter().for_each(|series| write(out, &name, series));
+    }
+}
+
+impl<'a> Stat<'a> {
+    /// Takes the name out of a stat.
+    fn named(mut self) -> (String, Self) {
+        (std::mem::take(&mut self.name), self)
     }
 }
 
@@ -110,7 +116,7 @@ fn write_histogram(
 ) {
     let (stat, labels) = (&series.value, &series.labels);
     let data = selection.histogram(stat).cumulative;
-    let bounds = store.config().histogram_buckets(&stat.name);
+    let bounds = store.config().histogram_buckets(&series.name);
     let counts = counts(&data, bounds, stat.scale(), BucketMode::Cumulative);
     for (bound, count) in bounds.iter().zip(counts) {
         let labels = with_label(labels, "le", &number::general(*bound, 32));
@@ -124,8 +130,8 @@ fn write_histogram(
 fn write_summary(selection: &Selection, out: &mut String, name: &str, series: &Series<Stat<'_>>) {
     let (stat, labels) = (&series.value, &series.labels);
     let data = selection.histogram(stat).cumulative;
-    for (percent, value) in QUANTILES.iter().zip(quantiles(&data, stat.scale())) {
-        let labels = with_label(labels, "quantile", &number::shortest(percent / 100.0));
+    for (share, value) in SHARES.iter().zip(quantiles(&data, stat.scale())) {
+        let labels = with_label(labels, "quantile", &number::shortest(*share));
         let value = number::general(value, 32);
         let _ = writeln!(out, "{name}{{{labels}}} {value}");
     }
@@ -174,7 +180,12 @@ fn escaped(value: &str) -> String {
         .replace('"', "\\\"")
 }
 
-/// By the parts between dots.
+/// By the parts between dots: a dot comes before all else.
 fn by_parts(a: &str, b: &str) -> Ordering {
-    a.split('.').cmp(b.split('.'))
+    let shared = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let next = |name: &str| {
+        let byte = name.as_bytes().get(shared).copied();
+        byte.map(|byte| if byte == b'.' { 0 } else { byte })
+    };
+    next(a).cmp(&next(b))
 }

@@ -15,8 +15,8 @@ use super::{ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, Known, Method, RequestHead};
 use crate::http_connection_manager::codec::h1::{
     Body, BodyEncoding, BodyEvent, BodyLimits, ClientHttp1Settings, Framing, HeadSearch, Input,
-    LAST_CHUNK, Output, Reject, Response, ResponseTo, chunk_start, is_upgrade, parse_response_head,
-    request_head, trailers,
+    LAST_CHUNK, Output, Reject, RequestContext, Response, ResponseTo, chunk_start, is_upgrade,
+    parse_response_head, request_head, trailers,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
@@ -100,9 +100,11 @@ impl ClientConnection {
             self.output.small(),
             head,
             end,
-            connect || upgrade,
-            options.send_fully_qualified_url,
-            options.header_key_format,
+            RequestContext {
+                tunnel: connect || upgrade,
+                fully_qualified: options.send_fully_qualified_url,
+                format: options.header_key_format,
+            },
         );
         self.meter.header_sent = counted;
         self.meter.wire_sent = (self.output.len() - before) as u64;
@@ -328,7 +330,10 @@ impl ClientConnection {
     /// The peer sends no more.
     fn ended(&mut self, lost: bool) -> ResponseEvent {
         match &self.response {
-            ResponseState::Body(_, Framing::UntilClose | Framing::Raw) if !lost => {
+            // A tunnel of CONNECT may be half closed; one of an upgrade ends as a whole, as in Envoy.
+            ResponseState::Body(_, framing @ (Framing::UntilClose | Framing::Raw))
+                if !lost && (*framing == Framing::UntilClose || self.to.connect) =>
+            {
                 self.complete();
                 ResponseEvent::Data(Bytes::new(), EndStream::Yes)
             }
@@ -348,5 +353,447 @@ impl ClientConnection {
         self.response = ResponseState::Broken;
         self.close = true;
         ResponseEvent::Reset(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Protocol;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    fn client(settings: ClientHttp1Settings) -> (ClientConnection, DuplexStream) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let client = ClientConnection::new(Io::from(near), Rc::new(settings), 1 << 20);
+        (client, far)
+    }
+
+    fn request(method: &str, fields: &[(&str, &str)]) -> RequestHead {
+        let mut head = RequestHead::new(Protocol::Http11, method.as_bytes());
+        head.set_path(b"/x");
+        head.set_authority(b"a");
+        for (name, value) in fields {
+            head.fields.append(*name, *value);
+        }
+        head
+    }
+
+    async fn sent(client: &mut ClientConnection, far: &mut DuplexStream) -> String {
+        poll_fn(|cx| client.poll_flush(cx)).await;
+        let mut got = vec![0; 4096];
+        let n = far.read(&mut got).await.unwrap();
+        String::from_utf8_lossy(&got[..n]).replace("\r\n", "|")
+    }
+
+    /// The whole response to a request, as text: `200 [a: b] abc END`.
+    async fn response(client: &mut ClientConnection) -> String {
+        let mut text = String::new();
+        let ended = |text: &mut String, end: EndStream| {
+            if end.is_end() {
+                text.push_str(" END");
+            }
+            end.is_end()
+        };
+        loop {
+            let done = match poll_fn(|cx| client.poll_event(cx)).await {
+                ResponseEvent::Informational(head) => {
+                    text.push_str(&format!("{} ", head.status));
+                    false
+                }
+                ResponseEvent::Head(head, end) => {
+                    text.push_str(&head.status.to_string());
+                    for (name, value) in head.fields.iter() {
+                        let text_of = |b| String::from_utf8_lossy(b).into_owned();
+                        text.push_str(&format!(" [{}: {}]", text_of(name), text_of(value)));
+                    }
+                    ended(&mut text, end)
+                }
+                ResponseEvent::Data(data, end) => {
+                    text.push_str(&format!(" {}", String::from_utf8_lossy(&data)));
+                    ended(&mut text, end)
+                }
+                ResponseEvent::Trailers(trailers) => {
+                    text.push_str(&format!(" {trailers:?} END"));
+                    true
+                }
+                ResponseEvent::Reset(reason) => {
+                    text.push_str(&format!(" {reason:?}"));
+                    true
+                }
+            };
+            if done {
+                return text;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_are_framed_as_envoy_frames_them() {
+        for (method, fields, body, wanted) in [
+            ("GET", &[][..], None, "GET /x HTTP/1.1|host: a||"),
+            (
+                "POST",
+                &[],
+                None,
+                "POST /x HTTP/1.1|host: a|content-length: 0||",
+            ),
+            (
+                "POST",
+                &[("content-length", "3")],
+                Some("abc"),
+                "POST /x HTTP/1.1|host: a|content-length: 3||abc",
+            ),
+            (
+                "POST",
+                &[],
+                Some("abc"),
+                "POST /x HTTP/1.1|host: a|transfer-encoding: chunked||3|abc|0||",
+            ),
+            (
+                "GET",
+                &[("connection", "upgrade"), ("upgrade", "w")],
+                Some("raw"),
+                "GET /x HTTP/1.1|host: a|connection: upgrade|upgrade: w||raw",
+            ),
+            (
+                "CONNECT",
+                &[],
+                Some("raw"),
+                "CONNECT a HTTP/1.1|host: a||raw",
+            ),
+        ] {
+            let (mut client, mut far) = client(ClientHttp1Settings::default());
+            client.send_head(&request(method, fields), body.is_none().into());
+            if let Some(body) = body {
+                client.send_data(Bytes::from_static(body.as_bytes()), EndStream::Yes);
+            }
+            assert_eq!(sent(&mut client, &mut far).await, wanted);
+        }
+        let mut settings = ClientHttp1Settings::default();
+        settings.options.send_fully_qualified_url = true;
+        let (mut client, mut far) = client(settings);
+        client.send_head(&request("GET", &[]), EndStream::Yes);
+        let got = sent(&mut client, &mut far).await;
+        assert_eq!(got, "GET http://a/x HTTP/1.1|host: a||");
+    }
+
+    #[tokio::test]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one table of what Envoy was seen to do"
+    )]
+    async fn responses_come_out_as_envoy_reads_them() {
+        const OK: &str = "HTTP/1.1 200 OK\r\n";
+        let chunked = |body: &str| format!("{OK}transfer-encoding: chunked\r\n\r\n{body}");
+        let broken = "ProtocolError(\"http1.codec_error\")";
+        let refused = |details: &str| format!(" ProtocolError(\"{details}\")");
+        // method, what the upstream sends, whether it closes then, what comes out, whether the connection may be used again
+        let cases = vec![
+            (
+                "GET",
+                format!("{OK}content-length: 3\r\n\r\nabc"),
+                false,
+                "200 [content-length: 3] abc END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                format!("{OK}content-length: 2\r\n\r\nabc"),
+                false,
+                "200 [content-length: 2] ab END".to_owned(),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}\r\nabc"),
+                true,
+                "200 abc  END".to_owned(),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}content-length: 5\r\n\r\nabc"),
+                true,
+                format!("200 [content-length: 5] abc {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                chunked("3\r\nabc\r\n0\r\n\r\n"),
+                false,
+                "200 [transfer-encoding: chunked] abc END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                chunked("3\r\nab"),
+                true,
+                format!("200 [transfer-encoding: chunked] ab {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                chunked("zz\r\nab"),
+                false,
+                format!("200 [transfer-encoding: chunked] {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}transfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n"),
+                false,
+                refused("http1.content_length_and_chunked_not_allowed"),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}transfer-encoding: gzip\r\n\r\n"),
+                false,
+                refused("http1.invalid_transfer_encoding"),
+                false,
+            ),
+            ("GET", "X".to_owned(), false, format!(" {broken}"), false),
+            (
+                "GET",
+                String::new(),
+                true,
+                " ConnectionTermination".to_owned(),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}foo: ba"),
+                true,
+                format!(" {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                false,
+                "200 [content-length: 0] END".to_owned(),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                false,
+                "200 [connection: keep-alive] [content-length: 0] END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                format!("{OK}connection: close\r\ncontent-length: 0\r\n\r\n"),
+                false,
+                "200 [connection: close] [content-length: 0] END".to_owned(),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/2 200 OK\r\n\r\n".to_owned(),
+                false,
+                format!(" {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                false,
+                "200 [content-length: 0] END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                "HTTP/1.1  200  OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                false,
+                "200 [content-length: 0] END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                "HTTP/1.1 20 OK\r\n\r\n".to_owned(),
+                false,
+                format!(" {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                format!("\r\n{OK}\r\n"),
+                false,
+                format!(" {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                false,
+                "204 END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                "HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n".to_owned(),
+                false,
+                refused("http1.content_length_not_allowed"),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(),
+                false,
+                refused("http1.transfer_encoding_not_allowed"),
+                false,
+            ),
+            (
+                "GET",
+                "HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n".to_owned(),
+                false,
+                "304 [content-length: 3] END".to_owned(),
+                true,
+            ),
+            (
+                "HEAD",
+                format!("{OK}content-length: 3\r\n\r\n"),
+                false,
+                "200 [content-length: 3] END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                format!(
+                    "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n{OK}content-length: 0\r\n\r\n"
+                ),
+                false,
+                "100 103 200 [content-length: 0] END".to_owned(),
+                true,
+            ),
+            (
+                "GET",
+                format!("{OK}content-length: 3\r\ncontent-length: 3\r\n\r\nabc"),
+                false,
+                format!(" {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}f o: x\r\n\r\n"),
+                false,
+                format!(" {broken}"),
+                false,
+            ),
+            (
+                "GET",
+                format!("{OK}foo: \x01\r\n\r\n"),
+                false,
+                refused("http1.invalid_characters"),
+                false,
+            ),
+            (
+                "GET",
+                format!(
+                    "{OK}via: x\r\nset-cookie: 1\r\nvia: y\r\nset-cookie: 2\r\ncontent-length: 0\r\n\r\n"
+                ),
+                false,
+                "200 [via: x,y] [set-cookie: 1] [set-cookie: 2] [content-length: 0] END".to_owned(),
+                true,
+            ),
+        ];
+        for (method, wire, close, wanted, reusable) in cases {
+            let (mut client, mut far) = client(ClientHttp1Settings::default());
+            client.send_head(&request(method, &[]), EndStream::Yes);
+            sent(&mut client, &mut far).await;
+            far.write_all(wire.as_bytes()).await.unwrap();
+            if close {
+                far.shutdown().await.unwrap();
+            }
+            assert_eq!(response(&mut client).await, wanted, "{wire:?}");
+            assert_eq!(client.is_reusable(), reusable, "{wire:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_one_request_after_another() {
+        let (mut client, mut far) = client(ClientHttp1Settings::default());
+        for _ in 0..3 {
+            client.send_head(&request("GET", &[]), EndStream::Yes);
+            assert!(!client.is_reusable());
+            sent(&mut client, &mut far).await;
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                .await
+                .unwrap();
+            response(&mut client).await;
+            assert!(client.is_reusable());
+            poll_fn(|cx| {
+                assert!(client.poll_idle(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            client.give_back_buffers();
+        }
+        drop(far);
+        poll_fn(|cx| client.poll_idle(cx)).await;
+        assert!(!client.is_reusable());
+    }
+
+    #[tokio::test]
+    async fn a_response_before_the_end_of_the_request_is_passed_on() {
+        let (mut client, mut far) = client(ClientHttp1Settings::default());
+        client.send_head(&request("POST", &[("content-length", "6")]), EndStream::No);
+        client.send_data(Bytes::from_static(b"abc"), EndStream::No);
+        sent(&mut client, &mut far).await;
+        far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        response(&mut client).await;
+        assert!(!client.is_reusable());
+        client.send_data(Bytes::from_static(b"def"), EndStream::Yes);
+        sent(&mut client, &mut far).await;
+        assert!(client.is_reusable());
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_of_connect_may_be_half_closed_and_one_of_an_upgrade_not() {
+        for (method, fields, status, wanted) in [
+            ("CONNECT", &[][..], "200 OK", "200 raw  END"),
+            (
+                "GET",
+                &[("connection", "upgrade"), ("upgrade", "w")],
+                "101 Switching Protocols",
+                "101 raw ConnectionTermination",
+            ),
+        ] {
+            let (mut client, mut far) = client(ClientHttp1Settings::default());
+            client.send_head(&request(method, fields), EndStream::No);
+            sent(&mut client, &mut far).await;
+            let wire = format!("HTTP/1.1 {status}\r\n\r\nraw");
+            far.write_all(wire.as_bytes()).await.unwrap();
+            far.shutdown().await.unwrap();
+            assert_eq!(response(&mut client).await, wanted);
+            assert!(!client.is_reusable());
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_pass_where_they_are_enabled() {
+        let mut settings = ClientHttp1Settings::default();
+        settings.options.enable_trailers = true;
+        let (mut client, mut far) = client(settings);
+        client.send_head(&request("POST", &[]), EndStream::No);
+        let mut trailers = Fields::new();
+        trailers.append("foo", "bar");
+        client.send_trailers(&trailers);
+        assert_eq!(
+            sent(&mut client, &mut far).await,
+            "POST /x HTTP/1.1|host: a|transfer-encoding: chunked||0|foo: bar||"
+        );
+        far.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nA: b\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(
+            response(&mut client).await,
+            "200 [transfer-encoding: chunked] {\"a\": \"b\"} END"
+        );
+        assert!(client.is_reusable());
     }
 }

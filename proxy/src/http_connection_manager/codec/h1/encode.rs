@@ -2,7 +2,7 @@
 
 use super::message::{has_token, parse_length};
 use super::settings::HeaderKeyFormat;
-use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, Known, Method, OriginalNames, RequestHead, ResponseHead};
 
 /// How the body behind an encoded head is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,38 @@ pub(crate) struct ResponseContext {
     pub(crate) format: HeaderKeyFormat,
 }
 
+/// What decides the form of a request beside its head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestContext {
+    /// The request is CONNECT, or asks for an upgrade: its body is raw.
+    pub(crate) tunnel: bool,
+    /// Writes the whole URL into the first line.
+    pub(crate) fully_qualified: bool,
+    /// How names are written.
+    pub(crate) format: HeaderKeyFormat,
+}
+
+/// How the names of one head are written.
+#[derive(Clone, Copy)]
+enum Names<'a> {
+    LowerCase,
+    ProperCaseWords,
+    Original(&'a OriginalNames),
+}
+
+impl<'a> Names<'a> {
+    /// A head that remembers the case of its names is written so, whatever the connection's own format is, as in Envoy.
+    fn of(fields: &'a Fields, format: HeaderKeyFormat) -> Self {
+        match (fields.original_names(), format) {
+            (Some(original), _) => Self::Original(original),
+            (None, HeaderKeyFormat::ProperCaseWords) => Self::ProperCaseWords,
+            (None, HeaderKeyFormat::LowerCase | HeaderKeyFormat::PreserveCase { .. }) => {
+                Self::LowerCase
+            }
+        }
+    }
+}
+
 /// Writes a response head; gives how its body is written, and the bytes of the fields as Envoy counts them.
 pub(crate) fn response_head(
     out: &mut Vec<u8>,
@@ -49,15 +81,23 @@ pub(crate) fn response_head(
     });
     write_decimal(out, u64::from(status));
     out.push(b' ');
-    out.extend_from_slice(reason_phrase(status).as_bytes());
+    let names = Names::of(&head.fields, context.format);
+    let reason = match names {
+        Names::Original(OriginalNames {
+            reason_phrase: Some(reason),
+            ..
+        }) => reason,
+        _ => reason_phrase(status).as_bytes(),
+    };
+    out.extend_from_slice(reason);
     out.extend_from_slice(b"\r\n");
     let fields_start = out.len();
-    let length = write_fields(out, &head.fields, context.format);
+    let length = write_fields(out, &head.fields, names);
     let connection = head.fields.get(Known::Connection);
     if context.close && connection.is_none() {
-        write_field(out, b"connection", b"close", context.format);
+        write_field(out, b"connection", b"close", names);
     } else if context.keep_alive && connection.is_none() {
-        write_field(out, b"connection", b"keep-alive", context.format);
+        write_field(out, b"connection", b"keep-alive", names);
     }
     let bodiless = status < 200 || matches!(status, 204 | 304);
     let encoding = if context.tunnel {
@@ -67,12 +107,12 @@ pub(crate) fn response_head(
     } else if let Some(length) = length {
         BodyEncoding::Length(length)
     } else if end.is_end() && !context.to_head {
-        write_field(out, b"content-length", b"0", context.format);
+        write_field(out, b"content-length", b"0", names);
         BodyEncoding::None
     } else if context.http10 {
         BodyEncoding::Raw
     } else {
-        write_field(out, b"transfer-encoding", b"chunked", context.format);
+        write_field(out, b"transfer-encoding", b"chunked", names);
         BodyEncoding::Chunked
     };
     let counted = (out.len() - fields_start) as u64;
@@ -97,7 +137,7 @@ pub(crate) fn informational_head(
     out.extend_from_slice(reason_phrase(head.status).as_bytes());
     out.extend_from_slice(b"\r\n");
     let start = out.len();
-    write_fields(out, &head.fields, format);
+    write_fields(out, &head.fields, Names::of(&head.fields, format));
     let counted = (out.len() - start) as u64;
     out.extend_from_slice(b"\r\n");
     counted
@@ -108,17 +148,16 @@ pub(crate) fn request_head(
     out: &mut Vec<u8>,
     head: &RequestHead,
     end: EndStream,
-    tunnel: bool,
-    fully_qualified: bool,
-    format: HeaderKeyFormat,
+    context: RequestContext,
 ) -> (BodyEncoding, u64) {
+    let names = Names::of(&head.fields, context.format);
     let connect = head.method() == Method::Connect;
     let authority = head.authority();
     out.extend_from_slice(head.method_bytes());
     out.push(b' ');
     match head.path() {
         Some(path) if !connect => {
-            if fully_qualified {
+            if context.fully_qualified {
                 out.extend_from_slice(head.scheme().unwrap_or(b"http"));
                 out.extend_from_slice(b"://");
                 out.extend_from_slice(authority.unwrap_or_default());
@@ -130,10 +169,10 @@ pub(crate) fn request_head(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let start = out.len();
     if let Some(authority) = authority {
-        write_field(out, b"host", authority, format);
+        write_field(out, b"host", authority, names);
     }
-    let length = write_fields(out, &head.fields, format);
-    let encoding = if tunnel {
+    let length = write_fields(out, &head.fields, names);
+    let encoding = if context.tunnel {
         BodyEncoding::Raw
     } else if let Some(length) = length {
         BodyEncoding::Length(length)
@@ -143,11 +182,11 @@ pub(crate) fn request_head(
             Method::Get | Method::Head | Method::Delete | Method::Trace | Method::Connect
         );
         if !without_body {
-            write_field(out, b"content-length", b"0", format);
+            write_field(out, b"content-length", b"0", names);
         }
         BodyEncoding::None
     } else {
-        write_field(out, b"transfer-encoding", b"chunked", format);
+        write_field(out, b"transfer-encoding", b"chunked", names);
         BodyEncoding::Chunked
     };
     let counted = (out.len() - start) as u64;
@@ -180,7 +219,7 @@ pub(crate) fn trailers(out: &mut Vec<u8>, trailers: &Fields) -> u64 {
     out.extend_from_slice(b"0\r\n");
     let start = out.len();
     for (name, value) in trailers.iter() {
-        write_field(out, name, value, HeaderKeyFormat::LowerCase);
+        write_field(out, name, value, Names::LowerCase);
     }
     let counted = (out.len() - start) as u64;
     out.extend_from_slice(b"\r\n");
@@ -188,7 +227,7 @@ pub(crate) fn trailers(out: &mut Vec<u8>, trailers: &Fields) -> u64 {
 }
 
 /// Writes all fields but `transfer-encoding`, which is the codec's own; gives the announced length.
-fn write_fields(out: &mut Vec<u8>, fields: &Fields, format: HeaderKeyFormat) -> Option<u64> {
+fn write_fields(out: &mut Vec<u8>, fields: &Fields, names: Names<'_>) -> Option<u64> {
     let mut length = None;
     for (known, name, value) in fields.iter_known() {
         match known {
@@ -196,31 +235,38 @@ fn write_fields(out: &mut Vec<u8>, fields: &Fields, format: HeaderKeyFormat) -> 
             Some(Known::ContentLength) => length = parse_length(value),
             _ => {}
         }
-        write_field(out, name, value, format);
+        write_field(out, name, value, names);
     }
     length
 }
 
 #[inline]
-fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8], format: HeaderKeyFormat) {
+fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8], names: Names<'_>) {
     out.reserve(name.len() + value.len() + 4);
-    match format {
-        HeaderKeyFormat::LowerCase => out.extend_from_slice(name),
-        HeaderKeyFormat::ProperCaseWords => {
-            let mut starts_word = true;
-            for byte in name {
-                out.push(if starts_word {
-                    byte.to_ascii_uppercase()
-                } else {
-                    *byte
-                });
-                starts_word = !byte.is_ascii_alphanumeric();
-            }
-        }
+    match names {
+        Names::LowerCase => out.extend_from_slice(name),
+        Names::ProperCaseWords => write_proper_case(out, name),
+        Names::Original(original) => match original.find(name) {
+            Some(name) => out.extend_from_slice(name),
+            None if original.others_in_proper_case => write_proper_case(out, name),
+            None => out.extend_from_slice(name),
+        },
     }
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+fn write_proper_case(out: &mut Vec<u8>, name: &[u8]) {
+    let mut starts_word = true;
+    for byte in name {
+        out.push(if starts_word {
+            byte.to_ascii_uppercase()
+        } else {
+            *byte
+        });
+        starts_word = !byte.is_ascii_alphanumeric();
+    }
 }
 
 fn write_decimal(out: &mut Vec<u8>, number: u64) {

@@ -55,9 +55,7 @@ impl Input {
 
     /// Takes the first `count` bytes out without copying them.
     pub(crate) fn take(&mut self, count: usize) -> Bytes {
-        self.buffer
-            .split_to(count.min(self.buffer.len()))
-            .freeze()
+        self.buffer.split_to(count.min(self.buffer.len())).freeze()
     }
 
     /// Reads once: gives how many bytes came, 0 at the end. Fewer bytes than there was room for tell the runtime that the

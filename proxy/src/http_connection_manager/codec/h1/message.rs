@@ -1,5 +1,7 @@
 //! What the parsers of requests and responses have in common.
 
+use std::ops::Range;
+
 use crate::http::{Fields, Known};
 
 /// How the body of a message is framed.
@@ -15,6 +17,13 @@ pub enum Framing {
     UntilClose,
     /// The connection is a tunnel from here on: CONNECT, or an upgrade.
     Raw,
+}
+
+/// Where a part of `bytes` stands, counted from `base` on. A part has to be a slice of `bytes`.
+#[inline]
+pub(crate) fn place_in(bytes: &[u8], base: usize, part: &[u8]) -> Range<usize> {
+    let start = base + part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+    start..start + part.len()
 }
 
 /// The tokens of a comma-separated list, without white space around them and without empty ones.

@@ -6,7 +6,7 @@
 //! Deviations: chunk extensions and stray bytes behind a chunk are limited to 64 KiB per line, trailers to the size of a head
 //! even where they are dropped.
 //! Deviations: a response status above 999 is refused.
-//! Deviations: `header_key_format.stateful_formatter` (`preserve_case`) and `ignore_http_11_upgrade` are refused.
+//! Deviations: `ignore_http_11_upgrade` is refused, and so is any `stateful_formatter` but `preserve_case`.
 
 mod body;
 mod chunk;
@@ -37,7 +37,9 @@ pub use settings::{
 };
 
 pub(crate) use body::{Body, BodyEvent, Limits as BodyLimits};
-pub(crate) use encode::{BodyEncoding, LAST_CHUNK, chunk_start, request_head, trailers};
+pub(crate) use encode::{
+    BodyEncoding, LAST_CHUNK, RequestContext, chunk_start, request_head, trailers,
+};
 pub(crate) use input::Input;
 pub(crate) use lines::HeadSearch;
 pub(crate) use message::is_upgrade;

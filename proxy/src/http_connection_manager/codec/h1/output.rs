@@ -71,11 +71,7 @@ impl Output {
     }
 
     /// Writes until nothing waits or the socket takes no more. An error drops what waits.
-    pub(crate) fn poll_write(
-        &mut self,
-        io: &mut Io,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.failed {
             self.drop_queued();
             return Poll::Ready(Ok(()));
@@ -132,7 +128,7 @@ impl Output {
             slices[used] = IoSlice::new(data);
             used += 1;
         }
-        let all = self.large.len() * 2 <= SLICES - 1;
+        let all = self.large.len() * 2 < SLICES;
         if all && from < self.small.len() && used < SLICES {
             slices[used] = IoSlice::new(self.small.get(from..).unwrap_or_default());
             used += 1;

@@ -1,18 +1,19 @@
 //! The head of a request: `httparse` where it serves, and Envoy's leniency and strictness where they differ.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::lines::{
     HeadSearch, check_characters, fields, first_line_parts, is_authority_byte, is_token,
 };
 use super::message::{
-    Framing, has_token, is_persistent, is_upgrade, parse_length, parse_version,
+    Framing, has_token, is_persistent, is_upgrade, parse_length, parse_version, place_in,
     remove_connection_tokens, remove_h2c, tokens,
 };
 use super::reject::Reject;
 use super::settings::{HeadersWithUnderscoresAction, Http1Settings};
 use super::target::{absolute, is_acceptable, is_known_method, may_begin_method};
-use crate::http::{Known, Method, Protocol, RequestHead};
+use crate::http::{Fields, Known, Method, OriginalNames, Protocol, RequestHead};
 use crate::http_connection_manager::codec::inline::merges_in_request;
 
 /// A request head that was read, and what follows from it.
@@ -33,6 +34,8 @@ struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
     http11: bool,
+    /// There is no version, and so no fields: the head is this line. It goes on as HTTP/1.0.
+    http09: bool,
 }
 
 /// Reads a request head from the start of `bytes`; gives it with its length, or nothing while more bytes are needed.
@@ -52,7 +55,7 @@ pub(crate) fn parse(
     parse_lenient(bytes, search, settings)
 }
 
-/// The same without the fast path. Public within the crate so that tests can compare the two.
+/// The same without the fast path.
 pub(crate) fn parse_lenient(
     bytes: &[u8],
     search: &mut HeadSearch,
@@ -71,6 +74,10 @@ pub(crate) fn parse_lenient(
         return still_partial(visible.len(), max_bytes);
     };
     let line = parse_first_line(bytes.get(..first_line).unwrap_or_default(), settings)?;
+    if line.http09 {
+        return finish(Builder::new(&line, settings), settings)
+            .map(|request| Some((request, first_line)));
+    }
     let Some(end) = end else {
         return still_partial(visible.len(), max_bytes);
     };
@@ -117,15 +124,17 @@ fn parse_first_line<'a>(
     if !known || target.is_empty() || !is_acceptable(target, method == b"CONNECT") {
         return Err(Reject::CodecError);
     }
-    if version.is_empty() {
-        // HTTP/0.9 ends here: nothing that follows would change the answer.
+    let http09 = version.is_empty();
+    if http09 && !settings.options.accept_http_10 {
+        // Nothing that follows would change the answer.
         return Err(Reject::LowVersion);
     }
-    let http11 = parse_version(version).ok_or(Reject::CodecError)?;
+    let http11 = !http09 && parse_version(version).ok_or(Reject::CodecError)?;
     Ok(RequestLine {
         method,
         target,
         http11,
+        http09,
     })
 }
 
@@ -157,11 +166,18 @@ fn parse_strict<'a>(
             method,
             target,
             http11: true,
+            http09: false,
         },
         settings,
     );
+    let base = builder.head.fields.load(bytes.get(..length)?);
     for header in request.headers.iter() {
-        if let Err(reject) = builder.add(header.name.as_bytes(), header.value) {
+        let name = header.name.as_bytes();
+        let places = (
+            place_in(bytes, base, name),
+            place_in(bytes, base, header.value),
+        );
+        if let Err(reject) = builder.add_loaded(name, header.value, places) {
             return Some((Err(reject), length));
         }
     }
@@ -181,6 +197,7 @@ struct Builder<'a> {
     header_bytes: u64,
     max_count: usize,
     underscores: HeadersWithUnderscoresAction,
+    original: Option<OriginalNames>,
 }
 
 impl<'a> Builder<'a> {
@@ -197,11 +214,36 @@ impl<'a> Builder<'a> {
             header_bytes: 0,
             max_count: settings.max_headers_count as usize,
             underscores: settings.headers_with_underscores_action,
+            original: settings.options.header_key_format.original_names(),
         }
     }
 
-    #[inline]
     fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reject> {
+        self.add_with(name, value, |fields| {
+            fields.append_wire_merging(name, value, merges_in_request);
+        })
+    }
+
+    /// As `add`, for a field whose head was loaded: `places` are those of name and value.
+    #[inline]
+    fn add_loaded(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        places: (Range<usize>, Range<usize>),
+    ) -> Result<(), Reject> {
+        self.add_with(name, value, |fields| {
+            fields.append_loaded(places.0, places.1, merges_in_request);
+        })
+    }
+
+    #[inline]
+    fn add_with(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        append: impl FnOnce(&mut Fields),
+    ) -> Result<(), Reject> {
         self.header_bytes += name.len() as u64 + value.len() as u64 + 3;
         if self.underscores != HeadersWithUnderscoresAction::Allow && name.contains(&b'_') {
             return match self.underscores {
@@ -209,12 +251,13 @@ impl<'a> Builder<'a> {
                 _ => Ok(()),
             };
         }
+        if let Some(original) = &mut self.original {
+            original.remember(name);
+        }
         if name.len() == 4 && name.eq_ignore_ascii_case(b"host") {
             self.add_host(value);
         } else {
-            self.head
-                .fields
-                .append_wire_merging(name, value, merges_in_request);
+            append(&mut self.head.fields);
         }
         let count = self.head.fields.len() + usize::from(self.head.authority().is_some());
         if count > self.max_count {
@@ -241,8 +284,12 @@ fn finish(builder: Builder<'_>, settings: &Http1Settings) -> Result<Request, Rej
         target,
         http11,
         header_bytes,
+        original,
         ..
     } = builder;
+    if let Some(original) = original {
+        head.fields.set_original_names(original);
+    }
     let connect = head.method() == Method::Connect;
     let mut raw = false;
     if head.fields.contains(Known::Upgrade) && is_upgrade(&head.fields) {

@@ -1,12 +1,15 @@
 //! The head of a response from upstream.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::lines::{HeadSearch, check_characters, fields, first_line_parts};
-use super::message::{Framing, is_persistent, is_upgrade, parse_length, parse_version, remove_h2c};
+use super::message::{
+    Framing, is_persistent, is_upgrade, parse_length, parse_version, place_in, remove_h2c,
+};
 use super::reject::Reject;
-use super::settings::ClientHttp1Settings;
-use crate::http::{Known, ResponseHead};
+use super::settings::{ClientHttp1Settings, HeaderKeyFormat};
+use crate::http::{Known, OriginalNames, ResponseHead};
 use crate::http_connection_manager::codec::inline::merges_in_response;
 
 /// A response head that was read, and what follows from it.
@@ -77,9 +80,11 @@ pub(crate) fn parse_lenient(
             Ok(None)
         };
     };
-    let (status, http11) = parse_first_line(bytes.get(..first_line).unwrap_or_default())?;
+    let first = bytes.get(..first_line).unwrap_or_default();
+    let (status, http11) = parse_first_line(first)?;
+    let reason = first_line_parts(first).2;
     check_characters(bytes.get(..end).unwrap_or_default())?;
-    let mut builder = Builder::new(status, http11, settings);
+    let mut builder = Builder::new(status, http11, reason, settings);
     let lines = bytes.get(first_line..end).unwrap_or_default();
     fields(lines, |name, value| builder.add(name, value))?;
     finish(builder, to, settings).map(|response| Some((response, end)))
@@ -113,9 +118,13 @@ fn parse_strict(
     if bytes.first() != Some(&b'H') {
         return None;
     }
-    let mut builder = Builder::new(status, response.version == Some(1), settings);
+    let reason = response.reason.unwrap_or_default().as_bytes();
+    let mut builder = Builder::new(status, response.version == Some(1), reason, settings);
+    let base = builder.head.fields.load(bytes.get(..length)?);
     for header in response.headers.iter() {
-        if let Err(reject) = builder.add(header.name.as_bytes(), header.value) {
+        builder.remember(header.name.as_bytes());
+        let name = place_in(bytes, base, header.name.as_bytes());
+        if let Err(reject) = builder.add_loaded(name, place_in(bytes, base, header.value)) {
             return Some((Err(reject), length));
         }
     }
@@ -127,11 +136,25 @@ struct Builder {
     http11: bool,
     header_bytes: u64,
     max_count: usize,
+    original: Option<OriginalNames>,
 }
 
 impl Builder {
-    fn new(status: u16, http11: bool, settings: &ClientHttp1Settings) -> Self {
+    fn new(status: u16, http11: bool, reason: &[u8], settings: &ClientHttp1Settings) -> Self {
+        let format = settings.options.header_key_format;
+        let mut original = format.original_names();
+        if let (
+            Some(original),
+            HeaderKeyFormat::PreserveCase {
+                forward_reason_phrase: true,
+                ..
+            },
+        ) = (&mut original, format)
+        {
+            original.reason_phrase = Some(reason.into()).filter(|_| !reason.is_empty());
+        }
         Self {
+            original,
             head: ResponseHead::new(status),
             http11,
             header_bytes: 0,
@@ -139,12 +162,32 @@ impl Builder {
         }
     }
 
-    #[inline]
     fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reject> {
+        self.remember(name);
         self.header_bytes += name.len() as u64 + value.len() as u64 + 3;
         self.head
             .fields
             .append_wire_merging(name, value, merges_in_response);
+        self.check_count()
+    }
+
+    /// As `add`, for a field whose head was loaded.
+    #[inline]
+    fn add_loaded(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), Reject> {
+        self.header_bytes += name.len() as u64 + value.len() as u64 + 3;
+        self.head
+            .fields
+            .append_loaded(name, value, merges_in_response);
+        self.check_count()
+    }
+
+    fn remember(&mut self, name: &[u8]) {
+        if let Some(original) = &mut self.original {
+            original.remember(name);
+        }
+    }
+
+    fn check_count(&self) -> Result<(), Reject> {
         if self.head.fields.len() > self.max_count {
             return Err(Reject::TooManyHeaders);
         }
@@ -161,8 +204,12 @@ fn finish(
         mut head,
         http11,
         header_bytes,
+        original,
         ..
     } = builder;
+    if let Some(original) = original {
+        head.fields.set_original_names(original);
+    }
     let persistent = is_persistent(!http11, &head.fields);
     let mut raw = head.status == 101 || (to.connect && (200..300).contains(&head.status));
     if to.upgrade && head.fields.contains(Known::Upgrade) && is_upgrade(&head.fields) {

@@ -85,6 +85,10 @@ struct Facts {
 
 /// Why there is no next request.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once per refused connection and taken apart at once"
+)]
 pub enum HeadError {
     /// What came is no acceptable request: the answer to give, and the head as far as it could be read (Envoy never shows
     /// it, so it is none so far). The connection is now in a stream whose request has ended badly: the answer is sent on it,
@@ -345,8 +349,7 @@ impl ServerStream for ServerConnection {
         // A response that does not wait for the end of its request ends the connection, as nobody reads the rest.
         let unread = !matches!(self.request, RequestState::Complete);
         let until_close = facts.http10
-            && !end.is_end()
-            && !facts.head
+            && (!end.is_end() || facts.head)
             && !head.fields.contains(Known::ContentLength);
         self.close |= (unread && !granted) || until_close || says_close(head);
         let context = ResponseContext {

@@ -5,7 +5,12 @@ use outrigger_proto::pb::envoy::config::core::v3::http1_protocol_options::header
     HeaderFormat, ProperCaseWords,
 };
 
+use outrigger_proto::pb::envoy::extensions::http::header_formatters::preserve_case::v3::{
+    PreserveCaseFormatterConfig, preserve_case_formatter_config,
+};
+
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http::OriginalNames;
 
 /// `envoy.config.core.v3.Http1ProtocolOptions`, for either side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +43,13 @@ pub enum HeaderKeyFormat {
     LowerCase,
     /// `Content-Type`.
     ProperCaseWords,
+    /// As the sender of the message wrote them: those read on this side of the proxy are written so on the other.
+    PreserveCase {
+        /// Writes the upstream's reason phrase in place of our own.
+        forward_reason_phrase: bool,
+        /// Names that the sender did not send are written `Like-This`. Default false: in lower case.
+        others_in_proper_case: bool,
+    },
 }
 
 /// `HttpProtocolOptions.headers_with_underscores_action`.
@@ -181,11 +193,48 @@ impl HeaderKeyFormat {
             HeaderFormat::StatefulFormatter(formatter) => {
                 let path = path.key("stateful_formatter", &formatter.name);
                 let config = TypedConfig::required("typed_config", formatter.typed_config, &path)?;
-                Err(config.unknown(&path.field("typed_config"), &[]))
+                let path = path.field("typed_config");
+                if config.type_name != PRESERVE_CASE {
+                    return Err(config.unknown(&path, &[PRESERVE_CASE]));
+                }
+                Self::preserve_case(config.decode(&path)?, &path)
             }
         }
     }
+
+    fn preserve_case(
+        proto: PreserveCaseFormatterConfig,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        use preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders as Others;
+        let PreserveCaseFormatterConfig {
+            forward_reason_phrase,
+            formatter_type_on_envoy_headers,
+        } = proto;
+        let others: Others = path.enumeration(
+            "formatter_type_on_envoy_headers",
+            formatter_type_on_envoy_headers,
+        )?;
+        Ok(Self::PreserveCase {
+            forward_reason_phrase,
+            others_in_proper_case: others == Others::ProperCase,
+        })
+    }
+
+    /// What a head that is read must remember of its names. None: nothing.
+    pub(crate) fn original_names(self) -> Option<OriginalNames> {
+        match self {
+            Self::PreserveCase {
+                others_in_proper_case,
+                ..
+            } => Some(OriginalNames::new(others_in_proper_case)),
+            Self::LowerCase | Self::ProperCaseWords => None,
+        }
+    }
 }
+
+const PRESERVE_CASE: &str =
+    "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
 
 impl HeadersWithUnderscoresAction {
     /// Converts the field `headers_with_underscores_action` of `HttpProtocolOptions`, whose path is `path`.
@@ -198,5 +247,74 @@ impl HeadersWithUnderscoresAction {
                 Proto::DropHeader => Self::DropHeader,
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigReport;
+    use outrigger_proto::pb::google::protobuf::{Any, BoolValue};
+    use prost::Message;
+
+    fn convert(proto: core::Http1ProtocolOptions) -> Result<Http1ProtocolOptions, Vec<String>> {
+        let report = ConfigReport::new();
+        let converted =
+            Http1ProtocolOptions::from_proto(Some(proto), &ConfigPath::root(&report, "options"));
+        converted.map_err(|_| report.take().iter().map(ToString::to_string).collect())
+    }
+
+    fn formatter(type_url: &str, value: Vec<u8>) -> core::Http1ProtocolOptions {
+        let config = core::TypedExtensionConfig {
+            name: "f".to_owned(),
+            typed_config: Some(Any {
+                type_url: type_url.to_owned(),
+                value,
+            }),
+        };
+        core::Http1ProtocolOptions {
+            header_key_format: Some(core::http1_protocol_options::HeaderKeyFormat {
+                header_format: Some(HeaderFormat::StatefulFormatter(config)),
+            }),
+            ..core::Http1ProtocolOptions::default()
+        }
+    }
+
+    #[test]
+    fn nothing_set_means_envoys_defaults() {
+        let converted = convert(core::Http1ProtocolOptions::default()).unwrap();
+        assert_eq!(converted, Http1ProtocolOptions::default());
+        assert!(converted.allow_absolute_url);
+        let off = convert(core::Http1ProtocolOptions {
+            allow_absolute_url: Some(BoolValue { value: false }),
+            ..core::Http1ProtocolOptions::default()
+        });
+        assert!(!off.unwrap().allow_absolute_url);
+    }
+
+    #[test]
+    fn preserve_case_is_known_by_its_type_and_other_formatters_are_refused() {
+        let config = PreserveCaseFormatterConfig {
+            forward_reason_phrase: true,
+            formatter_type_on_envoy_headers: 1,
+        };
+        let converted = convert(formatter(
+            &format!("type.googleapis.com/{PRESERVE_CASE}"),
+            config.encode_to_vec(),
+        ));
+        assert_eq!(
+            converted.unwrap().header_key_format,
+            HeaderKeyFormat::PreserveCase {
+                forward_reason_phrase: true,
+                others_in_proper_case: true
+            }
+        );
+        let errors = convert(formatter("type.googleapis.com/x.Y", vec![])).unwrap_err();
+        assert_eq!(
+            errors,
+            [format!(
+                "options / header_key_format / stateful_formatter[\"f\"] / typed_config: x.Y is not supported here; supported are {PRESERVE_CASE}"
+            )]
+        );
     }
 }

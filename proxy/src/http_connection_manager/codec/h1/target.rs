@@ -114,10 +114,14 @@ pub(crate) fn absolute(target: &[u8], connect: bool) -> Result<AbsoluteTarget<'_
 fn check_host(authority: &[u8]) -> Result<bool, Reject> {
     let (host_end, is_host): (usize, fn(u8) -> bool) = if authority.first() == Some(&b'[') {
         let end = memchr::memchr(b']', authority).ok_or(Reject::InvalidUrl)?;
-        (end + 1, |b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.' | b'[' | b']' | b'%'))
+        (end + 1, |b| {
+            b.is_ascii_hexdigit() || matches!(b, b':' | b'.' | b'[' | b']' | b'%')
+        })
     } else {
         let end = memchr::memchr(b':', authority).unwrap_or(authority.len());
-        (end, |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        (end, |b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')
+        })
     };
     let (host, port) = authority.split_at(host_end);
     if matches!(host, b"" | b"[]") || !host.iter().all(|b| is_host(*b)) {
@@ -180,7 +184,11 @@ mod tests {
             })
         };
         for (target, connect, want) in [
-            (&b"http://b.c:81/p?q"[..], false, part("http", "b.c:81", "/p?q")),
+            (
+                &b"http://b.c:81/p?q"[..],
+                false,
+                part("http", "b.c:81", "/p?q"),
+            ),
             (b"http://b.c", false, part("http", "b.c", "")),
             (b"http://b.c?x", false, part("http", "b.c", "?x")),
             (b"HTTP://B.c/p", false, part("HTTP", "B.c", "/p")),

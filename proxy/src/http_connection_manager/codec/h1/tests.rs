@@ -31,9 +31,11 @@ fn show(
         &mut text,
         &request.head,
         EndStream::Yes,
-        true,
-        false,
-        HeaderKeyFormat::LowerCase,
+        RequestContext {
+            tunnel: true,
+            fully_qualified: false,
+            format: HeaderKeyFormat::LowerCase,
+        },
     );
     let text = String::from_utf8_lossy(&text).replace("\r\n", "|");
     Ok(Some((text, request.framing)))
@@ -177,7 +179,10 @@ fn accepted() -> Vec<(Vec<u8>, &'static str, Framing)> {
             "via: x\r\nb: 1\r\nvia: y\r\n",
             "GET /x HTTP/1.1|host: a|via: x,y|b: 1||",
         ),
-        field("foo: \t v\tw \t \r\n", "GET /x HTTP/1.1|host: a|foo: v\tw||"),
+        field(
+            "foo: \t v\tw \t \r\n",
+            "GET /x HTTP/1.1|host: a|foo: v\tw||",
+        ),
         field("foo: a\r\n b\r\n", "GET /x HTTP/1.1|host: a|foo: a b||"),
         field("foo: v\rw\r\n", "GET /x HTTP/1.1|host: a|foo: vw||"),
         field(
@@ -513,16 +518,83 @@ async fn responses_are_framed_as_envoy_frames_them() {
     }
 }
 
+#[test]
+fn names_can_be_written_in_proper_case_or_as_they_came() {
+    let written = |read: HeaderKeyFormat, write: HeaderKeyFormat| {
+        let mut settings = Http1Settings::default();
+        settings.options.header_key_format = read;
+        let raw = b"POST /x HTTP/1.1\r\nHOST: a\r\nx_A-b1C.d-e: 2\r\n\r\n";
+        let (mut request, _) = parse_request(raw, &settings).unwrap().unwrap();
+        request.head.fields.append("x-added", "3");
+        let mut out = Vec::new();
+        let context = RequestContext {
+            tunnel: false,
+            fully_qualified: false,
+            format: write,
+        };
+        request_head(&mut out, &request.head, EndStream::Yes, context);
+        let out = String::from_utf8(out).unwrap().replace("\r\n", "|");
+        out.split_once('|').unwrap().1.to_owned()
+    };
+    let preserve = |others_in_proper_case| HeaderKeyFormat::PreserveCase {
+        forward_reason_phrase: false,
+        others_in_proper_case,
+    };
+    let lower = HeaderKeyFormat::LowerCase;
+    assert_eq!(
+        written(lower, HeaderKeyFormat::ProperCaseWords),
+        "Host: a|X_A-B1c.D-E: 2|X-Added: 3|Content-Length: 0||"
+    );
+    assert_eq!(
+        written(preserve(false), lower),
+        "HOST: a|x_A-b1C.d-e: 2|x-added: 3|content-length: 0||"
+    );
+    assert_eq!(
+        written(preserve(true), lower),
+        "HOST: a|x_A-b1C.d-e: 2|X-Added: 3|Content-Length: 0||"
+    );
+    assert_eq!(
+        written(lower, preserve(true)),
+        "host: a|x_a-b1c.d-e: 2|x-added: 3|content-length: 0||"
+    );
+}
+
+#[test]
+fn the_reason_phrase_of_the_upstream_is_forwarded_where_that_is_wanted() {
+    let mut settings = ClientHttp1Settings::default();
+    settings.options.header_key_format = HeaderKeyFormat::PreserveCase {
+        forward_reason_phrase: true,
+        others_in_proper_case: false,
+    };
+    for wire in [
+        "HTTP/1.1 200 Fine\r\nX-A: 1\r\n\r\n",
+        "HTTP/1.1  200 Fine\r\nX-A: 1\r\n\r\n",
+    ] {
+        let parsed = parse_response(wire.as_bytes(), ResponseTo::default(), &settings);
+        let (response, _) = parsed.unwrap().unwrap();
+        let mut out = Vec::new();
+        let context = encode::ResponseContext {
+            http10: false,
+            to_head: false,
+            tunnel: false,
+            close: true,
+            keep_alive: false,
+            format: HeaderKeyFormat::LowerCase,
+        };
+        encode::response_head(&mut out, &response.head, EndStream::Yes, context);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 200 Fine\r\nX-A: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+    }
+}
+
 #[tokio::test]
 async fn http10_responses_keep_to_http10() {
     let mut settings = Http1Settings::default();
     settings.options.accept_http_10 = true;
     for (fields, wanted, next) in [
-        (
-            "",
-            "HTTP/1.0 200 OK|connection: close||abc",
-            Next::Close,
-        ),
+        ("", "HTTP/1.0 200 OK|connection: close||abc", Next::Close),
         (
             "connection: keep-alive\r\n",
             "HTTP/1.0 200 OK|connection: close||abc",
@@ -564,16 +636,15 @@ async fn pipelined_requests_are_served_in_turn() {
     raw.extend(get("GET /2 HTTP/1.1", "connection: close\r\n"));
     far.write_all(&raw).await.unwrap();
     assert_eq!(head(&mut server).await.0.path(), Some(&b"/1"[..]));
-    assert!(matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::Yes) if d == "abc"));
+    assert!(
+        matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::Yes) if d == "abc")
+    );
     answer(&mut server, &mut far, 200, &[], None).await;
     assert_eq!(server.finish_stream(), Next::KeepAlive);
     assert!(server.has_partial_head());
     assert_eq!(head(&mut server).await.0.path(), Some(&b"/2"[..]));
     let got = answer(&mut server, &mut far, 200, &[], None).await;
-    assert_eq!(
-        got,
-        "HTTP/1.1 200 OK|connection: close|content-length: 0||"
-    );
+    assert_eq!(got, "HTTP/1.1 200 OK|connection: close|content-length: 0||");
     assert_eq!(server.finish_stream(), Next::Close);
 }
 
@@ -699,7 +770,9 @@ async fn an_upgrade_carries_raw_bytes_both_ways() {
     raw.extend_from_slice(b"early");
     far.write_all(&raw).await.unwrap();
     assert_eq!(head(&mut server).await.1, EndStream::No);
-    assert!(matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::No) if d == "early"));
+    assert!(
+        matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::No) if d == "early")
+    );
     let got = answer(
         &mut server,
         &mut far,

@@ -112,7 +112,12 @@ impl ServerConnection {
     pub fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<(Result<(RequestHead, EndStream), ProtocolError>, ServerHttp2Stream)>> {
+    ) -> Poll<
+        Option<(
+            Result<(RequestHead, EndStream), ProtocolError>,
+            ServerHttp2Stream,
+        )>,
+    > {
         loop {
             if let Some(keepalive) = &mut self.keepalive
                 && keepalive.poll_dead(cx).is_ready()

@@ -214,3 +214,71 @@ impl Default for ClientHttp2Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigReport;
+    use outrigger_proto::pb::google::protobuf as wkt;
+
+    fn convert(proto: core::Http2ProtocolOptions) -> Result<Http2ProtocolOptions, Vec<String>> {
+        let report = ConfigReport::new();
+        let converted =
+            Http2ProtocolOptions::from_proto(Some(proto), &ConfigPath::root(&report, "options"));
+        converted.map_err(|_| report.take().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn nothing_set_means_envoys_defaults() {
+        let converted = convert(core::Http2ProtocolOptions::default()).unwrap();
+        assert_eq!(converted, Http2ProtocolOptions::default());
+    }
+
+    #[test]
+    fn every_error_of_the_message_is_found() {
+        let errors = convert(core::Http2ProtocolOptions {
+            initial_stream_window_size: Some(UInt32Value { value: 1 }),
+            max_concurrent_streams: Some(UInt32Value { value: 0 }),
+            allow_metadata: true,
+            connection_keepalive: Some(core::KeepaliveSettings::default()),
+            ..core::Http2ProtocolOptions::default()
+        })
+        .unwrap_err();
+        let paths: Vec<_> = errors
+            .iter()
+            .map(|e| e.split(": ").next().unwrap())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "options / max_concurrent_streams",
+                "options / initial_stream_window_size",
+                "options / allow_metadata",
+                "options / connection_keepalive / timeout",
+            ]
+        );
+    }
+
+    #[test]
+    fn keepalive_has_a_jitter_by_default_and_zero_intervals_mean_never() {
+        let seconds = |seconds| Some(wkt::Duration { seconds, nanos: 0 });
+        let converted = convert(core::Http2ProtocolOptions {
+            connection_keepalive: Some(core::KeepaliveSettings {
+                interval: seconds(0),
+                timeout: seconds(5),
+                interval_jitter: None,
+                connection_idle_interval: seconds(7),
+            }),
+            ..core::Http2ProtocolOptions::default()
+        });
+        assert_eq!(
+            converted.unwrap().connection_keepalive,
+            Some(KeepaliveSettings {
+                interval: None,
+                timeout: Duration::from_secs(5),
+                interval_jitter: 0.15,
+                connection_idle_interval: Some(Duration::from_secs(7)),
+            })
+        );
+    }
+}

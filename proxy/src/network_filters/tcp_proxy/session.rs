@@ -1,0 +1,326 @@
+//! One proxied connection, from its start to its log.
+
+use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::TcpProxy;
+use super::copy::{Broken, Relay};
+use crate::formatter::FormatData;
+use crate::net::Io;
+use crate::network_filters::Connection;
+use crate::server::Worker;
+use crate::stream_info::{ResponseFlag, StreamInfo};
+use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream};
+use crate::upstream::{ClusterId, LoadBalancerContext, WorkerCluster};
+
+/// A connection on its way. Dropped, it counts and logs its end.
+struct Session {
+    proxy: Rc<TcpProxy>,
+    worker: Rc<Worker>,
+    info: StreamInfo,
+    relay: Relay,
+}
+
+/// Why a session ended.
+enum End {
+    Closed,
+    Broken(Broken),
+    Idle,
+    MaxDuration,
+    Drained,
+}
+
+pub(super) async fn serve(proxy: Rc<TcpProxy>, connection: Connection) {
+    let Connection {
+        mut io,
+        info,
+        worker,
+        drain,
+        buffer_limit: _,
+    } = connection;
+    let start = info.start;
+    let mut session = Session {
+        info: StreamInfo::new(info, 0, None),
+        proxy,
+        worker,
+        relay: Relay::default(),
+    };
+    session.info.start = start;
+    session.proxy.config.stats.downstream_cx_total().inc();
+    if session.proxy.config.log_on_start {
+        session.log("TcpConnectionStart");
+    }
+    let deadline = session.deadline(start);
+    let connecting = Box::pin(session.connect(&mut io));
+    let connected = match until(deadline, connecting).await {
+        Some(connected) => connected,
+        None => return session.end(&End::MaxDuration, &mut io),
+    };
+    let Some(mut upstream) = connected else { return };
+    if session.proxy.config.log_on_connected {
+        session.log("TcpUpstreamConnected");
+    }
+    let draining = drain.draining();
+    let check_drain = session.proxy.config.check_drain_close;
+    let end = {
+        let relayed = pin!(session.relay(&mut io, &mut upstream.io));
+        tokio::select! {
+            biased;
+            end = until(deadline, relayed) => end.unwrap_or(End::MaxDuration),
+            () = draining, if check_drain => End::Drained,
+        }
+    };
+    match &end {
+        End::Broken(Broken::Client(error)) if is_reset(error) => upstream.io.reset_on_close(),
+        End::Broken(Broken::Upstream(_)) => upstream.guard.closed_by_peer(),
+        End::Closed if session.relay.response.has_ended() => upstream.guard.closed_by_peer(),
+        _ => {}
+    }
+    let relay = &session.relay;
+    upstream.guard.count_bytes(relay.response.bytes, relay.request.bytes);
+    session.end(&end, &mut io);
+}
+
+impl Session {
+    fn deadline(&self, start: Instant) -> Option<Instant> {
+        let config = &self.proxy.config;
+        let duration = config.max_duration?;
+        #[allow(clippy::cast_precision_loss, reason = "a random share needs no more than 52 bits")]
+        let share = (self.worker.random.next() >> 12) as f64 / (1u64 << 52) as f64;
+        Some(start + duration + duration.mul_f64(config.max_duration_jitter * share))
+    }
+
+    /// The upstream connection; none: the reason is in the info, and the client's connection is to be closed.
+    async fn connect(&mut self, io: &mut Io) -> Option<TcpUpstream> {
+        if self.proxy.config.connect_on_data {
+            poll_fn(|cx| io.poll_read_ready(cx)).await;
+            self.proxy.config.stats.early_data_received_count_total().inc();
+        }
+        let Some(cluster) = self.pick_cluster() else {
+            self.proxy.config.stats.downstream_cx_no_route().inc();
+            self.info.response_flags.set(ResponseFlag::NoClusterFound);
+            return None;
+        };
+        self.info.cluster = Some(cluster.clone());
+        loop {
+            if self.info.attempt_count >= self.proxy.config.max_connect_attempts {
+                let exceeded = cluster.info().stats.upstream_cx_connect_attempts_exceeded();
+                exceeded.inc();
+                self.info
+                    .response_flags
+                    .set(ResponseFlag::UpstreamRetryLimitExceeded);
+                return None;
+            }
+            if self.info.attempt_count > 0
+                && let Some(backoff) = self.proxy.config.backoff
+            {
+                let random = self.worker.random.next();
+                tokio::time::sleep(backoff.before(self.info.attempt_count, random)).await;
+            }
+            let Some(host) = cluster.choose_host(&Choice(&self.worker)) else {
+                cluster.info().stats.upstream_cx_none_healthy().inc();
+                self.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
+                return None;
+            };
+            self.info.attempt_count += 1;
+            self.info.upstream_mut().host = Some(host.clone());
+            match cluster.connect_tcp(&host).await {
+                Ok(upstream) => {
+                    self.connected(&upstream);
+                    return Some(upstream);
+                }
+                Err(PoolError::Overflow) => {
+                    self.info.response_flags.set(ResponseFlag::UpstreamOverflow);
+                    return None;
+                }
+                Err(PoolError::Connect(error)) => self.connect_failed(Some(error)),
+                Err(_) => self.connect_failed(None),
+            }
+        }
+    }
+
+    fn pick_cluster(&self) -> Option<Rc<WorkerCluster>> {
+        let state = self.info.connection.filter_state.borrow();
+        let id: ClusterId = match state.get("envoy.tcp_proxy.cluster") {
+            Some(object) => {
+                let name = object.serialize_as_string()?;
+                self.worker.server.cluster_names.find(&name)?
+            }
+            None => self.proxy.config.route.pick(self.worker.random.next()),
+        };
+        self.worker.clusters.get(id)
+    }
+
+    fn connected(&mut self, upstream: &TcpUpstream) {
+        let info = self.info.upstream_mut();
+        info.local_address.clone_from(&upstream.info.local_address);
+        info.connection_id = Some(upstream.info.id);
+        info.connect_start = Some(upstream.info.connect_start);
+        info.connect_end = Some(upstream.info.connect_end);
+        info.pool_ready = Some(Instant::now());
+    }
+
+    fn connect_failed(&mut self, error: Option<ConnectError>) {
+        self.info
+            .response_flags
+            .set(ResponseFlag::UpstreamConnectionFailure);
+        if let Some(ConnectError::Failed(reason)) = error {
+            self.info.upstream_mut().transport_failure_reason = Some(reason);
+        }
+    }
+
+    /// Moves bytes until both sides have ended, one broke, or nothing moved for too long.
+    async fn relay(&mut self, client: &mut Io, upstream: &mut Io) -> End {
+        let config = self.proxy.config.clone();
+        let mut idle = config.idle_timeout.map(Timer::new);
+        let mut periodic = config.log_interval.map(Timer::new);
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = self.relay.poll(client, upstream, cx) {
+                return Poll::Ready(ended.map_or_else(End::Broken, |()| End::Closed));
+            }
+            if let Some(timer) = &mut idle
+                && timer.poll(cx, self.relay.last_progress())
+            {
+                return Poll::Ready(End::Idle);
+            }
+            if let Some(timer) = &mut periodic {
+                while timer.poll(cx, None) {
+                    self.log("TcpPeriodic");
+                    timer.restart();
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Notes why the session ended. The rest is done when it is dropped.
+    fn end(&mut self, end: &End, io: &mut Io) {
+        let stats = &self.proxy.config.stats;
+        let reason = match end {
+            End::Closed | End::Broken(Broken::Client(_)) => return,
+            End::Broken(Broken::Upstream(error)) => {
+                if is_reset(error) {
+                    io.reset_on_close();
+                }
+                return;
+            }
+            End::Idle => {
+                stats.idle_timeout().inc();
+                "tcp_session_idle_timeout"
+            }
+            End::MaxDuration => {
+                stats.max_downstream_connection_duration().inc();
+                self.info.response_flags.set(ResponseFlag::DurationTimeout);
+                "max_connection_duration_reached"
+            }
+            End::Drained => {
+                stats.downstream_cx_drain_close().inc();
+                "drain_close"
+            }
+        };
+        if let Some(upstream) = &mut self.info.upstream {
+            upstream.close_reason = Some(Cow::Borrowed(reason));
+        }
+    }
+
+    fn log(&mut self, log_type: &'static str) {
+        if self.proxy.logs.is_empty() {
+            return;
+        }
+        let (request, response) = (&self.relay.request, &self.relay.response);
+        self.info.bytes_received = request.bytes;
+        self.info.bytes_sent = response.bytes;
+        self.info.downstream_bytes.wire_received = request.bytes;
+        self.info.downstream_bytes.wire_sent = response.bytes;
+        self.info.upstream_bytes.wire_received = response.bytes;
+        self.info.upstream_bytes.wire_sent = request.bytes;
+        self.proxy.logs.log(&FormatData {
+            info: &self.info,
+            request: None,
+            response: None,
+            request_trailers: None,
+            response_trailers: None,
+            local_reply_body: b"",
+            log_type,
+        });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let stats = &self.proxy.config.stats;
+        let (request, response) = (&self.relay.request, &self.relay.response);
+        stats.downstream_cx_rx_bytes_total().add(request.bytes);
+        stats.downstream_cx_tx_bytes_total().add(response.bytes);
+        let (paused, resumed) = (
+            stats.downstream_flow_control_paused_reading_total(),
+            stats.downstream_flow_control_resumed_reading_total(),
+        );
+        paused.add(request.paused);
+        resumed.add(request.paused);
+        self.log("TcpConnectionEnd");
+    }
+}
+
+/// What a host is chosen by.
+struct Choice<'a>(&'a Worker);
+
+impl LoadBalancerContext for Choice<'_> {
+    fn random(&self) -> u64 {
+        self.0.random.next()
+    }
+}
+
+/// A timer that is set anew only when it fires too early, not on every byte.
+struct Timer {
+    period: Duration,
+    sleep: std::pin::Pin<Box<tokio::time::Sleep>>,
+    start: Instant,
+}
+
+impl Timer {
+    fn new(period: Duration) -> Self {
+        let start = Instant::now();
+        Self {
+            period,
+            sleep: Box::pin(sleep_until(start + period)),
+            start,
+        }
+    }
+
+    /// Whether the period has passed since the start, and since `progress`.
+    fn poll(&mut self, cx: &mut Context<'_>, progress: Option<Instant>) -> bool {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let due = self.start.max(progress.unwrap_or(self.start)) + self.period;
+            if due <= Instant::now() {
+                return true;
+            }
+            self.sleep.as_mut().reset(due);
+        }
+        false
+    }
+
+    fn restart(&mut self) {
+        self.start = Instant::now();
+        self.sleep.as_mut().reset(self.start + self.period);
+    }
+}
+
+/// None: the deadline came first.
+async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        None => Some(future.await),
+        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
+    }
+}
+
+fn is_reset(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::ConnectionReset
+}

@@ -1,0 +1,290 @@
+//! The process as the admin pages see it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use outrigger_proto::any::pack;
+use outrigger_proto::pb::envoy::admin::v3 as pb;
+use outrigger_proto::pb::envoy::config::cluster::v3::CircuitBreakers;
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::google::protobuf::{Duration as DurationProto, Timestamp};
+use pb::clusters_config_dump::StaticCluster;
+use pb::listeners_config_dump::StaticListener;
+use pb::server_info::State;
+use pb::unready_targets_dumps::UnreadyTargetsDump;
+use tokio::time::Instant;
+
+use super::cli::{DrainStrategy, IpVersion, Mode};
+use super::lifecycle::{Server, ServerEvent};
+use super::ServerContext;
+use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
+use crate::net::Address;
+use crate::upstream::{Cluster, HealthFlag, Host, HostStat};
+
+impl AdminSource for Server {
+    fn server(&self) -> &Arc<ServerContext> {
+        &self.context
+    }
+
+    fn admin_layer(&self) -> Option<String> {
+        let layers = &self.bootstrap.runtime_layers;
+        let layer = layers.iter().find(|(_, values)| values.is_none());
+        layer.map(|(name, _)| name.clone())
+    }
+
+    fn init_state(&self) -> State {
+        self.state.get()
+    }
+
+    fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
+    fn command_line_options(&self) -> pb::CommandLineOptions {
+        use pb::command_line_options as options;
+        let cli = &self.cli;
+        let path = |path: &Option<std::path::PathBuf>| {
+            path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+        };
+        let seconds = |seconds: u32| Some(duration(Duration::from_secs(seconds.into())));
+        pb::CommandLineOptions {
+            concurrency: u32::try_from(cli.worker_count()).unwrap_or(u32::MAX),
+            config_path: path(&cli.config_path),
+            config_yaml: cli.config_yaml.join("\n"),
+            allow_unknown_static_fields: cli.allow_unknown_static_fields,
+            admin_address_path: path(&cli.admin_address_path),
+            local_address_ip_version: match cli.local_address_ip_version {
+                IpVersion::V4 => options::IpVersion::V4,
+                IpVersion::V6 => options::IpVersion::V6,
+            }
+            .into(),
+            log_level: cli.log_level.clone(),
+            component_log_level: cli.component_log_level.clone().unwrap_or_default(),
+            log_format: cli
+                .log_format
+                .clone()
+                .unwrap_or_else(|| super::log_format::DEFAULT_PATTERN.to_owned()),
+            log_format_escaped: cli.log_format_escaped,
+            log_path: path(&cli.log_path),
+            service_cluster: cli.service_cluster.clone().unwrap_or_default(),
+            service_node: cli.service_node.clone().unwrap_or_default(),
+            service_zone: cli.service_zone.clone().unwrap_or_default(),
+            file_flush_interval: Some(duration(Duration::from_millis(
+                cli.file_flush_interval_msec.into(),
+            ))),
+            file_flush_min_size: cli.file_flush_min_size_kb,
+            drain_time: seconds(cli.drain_time_s),
+            drain_strategy: match cli.drain_strategy {
+                DrainStrategy::Gradual => options::DrainStrategy::Gradual,
+                DrainStrategy::Immediate => options::DrainStrategy::Immediate,
+            }
+            .into(),
+            parent_shutdown_time: seconds(cli.parent_shutdown_time_s()),
+            mode: match cli.mode {
+                Mode::Serve => options::Mode::Serve,
+                Mode::Validate => options::Mode::Validate,
+                Mode::InitOnly => options::Mode::InitOnly,
+            }
+            .into(),
+            disable_hot_restart: true,
+            restart_epoch: cli.restart_epoch(),
+            stats_tag: cli.stats_tag.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn node(&self) -> core::Node {
+        self.bootstrap.node.clone()
+    }
+
+    fn clusters(&self) -> Vec<pb::ClusterStatus> {
+        let clusters = self.clusters.clusters();
+        clusters.iter().map(|cluster| self.cluster_status(cluster)).collect()
+    }
+
+    fn listeners(&self) -> Vec<pb::ListenerStatus> {
+        let listeners = self.listeners.borrow();
+        let status = |listener: &crate::listener::ManagedListener| {
+            let mut addresses = listener.addresses().into_iter().map(|a| address(&a));
+            pb::ListenerStatus {
+                name: listener.config.identity.name.to_string(),
+                local_address: addresses.next(),
+                additional_local_addresses: addresses.collect(),
+            }
+        };
+        listeners.listeners().iter().map(status).collect()
+    }
+
+    fn config_dump(&self, _with_endpoints: bool) -> ConfigDumps {
+        let started = Some(timestamp(SystemTime::now() - self.started_at.elapsed()));
+        let mut bootstrap = self.bootstrap_proto.clone();
+        bootstrap.node = Some(self.node());
+        let listeners = self.listeners.borrow();
+        let static_listeners = listeners.listeners().iter().map(|listener| StaticListener {
+            listener: Some(pack(&listener.proto)),
+            last_updated: Some(timestamp(listener.last_updated)),
+        });
+        let static_clusters = self.cluster_protos.iter().map(|cluster| StaticCluster {
+            cluster: Some(pack(cluster)),
+            last_updated: started,
+        });
+        ConfigDumps {
+            bootstrap: pb::BootstrapConfigDump {
+                bootstrap: Some(bootstrap),
+                last_updated: started,
+            },
+            clusters: pb::ClustersConfigDump {
+                static_clusters: static_clusters.collect(),
+                ..Default::default()
+            },
+            listeners: pb::ListenersConfigDump {
+                static_listeners: static_listeners.collect(),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    fn unready_targets(&self) -> Vec<UnreadyTargetsDump> {
+        let names: Vec<String> = self
+            .clusters
+            .warming_clusters()
+            .iter()
+            .map(|name| format!("cluster {name}"))
+            .collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
+        vec![UnreadyTargetsDump {
+            name: "init manager Server".to_owned(),
+            target_names: names,
+        }]
+    }
+
+    fn drain_listeners(&self, request: DrainListeners) {
+        // A queue that is full holds the same request already.
+        let _ = self.events.try_send(ServerEvent::DrainListeners(request));
+    }
+
+    fn quit(&self) {
+        let _ = self.events.try_send(ServerEvent::Quit);
+    }
+
+    fn reopen_logs(&self) {
+        self.reopen_log_files();
+    }
+
+    fn log_levels(&self) -> Vec<(String, String)> {
+        self.log.levels()
+    }
+
+    fn set_log_levels(&self, change: LogLevels) -> Result<(), String> {
+        match change {
+            LogLevels::All(level) => self.log.set_all(&level),
+            LogLevels::Some(changes) => self.log.set_some(&changes),
+        }
+    }
+}
+
+impl Server {
+    fn cluster_status(&self, cluster: &Cluster) -> pb::ClusterStatus {
+        let configured = self
+            .cluster_protos
+            .iter()
+            .find(|proto| *proto.name == *cluster.info.name);
+        let hosts = cluster.hosts.load();
+        pb::ClusterStatus {
+            name: cluster.info.name.to_string(),
+            observability_name: cluster.info.observability_name.to_string(),
+            host_statuses: hosts.hosts().map(|host| host_status(host)).collect(),
+            circuit_breakers: Some(
+                configured
+                    .and_then(|proto| proto.circuit_breakers.clone())
+                    .unwrap_or_else(CircuitBreakers::default),
+            ),
+            ..Default::default()
+        }
+    }
+}
+
+fn host_status(host: &Host) -> pb::HostStatus {
+    use pb::simple_metric::Type::{Counter, Gauge};
+    let metric = |name: &str, kind: pb::simple_metric::Type, stat| pb::SimpleMetric {
+        r#type: kind.into(),
+        value: host.stats.get(stat),
+        name: name.to_owned(),
+    };
+    let has = |flag| host.health.has(flag);
+    let eds = if has(HealthFlag::EdsStatusDraining) {
+        core::HealthStatus::Draining
+    } else if has(HealthFlag::FailedEdsHealth) {
+        core::HealthStatus::Unhealthy
+    } else if has(HealthFlag::DegradedEdsHealth) {
+        core::HealthStatus::Degraded
+    } else {
+        core::HealthStatus::Healthy
+    };
+    pb::HostStatus {
+        address: Some(address(&host.address)),
+        stats: vec![
+            metric("cx_connect_fail", Counter, HostStat::CxConnectFail),
+            metric("cx_total", Counter, HostStat::CxTotal),
+            metric("rq_error", Counter, HostStat::RqError),
+            metric("rq_success", Counter, HostStat::RqSuccess),
+            metric("rq_timeout", Counter, HostStat::RqTimeout),
+            metric("rq_total", Counter, HostStat::RqTotal),
+            metric("cx_active", Gauge, HostStat::CxActive),
+            metric("rq_active", Gauge, HostStat::RqActive),
+        ],
+        health_status: Some(pb::HostHealthStatus {
+            failed_active_health_check: has(HealthFlag::FailedActiveHc),
+            failed_outlier_check: has(HealthFlag::FailedOutlierCheck),
+            failed_active_degraded_check: has(HealthFlag::DegradedActiveHc),
+            eds_health_status: eds.into(),
+            ..Default::default()
+        }),
+        weight: host.weight,
+        hostname: host.hostname.to_string(),
+        priority: host.priority,
+        locality: Some(core::Locality {
+            region: host.locality.region.to_string(),
+            zone: host.locality.zone.to_string(),
+            sub_zone: host.locality.sub_zone.to_string(),
+        }),
+        ..Default::default()
+    }
+}
+
+fn address(address: &Address) -> core::Address {
+    let kind = match address {
+        Address::Ip(ip) => core::address::Address::SocketAddress(core::SocketAddress {
+            address: ip.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(
+                ip.port().into(),
+            )),
+            ..Default::default()
+        }),
+        Address::Pipe(path) => core::address::Address::Pipe(core::Pipe {
+            path: path.to_string(),
+            mode: 0,
+        }),
+    };
+    core::Address {
+        address: Some(kind),
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn duration(duration: Duration) -> DurationProto {
+    DurationProto {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
