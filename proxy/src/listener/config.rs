@@ -92,10 +92,6 @@ impl Listener {
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let root = server.stats.scope("");
-        let cx = FactoryContext {
-            server,
-            scope: &root,
-        };
         let pb::Listener {
             name,
             address,
