@@ -10,6 +10,7 @@ mod context;
 mod cors;
 mod fault;
 mod header_mutation;
+mod local_ratelimit;
 pub mod router;
 mod status;
 #[cfg(test)]
@@ -30,7 +31,13 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
-pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory, &fault::Factory, &header_mutation::Factory];
+pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &buffer::Factory,
+    &cors::Factory,
+    &fault::Factory,
+    &header_mutation::Factory,
+    &local_ratelimit::Factory,
+];
 
 /// One filter on one stream.
 ///
