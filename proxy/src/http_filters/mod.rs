@@ -10,6 +10,7 @@ mod context;
 mod cors;
 mod fault;
 mod header_mutation;
+mod health_check;
 mod local_ratelimit;
 pub mod router;
 mod status;
@@ -36,6 +37,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &cors::Factory,
     &fault::Factory,
     &header_mutation::Factory,
+    &health_check::Factory,
     &local_ratelimit::Factory,
 ];
 
