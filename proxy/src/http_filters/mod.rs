@@ -9,6 +9,7 @@ pub mod chain_config;
 mod context;
 mod cors;
 mod fault;
+mod grpc_stats;
 mod header_mutation;
 mod health_check;
 mod local_ratelimit;
@@ -36,6 +37,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &buffer::Factory,
     &cors::Factory,
     &fault::Factory,
+    &grpc_stats::Factory,
     &header_mutation::Factory,
     &health_check::Factory,
     &local_ratelimit::Factory,
