@@ -92,6 +92,10 @@ impl Listener {
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let root = server.stats.scope("");
+        let cx = FactoryContext {
+            server,
+            scope: &root,
+        };
         let pb::Listener {
             name,
             address,
@@ -151,7 +155,20 @@ impl Listener {
             .is_some_and(|value| value.value);
         let listener_filters =
             listener_filters_from(listener_filters, uses_proxy_protocol, &cx, path);
-        let chains = chains_from(filter_chains, default_filter_chain, &cx, path);
+        let prefix = match &addresses {
+            Ok(addresses) if stat_prefix.is_empty() => stat_name(&addresses[0].address),
+            _ => stat_prefix,
+        };
+        let scope = root.scope(&format!("listener.{prefix}."));
+        let chains = chains_from(
+            filter_chains,
+            default_filter_chain,
+            &FactoryContext {
+                server,
+                scope: &scope,
+            },
+            path,
+        );
         let access_logs = path.each("access_log", access_log, |log, path| {
             AccessLog::from_proto(log, &cx, path)
         });
@@ -177,18 +194,13 @@ impl Listener {
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         let addresses = addresses?;
         let (chains, matcher, default_chain) = chains?;
-        let prefix = if stat_prefix.is_empty() {
-            stat_name(&addresses[0].address)
-        } else {
-            stat_prefix
-        };
         let deprecated_bind = deprecated_v1.and_then(|DeprecatedV1 { bind_to_port }| bind_to_port);
         Ok(Self {
             connection_limit: server.runtime.integer(
                 &format!("envoy.resource_limits.listener.{name}.connection_limit"),
                 u64::MAX,
             ),
-            stats: ListenerStats::new(&root.scope(&format!("listener.{prefix}."))),
+            stats: ListenerStats::new(&scope),
             identity: Arc::new(ListenerIdentity {
                 name: name.into(),
                 stat_prefix: prefix.into(),

@@ -155,7 +155,7 @@ impl Config {
             backoff: backoff?,
             connect_on_data: connect_on_data?,
             check_drain_close: check_drain_close.is_some_and(|check| check.value),
-            stats: Stats::new(&cx.scope.scope(&format!("tcp.{}.", prefix?))),
+            stats: Stats::new(&cx.server.stats.scope(&format!("tcp.{}.", prefix?))),
         })
     }
 }
