@@ -498,7 +498,7 @@ impl HeaderRef {
     fn of_request<'a>(&self, head: &'a RequestHead) -> Option<&'a [u8]> {
         match self {
             Self::Field(name) => head.fields.get(name),
-            Self::Method => Some(head.method_bytes()),
+            Self::Method => Some(head.method_bytes()).filter(|method| !method.is_empty()),
             Self::Path => head.path(),
             Self::Authority => head.authority(),
             Self::Scheme => head.scheme(),
@@ -679,7 +679,9 @@ impl Text {
             Self::UpstreamCloseType => Some(upstream_of(data)?.close_type.as_str()),
             Self::Ja3 => connection.tls_fingerprints.ja3.as_deref(),
             Self::Ja4 => connection.tls_fingerprints.ja4.as_deref(),
-            Self::StreamId => info.request_id.as_deref(),
+            Self::StreamId => info.request_id.as_deref().or_else(|| {
+                data.request?.fields.get_str(crate::http::Known::RequestId)
+            }),
             Self::CustomFlags => Some(info.custom_flags.as_deref().unwrap_or_default()),
             Self::LocalReplyBody => {
                 Some(std::str::from_utf8(data.local_reply_body).unwrap_or_default())
