@@ -357,6 +357,8 @@ impl Router {
 
     fn on_head(&mut self, env: &mut ChainEnv<'_>, mut head: ResponseHead, end: EndStream, now: Instant) -> RouterEvent {
         let Some(cluster) = self.cluster.clone() else { return RouterEvent::Progress };
+        // A protocol switch that nobody asked for has no bytes for anybody behind it.
+        let end = EndStream::from(end.is_end() || head.status == 101 && !self.is_upgrade);
         self.retry.observe_health(&head);
         let selected = env.info.route.clone();
         let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
