@@ -142,16 +142,24 @@ impl Listener {
             ),
             path.unsupported_if_set("udp_listener_config", udp_listener_config),
             path.unsupported_if_set("api_listener", api_listener),
-            path.unsupported_if_set("internal_listener", listener_specifier),
         ];
-        let addresses = addresses_from(address, additional_addresses, path);
+        // An internal listener has no address; one complaint is enough.
+        let addresses = path
+            .unsupported_if_set("internal_listener", listener_specifier)
+            .and_then(|()| addresses_from(address, additional_addresses, path));
         let uses_proxy_protocol = filter_chains
             .first()
             .and_then(|chain| chain.use_proxy_proto)
             .is_some_and(|value| value.value);
         let listener_filters =
             listener_filters_from(listener_filters, uses_proxy_protocol, &cx, path);
-        let chains = chains_from(filter_chains, default_filter_chain, &cx, path);
+        let chains = match &addresses {
+            // UDP and internal listeners, which are refused, may have none.
+            Err(refused) if filter_chains.is_empty() && default_filter_chain.is_none() => {
+                Err(*refused)
+            }
+            _ => chains_from(filter_chains, default_filter_chain, &cx, path),
+        };
         let access_logs = path.each("access_log", access_log, |log, path| {
             AccessLog::from_proto(log, &cx, path)
         });

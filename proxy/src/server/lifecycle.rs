@@ -11,6 +11,7 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::admin::v3::server_info::State;
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrigger_proto::yaml::Format;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -63,6 +64,24 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
             Mode::Serve | Mode::InitOnly => server.serve().await,
         }
     })
+}
+
+/// Loads a bootstrap as `--mode validate` does, from bytes. The errors are all that was found. For fuzzing and tests; what the
+/// bootstrap names is looked up and opened.
+pub fn validate(format: Format, bytes: &[u8]) -> Result<(), Vec<String>> {
+    let cli = Cli::parse_args(["outrigger".into()]).map_err(|error| vec![error.to_string()])?;
+    let loaded = LoadedBootstrap::from_bytes(&cli, format, bytes)?;
+    let report = ConfigReport::new();
+    let path = ConfigPath::root(&report, "bootstrap");
+    let checked = loaded.check(&path);
+    let converted = Bootstrap::from_proto(loaded.proto.clone(), &cli, &path);
+    let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
+    let runtime = local_runtime().map_err(|error| vec![format!("no runtime: {error}")])?;
+    runtime.block_on(async { Resources::convert(&context, 1, &loaded.proto, &report) });
+    match (checked, converted) {
+        (Ok(()), Ok(_)) if report.is_empty() => Ok(()),
+        _ => Err(loaded.errors(&report)),
+    }
 }
 
 /// The process, on the main thread.

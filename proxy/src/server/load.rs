@@ -44,8 +44,11 @@ impl Text {
 impl LoadedBootstrap {
     /// Reads the file, and merges everything inline into it.
     pub(super) fn load(cli: &Cli) -> Result<Self, Vec<String>> {
+        Self::from_texts(cli, texts(cli)?)
+    }
+
+    fn from_texts(cli: &Cli, texts: Vec<Text>) -> Result<Self, Vec<String>> {
         let name = cli.config_name().to_string();
-        let texts = texts(cli)?;
         let unknown = if cli.allow_unknown_static_fields {
             UnknownFields::Ignore
         } else {
@@ -61,6 +64,20 @@ impl LoadedBootstrap {
             name,
             texts,
         })
+    }
+
+    /// Takes one text for the whole bootstrap.
+    pub(super) fn from_bytes(
+        cli: &Cli,
+        format: Format,
+        bytes: &[u8],
+    ) -> Result<Self, Vec<String>> {
+        let text = Text {
+            name: "bootstrap".to_owned(),
+            format,
+            bytes: bytes.to_vec(),
+        };
+        Self::from_texts(cli, vec![text])
     }
 
     /// Reports what breaks the rules of the API.

@@ -114,7 +114,15 @@ fn check_cluster_manager(
     let root = ConfigPath::root(report, "bootstrap");
     let path = root.field("cluster_manager");
     // Each reports what it refuses.
-    let _ = path.unsupported_if_set("outlier_detection", outlier_detection);
+    if let Some(pb::cluster_manager::OutlierDetection {
+        // Harmless: no cluster ejects hosts yet, so there is no event to write.
+        event_log_path: _,
+        event_service,
+    }) = outlier_detection
+    {
+        let path = path.field("outlier_detection");
+        let _ = path.unsupported_if_set("event_service", event_service);
+    }
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
     let known = clusters.iter().any(|cluster| cluster.name == local_cluster_name);
