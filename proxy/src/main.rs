@@ -10,7 +10,10 @@ use outrigger::server::run;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Memory that is not used any more goes back to the system after a second, by a thread of the allocator's own.
-#[allow(unsafe_code, reason = "the allocator reads its options from a symbol of this name")]
+#[allow(
+    unsafe_code,
+    reason = "the allocator reads its options from a symbol of this name"
+)]
 #[allow(non_upper_case_globals, reason = "the symbol's name")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static malloc_conf: &[u8] =

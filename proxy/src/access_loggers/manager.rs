@@ -117,6 +117,8 @@ impl AccessLogManager {
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         self.shared.interval.store(millis.max(1), Relaxed);
         self.shared.min_size.store(min_size, Relaxed);
+        // The writer sleeps for the old interval; this lets it see the new one.
+        self.shared.request_flush();
     }
 
     /// The file behind a destination, opened if it was not yet.

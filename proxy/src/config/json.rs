@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 /// The fields of a struct. What JSON cannot express (NaN, infinities) becomes null.
 pub fn json_object(proto: Struct) -> Map<String, Value> {
     let fields = proto.fields.into_iter();
-    fields.map(|(key, value)| (key, json_value(value.kind))).collect()
+    fields
+        .map(|(key, value)| (key, json_value(value.kind)))
+        .collect()
 }
 
 fn json_value(kind: Option<Kind>) -> Value {
@@ -18,8 +20,10 @@ fn json_value(kind: Option<Kind>) -> Value {
         Some(Kind::StringValue(text)) => Value::String(text),
         Some(Kind::BoolValue(value)) => Value::Bool(value),
         Some(Kind::StructValue(object)) => Value::Object(json_object(object)),
-        Some(Kind::ListValue(list)) => {
-            list.values.into_iter().map(|value| json_value(value.kind)).collect()
-        }
+        Some(Kind::ListValue(list)) => list
+            .values
+            .into_iter()
+            .map(|value| json_value(value.kind))
+            .collect(),
     }
 }

@@ -35,4 +35,16 @@ pub trait NamedCluster {
     }
 }
 
-impl NamedCluster for WorkerCluster {}
+impl NamedCluster for WorkerCluster {
+    fn cluster_name(&self) -> &str {
+        self.name()
+    }
+
+    fn observability_name(&self) -> &str {
+        Self::observability_name(self)
+    }
+
+    fn cluster_metadata(&self) -> Option<&DynamicMetadata> {
+        Some(&self.info().metadata)
+    }
+}

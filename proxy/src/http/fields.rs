@@ -249,7 +249,7 @@ impl Fields {
     }
 
     /// Adds a field as it came from the wire. Where `merges` holds for a known name that is there already, the value is
-    /// joined to the first one with a comma instead. Returns the known name.
+    /// joined to the first one with a comma instead, unless it is empty. Returns the known name.
     pub fn append_wire_merging(
         &mut self,
         name: &[u8],
@@ -266,7 +266,9 @@ impl Fields {
             && merges(known)
         {
             self.storage.bytes.truncate(start);
-            self.append_to(known, b",", value);
+            if !value.is_empty() {
+                self.append_to(known, b",", value);
+            }
         } else {
             self.push(span, known, value);
         }
@@ -295,7 +297,9 @@ impl Fields {
             && merges(known)
         {
             let value = self.storage.bytes.get(value)?.to_vec();
-            self.append_to(known, b",", value);
+            if !value.is_empty() {
+                self.append_to(known, b",", value);
+            }
         } else {
             let name = Span::from_to(name.start, name.end);
             self.push_spans(name, known, Span::from_to(value.start, value.end));
@@ -550,6 +554,37 @@ mod tests {
         }
         fields.append(Known::Te, "trailers");
         assert_eq!(fields.get(Known::Te), Some(&b"trailers"[..]));
+    }
+
+    #[test]
+    fn wire_fields_that_merge_are_joined_whether_they_were_loaded_or_not() {
+        let head = b"Via: x|via: y|Via: |a: 1|A: 2|";
+        let places = [
+            (0..3, 5..6),
+            (7..10, 12..13),
+            (14..17, 19..19),
+            (20..21, 23..24),
+            (25..26, 28..29),
+        ];
+        let mut loaded = Fields::new();
+        let base = loaded.load(head);
+        let mut copied = Fields::new();
+        let at = |r: &Range<usize>| r.start + base..r.end + base;
+        for (name, value) in &places {
+            loaded.append_loaded(at(name), at(value), |_| true);
+            copied.append_wire_merging(&head[name.clone()], &head[value.clone()], |_| true);
+        }
+        let want = [("via", "x,y"), ("a", "1"), ("a", "2")];
+        assert_eq!(
+            pairs(&loaded),
+            want.map(|(n, v)| (n.to_owned(), v.to_owned()))
+        );
+        assert_eq!(pairs(&copied), pairs(&loaded));
+        let mut apart = Fields::new();
+        for value in ["1", "2"] {
+            apart.append_wire_merging(b"Via", value.as_bytes(), |_| false);
+        }
+        assert_eq!(apart.get_all("via").count(), 2);
     }
 
     #[test]

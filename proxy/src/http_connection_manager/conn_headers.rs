@@ -10,7 +10,7 @@ use outrigger_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdC
 use pb::http_connection_manager::{ForwardClientCertDetails, InternalAddressConfig};
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http::{Fields, Known, RequestHead, ResponseHead};
+use crate::http::{Fields, HeaderName, Known, RequestHead, ResponseHead};
 use crate::matchers::CidrRanges;
 use crate::net::Address;
 use crate::server::{FactoryContext, Random};
@@ -98,7 +98,7 @@ impl ForwardingConfig {
     }
 
     /// Completes a request head before its route is chosen.
-    pub fn mutate_request(&self, head: &mut RequestHead, info: &mut StreamInfo, random: &Random, is_upgrade: bool) {
+    pub fn mutate_request(&self, head: &mut RequestHead, info: &mut StreamInfo, random: &Random, is_upgrade: bool, internal_only: &[HeaderName]) {
         remove_hop_by_hop(&mut head.fields, is_upgrade);
         sanitize_te(&mut head.fields);
         let connection = std::rc::Rc::clone(&info.connection);
@@ -112,6 +112,9 @@ impl ForwardingConfig {
             head.fields.remove(Known::EnvoyInternal);
             if edge {
                 remove_internal_headers(&mut head.fields);
+                for name in internal_only {
+                    head.fields.remove(name);
+                }
             }
         }
         if edge && let Some(ip) = info.remote_address().ip() {

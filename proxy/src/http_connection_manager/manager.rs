@@ -43,6 +43,7 @@ pub(super) struct Hcm {
 pub(super) struct Routes<'a>(pub(super) &'a Hcm);
 
 /// Why a request goes no further than the connection manager.
+#[derive(Debug, PartialEq)]
 pub(super) struct Rejection {
     /// The answer.
     pub(super) reply: LocalReply,
@@ -83,7 +84,7 @@ impl Hcm {
             info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
             return Err(Rejection::new(503, "overload").body("envoy overloaded").closing());
         }
-        let upgrade = self.upgrade_of(head)?;
+        let upgrade = head.method() == Method::Connect || is_upgrade_request(head);
         if head.authority().is_none() {
             return Err(Rejection::new(400, "missing_host_header").closing());
         }
@@ -92,10 +93,11 @@ impl Hcm {
         }
         self.check_path(head)?;
         normalize_host(self.config.host, head, info);
+        self.config.forwarding.mutate_request(head, info, &self.worker.random, upgrade, self.routes.internal_only_headers());
         if let Some(scheme) = &self.config.scheme.overwrite {
             head.set_scheme(scheme.as_bytes());
+            head.fields.set(Known::ForwardedProto, scheme.as_bytes());
         }
-        self.config.forwarding.mutate_request(head, info, &self.worker.random, upgrade);
         info.request_id = None;
         Ok(upgrade)
     }
@@ -107,7 +109,7 @@ impl Hcm {
             return Err(Rejection::new(404, "absolute_path_rejected"));
         }
         if path.contains(&b'#') {
-            return Err(Rejection::new(400, "path_normalization_failed"));
+            return Err(Rejection::new(400, "path_normalization_failed").closing());
         }
         match self.config.path.apply(path) {
             Normalized::Unchanged => Ok(()),
@@ -123,24 +125,42 @@ impl Hcm {
             }
             Normalized::Reject => {
                 self.config.stats.downstream_rq_failed_path_normalization().inc();
-                Err(Rejection::new(400, "path_normalization_failed"))
+                Err(Rejection::new(400, "path_normalization_failed").closing())
             }
         }
     }
 
-    /// Whether the request asks for an upgrade that this manager takes. 403 for one that it does not.
-    fn upgrade_of(&self, head: &RequestHead) -> Result<bool, Rejection> {
-        if head.method() == Method::Connect {
-            return Err(Rejection::new(403, "upgrade_failed"));
+    /// Whether an upgrade that a request asks for is taken: as its route says, or else as the connection manager does.
+    /// 403 for one that is not.
+    pub(super) fn take_upgrade(&self, asked: bool, head: &RequestHead, info: &StreamInfo) -> Result<bool, Rejection> {
+        if !asked {
+            return Ok(false);
         }
-        let Some(kind) = head.fields.get(Known::Upgrade).filter(|_| is_upgrade_request(head)) else { return Ok(false) };
-        match self.config.upgrades.iter().find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind)) {
-            Some(upgrade) if upgrade.enabled => Ok(true),
-            _ => {
-                self.config.stats.downstream_rq_ws_on_non_ws_route().inc();
-                Err(Rejection::new(403, "upgrade_failed"))
-            }
+        let connect = head.method() == Method::Connect;
+        let kind = if connect { Some(&b"connect"[..]) } else { head.fields.get(Known::Upgrade) };
+        let Some(kind) = kind else { return Ok(false) };
+        let action = info.route.as_ref().and_then(|route| route.route().forward());
+        if action.is_none() && connect {
+            return Ok(false);
         }
+        let by_route = action.and_then(|a| a.upgrades().iter().find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind)));
+        let by_manager = || self.config.upgrades.iter().find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind));
+        let enabled = by_route.map_or_else(|| by_manager().is_some_and(|u| u.enabled), |u| u.enabled && u.connect.is_none());
+        if enabled {
+            return Ok(true);
+        }
+        self.config.stats.downstream_rq_ws_on_non_ws_route().inc();
+        Err(Rejection::new(403, "upgrade_failed"))
+    }
+
+    /// Whether the client waits for `100 Continue`, and gets it from us.
+    pub(super) fn continues_at_once(&self, head: &mut RequestHead) -> bool {
+        let expects = head.fields.get(Known::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+        if !expects || self.config.proxy_100_continue {
+            return false;
+        }
+        head.fields.remove(Known::Expect);
+        true
     }
 
     /// The filters of a request: of its upgrade, if that has some of its own.
@@ -162,11 +182,10 @@ impl Hcm {
     }
 
     /// Whether the connection has to end after this response.
-    pub(super) fn must_close(&self, request: &RequestHead, response: &ResponseHead) -> bool {
+    pub(super) fn must_close(&self, request: &RequestHead) -> bool {
         let asked = |value: Option<&[u8]>, token: &[u8]| {
             value.is_some_and(|v| v.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token)))
         };
-        let _ = response;
         self.worker.server.draining.load(Relaxed) || request.version == Protocol::Http11 && asked(request.fields.get(Known::Connection), b"close")
     }
 
@@ -235,6 +254,9 @@ pub(super) fn max_stream_duration(action: &RouteAction, head: &RequestHead) -> O
 
 /// `Connection: upgrade` together with an `Upgrade` field.
 fn is_upgrade_request(head: &RequestHead) -> bool {
+    if !head.fields.contains(Known::Upgrade) {
+        return false;
+    }
     let connection = head.fields.get(Known::Connection).unwrap_or_default();
     connection.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }

@@ -127,20 +127,28 @@ impl<S: ServerStream> Stream<S> {
             record.info.timing.request_complete = Some(now);
             self.deadlines.request = None;
         }
-        match self.hcm.admit(&mut record.request, &mut record.info) {
-            Ok(upgrade) => {
-                if upgrade {
-                    self.upgrade = Upgrade::Asked;
-                    self.request = Half::Open;
-                    self.codec.upgrade();
-                }
+        let admitted = self.hcm.admit(&mut record.request, &mut record.info);
+        if admitted == Ok(true) {
+            self.request = Half::Open;
+        }
+        let taken = admitted.and_then(|asked| {
+            self.hcm.resolve_route(&mut record.request, &mut record.info);
+            self.hcm.take_upgrade(asked, &record.request, &record.info)
+        });
+        match taken {
+            Ok(true) => {
+                self.upgrade = Upgrade::Asked;
+                self.codec.upgrade();
             }
+            Ok(false) => {}
             Err(rejection) => {
                 self.close_connection |= rejection.close;
                 return self.local_reply(rejection.reply);
             }
         }
-        self.hcm.resolve_route(&mut record.request, &mut record.info);
+        if self.hcm.continues_at_once(&mut record.request) {
+            self.codec.send_informational(&ResponseHead::new(100));
+        }
         self.deadlines_of_route();
         let record = self.record.as_mut().expect("a stream has its record until it ends");
         let chain = self.hcm.chain_for(self.upgrade != Upgrade::No, &record.request, &record.info);
@@ -233,23 +241,26 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.max_duration = None;
             self.hcm.config.stats.downstream_rq_max_duration_reached().inc();
             self.info().response_flags.set(ResponseFlag::DurationTimeout);
-            self.time_out("downstream duration timeout", "max_duration_timeout");
+            self.time_out("downstream duration timeout", "max_duration_timeout", Some(4));
         } else if passed(self.deadlines.request) {
             self.deadlines.request = None;
             self.hcm.config.stats.downstream_rq_timeout().inc();
-            self.time_out("request timeout", "request_overall_timeout");
+            self.time_out("request timeout", "request_overall_timeout", None);
         } else if passed(self.deadlines.idle) {
             self.deadlines.idle = None;
             self.hcm.config.stats.downstream_rq_idle_timeout().inc();
             self.info().response_flags.set(ResponseFlag::StreamIdleTimeout);
-            self.time_out("stream timeout", "stream_idle_timeout");
+            self.time_out("stream timeout", "stream_idle_timeout", None);
         }
     }
 
-    /// 408 if an answer is still possible, else the stream breaks off.
-    fn time_out(&mut self, body: &'static str, details: &'static str) {
+    /// An answer if one is still possible, else the stream breaks off. The client is at fault (408) unless it has sent all (504).
+    fn time_out(&mut self, body: &'static str, details: &'static str, grpc_status: Option<u32>) {
         if self.response == Half::Start {
-            self.local_reply(LocalReply::new(408, details).with_body(Bytes::from_static(body.as_bytes())));
+            let status = if self.request == Half::Open { 408 } else { 504 };
+            let mut reply = LocalReply::new(status, details).with_body(Bytes::from_static(body.as_bytes()));
+            reply.grpc_status = grpc_status;
+            self.local_reply(reply);
         } else {
             self.info().response_code_details = Some(details.into());
             self.break_off(StreamReset::LocalReset);
@@ -594,7 +605,9 @@ impl<S: ServerStream> Stream<S> {
         let upgraded = self.upgrade == Upgrade::Accepted;
         hcm.config.forwarding.mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head);
-        self.close_connection |= hcm.must_close(request, head);
+        self.close_connection |= hcm.must_close(request);
+        // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
+        self.close_connection |= self.request == Half::Open && !upgraded && request.version.is_http1();
         if self.close_connection && !upgraded && request.version.is_http1() {
             head.fields.set(Known::Connection, "close");
         }

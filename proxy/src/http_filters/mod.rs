@@ -9,6 +9,10 @@ pub mod chain_config;
 mod context;
 mod cors;
 mod fault;
+mod grpc_stats;
+mod header_mutation;
+mod health_check;
+mod local_ratelimit;
 pub mod router;
 mod status;
 #[cfg(test)]
@@ -29,7 +33,15 @@ use crate::server::{FactoryContext, Worker};
 use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
-pub static FACTORIES: &[&dyn HttpFilterFactory] = &[&buffer::Factory, &cors::Factory, &fault::Factory];
+pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &buffer::Factory,
+    &cors::Factory,
+    &fault::Factory,
+    &grpc_stats::Factory,
+    &header_mutation::Factory,
+    &health_check::Factory,
+    &local_ratelimit::Factory,
+];
 
 /// One filter on one stream.
 ///

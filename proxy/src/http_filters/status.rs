@@ -59,7 +59,7 @@ pub enum TrailersStatus {
 }
 
 /// An answer of the proxy's own. For gRPC requests it is turned into trailers; `local_reply_config` may rewrite it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LocalReply {
     /// The HTTP status.
     pub status: u16,

@@ -6,13 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use outrigger_proto::pb::envoy::config::cluster::v3 as cluster_pb;
 use outrigger_proto::pb::envoy::config::route::v3 as route_pb;
 use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 use prost::{Message, Name};
 
 use super::{
-    DataStatus, Effects, FACTORIES, HeadersStatus, HttpFilter, HttpFilterFactory, LocalReply,
-    StreamContext, TrailersStatus, WorkerHttpFilter,
+    DataStatus, Effects, FACTORIES, HeadersStatus, HttpFilter, HttpFilterFactory, LocalBoxFuture,
+    LocalReply, StreamContext, TrailersStatus, WorkerHttpFilter,
 };
 use crate::config::{ConfigPath, ConfigReport, TypedConfig};
 use crate::http::{EndStream, Fields, Protocol, RequestHead, ResponseHead};
@@ -20,7 +22,25 @@ use crate::net::Address;
 use crate::route::{RouteIndex, RouteTable, SelectedRoute, Selection};
 use crate::server::{FactoryContext, LocalInfo, ServerContext, Worker};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
-use crate::upstream::WorkerClusters;
+use crate::upstream::cluster::{LookupFamily, ResolverSettings};
+use crate::upstream::{
+    ClusterConfig, ClusterManager, DnsError, Resolved, Resolver, WorkerClusters,
+};
+
+/// A resolver for clusters of addresses: it is never asked.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        name: &str,
+        _: LookupFamily,
+        _: &ResolverSettings,
+    ) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
+        panic!("{name} is to be resolved")
+    }
+}
 
 /// The name under which routes configure the filter.
 const FILTER: &str = "the filter";
@@ -121,8 +141,21 @@ impl Harness {
         Self::with_host(config, virtual_host(route))
     }
 
+    /// A filter in a process that has a cluster.
+    pub(super) fn with_cluster<M: Message + Name>(config: &M, yaml: &str) -> Self {
+        Self::make(config, virtual_host(forward()), Some(yaml))
+    }
+
     /// A filter under a virtual host.
     pub(super) fn with_host<M: Message + Name>(config: &M, host: route_pb::VirtualHost) -> Self {
+        Self::make(config, host, None)
+    }
+
+    fn make<M: Message + Name>(
+        config: &M,
+        host: route_pb::VirtualHost,
+        cluster: Option<&str>,
+    ) -> Self {
         let local_info = LocalInfo {
             cluster: "local".to_owned(),
             ..LocalInfo::default()
@@ -149,8 +182,19 @@ impl Harness {
             &cx,
             &path,
         );
+        let clusters = cluster.map(|yaml| {
+            let source = Source {
+                name: "test",
+                format: Format::Yaml,
+                bytes: yaml.as_bytes(),
+            };
+            let proto: cluster_pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
+            let manager = ClusterManager::new(server.clone(), 1, Rc::new(NoResolver));
+            manager.add(ClusterConfig::from_proto(proto, &path).ok());
+            WorkerClusters::new(manager.table().clone(), 0)
+        });
         assert!(report.is_empty(), "{:?}", report.take());
-        let worker = Worker::new(0, server.clone(), WorkerClusters::default(), 1);
+        let worker = Worker::new(0, server.clone(), clusters.unwrap_or_default(), 1);
         let address = Address::Ip("10.0.0.1:1000".parse::<SocketAddr>().unwrap());
         Self {
             filter: converted.unwrap().on_worker(&worker),

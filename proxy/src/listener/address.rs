@@ -33,11 +33,9 @@ impl ListenAddress {
                 Self::from_socket_address(address, &path.field("socket_address"))
             }
             pb::address::Address::Pipe(pipe) => Self::from_pipe(pipe, &path.field("pipe")),
-            pb::address::Address::EnvoyInternalAddress(_) => {
-                Err(path.field("envoy_internal_address").reject(
-                    "is not supported; supported are socket_address and pipe",
-                ))
-            }
+            pb::address::Address::EnvoyInternalAddress(_) => Err(path
+                .field("envoy_internal_address")
+                .reject("is not supported; supported are socket_address and pipe")),
         }
     }
 
@@ -63,14 +61,20 @@ impl ListenAddress {
             ))
         });
         let port = match path.required("port_specifier", port_specifier)? {
-            pb::socket_address::PortSpecifier::PortValue(port) => u16::try_from(port)
-                .map_err(|_| path.field("port_value").reject(format!("{port} is not in 0..=65535"))),
-            pb::socket_address::PortSpecifier::NamedPort(_) => {
-                Err(path.field("named_port").reject("is not supported; use port_value"))
+            pb::socket_address::PortSpecifier::PortValue(port) => {
+                u16::try_from(port).map_err(|_| {
+                    path.field("port_value")
+                        .reject(format!("{port} is not in 0..=65535"))
+                })
             }
+            pb::socket_address::PortSpecifier::NamedPort(_) => Err(path
+                .field("named_port")
+                .reject("is not supported; use port_value")),
         };
         if protocol? == pb::socket_address::Protocol::Udp {
-            return Err(path.field("protocol").reject("UDP is not supported; legal is TCP"));
+            return Err(path
+                .field("protocol")
+                .reject("UDP is not supported; legal is TCP"));
         }
         resolver.and(namespace)?;
         Ok(Self {

@@ -81,7 +81,11 @@ pub struct ListenerFilterEntry {
 
 impl Listener {
     /// Converts a `Listener`.
-    #[allow(clippy::too_many_lines, reason = "one line for each of 39 fields")]
+    #[allow(
+        clippy::too_many_lines,
+        deprecated,
+        reason = "one line for each of 39 fields, some of them old"
+    )]
     pub fn from_proto(
         proto: pb::Listener,
         server: &Arc<ServerContext>,
@@ -153,12 +157,23 @@ impl Listener {
             .is_some_and(|value| value.value);
         let listener_filters =
             listener_filters_from(listener_filters, uses_proxy_protocol, &cx, path);
+        let prefix = match &addresses {
+            Ok(addresses) if stat_prefix.is_empty() => stat_name(&addresses[0].address),
+            _ => stat_prefix,
+        };
+        let scope = root.scope(&format!("listener.{prefix}."));
         let chains = match &addresses {
             // UDP and internal listeners, which are refused, may have none.
             Err(refused) if filter_chains.is_empty() && default_filter_chain.is_none() => {
                 Err(*refused)
             }
-            _ => chains_from(filter_chains, default_filter_chain, &cx, path),
+            _ => {
+                let cx = FactoryContext {
+                    server,
+                    scope: &scope,
+                };
+                chains_from(filter_chains, default_filter_chain, &cx, path)
+            }
         };
         let access_logs = path.each("access_log", access_log, |log, path| {
             AccessLog::from_proto(log, &cx, path)
@@ -185,18 +200,13 @@ impl Listener {
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         let addresses = addresses?;
         let (chains, matcher, default_chain) = chains?;
-        let prefix = if stat_prefix.is_empty() {
-            stat_name(&addresses[0].address)
-        } else {
-            stat_prefix
-        };
         let deprecated_bind = deprecated_v1.and_then(|DeprecatedV1 { bind_to_port }| bind_to_port);
         Ok(Self {
             connection_limit: server.runtime.integer(
                 &format!("envoy.resource_limits.listener.{name}.connection_limit"),
                 u64::MAX,
             ),
-            stats: ListenerStats::new(&root.scope(&format!("listener.{prefix}."))),
+            stats: ListenerStats::new(&scope),
             identity: Arc::new(ListenerIdentity {
                 name: name.into(),
                 stat_prefix: prefix.into(),
@@ -359,8 +369,11 @@ fn listener_filters_from(
         let config = match factory {
             Some(factory) => factory.from_proto(&config, cx, &path)?,
             None => {
-                let supported: Vec<&str> =
-                    FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
+                let supported: Vec<&str> = FACTORIES
+                    .iter()
+                    .flat_map(|f| f.type_names())
+                    .copied()
+                    .collect();
                 return Err(config.unknown(&path, &supported));
             }
         };

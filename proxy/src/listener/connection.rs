@@ -26,12 +26,7 @@ pub(super) fn start(guard: OpenGuard, io: Io, info: ConnectionInfo) {
 }
 
 /// `may_hand_off`: whether the connection may still go to the listener of its original destination.
-async fn inspect_and_establish(
-    guard: OpenGuard,
-    io: Io,
-    info: ConnectionInfo,
-    may_hand_off: bool,
-) {
+async fn inspect_and_establish(guard: OpenGuard, io: Io, info: ConnectionInfo, may_hand_off: bool) {
     // The filters are boxed, and gone before the connection is served: it keeps nothing of them.
     let inspected = Box::pin(inspect(guard.listener.clone(), io, info)).await;
     let Some((io, info)) = inspected else { return };
@@ -108,7 +103,11 @@ impl Inspection {
         info: &mut ConnectionInfo,
     ) -> Result<(), Ended> {
         for entry in &listener.config.listener_filters {
-            if entry.disabled.as_ref().is_some_and(|rule| rule.matches(info)) {
+            if entry
+                .disabled
+                .as_ref()
+                .is_some_and(|rule| rule.matches(info))
+            {
                 continue;
             }
             let mut filter = entry.config.new_connection();
@@ -127,7 +126,9 @@ impl Inspection {
                     }
                     ListenerFilterStatus::Close(reason) => return Err(Ended::Closed(reason)),
                     ListenerFilterStatus::NeedMore if self.bytes.len() >= max => {
-                        return Err(Ended::Closed("listener filter asked for more than its limit"));
+                        return Err(Ended::Closed(
+                            "listener filter asked for more than its limit",
+                        ));
                     }
                     ListenerFilterStatus::NeedMore => self.read(max).await?,
                 }
@@ -194,6 +195,12 @@ async fn start_filters(
     info: &ConnectionInfo,
 ) -> bool {
     for filter in filters {
+        if filter.wants_data() {
+            // Fails closed: a filter that is to see the bytes must not be passed by.
+            info.termination_details
+                .replace(Some("network_filter_data_not_supported".into()));
+            return false;
+        }
         let mut status = filter.on_new_connection(info);
         loop {
             match status {
@@ -265,7 +272,11 @@ impl Drop for ActiveGuard {
 }
 
 /// Writes the access logs of the listener.
-fn log(listener: &ActiveListener, connection: Rc<ConnectionInfo>, add: impl FnOnce(&mut StreamInfo)) {
+fn log(
+    listener: &ActiveListener,
+    connection: Rc<ConnectionInfo>,
+    add: impl FnOnce(&mut StreamInfo),
+) {
     if listener.access_logs.is_empty() {
         return;
     }

@@ -34,6 +34,7 @@ pub struct WorkerFilterChain {
 
 impl FilterChain {
     /// Converts a `FilterChain`, but for its match.
+    #[allow(deprecated, reason = "every field is decided, also old ones")]
     pub fn from_proto(
         proto: pb::FilterChain,
         cx: &FactoryContext<'_>,
@@ -64,7 +65,8 @@ impl FilterChain {
                 Err(rejected) => failed = Some(rejected),
                 Ok(NetworkFilterConfig::Terminal(config)) if is_last => terminal = Some(config),
                 Ok(NetworkFilterConfig::Terminal(_)) => {
-                    failed = Some(path.reject("is a terminal filter and must be the last of its chain"));
+                    failed =
+                        Some(path.reject("is a terminal filter and must be the last of its chain"));
                 }
                 Ok(NetworkFilterConfig::Filter(_)) if is_last => {
                     failed = Some(path.reject(
@@ -138,7 +140,11 @@ fn network_filter(
     match factory {
         Some(factory) => factory.from_proto(&config, cx, &path),
         None => {
-            let supported: Vec<&str> = FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
+            let supported: Vec<&str> = FACTORIES
+                .iter()
+                .flat_map(|f| f.type_names())
+                .copied()
+                .collect();
             Err(config.unknown(&path, &supported))
         }
     }

@@ -80,9 +80,15 @@ impl FilterChainMatch {
             transport_protocol,
             application_protocols,
         } = proto;
-        let destination_port = destination_port
-            .map(|port| path.in_range("destination_port", port.value, 1..=65_535))
-            .transpose();
+        let destination_port = destination_port.map_or(Ok(0), |port| {
+            u16::try_from(port.value)
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| {
+                    path.field("destination_port")
+                        .reject(format!("{} is not in 1..=65535", port.value))
+                })
+        });
         let prefix_ranges = path.each("prefix_ranges", prefix_ranges, CidrRange::from_proto);
         let suffix = path.unsupported_if_set("address_suffix", address_suffix);
         let suffix_len = path.unsupported_if_set("suffix_len", suffix_len);
@@ -106,8 +112,7 @@ impl FilterChainMatch {
         let server_names = path.each("server_names", server_names, server_name);
         suffix.and(suffix_len)?;
         Ok(Self {
-            destination_port: u16::try_from(destination_port?.unwrap_or(0))
-                .expect("the range was checked"),
+            destination_port: destination_port?,
             prefix_ranges: prefix_ranges?,
             server_names: server_names?,
             transport_protocol,
@@ -210,7 +215,8 @@ fn find_server_name<'a>(names: &'a ServerNames, name: &str) -> Option<&'a Transp
     }
     let dots = name.char_indices().skip(1).filter(|(_, c)| *c == '.');
     let mut ends = dots.map(|(at, _)| &name[at..]).filter(|end| end.len() > 1);
-    ends.find_map(|end| names.get(end)).or_else(|| names.get(""))
+    ends.find_map(|end| names.get(end))
+        .or_else(|| names.get(""))
 }
 
 fn specific_or_any<'a, K: Hash + Eq + ?Sized, B: std::borrow::Borrow<K> + Hash + Eq, T>(
@@ -324,7 +330,10 @@ mod tests {
             FilterChainMatch::default(),
         ]);
         assert_eq!(matcher.find(&connection("1.1.1.1:1", "2.2.2.2:80")), None);
-        assert_eq!(matcher.find(&connection("1.1.1.1:1", "2.2.2.2:81")), Some(1));
+        assert_eq!(
+            matcher.find(&connection("1.1.1.1:1", "2.2.2.2:81")),
+            Some(1)
+        );
     }
 
     #[test]
@@ -333,7 +342,11 @@ mod tests {
             application_protocols: vec![name.to_owned()],
             ..Default::default()
         };
-        let matcher = matcher(&[protocol("h2"), protocol("http/1.1"), FilterChainMatch::default()]);
+        let matcher = matcher(&[
+            protocol("h2"),
+            protocol("http/1.1"),
+            FilterChainMatch::default(),
+        ]);
         let find = |names: &[&[u8]]| {
             let mut connection = connection("1.1.1.1:1", "2.2.2.2:2");
             connection.application_protocols = names.iter().map(|name| (*name).into()).collect();
@@ -389,8 +402,14 @@ mod tests {
         assert_eq!(matcher.find(&behind), Some(1));
         behind.direct_remote_address = "9.9.9.9:9".parse::<SocketAddr>().unwrap().into();
         assert_eq!(matcher.find(&behind), None);
-        assert_eq!(matcher.find(&connection("1.1.1.1:1", "10.2.0.1:80")), Some(0));
-        assert_eq!(matcher.find(&connection("1.1.1.1:1", "11.2.0.1:80")), Some(2));
+        assert_eq!(
+            matcher.find(&connection("1.1.1.1:1", "10.2.0.1:80")),
+            Some(0)
+        );
+        assert_eq!(
+            matcher.find(&connection("1.1.1.1:1", "11.2.0.1:80")),
+            Some(2)
+        );
         let pipe = Address::Pipe("/tmp/a".into());
         assert_eq!(
             matcher.find(&ConnectionInfo::between(pipe.clone(), pipe)),

@@ -74,8 +74,22 @@ pub struct NewListener {
 pub struct Accepted {
     socket: AcceptedSocket,
     local: Address,
-    /// Its place among all connections of the process.
-    global: Option<ConnectionGuard>,
+    places: Places,
+}
+
+/// What a connection is counted in beside its listener, from the moment when it is accepted.
+#[derive(Debug, Default)]
+struct Places {
+    /// Among all connections of the process.
+    _global: Option<ConnectionGuard>,
+    /// Among those of its worker, where connections are balanced.
+    _worker: Option<BalanceGuard>,
+}
+
+#[derive(Debug)]
+struct BalanceGuard {
+    balance: Arc<[AtomicUsize]>,
+    worker: usize,
 }
 
 #[derive(Debug)]
@@ -228,16 +242,24 @@ impl ActiveListener {
             (AcceptedSocket::Tcp(stream, _), Address::Ip(address))
                 if address.ip().is_unspecified() || transparent =>
             {
-                stream.local_addr().map_or_else(|_| bound.clone(), Address::Ip)
+                stream
+                    .local_addr()
+                    .map_or_else(|_| bound.clone(), |address| Address::Ip(canonical(address)))
             }
             _ => bound.clone(),
         };
+        let balanced = self.balance.as_ref().map(BalanceGuard::least_loaded);
+        let target = balanced
+            .as_ref()
+            .map_or(self.worker.index, |guard| guard.worker);
         let accepted = Accepted {
             socket,
             local,
-            global,
+            places: Places {
+                _global: global,
+                _worker: balanced,
+            },
         };
-        let target = self.balance.as_deref().map_or(self.worker.index, least_loaded);
         match self.handler.peers.get(target) {
             Some(peer) if target != self.worker.index => {
                 let message = WorkerMessage::Connection {
@@ -256,7 +278,10 @@ impl ActiveListener {
     }
 
     /// Whether a limit closes a new connection at once. Some: it goes on, with its place in the global count if it has one.
-    #[allow(clippy::option_option, reason = "no place is needed where the global count does not matter")]
+    #[allow(
+        clippy::option_option,
+        reason = "no place is needed where the global count does not matter"
+    )]
     fn admit(&self) -> Option<Option<ConnectionGuard>> {
         let listener = &*self.config;
         let overload = &self.worker.server.overload;
@@ -287,7 +312,7 @@ impl ActiveListener {
         let Accepted {
             socket,
             local,
-            global,
+            places,
         } = accepted;
         match socket.into_io() {
             Ok((io, remote)) => {
@@ -295,7 +320,7 @@ impl ActiveListener {
                 let mut info = ConnectionInfo::between(remote, local);
                 info.id = self.handler.next_connection_id();
                 info.listener = self.config.identity.clone();
-                connection::start(OpenGuard::new(self.clone(), global), io, info);
+                connection::start(OpenGuard::new(self.clone(), places), io, info);
             }
             Err(error) => warn!(%error, "An accepted socket cannot be registered."),
         }
@@ -311,52 +336,56 @@ impl ActiveListener {
     }
 }
 
-fn least_loaded(balance: &[AtomicUsize]) -> usize {
-    let loads = balance.iter().map(|count| count.load(Relaxed));
-    loads
-        .enumerate()
-        .min_by_key(|(_, count)| *count)
-        .map_or(0, |(index, _)| index)
+impl BalanceGuard {
+    /// Counts a connection among those of the worker that has the fewest.
+    fn least_loaded(balance: &Arc<[AtomicUsize]>) -> Self {
+        let loads = balance.iter().map(|count| count.load(Relaxed));
+        let least = loads.enumerate().min_by_key(|(_, count)| *count);
+        let worker = least.map_or(0, |(index, _)| index);
+        if let Some(count) = balance.get(worker) {
+            count.fetch_add(1, Relaxed);
+        }
+        Self {
+            balance: balance.clone(),
+            worker,
+        }
+    }
+}
+
+impl Drop for BalanceGuard {
+    fn drop(&mut self) {
+        if let Some(count) = self.balance.get(self.worker) {
+            count.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 /// Counts a connection among those of its listener and of its worker.
 pub(super) struct OpenGuard {
     pub(super) listener: Rc<ActiveListener>,
-    global: Option<ConnectionGuard>,
+    places: Places,
 }
 
 impl OpenGuard {
-    fn new(listener: Rc<ActiveListener>, global: Option<ConnectionGuard>) -> Self {
+    fn new(listener: Rc<ActiveListener>, places: Places) -> Self {
         listener.config.open_connections.fetch_add(1, Relaxed);
-        if let Some(count) = listener.own_balance() {
-            count.fetch_add(1, Relaxed);
-        }
         let handler = &listener.handler;
         handler.connections.set(handler.connections.get() + 1);
-        Self { listener, global }
+        Self { listener, places }
     }
 
     /// The same connection, as one of another listener.
     pub(super) fn hand_off(mut self, to: Rc<ActiveListener>) -> Self {
-        Self::new(to, self.global.take())
+        Self::new(to, std::mem::take(&mut self.places))
     }
 }
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.listener.config.open_connections.fetch_sub(1, Relaxed);
-        if let Some(count) = self.listener.own_balance() {
-            count.fetch_sub(1, Relaxed);
-        }
         let handler = &self.listener.handler;
         handler.connections.set(handler.connections.get() - 1);
         handler.check_finished();
-    }
-}
-
-impl ActiveListener {
-    fn own_balance(&self) -> Option<&AtomicUsize> {
-        self.balance.as_ref()?.get(self.worker.index)
     }
 }
 
@@ -388,16 +417,32 @@ impl AcceptSocket {
     }
 }
 
+#[cfg(test)]
+impl Accepted {
+    pub(super) fn unix(stream: std::os::unix::net::UnixStream, local: Address) -> Self {
+        Self {
+            socket: AcceptedSocket::Unix(stream),
+            local,
+            places: Places::default(),
+        }
+    }
+}
+
 impl AcceptedSocket {
     fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
         match self {
             Self::Tcp(stream, remote) => {
                 stream.set_nodelay(true)?;
-                Ok((TcpStream::from_std(stream)?.into(), Some(remote)))
+                Ok((TcpStream::from_std(stream)?.into(), Some(canonical(remote))))
             }
             Self::Unix(stream) => Ok((UnixStream::from_std(stream)?.into(), None)),
         }
     }
+}
+
+/// An IPv4 address that came through an IPv6 socket is the IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Address) {
@@ -430,7 +475,10 @@ async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Addre
             }
             count += 1;
         }
-        let accepted = listener.config.stats.connections_accepted_per_socket_event();
+        let accepted = listener
+            .config
+            .stats
+            .connections_accepted_per_socket_event();
         accepted.record(count);
         tokio::task::yield_now().await;
     }
@@ -465,3 +513,28 @@ fn handle(
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_accepted_in_one_go_are_spread_over_all_workers() {
+        let balance: Arc<[AtomicUsize]> = (0..3).map(|_| AtomicUsize::new(0)).collect();
+        let guards: Vec<_> = (0..6)
+            .map(|_| BalanceGuard::least_loaded(&balance))
+            .collect();
+        let loads = || -> Vec<usize> { balance.iter().map(|count| count.load(Relaxed)).collect() };
+        assert_eq!(loads(), [2, 2, 2]);
+        drop(guards);
+        assert_eq!(loads(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn mapped_addresses_are_shown_as_ipv4() {
+        let mapped: SocketAddr = "[::ffff:1.2.3.4]:5".parse().unwrap();
+        assert_eq!(canonical(mapped).to_string(), "1.2.3.4:5");
+        let plain: SocketAddr = "[::1]:5".parse().unwrap();
+        assert_eq!(canonical(plain), plain);
+    }
+}

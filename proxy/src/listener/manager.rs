@@ -67,7 +67,10 @@ impl ListenerManager {
         };
         if self.listeners.iter().any(taken) {
             // As Envoy: the first one of a name stays.
-            warn!(name = proto.name, "A listener with the name of an earlier one is left out.");
+            warn!(
+                name = proto.name,
+                "A listener with the name of an earlier one is left out."
+            );
             return Ok(());
         }
         let converted = Listener::from_proto(proto.clone(), &self.server, path)
@@ -114,7 +117,11 @@ impl ListenerManager {
                 }
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 
     /// Begins to listen, and gives what each worker needs, by its index.
@@ -126,7 +133,9 @@ impl ListenerManager {
                     .map_err(|source| listener.error(&bound.address, source))?;
                 info!(listener = %listener.config.identity.name, address = %bound.address, "Listening.");
             }
-            self.stats.listener_create_success().add(self.workers as u64);
+            self.stats
+                .listener_create_success()
+                .add(self.workers as u64);
             self.stats.total_listeners_warming().dec();
             self.stats.total_listeners_active().inc();
         }
@@ -171,8 +180,7 @@ impl ListenerManager {
         for address in config.addresses.iter().map(|address| &address.address) {
             let same = |other: &&ManagedListener| {
                 let others = &other.config.addresses;
-                other.config.bind_to_port
-                    && others.iter().any(|other| other.address == *address)
+                other.config.bind_to_port && others.iter().any(|other| other.address == *address)
             };
             if config.bind_to_port
                 && fixed(address)
@@ -195,7 +203,10 @@ impl ManagedListener {
             let configured = self.config.addresses.iter();
             configured.map(|address| address.address.clone()).collect()
         } else {
-            self.bound.iter().map(|bound| bound.address.clone()).collect()
+            self.bound
+                .iter()
+                .map(|bound| bound.address.clone())
+                .collect()
         }
     }
 

@@ -19,6 +19,8 @@ mod predicate;
 mod socket;
 mod socket_options;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use address::ListenAddress;
 pub use config::{Listener, ListenerFilterEntry};

@@ -92,7 +92,11 @@ impl BoundAddress {
     }
 
     /// Begins to listen.
-    pub(super) fn listen(&self, address: &ListenAddress, settings: &SocketSettings) -> io::Result<()> {
+    pub(super) fn listen(
+        &self,
+        address: &ListenAddress,
+        settings: &SocketSettings,
+    ) -> io::Result<()> {
         let backlog = settings.backlog.unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG);
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         for socket in &self.sockets {
@@ -171,11 +175,7 @@ fn bind_ip(
     Ok(socket)
 }
 
-fn bind_pipe(
-    address: &ListenAddress,
-    path: &str,
-    settings: &SocketSettings,
-) -> io::Result<Socket> {
+fn bind_pipe(address: &ListenAddress, path: &str, settings: &SocketSettings) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     apply_options(&socket, address, settings, SocketStage::Prebind)?;
@@ -246,7 +246,10 @@ mod tests {
         assert_ne!(bound.address.port(), Some(0));
         for worker in 0..3 {
             let local = bound.socket_of(worker).unwrap().local_addr().unwrap();
-            assert_eq!(local.as_socket().map(Address::Ip).as_ref(), Some(&bound.address));
+            assert_eq!(
+                local.as_socket().map(Address::Ip).as_ref(),
+                Some(&bound.address)
+            );
         }
         assert!(bound.socket_of(3).is_err());
     }
@@ -277,7 +280,10 @@ mod tests {
         let bound = BoundAddress::bind(&address, &settings(true), 2).unwrap();
         bound.listen(&address, &settings(true)).unwrap();
         assert!(bound.socket_of(1).is_ok());
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         fs::remove_file(path).unwrap();
     }
 }

@@ -109,7 +109,10 @@ pub struct Keepalive {
 
 impl Keepalive {
     /// Converts a `TcpKeepalive`.
-    #[allow(clippy::needless_pass_by_value, reason = "conversions take their message")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "conversions take their message"
+    )]
     pub fn from_proto(proto: pb::TcpKeepalive, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let pb::TcpKeepalive {
             keepalive_probes,

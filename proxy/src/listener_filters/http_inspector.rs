@@ -148,7 +148,10 @@ pub fn inspect(bytes: &[u8], searched: usize) -> Inspection {
 /// What follows the method on the request line.
 fn inspect_line(rest: &[u8]) -> Inspection {
     let rest = rest.trim_ascii();
-    let Some(space) = rest.iter().rposition(|byte| *byte == b' ' || *byte == b'\t') else {
+    let Some(space) = rest
+        .iter()
+        .rposition(|byte| *byte == b' ' || *byte == b'\t')
+    else {
         // Only a target, or nothing: HTTP/0.9 is none of those that are served.
         return Inspection::NotHttp;
     };
@@ -199,7 +202,12 @@ mod tests {
             (b"PRI * ", Inspection::NeedMore),
             (b"", Inspection::NeedMore),
         ] {
-            assert_eq!(whole(bytes), expected, "{:?}", bytes.escape_ascii().to_string());
+            assert_eq!(
+                whole(bytes),
+                expected,
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
         }
     }
 

@@ -32,7 +32,12 @@ pub trait ListenerFilter {
 
     /// Gives the destination that the client asked for before the kernel redirected the connection, where the socket has one.
     #[allow(unused_variables, reason = "a default ignores what it is given")]
-    fn original_destination(&mut self, address: Option<SocketAddr>, connection: &mut ConnectionInfo) {}
+    fn original_destination(
+        &mut self,
+        address: Option<SocketAddr>,
+        connection: &mut ConnectionInfo,
+    ) {
+    }
 
     /// Looks at all bytes that have come so far. Called at once when `max_read_bytes` is 0, else whenever more have come.
     fn inspect(&mut self, bytes: &[u8], connection: &mut ConnectionInfo) -> ListenerFilterStatus;
@@ -65,6 +70,10 @@ pub trait ListenerFilterFactory: Sync {
     /// The messages that choose this factory.
     fn type_names(&self) -> &'static [&'static str];
     /// Converts the configuration.
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "the name that every conversion has"
+    )]
     fn from_proto(
         &self,
         config: &TypedConfig,

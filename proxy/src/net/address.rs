@@ -49,5 +49,8 @@ impl From<SocketAddr> for Address {
 /// An address of this machine that others could reach: the first IPv4 address that is not on the loopback interface.
 pub fn local_address() -> Option<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().ok()?;
-    interfaces.iter().map(if_addrs::Interface::ip).find(|ip| ip.is_ipv4() && !ip.is_loopback())
+    interfaces
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .find(|ip| ip.is_ipv4() && !ip.is_loopback())
 }

@@ -38,8 +38,10 @@ impl CidrRange {
         })?;
         let length = prefix_len.map_or(0, |length| length.value);
         let length = u8::try_from(length.min(u32::from(bits(address)))).unwrap_or(u8::MAX);
-        Self::new(address, length)
-            .ok_or_else(|| path.field("prefix_len").reject("is longer than the address"))
+        Self::new(address, length).ok_or_else(|| {
+            path.field("prefix_len")
+                .reject("is longer than the address")
+        })
     }
 
     /// Whether `address` lies within. IPv4 and IPv6 never match each other.
@@ -112,7 +114,9 @@ fn bits(address: IpAddr) -> u8 {
 fn mask(address: IpAddr, length: u8) -> IpAddr {
     match address {
         IpAddr::V4(address) => {
-            let kept = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+            let kept = u32::MAX
+                .checked_shl(32 - u32::from(length.min(32)))
+                .unwrap_or(0);
             IpAddr::V4((u32::from(address) & kept).into())
         }
         IpAddr::V6(address) => {

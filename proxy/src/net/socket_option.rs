@@ -1,6 +1,9 @@
 //! Options of sockets by level and number, as `SocketOption` of the API has them.
 
-#![allow(unsafe_code, reason = "no safe library sets options whose numbers are configured")]
+#![allow(
+    unsafe_code,
+    reason = "no safe library sets options whose numbers are configured"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

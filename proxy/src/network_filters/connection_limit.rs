@@ -13,7 +13,9 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::network::connection_limit::v3 as pb;
 
-use super::{FilterConfig, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStatus};
+use super::{
+    FilterConfig, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStatus,
+};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::runtime::RuntimeFlag;
 use crate::server::{FactoryContext, Worker};
@@ -39,7 +41,9 @@ impl NetworkFilterFactory for Factory {
         path: &ConfigPath<'_>,
     ) -> Result<NetworkFilterConfig, Rejected> {
         let config = Config::from_proto(config.decode(path)?, cx, path)?;
-        Ok(NetworkFilterConfig::Filter(Arc::new(Shared(Arc::new(config)))))
+        Ok(NetworkFilterConfig::Filter(Arc::new(Shared(Arc::new(
+            config,
+        )))))
     }
 }
 
@@ -93,7 +97,7 @@ impl Config {
             delay: delay?.filter(|delay| !delay.is_zero()),
             enabled: enabled?.unwrap_or_else(|| cx.server.runtime.flag("", true)),
             connections: AtomicU64::new(0),
-            stats: Stats::new(&cx.scope.scope(&format!("connection_limit.{}.", prefix?))),
+            stats: Stats::new(&cx.server.stats.scope(&format!("connection_limit.{}.", prefix?))),
         })
     }
 }
@@ -171,7 +175,8 @@ mod tests {
             max_connections: Some(UInt64Value { value: limit }),
             ..Default::default()
         };
-        let mut config = Config::from_proto(proto, &cx, &ConfigPath::root(&report, "filter")).unwrap();
+        let mut config =
+            Config::from_proto(proto, &cx, &ConfigPath::root(&report, "filter")).unwrap();
         config.delay = delay;
         let worker = Worker::new(0, server.clone(), WorkerClusters::default(), 1);
         (Shared(Arc::new(config)), worker)
@@ -187,7 +192,10 @@ mod tests {
         let (config, worker) = filter(1, None);
         let mut first = config.new_connection(&worker);
         let mut second = config.new_connection(&worker);
-        assert!(matches!(first.on_new_connection(&info()), NetworkStatus::Continue));
+        assert!(matches!(
+            first.on_new_connection(&info()),
+            NetworkStatus::Continue
+        ));
         assert!(matches!(
             second.on_new_connection(&info()),
             NetworkStatus::Close("over_connection_limit")
@@ -197,12 +205,20 @@ mod tests {
         assert_eq!(config.0.stats.active_connections().value(), 0);
         assert_eq!(config.0.stats.limited_connections().value(), 1);
         let mut third = config.new_connection(&worker);
-        assert!(matches!(third.on_new_connection(&info()), NetworkStatus::Continue));
+        assert!(matches!(
+            third.on_new_connection(&info()),
+            NetworkStatus::Continue
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn with_a_delay_the_connection_is_closed_later() {
-        let (config, worker) = filter(0, Some(Duration::from_secs(2)));
+        let (config, worker) = filter(1, Some(Duration::from_secs(2)));
+        let mut first = config.new_connection(&worker);
+        assert!(matches!(
+            first.on_new_connection(&info()),
+            NetworkStatus::Continue
+        ));
         let mut filter = config.new_connection(&worker);
         let began = Instant::now();
         let NetworkStatus::Wait(waiting) = filter.on_new_connection(&info()) else {

@@ -12,7 +12,9 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::filters::network::direct_response::v3 as pb;
 use tokio::io::AsyncWriteExt;
 
-use super::{Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter};
+use super::{
+    Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
+};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};

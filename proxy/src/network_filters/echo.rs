@@ -10,7 +10,9 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::extensions::filters::network::echo::v3 as pb;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter};
+use super::{
+    Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
+};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};

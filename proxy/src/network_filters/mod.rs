@@ -61,7 +61,8 @@ pub trait NetworkFilter {
         NetworkStatus::Continue
     }
 
-    /// Whether `on_data` and `on_write` are to be called at all.
+    /// Whether `on_data` and `on_write` are to be called at all. A connection with such a filter is closed until there is a
+    /// stream that calls them.
     fn wants_data(&self) -> bool {
         false
     }
@@ -127,6 +128,10 @@ pub trait NetworkFilterFactory: Sync {
     /// The messages that choose this factory.
     fn type_names(&self) -> &'static [&'static str];
     /// Converts the configuration.
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "the name that every conversion has"
+    )]
     fn from_proto(
         &self,
         config: &TypedConfig,

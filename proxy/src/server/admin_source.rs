@@ -14,9 +14,9 @@ use pb::server_info::State;
 use pb::unready_targets_dumps::UnreadyTargetsDump;
 use tokio::time::Instant;
 
+use super::ServerContext;
 use super::cli::{DrainStrategy, IpVersion, Mode};
 use super::lifecycle::{Server, ServerEvent};
-use super::ServerContext;
 use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
 use crate::net::Address;
 use crate::upstream::{Cluster, HealthFlag, Host, HostStat};
@@ -44,7 +44,9 @@ impl AdminSource for Server {
         use pb::command_line_options as options;
         let cli = &self.cli;
         let path = |path: &Option<std::path::PathBuf>| {
-            path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+            path.as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default()
         };
         let seconds = |seconds: u32| Some(duration(Duration::from_secs(seconds.into())));
         pb::CommandLineOptions {
@@ -99,7 +101,10 @@ impl AdminSource for Server {
 
     fn clusters(&self) -> Vec<pb::ClusterStatus> {
         let clusters = self.clusters.clusters();
-        clusters.iter().map(|cluster| self.cluster_status(cluster)).collect()
+        clusters
+            .iter()
+            .map(|cluster| self.cluster_status(cluster))
+            .collect()
     }
 
     fn listeners(&self) -> Vec<pb::ListenerStatus> {

@@ -41,9 +41,11 @@ impl AdminSetup {
             std::mem::take(&mut config.socket_options),
             SocketOption::from_proto,
         );
-        let logs = path.each("access_log", std::mem::take(&mut config.access_log), |log, path| {
-            check_access_log(log, server, path)
-        });
+        let logs = path.each(
+            "access_log",
+            std::mem::take(&mut config.access_log),
+            |log, path| check_access_log(log, server, path),
+        );
         logs?;
         Ok(Self {
             config,
@@ -67,7 +69,10 @@ impl AdminSetup {
         info!(address = %bound, "The admin interface listens.");
         if let Some(path) = address_path {
             fs::write(path, bound.to_string()).map_err(|error| {
-                format!("the admin address cannot be written to {}: {error}", path.display())
+                format!(
+                    "the admin address cannot be written to {}: {error}",
+                    path.display()
+                )
             })?;
         }
         let admin = Rc::new(Admin::new(source, &self.config));
@@ -101,6 +106,8 @@ fn check_access_log(
     if discards {
         Ok(())
     } else {
-        Err(path.reject("is not supported for the admin interface; legal is a file logger to /dev/null"))
+        Err(path.reject(
+            "is not supported for the admin interface; legal is a file logger to /dev/null",
+        ))
     }
 }

@@ -3,7 +3,8 @@
 //! `envoy.config.bootstrap.v3.Bootstrap`.
 //! Deviations: `dynamic_resources`, `tracing`, `stats_sinks`, `hds_config`, secrets, runtime layers from disk and from RTDS,
 //! and custom DNS resolvers of the whole process are refused until they work.
-//! Deviations: watchdogs, `fatal_actions`-free crash handling, `memory_allocator_manager` and `enable_dispatcher_stats` have no
+//! Deviations: a `header_prefix` other than `x-envoy` and `fatal_actions` are refused.
+//! Deviations: watchdogs, `memory_allocator_manager` and `enable_dispatcher_stats` have no
 //! effect: there is no watchdog, and the allocator is another one.
 
 use std::collections::HashMap;
@@ -11,6 +12,9 @@ use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::pb::envoy::config::core::v3::{Node, TypedExtensionConfig};
+use outrigger_proto::pb::envoy::config::metrics::v3::{
+    StatsConfig as StatsConfigProto, TagSpecifier, tag_specifier,
+};
 use outrigger_proto::pb::google::protobuf::{Any, Struct};
 use pb::bootstrap::application_log_config::{LogFormat, log_format};
 use pb::bootstrap::{ApplicationLogConfig, StaticResources, StatsEviction, StatsFlush};
@@ -37,8 +41,6 @@ pub struct Bootstrap {
     pub runtime_layers: Vec<(String, Option<HashMap<String, String>>)>,
     /// The pattern of the application log, in place of that of the command line.
     pub log_pattern: Option<String>,
-    /// `x-envoy` by default: the beginning of the names of Envoy's own headers.
-    pub header_prefix: String,
     /// The number that `server.version` shows, in place of one made of the commit.
     pub stats_server_version: Option<u64>,
 }
@@ -128,12 +130,29 @@ impl Bootstrap {
             path.unsupported_if_set("perf_tracing_file_path", perf_tracing_file_path),
             path.unsupported_if_set("xds_delegate_extension", xds_delegate_extension),
             path.unsupported_if_set("xds_config_tracker_extension", xds_config_tracker_extension),
-            check_extension("typed_dns_resolver_config", typed_dns_resolver_config, DNS_RESOLVERS, path),
-            check_extension("default_regex_engine", default_regex_engine, REGEX_ENGINES, path),
-            check_extension("listener_manager", listener_manager, LISTENER_MANAGERS, path),
-            path.each("bootstrap_extensions", bootstrap_extensions, |extension, path| {
-                check_typed(extension, BOOTSTRAP_EXTENSIONS, path)
-            })
+            check_extension(
+                "typed_dns_resolver_config",
+                typed_dns_resolver_config,
+                DNS_RESOLVERS,
+                path,
+            ),
+            check_extension(
+                "default_regex_engine",
+                default_regex_engine,
+                REGEX_ENGINES,
+                path,
+            ),
+            check_extension(
+                "listener_manager",
+                listener_manager,
+                LISTENER_MANAGERS,
+                path,
+            ),
+            path.each(
+                "bootstrap_extensions",
+                bootstrap_extensions,
+                |extension, path| check_typed(extension, BOOTSTRAP_EXTENSIONS, path),
+            )
             .map(drop),
         ];
         let resources = path.optional("static_resources", static_resources, |resources, path| {
@@ -145,23 +164,33 @@ impl Bootstrap {
             } = resources;
             path.unsupported_if_set("secrets", secrets)
         });
-        let stats = path.optional("stats_config", stats_config, StatsConfig::from_proto);
+        let prefix = match header_prefix.as_str() {
+            "" | "x-envoy" => Ok(()),
+            other => Err(path.field("header_prefix").reject(format!(
+                "\"{other}\" is not supported; legal is \"x-envoy\""
+            ))),
+        };
+        let stats_config = with_flag_tags(stats_config, cli, path);
+        let stats = stats_config
+            .and_then(|config| path.optional("stats_config", config, StatsConfig::from_proto));
         let flush = path.positive_duration("stats_flush_interval", stats_flush_interval);
         let flush_on_admin = match stats_flush {
             Some(StatsFlush::StatsFlushOnAdmin(true)) => Ok(true),
-            Some(StatsFlush::StatsFlushOnAdmin(false)) => {
-                Err(path.field("stats_flush_on_admin").reject("must be true when it is set"))
-            }
+            Some(StatsFlush::StatsFlushOnAdmin(false)) => Err(path
+                .field("stats_flush_on_admin")
+                .reject("must be true when it is set")),
             None => Ok(false),
         };
         // Harmless: stats that nobody writes cost next to nothing.
         if let Some(StatsEviction::StatsEvictionInterval(_)) = stats_eviction {}
         let layers = path.optional("layered_runtime", layered_runtime, runtime_layers);
-        let log_pattern =
-            path.optional("application_log_config", application_log_config, |config, path| {
-                log_pattern(config, cli, path)
-            });
+        let log_pattern = path.optional(
+            "application_log_config",
+            application_log_config,
+            |config, path| log_pattern(config, cli, path),
+        );
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
+        prefix?;
         resources?;
         let node = complete_node(node.unwrap_or_default(), cli);
         Ok(Self {
@@ -174,14 +203,42 @@ impl Bootstrap {
             },
             runtime_layers: layers?.unwrap_or_default(),
             log_pattern: log_pattern?.flatten(),
-            header_prefix: if header_prefix.is_empty() {
-                "x-envoy".to_owned()
-            } else {
-                header_prefix
-            },
             stats_server_version: stats_server_version_override.map(|version| version.value),
         })
     }
+}
+
+/// Adds the tags of `--stats-tag` to those of the configuration.
+fn with_flag_tags(
+    config: Option<StatsConfigProto>,
+    cli: &Cli,
+    path: &ConfigPath<'_>,
+) -> Result<Option<StatsConfigProto>, Rejected> {
+    if cli.stats_tag.is_empty() {
+        return Ok(config);
+    }
+    let mut config = config.unwrap_or_default();
+    for tag in &cli.stats_tag {
+        let split = tag.split_once(':').filter(|(name, value)| {
+            let alphanumeric = name.chars().all(|c| c.is_ascii_alphanumeric());
+            !name.is_empty() && alphanumeric && !value.is_empty() && !value.contains('.')
+        });
+        let Some((name, value)) = split else {
+            return Err(path.field("--stats-tag").reject(format!(
+                "\"{tag}\" is not of the form tag:value, with an alphanumeric tag and a value without dots"
+            )));
+        };
+        if config.stats_tags.iter().any(|known| known.tag_name == name) {
+            return Err(path
+                .field("--stats-tag")
+                .reject(format!("\"{name}\" has several values")));
+        }
+        config.stats_tags.push(TagSpecifier {
+            tag_name: name.to_owned(),
+            tag_value: Some(tag_specifier::TagValue::FixedValue(value.to_owned())),
+        });
+    }
+    Ok(Some(config))
 }
 
 fn complete_node(mut node: Node, cli: &Cli) -> Node {
@@ -276,7 +333,9 @@ fn runtime_layers(proto: pb::LayeredRuntime, path: &ConfigPath<'_>) -> Result<La
         } = layer;
         let name = path.non_empty("name", name)?;
         if names.contains(&name) {
-            return Err(path.field("name").reject(format!("\"{name}\" is the name of two layers")));
+            return Err(path
+                .field("name")
+                .reject(format!("\"{name}\" is the name of two layers")));
         }
         names.push(name.clone());
         let values = match path.required("layer_specifier", layer_specifier)? {
@@ -308,7 +367,11 @@ fn flatten(values: Struct) -> HashMap<String, String> {
                 if !fields.contains_key("numerator") && !fields.contains_key("denominator") =>
             {
                 for (key, value) in fields {
-                    let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+                    let key = if prefix.is_empty() {
+                        key
+                    } else {
+                        format!("{prefix}.{key}")
+                    };
                     add(&key, value, out);
                 }
             }
@@ -442,6 +505,23 @@ mod tests {
             Some(r#"{"l":"%l","m":"%j"}"#)
         );
         assert!(convert(yaml, &["--log-format", "%v"]).is_err());
+    }
+
+    #[test]
+    fn tags_of_flags_join_those_of_the_configuration() {
+        assert!(
+            convert(
+                "stats_config: {}",
+                &["--stats-tag", "a:b", "--stats-tag", "c:d"]
+            )
+            .is_ok()
+        );
+        for wrong in [
+            &["--stats-tag", "a:b.c"][..],
+            &["--stats-tag", "a:1", "--stats-tag", "a:2"],
+        ] {
+            assert_eq!(convert("{}", wrong).unwrap_err().len(), 1);
+        }
     }
 
     #[test]

@@ -13,7 +13,11 @@ use clap::{ArgAction, Parser, ValueEnum};
 
 /// The flags of the process.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "outrigger", disable_version_flag = true, disable_help_subcommand = true)]
+#[command(
+    name = "outrigger",
+    disable_version_flag = true,
+    disable_help_subcommand = true
+)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Cli {
     /// Path to configuration file.
@@ -181,7 +185,8 @@ impl Cli {
     /// What the configuration is called in messages: its path, or nothing where all is inline.
     pub fn config_name(&self) -> String {
         let path = self.config_path.as_ref();
-        path.map(|path| path.display().to_string()).unwrap_or_default()
+        path.map(|path| path.display().to_string())
+            .unwrap_or_default()
     }
 
     /// The epoch that hot restart would have.
@@ -200,7 +205,11 @@ pub fn version() -> String {
     format!(
         "{}/{ENVOY_VERSION}/Clean/{}/none",
         env!("CARGO_PKG_VERSION"),
-        if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" }
+        if cfg!(debug_assertions) {
+            "DEBUG"
+        } else {
+            "RELEASE"
+        }
     )
 }
 
@@ -219,20 +228,74 @@ mod tests {
     #[test]
     fn every_flag_of_envoy_is_accepted() {
         let cli = parse(&[
-            "-c", "a.yaml", "--config-yaml", "{}", "--config-yaml", "{}", "--mode", "init_only",
-            "--concurrency", "3", "--admin-address-path", "x", "--local-address-ip-version", "v6",
-            "-l", "warn", "--component-log-level", "upstream:debug", "--log-format", "%v",
-            "--log-format-escaped", "--log-path", "y", "--service-cluster", "c", "--service-node",
-            "n", "--service-zone", "z", "--drain-time-s", "5", "--drain-strategy", "immediate",
-            "--file-flush-interval-msec", "1", "--file-flush-min-size-kb", "2",
-            "--allow-unknown-fields", "--stats-tag", "a:b", "--disable-extensions", "x,y",
-            "--base-id", "1", "--base-id-path", "p", "--use-dynamic-base-id", "--restart-epoch",
-            "0", "--disable-hot-restart", "--skip-hot-restart-on-no-parent",
-            "--skip-hot-restart-parent-stats", "--socket-path", "@a", "--socket-mode", "600",
-            "--parent-shutdown-time-s", "9", "--enable-core-dump", "--enable-mutex-tracing",
-            "--enable-fine-grain-logging", "--log-stacktrace-single-entry",
-            "--skip-deprecated-logs", "--cpuset-threads", "--ignore-unknown-dynamic-fields",
-            "--reject-unknown-dynamic-fields", "--hot-restart-version", "--version",
+            "-c",
+            "a.yaml",
+            "--config-yaml",
+            "{}",
+            "--config-yaml",
+            "{}",
+            "--mode",
+            "init_only",
+            "--concurrency",
+            "3",
+            "--admin-address-path",
+            "x",
+            "--local-address-ip-version",
+            "v6",
+            "-l",
+            "warn",
+            "--component-log-level",
+            "upstream:debug",
+            "--log-format",
+            "%v",
+            "--log-format-escaped",
+            "--log-path",
+            "y",
+            "--service-cluster",
+            "c",
+            "--service-node",
+            "n",
+            "--service-zone",
+            "z",
+            "--drain-time-s",
+            "5",
+            "--drain-strategy",
+            "immediate",
+            "--file-flush-interval-msec",
+            "1",
+            "--file-flush-min-size-kb",
+            "2",
+            "--allow-unknown-fields",
+            "--stats-tag",
+            "a:b",
+            "--disable-extensions",
+            "x,y",
+            "--base-id",
+            "1",
+            "--base-id-path",
+            "p",
+            "--use-dynamic-base-id",
+            "--restart-epoch",
+            "0",
+            "--disable-hot-restart",
+            "--skip-hot-restart-on-no-parent",
+            "--skip-hot-restart-parent-stats",
+            "--socket-path",
+            "@a",
+            "--socket-mode",
+            "600",
+            "--parent-shutdown-time-s",
+            "9",
+            "--enable-core-dump",
+            "--enable-mutex-tracing",
+            "--enable-fine-grain-logging",
+            "--log-stacktrace-single-entry",
+            "--skip-deprecated-logs",
+            "--cpuset-threads",
+            "--ignore-unknown-dynamic-fields",
+            "--reject-unknown-dynamic-fields",
+            "--hot-restart-version",
+            "--version",
         ])
         .unwrap();
         assert_eq!(cli.config_yaml.len(), 2);

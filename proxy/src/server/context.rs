@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::overload::OverloadState;
 use crate::access_loggers::AccessLogManager;
+use crate::overload::OverloadState;
 use crate::runtime::Runtime;
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;

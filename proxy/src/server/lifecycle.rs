@@ -24,31 +24,36 @@ use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::resources::Resources;
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
-use super::{Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender};
+use super::{
+    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender,
+};
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
-use crate::upstream::ClusterManager;
+use crate::upstream::{ClusterManager, HickoryResolver};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
+    if cli.disable_extensions.is_some() {
+        return Err(vec!["--disable-extensions is not supported".to_owned()]);
+    }
     let loaded = LoadedBootstrap::load(&cli)?;
     let report = ConfigReport::new().with_unknown_fields(cli.allow_unknown_static_fields);
     let path = ConfigPath::root(&report, "bootstrap");
     let checked = loaded.check(&path);
     let converted = Bootstrap::from_proto(loaded.proto.clone(), &cli, &path);
-    let runtime = local_runtime().map_err(|error| vec![format!("no runtime: {error}")])?;
     let (Ok(()), Ok(bootstrap)) = (checked, converted) else {
         // The rest is converted as well, so that one run shows all errors.
         let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
-        runtime.block_on(async { Resources::convert(&context, 1, &loaded.proto, &report) });
+        drop(Resources::convert(&context, 1, &loaded.proto, &report));
         return Err(loaded.errors(&report));
     };
     let log = install_log(&cli, &bootstrap).map_err(|error| vec![error])?;
     for warning in report.take_warnings() {
         warn!("{warning}");
     }
+    let runtime = local_runtime().map_err(|error| vec![format!("no runtime: {error}")])?;
     runtime.block_on(async move {
         let server = Server::new(cli, loaded, bootstrap, log)?;
         match server.cli.mode {
@@ -76,8 +81,7 @@ pub fn validate(format: Format, bytes: &[u8]) -> Result<(), Vec<String>> {
     let checked = loaded.check(&path);
     let converted = Bootstrap::from_proto(loaded.proto.clone(), &cli, &path);
     let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
-    let runtime = local_runtime().map_err(|error| vec![format!("no runtime: {error}")])?;
-    runtime.block_on(async { Resources::convert(&context, 1, &loaded.proto, &report) });
+    drop(Resources::convert(&context, 1, &loaded.proto, &report));
     match (checked, converted) {
         (Ok(()), Ok(_)) if report.is_empty() => Ok(()),
         _ => Err(loaded.errors(&report)),
@@ -95,7 +99,7 @@ pub struct Server {
     pub(super) started_at: Instant,
     pub(super) state: Cell<State>,
     pub(super) events: mpsc::Sender<ServerEvent>,
-    received: RefCell<mpsc::Receiver<ServerEvent>>,
+    received: RefCell<Option<mpsc::Receiver<ServerEvent>>>,
     pub(super) clusters: Rc<ClusterManager>,
     pub(super) cluster_protos: Vec<Cluster>,
     overload: RefCell<Option<OverloadManager>>,
@@ -155,6 +159,10 @@ impl Server {
             overload,
             admin,
         } = resources;
+        let resolver = Rc::new(HickoryResolver::default());
+        let manager = ClusterManager::new(context.clone(), workers, resolver);
+        manager.add(clusters);
+        let clusters = manager;
         let interval = Duration::from_millis(cli.file_flush_interval_msec.into());
         let min_size = u64::from(cli.file_flush_min_size_kb) << 10;
         context.access_logs.set_flush(interval, min_size);
@@ -175,7 +183,7 @@ impl Server {
             started_at: Instant::now(),
             state: Cell::new(State::PreInitializing),
             events,
-            received: RefCell::new(received),
+            received: RefCell::new(Some(received)),
             stats,
             clusters,
             cluster_protos,
@@ -289,18 +297,17 @@ impl Server {
 
     /// Serves until something asks for the end.
     async fn wait(self: &Rc<Self>, signals: &mut Signals) -> Stop {
+        let Some(mut received) = self.received.take() else {
+            return Stop::Quit;
+        };
         loop {
-            let event = {
-                let mut received = self.received.borrow_mut();
-                // The event loop alone takes events, so the borrow is nobody's way.
-                tokio::select! {
-                    signal = signals.next() => match signal {
-                        Caught::Terminate => return Stop::Drain,
-                        Caught::Interrupt => return Stop::Quit,
-                        Caught::ReopenLogs => None,
-                    },
-                    event = received.recv() => event,
-                }
+            let event = tokio::select! {
+                signal = signals.next() => match signal {
+                    Caught::Terminate => return Stop::Drain,
+                    Caught::Interrupt => return Stop::Quit,
+                    Caught::ReopenLogs => None,
+                },
+                event = received.recv() => event,
             };
             match event {
                 None => self.reopen_log_files(),
@@ -345,8 +352,7 @@ impl Server {
         } = request;
         if graceful {
             let over = Duration::from_secs(self.cli.drain_time_s.into());
-            let gradually =
-                (self.cli.drain_strategy == DrainStrategy::Gradual).then_some(over);
+            let gradually = (self.cli.drain_strategy == DrainStrategy::Gradual).then_some(over);
             self.broadcast(|| WorkerMessage::Drain {
                 inbound_only,
                 gradually,
@@ -355,7 +361,8 @@ impl Server {
             tokio::time::sleep(over).await;
         }
         if !(graceful && skip_exit) {
-            self.broadcast(|| WorkerMessage::StopListening { inbound_only }).await;
+            self.broadcast(|| WorkerMessage::StopListening { inbound_only })
+                .await;
             self.listeners.borrow_mut().close_sockets(inbound_only);
         }
     }
@@ -431,7 +438,10 @@ impl Signals {
 }
 
 fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
-    let pattern = bootstrap.log_pattern.as_deref().or(cli.log_format.as_deref());
+    let pattern = bootstrap
+        .log_pattern
+        .as_deref()
+        .or(cli.log_format.as_deref());
     LogControl::install(
         &cli.log_level,
         cli.component_log_level.as_deref(),

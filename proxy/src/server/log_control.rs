@@ -49,7 +49,11 @@ impl LogControl {
         path: Option<&Path>,
     ) -> Result<Self, String> {
         let mut levels = Levels::all(level)?;
-        for change in components.unwrap_or_default().split(',').filter(|part| !part.is_empty()) {
+        for change in components
+            .unwrap_or_default()
+            .split(',')
+            .filter(|part| !part.is_empty())
+        {
             let (name, level) = change.split_once(':').ok_or_else(|| {
                 format!("component log level '{change}' is not of the form component:level")
             })?;
@@ -139,8 +143,12 @@ impl Levels {
     }
 
     fn level_of(&self, name: &str) -> &'static str {
-        let at = COMPONENTS.iter().position(|(component, _)| *component == name);
-        at.and_then(|at| self.by_component.get(at)).copied().unwrap_or("info")
+        let at = COMPONENTS
+            .iter()
+            .position(|(component, _)| *component == name);
+        at.and_then(|at| self.by_component.get(at))
+            .copied()
+            .unwrap_or("info")
     }
 }
 
@@ -223,7 +231,9 @@ fn filter_of(level: &str) -> LevelFilter {
     }
 }
 
-const LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error", "critical", "off"];
+const LEVELS: &[&str] = &[
+    "trace", "debug", "info", "warning", "error", "critical", "off",
+];
 
 /// Envoy's components, sorted, and which modules of ours log for them.
 const COMPONENTS: &[(&str, &[&str])] = &[
@@ -234,15 +244,31 @@ const COMPONENTS: &[(&str, &[&str])] = &[
     ("backtrace", &[]),
     ("basic_auth", &[]),
     ("cache_filter", &[]),
-    ("client", &["outrigger::upstream::pool::http1", "outrigger::upstream::pool::http2"]),
+    (
+        "client",
+        &[
+            "outrigger::upstream::pool::http1",
+            "outrigger::upstream::pool::http2",
+        ],
+    ),
     ("config", &["outrigger::config"]),
     ("conn_handler", &["outrigger::listener::handler"]),
-    ("connection", &["outrigger::listener::connection", "outrigger::net"]),
+    (
+        "connection",
+        &["outrigger::listener::connection", "outrigger::net"],
+    ),
     ("dns", &["outrigger::upstream::discovery"]),
     ("ext_authz", &[]),
     ("ext_proc", &[]),
     ("file", &["outrigger::access_loggers"]),
-    ("filter", &["outrigger::http_filters", "outrigger::network_filters", "outrigger::listener_filters"]),
+    (
+        "filter",
+        &[
+            "outrigger::http_filters",
+            "outrigger::network_filters",
+            "outrigger::listener_filters",
+        ],
+    ),
     ("grpc", &[]),
     ("happy_eyeballs", &[]),
     ("hc", &["outrigger::upstream::health_check"]),
@@ -262,7 +288,10 @@ const COMPONENTS: &[(&str, &[&str])] = &[
     ("rate_limit_quota", &[]),
     ("rbac", &[]),
     ("redis", &[]),
-    ("router", &["outrigger::http_filters::router", "outrigger::route"]),
+    (
+        "router",
+        &["outrigger::http_filters::router", "outrigger::route"],
+    ),
     ("runtime", &["outrigger::runtime"]),
     ("secret", &[]),
     ("stats", &["outrigger::stats"]),
@@ -298,7 +327,9 @@ mod tests {
         let control = control();
         let names: Vec<String> = control.levels().into_iter().map(|(name, _)| name).collect();
         for name in &names {
-            control.set_some(&[(name.clone(), "debug".to_owned())]).unwrap();
+            control
+                .set_some(&[(name.clone(), "debug".to_owned())])
+                .unwrap();
         }
         assert!(control.levels().iter().all(|(_, level)| level == "debug"));
     }

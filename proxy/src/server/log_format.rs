@@ -33,7 +33,10 @@ impl LogPattern {
         let mut text = String::new();
         let mut characters = pattern.chars();
         while let Some(character) = characters.next() {
-            match (character, (character == '%').then(|| characters.next()).flatten()) {
+            match (
+                character,
+                (character == '%').then(|| characters.next()).flatten(),
+            ) {
                 ('%', Some('%')) => text.push('%'),
                 ('%', Some(flag)) if FLAGS.contains(flag) => {
                     if !text.is_empty() {
@@ -71,8 +74,18 @@ impl LogPattern {
             'H' => write!(out, "{:02}", time.hour),
             'M' => write!(out, "{:02}", time.minute),
             'S' => write!(out, "{:02}", time.second),
-            'T' | 'X' => write!(out, "{:02}:{:02}:{:02}", time.hour, time.minute, time.second),
-            'D' => write!(out, "{:02}/{:02}/{:02}", time.month, time.day, time.year % 100),
+            'T' | 'X' => write!(
+                out,
+                "{:02}:{:02}:{:02}",
+                time.hour, time.minute, time.second
+            ),
+            'D' => write!(
+                out,
+                "{:02}/{:02}/{:02}",
+                time.month,
+                time.day,
+                time.year % 100
+            ),
             'e' => write!(out, "{:03}", time.nanos / 1_000_000),
             'f' => write!(out, "{:06}", time.nanos / 1000),
             'F' => write!(out, "{:09}", time.nanos),
@@ -89,7 +102,12 @@ impl LogPattern {
             '_' => out.write_str(&escape(line.message)),
             'j' => {
                 let quoted = serde_json::Value::from(line.message).to_string();
-                out.write_str(quoted.trim_start_matches('"').strip_suffix('"').unwrap_or(&quoted))
+                out.write_str(
+                    quoted
+                        .trim_start_matches('"')
+                        .strip_suffix('"')
+                        .unwrap_or(&quoted),
+                )
             }
             'v' if self.escaped => out.write_str(&escape(line.message)),
             'v' => out.write_str(line.message),
@@ -168,7 +186,9 @@ struct Time {
 
 impl Time {
     fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Self::at(since.as_secs(), since.subsec_nanos())
     }
 
@@ -180,7 +200,11 @@ impl Time {
             (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let march_month = (5 * day_of_year + 2) / 153;
-        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+        let month = if march_month < 10 {
+            march_month + 3
+        } else {
+            march_month - 9
+        };
         Self {
             year: era * 400 + year_of_era + u64::from(month <= 2),
             month,
@@ -236,7 +260,9 @@ mod tests {
             message: "said \"x\"\nand went",
         };
         let mut out = String::new();
-        LogPattern::parse(pattern, escaped).write_line(&line, &mut out).unwrap();
+        LogPattern::parse(pattern, escaped)
+            .write_line(&line, &mut out)
+            .unwrap();
         out
     }
 

@@ -1,7 +1,6 @@
 //! What a bootstrap holds beside the process itself: clusters, listeners, overload manager, admin interface.
 
 use std::collections::HashSet;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
@@ -15,11 +14,11 @@ use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
 use crate::upstream::cluster::ClusterConfig;
-use crate::upstream::{ClusterManager, HickoryResolver};
 
 /// The converted resources.
 pub(super) struct Resources {
-    pub(super) clusters: Rc<ClusterManager>,
+    /// To be given to a cluster manager.
+    pub(super) clusters: Vec<ClusterConfig>,
     pub(super) cluster_protos: Vec<Cluster>,
     pub(super) listeners: ListenerManager,
     pub(super) overload: Option<OverloadManager>,
@@ -37,7 +36,7 @@ impl Resources {
         // What else stands in a bootstrap is converted by `Bootstrap::from_proto`.
         let statics = bootstrap.static_resources.clone().unwrap_or_default();
         let cluster_protos = statics.clusters;
-        let clusters = convert_clusters(context, workers, &cluster_protos, report);
+        let clusters = convert_clusters(&cluster_protos, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);
         let admin = bootstrap.admin.clone().and_then(|proto| {
@@ -56,32 +55,20 @@ impl Resources {
 }
 
 /// Converts all clusters. What is wrong with them is in the report.
-fn convert_clusters(
-    context: &Arc<ServerContext>,
-    workers: usize,
-    protos: &[Cluster],
-    report: &ConfigReport,
-) -> Rc<ClusterManager> {
-    let manager = ClusterManager::new(context.clone(), workers, Rc::new(HickoryResolver::default()));
+fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterConfig> {
     let mut names = HashSet::new();
-    let configs: Vec<ClusterConfig> = protos
-        .iter()
-        .enumerate()
-        .filter_map(|(index, proto)| {
-            let place = format!("static_resources.clusters[{index}]");
-            let resource = format!("cluster \"{}\"", proto.name);
-            let path = ConfigPath::resource(report, &resource, &place);
-            if !names.insert(proto.name.clone()) {
-                path.field("name").reject("is the name of an earlier cluster already");
-                return None;
-            }
-            ClusterConfig::from_proto(proto.clone(), &path).ok()
-        })
-        .collect();
-    if report.is_empty() {
-        manager.add(configs);
-    }
-    manager
+    let convert = |(index, proto): (usize, &Cluster)| {
+        let place = format!("static_resources.clusters[{index}]");
+        let resource = format!("cluster \"{}\"", proto.name);
+        let path = ConfigPath::resource(report, &resource, &place);
+        if !names.insert(proto.name.clone()) {
+            path.field("name")
+                .reject("is the name of an earlier cluster already");
+            return None;
+        }
+        ClusterConfig::from_proto(proto.clone(), &path).ok()
+    };
+    protos.iter().enumerate().filter_map(convert).collect()
 }
 
 fn convert_overload(

@@ -15,7 +15,7 @@ use crate::stats::set_thread_shard;
 use crate::upstream::{ClusterTable, WorkerClusters};
 
 /// What a worker begins with.
-pub struct WorkerSetup {
+pub(super) struct WorkerSetup {
     /// 0-based.
     pub index: usize,
     /// The services of the process.
@@ -33,7 +33,7 @@ pub struct WorkerSetup {
 }
 
 /// Starts the thread of a worker.
-pub fn start_worker(setup: WorkerSetup) -> io::Result<()> {
+pub(super) fn start_worker(setup: WorkerSetup) -> io::Result<()> {
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     thread::Builder::new()
         .name(format!("wrk:worker_{}", setup.index))

@@ -129,7 +129,10 @@ impl Cluster {
     pub fn set_hosts(&self, set: PrioritySet) {
         let old = self.hosts.load();
         let known: HashSet<_> = old.hosts().map(Arc::as_ptr).collect();
-        let kept = set.hosts().filter(|host| known.contains(&Arc::as_ptr(host))).count();
+        let kept = set
+            .hosts()
+            .filter(|host| known.contains(&Arc::as_ptr(host)))
+            .count();
         let changed = kept != set.hosts().count() || kept != known.len();
         let stats = &self.info.endpoint_stats;
         if changed {

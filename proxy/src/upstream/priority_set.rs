@@ -51,32 +51,16 @@ impl PrioritySet {
         overprovisioning_factor: u32,
         weighted_priority_health: bool,
     ) -> Self {
-        let mut priorities: Vec<(Vec<Arc<Host>>, Vec<(Arc<Locality>, u32, Vec<u32>)>)> = Vec::new();
+        let mut priorities: Vec<Growing> = Vec::new();
         for group in groups {
             let at = usize::try_from(group.priority).unwrap_or(usize::MAX);
             if priorities.len() <= at {
-                priorities.resize_with(at + 1, Default::default);
+                priorities.resize_with(at + 1, Growing::default);
             }
-            let (hosts, localities) = &mut priorities[at];
-            let known = localities
-                .iter()
-                .position(|(locality, ..)| *locality == group.locality);
-            let known = known.unwrap_or_else(|| {
-                localities.push((group.locality, 0, Vec::new()));
-                localities.len() - 1
-            });
-            let (_, weight, indexes) = &mut localities[known];
-            *weight = group.weight;
-            for host in group.hosts {
-                indexes.push(
-                    u32::try_from(hosts.len())
-                        .expect("hosts end before memory for four billion of them"),
-                );
-                hosts.push(host);
-            }
+            priorities[at].add(group);
         }
         Self {
-            priorities: priorities.into_iter().map(HostSet::new).collect(),
+            priorities: priorities.into_iter().map(HostSet::from).collect(),
             overprovisioning_factor,
             weighted_priority_health,
         }
@@ -95,17 +79,60 @@ impl PrioritySet {
     }
 }
 
-impl HostSet {
-    fn new((hosts, localities): (Vec<Arc<Host>>, Vec<(Arc<Locality>, u32, Vec<u32>)>)) -> Self {
-        let weighted = localities.iter().any(|(_, weight, _)| *weight > 0);
-        let localities = localities.into_iter().filter(|_| weighted);
+/// A priority while its groups come in.
+#[derive(Default)]
+struct Growing {
+    hosts: Vec<Arc<Host>>,
+    localities: Vec<GrowingLocality>,
+}
+
+struct GrowingLocality {
+    locality: Arc<Locality>,
+    weight: u32,
+    hosts: Vec<u32>,
+}
+
+impl Growing {
+    /// Groups of the same locality are one; the weight of the last counts.
+    fn add(&mut self, group: HostGroup) {
+        let known = self
+            .localities
+            .iter()
+            .position(|known| known.locality == group.locality);
+        let at = known.unwrap_or(self.localities.len());
+        if known.is_none() {
+            self.localities.push(GrowingLocality {
+                locality: group.locality,
+                weight: 0,
+                hosts: Vec::new(),
+            });
+        }
+        let locality = &mut self.localities[at];
+        locality.weight = group.weight;
+        for host in group.hosts {
+            // Memory ends long before four billion hosts.
+            locality
+                .hosts
+                .push(u32::try_from(self.hosts.len()).unwrap_or(u32::MAX));
+            self.hosts.push(host);
+        }
+    }
+}
+
+impl From<Growing> for HostSet {
+    fn from(growing: Growing) -> Self {
+        let weighted = growing
+            .localities
+            .iter()
+            .any(|locality| locality.weight > 0);
+        let localities = growing.localities.into_iter().filter(|_| weighted);
         Self {
-            hosts: hosts.into(),
+            hosts: growing.hosts.into(),
             localities: localities
-                .map(|(locality, weight, hosts)| LocalityHosts {
-                    locality,
-                    weight,
-                    hosts: hosts.into(),
+                .map(|growing| LocalityHosts {
+                    locality: growing.locality,
+                    weight: growing.weight,
+                    hosts: growing.hosts.into(),
                 })
                 .collect(),
         }

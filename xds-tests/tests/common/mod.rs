@@ -1,4 +1,8 @@
 //! What the stories with a proxy of their own share: one listener, one route, one cluster, an access log.
+#![allow(
+    unreachable_pub,
+    reason = "a program exports nothing; `pub` marks what other files use"
+)]
 
 use std::future::Future;
 use std::net::SocketAddr;

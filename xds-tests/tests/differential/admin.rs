@@ -52,6 +52,7 @@ fn stats() -> Vec<Case> {
             .page("/stats", "http.@stat.downstream_cx_http2")
             .page("/stats", "cluster.@backend.http2.")
             .page("/stats", "cluster.@backend.upstream_cx_http2")
+            .deviates("h2 does not tell what these stats count")
             .shows(["page http.@stat.downstream_cx_http2_total: 1", "page cluster.@backend.upstream_cx_http2_total: 1"]),
         case("the router counts what it could not route")
             .routes("- { match: { path: /a }, @say(a) }")

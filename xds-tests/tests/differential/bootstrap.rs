@@ -67,7 +67,7 @@ pub fn connection_manager(case: &Case) -> String {
         "\"@type\": \"@net/http_connection_manager.v3.HttpConnectionManager\"\nstat_prefix: \"@stat\"\n",
     );
     fields.push_str(&case.hcm);
-    let log = case.access_log.clone().unwrap_or_else(default_log);
+    let log = indent(&case.access_log.clone().unwrap_or_else(default_log), 2);
     let _ = write!(fields, "access_log:\n{log}http_filters:\n{}", case.filters);
     fields.push_str("- name: envoy.filters.http.router\n");
     fields.push_str("  typed_config:\n    \"@type\": \"@http/router.v3.Router\"\n");

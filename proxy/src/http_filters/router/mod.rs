@@ -138,7 +138,8 @@ impl Router {
                 let Some(cluster) = cluster else {
                     self.shared.stats.no_cluster().inc();
                     env.info.response_flags.set(ResponseFlag::NoClusterFound);
-                    return Some(RouterEvent::LocalReply(LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")));
+                    let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found");
+                    return Some(self.reply(env, reply));
                 };
                 env.info.cluster = Some(cluster.clone());
                 self.priority = match action.priority {
@@ -330,7 +331,7 @@ impl Router {
             self.state = State::Idle;
             self.charge(503, env, true);
             let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
-            return Some(RouterEvent::LocalReply(reply));
+            return Some(self.reply(env, reply));
         };
         rewrite_host_for(&host, env, !self.shared.config.suppress_envoy_headers);
         self.retry.tried(&host);
@@ -372,6 +373,7 @@ impl Router {
             env.info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
         }
         self.response_started = true;
+        env.info.response_code = Some(head.status);
         self.route_response(env, &mut head, now);
         self.charge(head.status, env, false);
         env.info.response_code_details = Some("via_upstream".into());
@@ -389,8 +391,9 @@ impl Router {
 
     /// Completes a response head of the upstream, as route and configuration want it.
     fn route_response(&self, env: &mut ChainEnv<'_>, head: &mut ResponseHead, now: Instant) {
-        if !self.shared.config.suppress_envoy_headers {
-            let origin = self.request_complete.unwrap_or(env.info.start);
+        if !self.shared.config.suppress_envoy_headers
+            && let Some(origin) = self.request_complete
+        {
             let took = u64::try_from((now - origin).as_millis()).unwrap_or(u64::MAX);
             let mut digits = itoa_buffer(took);
             head.fields.set(Known::EnvoyUpstreamServiceTime, digits.as_bytes());
@@ -442,12 +445,12 @@ impl Router {
             env.info.response_code_details = Some(failure.details_after_response());
             return RouterEvent::Reset;
         }
-        let mut reply = failure.reply(env.info.attempt_count > 1, env.request);
+        let mut reply = failure.reply(env.info.attempt_count > 1);
         if failure.is_overflow() && !self.shared.config.suppress_envoy_headers {
             reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
         }
         self.charge(reply.status, env, true);
-        RouterEvent::LocalReply(reply)
+        self.reply(env, reply)
     }
 
     fn back_off(&mut self, env: &mut ChainEnv<'_>, wait: std::time::Duration) -> RouterEvent {
@@ -474,10 +477,13 @@ impl Router {
             env.info.response_code_details = Some("response_timeout".into());
             return RouterEvent::Reset;
         }
-        let status = if env.request.fields.contains(Known::EnvoyUpstreamRqTimeoutAltResponse) { 204 } else { 504 };
+        let status = if self.timeouts.alt_response { 204 } else { 504 };
         self.charge(status, env, true);
-        let reply = LocalReply::new(status, "response_timeout").with_body(Bytes::from_static(b"upstream request timeout"));
-        RouterEvent::LocalReply(reply)
+        let mut reply = LocalReply::new(status, "response_timeout");
+        if status == 504 {
+            reply = reply.with_body(Bytes::from_static(b"upstream request timeout"));
+        }
+        self.reply(env, reply)
     }
 
     /// Counts a response of the cluster by its status.
@@ -504,21 +510,32 @@ impl Router {
         self.respond(env, response.status, body, None, response.content_type())
     }
 
-    /// A reply of the route itself, with the headers that the route adds to responses.
-    fn respond(&self, env: &mut ChainEnv<'_>, status: u16, body: Bytes, location: Option<Bytes>, content_type: Option<&str>) -> RouterEvent {
-        let mut head = ResponseHead::new(status);
-        if let Some(location) = location {
-            head.fields.set(Known::Location, location);
+    /// A reply of the router, with the headers that the route adds to responses.
+    fn reply(&self, env: &mut ChainEnv<'_>, mut reply: LocalReply) -> RouterEvent {
+        let Some(route) = env.info.route.clone() else { return RouterEvent::LocalReply(reply) };
+        let mut head = ResponseHead::new(reply.status);
+        for (name, value) in &reply.headers {
+            head.fields.set(name, value);
         }
-        if let Some(content_type) = content_type {
-            head.fields.set(Known::ContentType, content_type);
+        if route.virtual_host().include_attempt_count_in_response {
+            head.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
-        if let Some(route) = env.info.route.clone() {
-            route.finalize_response_headers(&mut head, env.request, env.info);
-        }
-        let mut reply = LocalReply::new(status, "direct_response").with_body(body);
+        env.info.response_code = Some(reply.status);
+        route.finalize_response_headers(&mut head, env.request, env.info);
         reply.headers = head.fields.iter().map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value))).collect();
         RouterEvent::LocalReply(reply)
+    }
+
+    /// A reply of the route itself.
+    fn respond(&self, env: &mut ChainEnv<'_>, status: u16, body: Bytes, location: Option<Bytes>, content_type: Option<&str>) -> RouterEvent {
+        let mut reply = LocalReply::new(status, "direct_response").with_body(body);
+        if let Some(location) = location {
+            reply = reply.with_header(HeaderName::new("location"), location);
+        }
+        if let Some(content_type) = content_type {
+            reply = reply.with_header(HeaderName::new("content-type"), content_type.to_owned());
+        }
+        self.reply(env, reply)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use crate::http::RequestHead;
 use crate::http_filters::LocalReply;
 use crate::stream_info::ResponseFlag;
 use crate::upstream::WorkerCluster;
@@ -48,17 +47,13 @@ impl Failure {
     }
 
     /// The answer to a client that has not got a head yet.
-    pub(super) fn reply(&self, retried: bool, _request: &RequestHead) -> LocalReply {
+    pub(super) fn reply(&self, retried: bool) -> LocalReply {
         match self {
             Self::Reset(reason) => {
                 let status = if matches!(reason, ResetReason::ProtocolError(_)) { 502 } else { 503 };
                 let latest = if retried { "retried and the latest " } else { "" };
-                let mut body =
+                let body =
                     format!("upstream connect error or disconnect/reset before headers. {latest}reset reason: {}", self.reason_text());
-                if let Some(transport) = self.transport_failure() {
-                    body.push_str(", transport failure reason: ");
-                    body.push_str(transport);
-                }
                 LocalReply::new(status, self.details("upstream_reset_before_response_started")).with_body(body)
             }
             Self::PerTryTimeout => LocalReply::new(504, "upstream_per_try_timeout").with_body("upstream request timeout"),
@@ -133,12 +128,11 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Protocol;
 
     #[test]
     fn a_refused_connection_is_told_as_envoy_tells_it() {
         let failure = Failure::Reset(ResetReason::ConnectionFailure(ConnectError::Failed("delayed connect error: Connection refused".into())));
-        let reply = failure.reply(false, &RequestHead::new(Protocol::Http11, b"GET"));
+        let reply = failure.reply(false);
         assert_eq!((reply.status, failure.flag().short()), (503, "UF"));
         assert_eq!(
             reply.details,
@@ -146,8 +140,7 @@ mod tests {
         );
         assert_eq!(
             reply.body,
-            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
-             transport failure reason: delayed connect error: Connection refused"
+            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
         );
     }
 }

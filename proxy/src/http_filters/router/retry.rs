@@ -68,6 +68,10 @@ impl RetryState {
         if on == RetryOn::NONE {
             return Self::default();
         }
+        let excluded = policy.is_some_and(|p| !p.retriable_request_headers.is_empty() && !p.retriable_request_headers.iter().any(|m| m.matches(&head.fields)));
+        if excluded {
+            return Self::default();
+        }
         let mut status_codes = policy.map_or_else(Vec::new, |p| p.retriable_status_codes.to_vec());
         status_codes.extend(asked_codes.unwrap_or_default());
         let base = policy.and_then(|p| p.base_interval).unwrap_or(Duration::from_millis(25));

@@ -15,13 +15,16 @@ pub(super) struct Timeouts {
     pub(super) per_try: Option<Duration>,
     /// Of one attempt without any progress.
     pub(super) per_try_idle: Option<Duration>,
+    /// A timeout is answered with 204 instead of 504.
+    pub(super) alt_response: bool,
 }
 
 impl Timeouts {
     /// Works them out, and takes the headers that ask for them off the request.
     pub(super) fn of(action: &RouteAction, head: &mut RequestHead, is_grpc: bool, config: &RouterConfig) -> Self {
-        let mut global = action.timeout;
         let of_route = action.timeouts();
+        // A limit of the whole stream takes the place of this one.
+        let mut global = action.timeout.filter(|_| of_route.max_stream_duration.is_none());
         if is_grpc && let Some(max) = of_route.max_grpc_timeout {
             global = Some(head.grpc_timeout().map_or(max, |asked| {
                 let asked = of_route.grpc_timeout_offset.map_or(asked, |offset| asked.saturating_sub(offset));
@@ -39,10 +42,11 @@ impl Timeouts {
         }
         head.fields.remove(Known::EnvoyUpstreamRqTimeoutMs);
         head.fields.remove(Known::EnvoyUpstreamRqPerTryTimeoutMs);
+        let alt_response = head.fields.remove(Known::EnvoyUpstreamRqTimeoutAltResponse) > 0;
         let global = global.filter(|d| !d.is_zero());
         // An attempt that may take as long as the whole is not limited by itself.
         let per_try = per_try.filter(|d| !d.is_zero()).filter(|d| global.is_none_or(|g| *d < g));
-        Self { global, per_try, per_try_idle: policy.and_then(|p| p.per_try_idle_timeout).filter(|d| !d.is_zero()) }
+        Self { global, per_try, per_try_idle: policy.and_then(|p| p.per_try_idle_timeout).filter(|d| !d.is_zero()), alt_response }
     }
 
     /// Tells the upstream how long it has.

@@ -155,7 +155,9 @@ fn parse_v2(bytes: &[u8]) -> Parsed<'_> {
     };
     match parsed {
         Some((source, destination))
-            if is_unicast(source.ip()) && is_unicast(destination.ip()) && self::tlvs(tlvs).is_some() =>
+            if is_unicast(source.ip())
+                && is_unicast(destination.ip())
+                && self::tlvs(tlvs).is_some() =>
         {
             header(Some((source, destination)), tlvs)
         }
@@ -235,7 +237,11 @@ mod tests {
             "PROXY UDP4 1.2.3.4 5.6.7.8 1000 80\r\n",
             &long,
         ] {
-            assert_eq!(parse(line.as_bytes()), Parsed::Malformed(Version::V1), "{line}");
+            assert_eq!(
+                parse(line.as_bytes()),
+                Parsed::Malformed(Version::V1),
+                "{line}"
+            );
         }
     }
 

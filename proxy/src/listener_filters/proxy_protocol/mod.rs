@@ -114,10 +114,14 @@ impl Config {
         let pass_through = path.optional("pass_through_tlvs", pass_through_tlvs, |tlvs, path| {
             PassThrough::from_proto(tlvs, path)
         });
-        let disallowed = path.each("disallowed_versions", disallowed_versions, |version, path| {
-            proxy_protocol_config::Version::try_from(version)
-                .map_err(|_| path.reject(format!("{version} is not V1 (0) or V2 (1)")))
-        });
+        let disallowed = path.each(
+            "disallowed_versions",
+            disallowed_versions,
+            |version, path| {
+                proxy_protocol_config::Version::try_from(version)
+                    .map_err(|_| path.reject(format!("{version} is not V1 (0) or V2 (1)")))
+            },
+        );
         let disallowed = disallowed?;
         let scope = if stat_prefix.is_empty() {
             scope.scope("proxy_proto.")
@@ -212,7 +216,10 @@ impl Rule {
             tlv_type,
             on_tlv_present,
         } = proto;
-        let kind = path.in_range("tlv_type", tlv_type, 0..=255);
+        let kind = u8::try_from(tlv_type).map_err(|_| {
+            path.field("tlv_type")
+                .reject(format!("{tlv_type} is not in 0..=255"))
+        });
         let pair = path.required("on_tlv_present", on_tlv_present);
         let pair_path = path.field("on_tlv_present");
         let pb::proxy_protocol::KeyValuePair {
@@ -227,9 +234,8 @@ impl Rule {
         } else {
             metadata_namespace
         };
-        let kind = u8::try_from(kind?).expect("the range was checked");
         Ok((
-            kind,
+            kind?,
             Self {
                 namespace,
                 key: key?,
@@ -366,7 +372,9 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0usize, |group, byte| group << 8 | usize::from(*byte))
+        let group = chunk
+            .iter()
+            .fold(0usize, |group, byte| group << 8 | usize::from(*byte))
             << (8 * (3 - chunk.len()));
         for position in 0..4 {
             text.push(if position <= chunk.len() {
@@ -395,7 +403,9 @@ mod tests {
             &store.scope(""),
             &ConfigPath::root(&report, "filter"),
         );
-        SharedConfig(Arc::new(config.unwrap_or_else(|_| panic!("{:?}", report.take()))))
+        SharedConfig(Arc::new(
+            config.unwrap_or_else(|_| panic!("{:?}", report.take())),
+        ))
     }
 
     fn connection() -> ConnectionInfo {

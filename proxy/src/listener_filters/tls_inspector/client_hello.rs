@@ -37,7 +37,9 @@ pub fn unwrap_records(bytes: &[u8], max: usize) -> Parsed {
         position = end;
         if let Some(header) = message.first_chunk::<HANDSHAKE_HEADER>() {
             let [kind, length @ ..] = *header;
-            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let length = length
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
             if kind != CLIENT_HELLO || length > max {
                 return Parsed::NotTls;
             }
@@ -63,6 +65,10 @@ pub struct ClientHello<'a> {
     /// The extensions: type, length, value.
     pub extensions: &'a [u8],
 }
+
+/// An extension that no server would accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
 
 impl<'a> ClientHello<'a> {
     /// Parses a handshake message; none where it breaks the rules.
@@ -109,7 +115,7 @@ impl<'a> ClientHello<'a> {
     }
 
     /// The server name; `Err` where the extension is broken, so that no server would go on.
-    pub fn server_name(&self) -> Result<Option<&'a [u8]>, ()> {
+    pub fn server_name(&self) -> Result<Option<&'a [u8]>, Malformed> {
         let Some(value) = self.extension(SERVER_NAME) else {
             return Ok(None);
         };
@@ -121,7 +127,7 @@ impl<'a> ClientHello<'a> {
             let complete = reader.0.is_empty() && list.0.is_empty() && kind == 0;
             (complete && (1..=255).contains(&name.len()) && !name.contains(&0)).then_some(name)
         };
-        parse().map(Some).ok_or(())
+        parse().map(Some).ok_or(Malformed)
     }
 
     /// The protocols that the client offers (ALPN); none where it offers none or the list is broken.
@@ -174,7 +180,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn u16(&mut self) -> Option<u16> {
-        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+        self.take(2)
+            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
@@ -207,7 +214,11 @@ pub(super) mod tests {
     use super::*;
 
     pub(crate) fn vector(bytes: &[u8]) -> Vec<u8> {
-        [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
+        [
+            &u16::try_from(bytes.len()).unwrap().to_be_bytes()[..],
+            bytes,
+        ]
+        .concat()
     }
 
     pub(crate) fn extension(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -293,7 +304,7 @@ pub(super) mod tests {
         let empty_name = hello(&[sni(b"")]);
         assert_eq!(
             ClientHello::parse(&empty_name[4..]).unwrap().server_name(),
-            Err(())
+            Err(Malformed)
         );
     }
 

@@ -13,7 +13,12 @@ use super::client_hello::{
 /// The MD5 of version, ciphers, extensions, groups and point formats, in hexadecimal.
 pub fn ja3(hello: &ClientHello<'_>) -> String {
     let ciphers = join(numbers(hello.cipher_suites).filter(|id| !is_grease(*id)));
-    let extensions = join(hello.extensions().map(|(id, _)| id).filter(|id| !is_grease(*id)));
+    let extensions = join(
+        hello
+            .extensions()
+            .map(|(id, _)| id)
+            .filter(|id| !is_grease(*id)),
+    );
     let groups = join(numbers(list(hello, SUPPORTED_GROUPS, 2)));
     let formats = join(list(hello, EC_POINT_FORMATS, 1).iter());
     let text = format!(
@@ -36,7 +41,11 @@ pub fn ja4(hello: &ClientHello<'_>) -> String {
     let head = format!(
         "t{}{}{:02}{:02}{}",
         version(hello),
-        if hello.extension(SERVER_NAME).is_some() { 'd' } else { 'i' },
+        if hello.extension(SERVER_NAME).is_some() {
+            'd'
+        } else {
+            'i'
+        },
         ciphers.len().min(99),
         extensions.len().min(99),
         alpn(hello),

@@ -92,7 +92,7 @@ impl Config {
             ja3: enable_ja3_fingerprinting.is_some_and(|enable| enable.value),
             ja4: enable_ja4_fingerprinting.is_some_and(|enable| enable.value),
             close_on_errors: close_connection_on_client_hello_parsing_errors,
-            max_client_hello_size: usize::try_from(max).expect("16 KiB fit"),
+            max_client_hello_size: usize::try_from(max).unwrap_or(usize::MAX),
             stats: Stats::new(&scope.scope("tls_inspector.")),
         })
     }
@@ -205,7 +205,10 @@ impl TlsInspector {
 }
 
 fn set_failure_reason(connection: &mut ConnectionInfo, reason: &str) {
-    let values = [("failure_reason".to_owned(), Value::String(reason.to_owned()))];
+    let values = [(
+        "failure_reason".to_owned(),
+        Value::String(reason.to_owned()),
+    )];
     connection.dynamic_metadata.get_mut().merge(
         "envoy.filters.listener.tls_inspector",
         values.into_iter().collect(),
@@ -229,7 +232,9 @@ mod tests {
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "filter");
         let config = Config::from_proto(proto, &Store::new(0).scope(""), &path);
-        SharedConfig(Arc::new(config.unwrap_or_else(|_| panic!("{:?}", report.take()))))
+        SharedConfig(Arc::new(
+            config.unwrap_or_else(|_| panic!("{:?}", report.take())),
+        ))
     }
 
     fn connection() -> ConnectionInfo {
@@ -257,7 +262,10 @@ mod tests {
             filter.inspect(&bytes, &mut connection),
             ListenerFilterStatus::Continue { consumed: 0 }
         );
-        assert_eq!(connection.requested_server_name.as_deref(), Some("foo.example"));
+        assert_eq!(
+            connection.requested_server_name.as_deref(),
+            Some("foo.example")
+        );
         assert_eq!(connection.application_protocols, [Box::from(&b"h2"[..])]);
         assert_eq!(connection.transport_protocol, Some("tls"));
         assert!(connection.tls_fingerprints.ja3.is_some());
@@ -272,7 +280,9 @@ mod tests {
         let lenient = config(pb::TlsInspector::default());
         let mut connection = connection();
         assert_eq!(
-            lenient.new_connection().inspect(b"GET / HTTP/1.1", &mut connection),
+            lenient
+                .new_connection()
+                .inspect(b"GET / HTTP/1.1", &mut connection),
             ListenerFilterStatus::Continue { consumed: 0 }
         );
         assert_eq!(connection.transport_protocol, None);
@@ -289,7 +299,9 @@ mod tests {
             ..Default::default()
         });
         assert!(matches!(
-            strict.new_connection().inspect(b"GET / HTTP/1.1", &mut connection),
+            strict
+                .new_connection()
+                .inspect(b"GET / HTTP/1.1", &mut connection),
             ListenerFilterStatus::Close(_)
         ));
     }
@@ -302,7 +314,9 @@ mod tests {
         });
         let bytes = records(&hello(&[sni(&[b'a'; 200])]), 1000);
         assert!(matches!(
-            config.new_connection().inspect(&bytes[..100], &mut connection()),
+            config
+                .new_connection()
+                .inspect(&bytes[..100], &mut connection()),
             ListenerFilterStatus::Close(_)
         ));
         assert_eq!(config.0.stats.client_hello_too_large().value(), 1);

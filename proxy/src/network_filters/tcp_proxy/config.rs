@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3::BackoffStrategy;
 use outrigger_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
-use pb::tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions, WeightedCluster, weighted_cluster::ClusterWeight};
+use pb::tcp_proxy::{
+    ClusterSpecifier, TcpAccessLogOptions, WeightedCluster, weighted_cluster::ClusterWeight,
+};
 
 use super::Stats;
 use crate::access_loggers::AccessLog;
@@ -48,7 +50,11 @@ pub(super) struct Backoff {
 }
 
 impl Config {
-    #[allow(clippy::too_many_lines, deprecated, reason = "a line for each of 22 fields, some old")]
+    #[allow(
+        clippy::too_many_lines,
+        deprecated,
+        reason = "a line for each of 22 fields, some old"
+    )]
     pub(super) fn from_proto(
         proto: pb::TcpProxy,
         cx: &FactoryContext<'_>,
@@ -119,10 +125,8 @@ impl Config {
             1..=u32::MAX,
         );
         let backoff = path.optional("backoff_options", backoff_options, Backoff::from_proto);
-        let mode = path.enumeration::<pb::UpstreamConnectMode>(
-            "upstream_connect_mode",
-            upstream_connect_mode,
-        );
+        let mode = path
+            .enumeration::<pb::UpstreamConnectMode>("upstream_connect_mode", upstream_connect_mode);
         let connect_on_data = mode.and_then(|mode| match mode {
             pb::UpstreamConnectMode::Immediate => Ok(false),
             pb::UpstreamConnectMode::OnDownstreamData => Ok(true),
@@ -151,7 +155,7 @@ impl Config {
             backoff: backoff?,
             connect_on_data: connect_on_data?,
             check_drain_close: check_drain_close.is_some_and(|check| check.value),
-            stats: Stats::new(&cx.scope.scope(&format!("tcp.{}.", prefix?))),
+            stats: Stats::new(&cx.server.stats.scope(&format!("tcp.{}.", prefix?))),
         })
     }
 }
@@ -170,7 +174,9 @@ impl Route {
             ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }) => {
                 let path = path.field("weighted_clusters");
                 if clusters.is_empty() {
-                    return Err(path.field("clusters").reject("is empty; legal is one cluster at least"));
+                    return Err(path
+                        .field("clusters")
+                        .reject("is empty; legal is one cluster at least"));
                 }
                 let mut sum = 0;
                 let clusters = path.each("clusters", clusters, |cluster, path| {
@@ -237,7 +243,9 @@ mod tests {
     #[test]
     fn weights_share_the_connections() {
         let route = Route::Weighted(vec![(1, ClusterId(1)), (4, ClusterId(2))]);
-        let first = (0..100).filter(|random| route.pick(*random) == ClusterId(1)).count();
+        let first = (0..100)
+            .filter(|random| route.pick(*random) == ClusterId(1))
+            .count();
         assert_eq!(first, 25);
     }
 
@@ -247,7 +255,10 @@ mod tests {
             base: Duration::from_millis(10),
             max: Duration::from_millis(50),
         };
-        assert_eq!(backoff.before(1, 20_000_000 - 1), Duration::from_nanos(19_999_999));
+        assert_eq!(
+            backoff.before(1, 20_000_000 - 1),
+            Duration::from_nanos(19_999_999)
+        );
         assert_eq!(backoff.before(1, 20_000_000), Duration::ZERO);
         for random in [0, 7, u64::MAX] {
             assert!(backoff.before(30, random) < Duration::from_millis(50));

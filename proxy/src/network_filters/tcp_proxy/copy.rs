@@ -60,14 +60,20 @@ impl Relay {
         upstream: &mut Io,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
-        let request = self.request.poll(client, upstream, cx).map_err(|side| match side {
-            Side::Source(error) => Broken::Client(error),
-            Side::Target(error) => Broken::Upstream(error),
-        })?;
-        let response = self.response.poll(upstream, client, cx).map_err(|side| match side {
-            Side::Source(error) => Broken::Upstream(error),
-            Side::Target(error) => Broken::Client(error),
-        })?;
+        let request = self
+            .request
+            .poll(client, upstream, cx)
+            .map_err(|side| match side {
+                Side::Source(error) => Broken::Client(error),
+                Side::Target(error) => Broken::Upstream(error),
+            })?;
+        let response = self
+            .response
+            .poll(upstream, client, cx)
+            .map_err(|side| match side {
+                Side::Source(error) => Broken::Upstream(error),
+                Side::Target(error) => Broken::Client(error),
+            })?;
         if request.is_ready() && response.is_ready() {
             Poll::Ready(Ok(()))
         } else {
@@ -92,7 +98,12 @@ impl Direction {
         self.state == State::Ended
     }
 
-    fn poll(&mut self, source: &mut Io, target: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
+    fn poll(
+        &mut self,
+        source: &mut Io,
+        target: &mut Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Side>> {
         loop {
             if self.start < self.end {
                 ready!(self.poll_write(target, cx)).map_err(Side::Target)?;
@@ -219,7 +230,11 @@ mod tests {
         client.shutdown().await.unwrap();
         let mut relay = Relay::default();
         poll_fn(|cx| {
-            assert!(relay.poll(&mut client_io, &mut upstream_io, cx).is_pending());
+            assert!(
+                relay
+                    .poll(&mut client_io, &mut upstream_io, cx)
+                    .is_pending()
+            );
             Poll::Ready(())
         })
         .await;
@@ -244,7 +259,11 @@ mod tests {
         let (mut client_io, mut upstream_io) = (Io::from(client_side), Io::from(upstream_side));
         let mut relay = Relay::default();
         poll_fn(|cx| {
-            assert!(relay.poll(&mut client_io, &mut upstream_io, cx).is_pending());
+            assert!(
+                relay
+                    .poll(&mut client_io, &mut upstream_io, cx)
+                    .is_pending()
+            );
             Poll::Ready(())
         })
         .await;

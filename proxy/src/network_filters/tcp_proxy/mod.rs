@@ -13,7 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use self::config::Config;
-use super::{Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter};
+use super::{
+    Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
+};
 use crate::access_loggers::AccessLogs;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::LocalBoxFuture;
@@ -39,7 +41,9 @@ impl NetworkFilterFactory for Factory {
         path: &ConfigPath<'_>,
     ) -> Result<NetworkFilterConfig, Rejected> {
         let config = Config::from_proto(config.decode(path)?, cx, path)?;
-        Ok(NetworkFilterConfig::Terminal(Arc::new(Shared(Arc::new(config)))))
+        Ok(NetworkFilterConfig::Terminal(Arc::new(Shared(Arc::new(
+            config,
+        )))))
     }
 }
 

@@ -62,7 +62,9 @@ pub(super) async fn serve(proxy: Rc<TcpProxy>, connection: Connection) {
         Some(connected) => connected,
         None => return session.end(&End::MaxDuration, &mut io),
     };
-    let Some(mut upstream) = connected else { return };
+    let Some(mut upstream) = connected else {
+        return;
+    };
     if session.proxy.config.log_on_connected {
         session.log("TcpUpstreamConnected");
     }
@@ -83,7 +85,9 @@ pub(super) async fn serve(proxy: Rc<TcpProxy>, connection: Connection) {
         _ => {}
     }
     let relay = &session.relay;
-    upstream.guard.count_bytes(relay.response.bytes, relay.request.bytes);
+    upstream
+        .guard
+        .count_bytes(relay.response.bytes, relay.request.bytes);
     session.end(&end, &mut io);
 }
 
@@ -91,7 +95,10 @@ impl Session {
     fn deadline(&self, start: Instant) -> Option<Instant> {
         let config = &self.proxy.config;
         let duration = config.max_duration?;
-        #[allow(clippy::cast_precision_loss, reason = "a random share needs no more than 52 bits")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "a random share needs no more than 52 bits"
+        )]
         let share = (self.worker.random.next() >> 12) as f64 / (1u64 << 52) as f64;
         Some(start + duration + duration.mul_f64(config.max_duration_jitter * share))
     }
@@ -100,11 +107,16 @@ impl Session {
     async fn connect(&mut self, io: &mut Io) -> Option<TcpUpstream> {
         if self.proxy.config.connect_on_data {
             poll_fn(|cx| io.poll_read_ready(cx)).await;
-            self.proxy.config.stats.early_data_received_count_total().inc();
+            self.proxy
+                .config
+                .stats
+                .early_data_received_count_total()
+                .inc();
         }
         let Some(cluster) = self.pick_cluster() else {
             self.proxy.config.stats.downstream_cx_no_route().inc();
             self.info.response_flags.set(ResponseFlag::NoClusterFound);
+            self.info.downstream_close_reason = Some(Cow::Borrowed("tcp_initializion_failure:3"));
             return None;
         };
         self.info.cluster = Some(cluster.clone());
@@ -115,6 +127,8 @@ impl Session {
                 self.info
                     .response_flags
                     .set(ResponseFlag::UpstreamRetryLimitExceeded);
+                self.info.downstream_close_reason =
+                    Some(Cow::Borrowed("tcp_initializion_failure:0"));
                 return None;
             }
             if self.info.attempt_count > 0
@@ -125,7 +139,11 @@ impl Session {
             }
             let Some(host) = cluster.choose_host(&Choice(&self.worker)) else {
                 cluster.info().stats.upstream_cx_none_healthy().inc();
-                self.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
+                self.info
+                    .response_flags
+                    .set(ResponseFlag::NoHealthyUpstream);
+                self.info.downstream_close_reason =
+                    Some(Cow::Borrowed("tcp_initializion_failure:1"));
                 return None;
             };
             self.info.attempt_count += 1;
@@ -137,6 +155,8 @@ impl Session {
                 }
                 Err(PoolError::Overflow) => {
                     self.info.response_flags.set(ResponseFlag::UpstreamOverflow);
+                    self.info.downstream_close_reason =
+                        Some(Cow::Borrowed("tcp_initializion_failure:2"));
                     return None;
                 }
                 Err(PoolError::Connect(error)) => self.connect_failed(Some(error)),
@@ -167,11 +187,17 @@ impl Session {
     }
 
     fn connect_failed(&mut self, error: Option<ConnectError>) {
-        self.info
-            .response_flags
-            .set(ResponseFlag::UpstreamConnectionFailure);
-        if let Some(ConnectError::Failed(reason)) = error {
-            self.info.upstream_mut().transport_failure_reason = Some(reason);
+        let failed = ResponseFlag::UpstreamConnectionFailure;
+        match error {
+            // As Envoy: what fails on our side sets no flag.
+            Some(ConnectError::Local(reason)) => {
+                self.info.upstream_mut().transport_failure_reason = Some(reason);
+            }
+            Some(ConnectError::Failed(reason)) => {
+                self.info.upstream_mut().transport_failure_reason = Some(reason);
+                self.info.response_flags.set(failed);
+            }
+            Some(ConnectError::Timeout) | None => self.info.response_flags.set(failed),
         }
     }
 
@@ -225,6 +251,7 @@ impl Session {
                 "drain_close"
             }
         };
+        self.info.downstream_close_reason = Some(Cow::Borrowed(reason));
         if let Some(upstream) = &mut self.info.upstream {
             upstream.close_reason = Some(Cow::Borrowed(reason));
         }
@@ -324,3 +351,6 @@ async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Out
 fn is_reset(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::ConnectionReset
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
 //! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`,
 //! `envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer` in `transport_socket`.
+//! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
 //! Deviations: discovery by EDS and by original destination, TLS, health checks and outlier detection are refused by name.
 
 use std::time::Duration;

@@ -296,7 +296,8 @@ fn typed_resolver(
             let filter =
                 path.unsupported_if_set("filter_unroutable_families", filter_unroutable_families);
             let settings = ResolverSettings::new(resolvers, dns_resolver_options, &path);
-            (fallback?, filter?);
+            fallback?;
+            filter?;
             settings
         }
         _ => Err(config.unknown(&path, &[CARES, GETADDRINFO])),

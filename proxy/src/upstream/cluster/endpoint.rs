@@ -99,7 +99,8 @@ fn assignment_policy(
         overprovisioning_factor.map_or(140, |v| v.value),
         1..=u32::MAX,
     );
-    (drops?, stale?);
+    drops?;
+    stale?;
     Ok((factor?, weighted_priority_health))
 }
 
@@ -286,7 +287,9 @@ impl EndpointAddress {
                 .reject("is not supported; port_value is")),
             None => Err(path.field("port_value").reject("is required")),
         };
-        (protocol?, resolver?, namespace?);
+        protocol?;
+        resolver?;
+        namespace?;
         let (host, port) = (address?, port?);
         Ok(match host.parse::<IpAddr>() {
             Ok(ip) => Self::Resolved(Address::Ip(SocketAddr::new(ip, port))),

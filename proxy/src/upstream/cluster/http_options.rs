@@ -169,15 +169,9 @@ impl UpstreamHttpOptions {
         let protocol = path
             .required("upstream_protocol_options", upstream_protocol_options)
             .and_then(|options| protocol_options(options, path));
-        (
-            upstream?,
-            filters?,
-            validation?,
-            outlier?,
-            mirror?,
-            hash?,
-            retry?,
-        );
+        for result in [upstream, filters, validation, outlier, mirror, hash, retry] {
+            result?;
+        }
         let (protocol, http1, http2) = protocol?;
         Ok(Self {
             protocol,

@@ -46,20 +46,24 @@ pub(super) fn bind_config(
     ];
     let options = options_at("socket_options", socket_options, path);
     let first = path.optional("source_address", source_address, SourceAddress::from_proto);
-    let extra = path.each("extra_source_addresses", extra_source_addresses, |proto, path| {
-        let core::ExtraSourceAddress {
-            address,
-            socket_options,
-        } = proto;
-        let options = path.optional("socket_options", socket_options, |proto, path| {
-            let core::SocketOptionsOverride { socket_options } = proto;
-            options_at("socket_options", socket_options, path)
-        });
-        let address = path.required("address", address)?;
-        let mut source = SourceAddress::from_proto(address, &path.field("address"))?;
-        source.socket_options = options?;
-        Ok(source)
-    });
+    let extra = path.each(
+        "extra_source_addresses",
+        extra_source_addresses,
+        |proto, path| {
+            let core::ExtraSourceAddress {
+                address,
+                socket_options,
+            } = proto;
+            let options = path.optional("socket_options", socket_options, |proto, path| {
+                let core::SocketOptionsOverride { socket_options } = proto;
+                options_at("socket_options", socket_options, path)
+            });
+            let address = path.required("address", address)?;
+            let mut source = SourceAddress::from_proto(address, &path.field("address"))?;
+            source.socket_options = options?;
+            Ok(source)
+        },
+    );
     let additional = path.each(
         "additional_source_addresses",
         additional_source_addresses,
@@ -147,6 +151,7 @@ fn connection_options(
     );
     let eyeballs = path.unsupported_if_set("happy_eyeballs_config", happy_eyeballs_config);
     let keepalive = path.optional("tcp_keepalive", tcp_keepalive, Keepalive::from_proto);
-    (name?, eyeballs?);
+    name?;
+    eyeballs?;
     keepalive
 }

@@ -319,3 +319,72 @@ async fn localhost_is_resolved_without_a_server() {
         ["127.0.0.1".parse::<IpAddr>().unwrap()]
     );
 }
+
+/// Answers every question for an A record with 192.0.2.7, for 7 seconds.
+async fn serve_dns(socket: tokio::net::UdpSocket) {
+    let mut query = [0; 512];
+    while let Ok((_, peer)) = socket.recv_from(&mut query).await {
+        let name_end = 12 + query[12..].iter().position(|b| *b == 0).unwrap() + 1;
+        let question = &query[12..name_end + 4];
+        let is_a = question.ends_with(&[0, 1, 0, 1]);
+        let mut answer = query[..2].to_vec();
+        answer.extend([0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+        answer.extend(question);
+        if is_a {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 7, 0, 4, 192, 0, 2, 7]);
+        }
+        socket.send_to(&answer, peer).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_configured_server_is_asked_and_its_ttl_is_known() {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let settings = ResolverSettings {
+        servers: vec![socket.local_addr().unwrap()],
+        use_tcp: false,
+        no_default_search_domain: true,
+    };
+    tokio::task::spawn_local(serve_dns(socket));
+    let resolver = HickoryResolver::default();
+    let expected = Resolved {
+        addresses: vec!["192.0.2.7".parse().unwrap()],
+        ttl: Duration::from_secs(7),
+    };
+    let found = resolver
+        .resolve("a.example", LookupFamily::V4Only, &settings)
+        .await;
+    assert_eq!(found, Ok(expected.clone()));
+    // No IPv6 address is no error, and leads to IPv4.
+    let none = resolver
+        .resolve("a.example", LookupFamily::V6Only, &settings)
+        .await;
+    assert_eq!(none, Ok(Resolved::default()));
+    let found = resolver
+        .resolve("a.example", LookupFamily::Auto, &settings)
+        .await;
+    assert_eq!(found, Ok(expected));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_worker_without_traffic_hears_of_a_removed_cluster() {
+    let resolver = Rc::new(Scripted::default());
+    let manager = manager(&resolver);
+    manager.add([config(
+        "
+name: a
+load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 9.9.9.9, port_value: 1}}}}]}]}
+",
+    )]);
+    let workers = Rc::new(WorkerClusters::new(manager.table().clone(), 0));
+    let following = workers.clone();
+    tokio::task::spawn_local(async move { following.follow().await });
+    let id = cluster(&manager).info.id;
+    let gone = Rc::downgrade(&workers.get(id).unwrap());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(gone.upgrade().is_some());
+    manager.remove("a");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(gone.upgrade().is_none());
+    assert!(manager.status().is_empty());
+}

@@ -4,7 +4,8 @@
 //! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
 //! Stats: `cluster.<name>.lb_healthy_panic`.
-//! Deviations: `active_request_bias.runtime_key` is not read, its default holds; each worker has its own cursors.
+//! Deviations: `active_request_bias.runtime_key` is not read, its default holds.
+//! Deviations: there is no zone-aware routing: a local cluster changes nothing, and `slow_start_config` is refused.
 
 mod config;
 mod edf;

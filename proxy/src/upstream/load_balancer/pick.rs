@@ -112,7 +112,7 @@ impl Pick {
                 (best, fewest, equals) = (index, active, 1);
             } else if active == fewest {
                 equals += 1;
-                if cx.random() % equals == 0 {
+                if cx.random().is_multiple_of(equals) {
                     best = index;
                 }
             }

@@ -197,7 +197,12 @@ async fn connect_tcp(
 
 fn open(address: SocketAddr, settings: &SocketSettings) -> Result<TcpSocket, ConnectError> {
     let local = |error: io::Error| ConnectError::Local(text(&error).into());
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(local)?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        None,
+    )
+    .map_err(local)?;
     socket.set_tcp_nodelay(true).map_err(local)?;
     if let Some(keepalive) = settings.keepalive {
         keepalive.apply(&socket).map_err(local)?;
@@ -213,7 +218,10 @@ fn open(address: SocketAddr, settings: &SocketSettings) -> Result<TcpSocket, Con
             .map_err(local)
     };
     apply(SocketStage::Prebind)?;
-    if let Some(SourceAddress { address: source, .. }) = source {
+    if let Some(SourceAddress {
+        address: source, ..
+    }) = source
+    {
         if settings.freebind {
             match address {
                 SocketAddr::V4(_) => socket.set_freebind_v4(true),
@@ -279,7 +287,10 @@ mod tests {
 
     use super::*;
 
-    async fn connect(address: SocketAddr, settings: &SocketSettings) -> Result<Connected, ConnectError> {
+    async fn connect(
+        address: SocketAddr,
+        settings: &SocketSettings,
+    ) -> Result<Connected, ConnectError> {
         let host = Host::new(Address::Ip(address), 0);
         SocketConnector.connect(&host, settings).await
     }
@@ -313,11 +324,14 @@ mod tests {
             ConnectError::Failed("delayed connect error: Connection refused".into())
         );
         let pipe = Host::new(Address::Pipe("/nowhere/at/all".into()), 0);
-        let missing = SocketConnector.connect(&pipe, &SocketSettings::default()).await;
+        let missing = SocketConnector
+            .connect(&pipe, &SocketSettings::default())
+            .await;
         assert_eq!(
             missing.unwrap_err(),
             ConnectError::Failed(
-                "immediate connect error: No such file or directory|remote address:/nowhere/at/all".into()
+                "immediate connect error: No such file or directory|remote address:/nowhere/at/all"
+                    .into()
             )
         );
         let (_listener, address) = listener().await;
@@ -327,7 +341,9 @@ mod tests {
         };
         assert_eq!(
             connect(address, &foreign).await.unwrap_err(),
-            ConnectError::Local("failed to bind to 192.0.2.1:0: Cannot assign requested address".into())
+            ConnectError::Local(
+                "failed to bind to 192.0.2.1:0: Cannot assign requested address".into()
+            )
         );
     }
 
@@ -355,9 +371,16 @@ mod tests {
         let (_listener, good) = listener().await;
         let mut host = Host::new(Address::Ip(closed().await), 0);
         host.additional_addresses = [Address::Ip(good)].into();
-        let connected = SocketConnector.connect(&host, &SocketSettings::default()).await;
+        let connected = SocketConnector
+            .connect(&host, &SocketSettings::default())
+            .await;
         assert_eq!(connected.unwrap().remote_address, Some(Address::Ip(good)));
         host.additional_addresses = [Address::Ip(closed().await)].into();
-        assert!(SocketConnector.connect(&host, &SocketSettings::default()).await.is_err());
+        assert!(
+            SocketConnector
+                .connect(&host, &SocketSettings::default())
+                .await
+                .is_err()
+        );
     }
 }

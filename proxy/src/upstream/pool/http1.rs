@@ -359,7 +359,10 @@ impl ClientConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Protocol;
+    use crate::http::{Protocol, ResponseHead};
+    use crate::http_connection_manager::codec::h1::{Next, ServerConnection};
+    use crate::http_connection_manager::codec::{RequestEvent, ServerStream};
+    use proptest::prelude::*;
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -771,6 +774,111 @@ mod tests {
             far.shutdown().await.unwrap();
             assert_eq!(response(&mut client).await, wanted);
             assert!(!client.is_reusable());
+        }
+    }
+
+    /// Sends one request over a pipe of our own server and client; gives both bodies as the other end got them.
+    async fn exchange(
+        server: &mut ServerConnection,
+        client: &mut ClientConnection,
+        request_body: &[Vec<u8>],
+        response_body: &[Vec<u8>],
+        with_length: bool,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let length = |pieces: &[Vec<u8>]| pieces.iter().map(Vec::len).sum::<usize>().to_string();
+        let asking = async {
+            let mut head = request("POST", &[]);
+            if with_length {
+                head.fields
+                    .append(Known::ContentLength, length(request_body));
+            }
+            client.send_head(&head, EndStream::No);
+            for piece in request_body {
+                client.send_data(Bytes::from(piece.clone()), EndStream::No);
+                poll_fn(|cx| client.poll_ready(cx)).await;
+            }
+            client.send_data(Bytes::new(), EndStream::Yes);
+            poll_fn(|cx| client.poll_flush(cx)).await;
+            let mut got = Vec::new();
+            loop {
+                match poll_fn(|cx| client.poll_event(cx)).await {
+                    ResponseEvent::Head(head, end) => {
+                        assert_eq!(head.status, 200);
+                        if end.is_end() {
+                            break got;
+                        }
+                    }
+                    ResponseEvent::Data(data, end) => {
+                        got.extend_from_slice(&data);
+                        if end.is_end() {
+                            break got;
+                        }
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let answering = async {
+            let (_, end) = poll_fn(|cx| server.poll_head(cx)).await.unwrap().unwrap();
+            let mut got = Vec::new();
+            let mut end = end.is_end();
+            while !end {
+                match poll_fn(|cx| server.poll_event(cx)).await {
+                    RequestEvent::Data(data, last) => {
+                        got.extend_from_slice(&data);
+                        end = last.is_end();
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let mut head = ResponseHead::new(200);
+            if with_length {
+                head.fields
+                    .append(Known::ContentLength, length(response_body));
+            }
+            server.send_head(&head, EndStream::No);
+            for piece in response_body {
+                server.send_data(Bytes::from(piece.clone()), EndStream::No);
+                poll_fn(|cx| server.poll_ready(cx)).await;
+            }
+            server.send_data(Bytes::new(), EndStream::Yes);
+            poll_fn(|cx| server.poll_flush(cx)).await;
+            assert_eq!(server.finish_stream(), Next::KeepAlive);
+            got
+        };
+        let (response, request) = tokio::join!(asking, answering);
+        (request, response)
+    }
+
+    fn body() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let piece = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..20),
+            (0usize..40_000, any::<u8>()).prop_map(|(size, byte)| vec![byte; size]),
+        ];
+        proptest::collection::vec(piece, 0..5)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn bodies_pass_between_our_two_ends_whatever_the_pipe_takes(
+            messages in proptest::collection::vec((body(), body(), any::<bool>()), 1..4),
+            pipe in 1usize..70_000,
+            limit in 1usize..100_000,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (near, far) = tokio::io::duplex(pipe);
+                let mut server = ServerConnection::new(Io::from(far), Rc::default(), limit);
+                let mut client = ClientConnection::new(Io::from(near), Rc::default(), limit);
+                for (request, response, with_length) in &messages {
+                    let got =
+                        exchange(&mut server, &mut client, request, response, *with_length).await;
+                    assert!(got == (request.concat(), response.concat()));
+                    assert!(client.is_reusable());
+                }
+            });
         }
     }
 

@@ -61,7 +61,7 @@ pub struct Http1Stream {
 /// A stream of an HTTP/2 connection.
 pub struct Http2Stream {
     /// Taken when the stream is dropped.
-    stream: Option<http2::ClientStream>,
+    stream: Option<Box<http2::ClientStream>>,
     connection: Rc<PooledHttp2>,
     pool: Rc<Http2Pool>,
     _request: RequestGuard,
@@ -154,7 +154,7 @@ impl ClientStream {
             Self::Http2(stream) => stream
                 .stream
                 .as_ref()
-                .map_or_else(BytesMeter::default, http2::ClientStream::bytes),
+                .map_or_else(BytesMeter::default, |stream| stream.bytes()),
         }
     }
 
@@ -248,7 +248,7 @@ impl Http2Stream {
             .requests
             .set(connection.info.requests.get() + 1);
         Self {
-            stream: Some(connection.codec.new_stream()),
+            stream: Some(Box::new(connection.codec.new_stream())),
             connection,
             pool,
             _request: request,

@@ -508,7 +508,9 @@ fn serve_http2(peer: DuplexStream, last: usize) {
         let mut connection = h2::server::handshake(peer).await.unwrap();
         let mut served = 0;
         while let Some(Ok((_, mut respond))) = connection.accept().await {
-            respond.send_response(http::Response::new(()), true).unwrap();
+            respond
+                .send_response(http::Response::new(()), true)
+                .unwrap();
             served += 1;
             if served == last {
                 connection.graceful_shutdown();
@@ -531,7 +533,10 @@ async fn http2_streams_share_a_connection() {
     let pool = Harness::new(http2(100));
     let (first, second) = (pending(pool.acquire()), pending(pool.acquire()));
     let (mut first, mut second) = (first.await.unwrap(), second.await.unwrap());
-    serve_http2(pool.connector.peers.borrow_mut().pop_front().unwrap(), usize::MAX);
+    serve_http2(
+        pool.connector.peers.borrow_mut().pop_front().unwrap(),
+        usize::MAX,
+    );
     assert_eq!(status(&mut first).await, Some(200));
     assert_eq!(status(&mut second).await, Some(200));
     assert_eq!(status(&mut ready(pool.acquire())).await, Some(200));
@@ -584,7 +589,10 @@ async fn an_idle_http2_connection_is_closed_after_its_timeout() {
     settings.http.common.idle_timeout = Some(Duration::from_secs(10));
     let pool = Harness::new(settings);
     let mut stream = pending(pool.acquire()).await.unwrap();
-    serve_http2(pool.connector.peers.borrow_mut().pop_front().unwrap(), usize::MAX);
+    serve_http2(
+        pool.connector.peers.borrow_mut().pop_front().unwrap(),
+        usize::MAX,
+    );
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(status(&mut stream).await, Some(200));
     drop(stream);
@@ -601,7 +609,10 @@ async fn an_http2_connection_that_serves_enough_is_drained() {
     settings.http.common.max_requests_per_connection = Some(1);
     let pool = Harness::new(settings);
     let mut stream = pending(pool.acquire()).await.unwrap();
-    serve_http2(pool.connector.peers.borrow_mut().pop_front().unwrap(), usize::MAX);
+    serve_http2(
+        pool.connector.peers.borrow_mut().pop_front().unwrap(),
+        usize::MAX,
+    );
     assert_eq!(pool.stats.upstream_cx_max_requests().value(), 1);
     assert_eq!(status(&mut stream).await, Some(200));
     drop(stream);
@@ -618,8 +629,12 @@ async fn the_clients_protocol_chooses_the_pool_where_it_is_asked_for() {
         downstream_protocol: Some(protocol),
         ..StreamRequest::default()
     };
-    let first = pool.cluster.new_http_stream(&pool.host, &with(Protocol::Http2));
+    let first = pool
+        .cluster
+        .new_http_stream(&pool.host, &with(Protocol::Http2));
     assert!(matches!(pending(first).await, Ok(ClientStream::Http2(_))));
-    let second = pool.cluster.new_http_stream(&pool.host, &with(Protocol::Http11));
+    let second = pool
+        .cluster
+        .new_http_stream(&pool.host, &with(Protocol::Http11));
     assert!(matches!(pending(second).await, Ok(ClientStream::Http1(_))));
 }

@@ -34,8 +34,6 @@ struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
     http11: bool,
-    /// There is no version, and so no fields: the head is this line. It goes on as HTTP/1.0.
-    http09: bool,
 }
 
 /// Reads a request head from the start of `bytes`; gives it with its length, or nothing while more bytes are needed.
@@ -64,24 +62,40 @@ pub(crate) fn parse_lenient(
     let Some(first) = bytes.first() else {
         return Ok(None);
     };
-    if search.is_fresh() && !may_begin_method(*first, settings.options.allow_custom_methods) {
+    if *first <= b' ' {
         return Err(Reject::CodecError);
     }
     let max_bytes = settings.max_request_headers_kb as usize * 1024;
     let visible = bytes.get(..max_bytes).unwrap_or(bytes);
     let end = search.find_end(visible);
-    let Some(first_line) = search.first_line() else {
+    let first_line = search.first_line();
+    let line = bytes.get(..first_line.unwrap_or(0)).unwrap_or_default();
+    // A line without version is HTTP/0.9: the head is this line.
+    let http09 = first_line.is_some() && first_line_parts(line).2.is_empty();
+    let head = match end {
+        _ if http09 => line,
+        Some(end) => bytes.get(..end).unwrap_or_default(),
+        None => &[],
+    };
+    // What is wrong with the first line is known before the rest is there. Where the rest is there, its characters count
+    // more: Envoy's parser goes on to the end of what it was given.
+    let refuse = |reject| check_characters(head).err().unwrap_or(reject);
+    if !may_begin_method(*first, settings.options.allow_custom_methods) {
+        return Err(refuse(Reject::CodecError));
+    }
+    let Some(first_line) = first_line else {
         return still_partial(visible.len(), max_bytes);
     };
-    let line = parse_first_line(bytes.get(..first_line).unwrap_or_default(), settings)?;
-    if line.http09 {
+    let line = parse_first_line(line, settings).map_err(refuse)?;
+    if http09 {
+        check_characters(head)?;
         return finish(Builder::new(&line, settings), settings)
             .map(|request| Some((request, first_line)));
     }
     let Some(end) = end else {
         return still_partial(visible.len(), max_bytes);
     };
-    check_characters(bytes.get(..end).unwrap_or_default())?;
+    check_characters(head)?;
     let mut builder = Builder::new(&line, settings);
     let lines = bytes.get(first_line..end).unwrap_or_default();
     // Names, and the framing that the parser itself looks at, are judged before the first field counts.
@@ -124,17 +138,16 @@ fn parse_first_line<'a>(
     if !known || target.is_empty() || !is_acceptable(target, method == b"CONNECT") {
         return Err(Reject::CodecError);
     }
-    let http09 = version.is_empty();
-    if http09 && !settings.options.accept_http_10 {
-        // Nothing that follows would change the answer.
-        return Err(Reject::LowVersion);
-    }
-    let http11 = !http09 && parse_version(version).ok_or(Reject::CodecError)?;
+    let http11 = if version.is_empty() {
+        // Envoy looks at the end of the line only, so that `GET /xHTTP/1.1` passes for 1.1.
+        target.ends_with(b"HTTP/1.1")
+    } else {
+        parse_version(version).ok_or(Reject::CodecError)?
+    };
     Ok(RequestLine {
         method,
         target,
         http11,
-        http09,
     })
 }
 
@@ -166,7 +179,6 @@ fn parse_strict<'a>(
             method,
             target,
             http11: true,
-            http09: false,
         },
         settings,
     );
@@ -268,7 +280,8 @@ impl<'a> Builder<'a> {
 
     fn add_host(&mut self, value: &[u8]) {
         match self.head.authority() {
-            None => self.head.set_authority(value),
+            None | Some(b"") => self.head.set_authority(value),
+            Some(_) if value.is_empty() => {}
             Some(first) => {
                 let joined = [first, value].join(&b","[..]);
                 self.head.set_authority(&joined);

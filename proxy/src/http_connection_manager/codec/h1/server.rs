@@ -164,7 +164,8 @@ impl ServerConnection {
 
     /// Whether bytes of a next request have come, for `request_headers_timeout` and the idle timeout.
     pub fn has_partial_head(&self) -> bool {
-        matches!(self.request, RequestState::Head) && !self.input.is_empty()
+        let is_newline = |b: &u8| matches!(b, b'\r' | b'\n');
+        matches!(self.request, RequestState::Head) && !self.input.bytes().iter().all(is_newline)
     }
 
     /// Ends the current stream, after its response was handed over and flushed.

@@ -97,7 +97,7 @@ pub(crate) fn absolute(target: &[u8], connect: bool) -> Result<AbsoluteTarget<'_
         split_scheme(target).ok_or(Reject::InvalidUrl)?
     };
     let (host, path) = split_host(rest);
-    let after_user = host.iter().rposition(|b| *b == b'@').map_or(0, |at| at + 1);
+    let after_user = memchr::memchr(b'@', host).map_or(0, |at| at + 1);
     let authority = host.get(after_user..).unwrap_or_default();
     let has_port = check_host(authority)?;
     if connect && (!has_port || !path.is_empty() || after_user > 0) {
@@ -195,6 +195,7 @@ mod tests {
             (b"http://u:p@b.c/p", false, part("http", "b.c", "/p")),
             (b"http://b.c:0/p", false, part("http", "b.c:0", "/p")),
             (b"http://[::1]:80/p", false, part("http", "[::1]:80", "/p")),
+            (b"http://u@b@.c/p", false, Err(Reject::InvalidUrl)),
             (b"http://b.c:99999/p", false, Err(Reject::InvalidUrl)),
             (b"http://b.c:/p", false, Err(Reject::InvalidUrl)),
             (b"http://[::1/p", false, Err(Reject::InvalidUrl)),

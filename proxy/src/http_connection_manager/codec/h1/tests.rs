@@ -64,6 +64,8 @@ fn refused() -> Vec<(Vec<u8>, &'static str)> {
         line("GET /x HTTP/1.10", CODEC),
         line("GET /x JUNK", CODEC),
         line("GET /x y HTTP/1.1", CODEC),
+        line("G\0T /x y HTTP/1.1", CHARACTERS),
+        (get("FOO /x HTTP/1.1", "a: \x01\r\n"), CHARACTERS),
         line("GET /x HTTP/1.1 foo", CODEC),
         line("get /x HTTP/1.1", CODEC),
         line("FOO /x HTTP/1.1", CODEC),
@@ -147,6 +149,7 @@ fn accepted() -> Vec<(Vec<u8>, &'static str, Framing)> {
     let field = |field: &str, seen| (get("GET /x HTTP/1.1", field), seen, Framing::None);
     vec![
         line("GET  /x  HTTP/1.1", "GET /x HTTP/1.1|host: a||"),
+        line("GET /xHTTP/1.1", "GET /xHTTP/1.1 HTTP/1.1||"),
         line("GET\t/x\tHTTP/1.1 ", "GET /x HTTP/1.1|host: a||"),
         line("GET /x\r HTTP/1.1", "GET /x HTTP/1.1|host: a||"),
         line("MSEARCH /x HTTP/1.1", "MSEARCH /x HTTP/1.1|host: a||"),
@@ -318,8 +321,16 @@ fn a_head_of_exactly_the_limit_is_taken() {
     );
 }
 
-/// Parses a request that comes in pieces, as a connection does.
+/// Parses a request that comes in pieces, as a connection does. One answer depends on the pieces, as in Envoy: whether bad
+/// characters behind a bad first line are seen.
 fn in_pieces(raw: &[u8], cuts: &[usize]) -> Result<Option<(String, Framing)>, &'static str> {
+    match all_pieces(raw, cuts) {
+        Err("http1.invalid_characters") => Err("http1.codec_error"),
+        other => other,
+    }
+}
+
+fn all_pieces(raw: &[u8], cuts: &[usize]) -> Result<Option<(String, Framing)>, &'static str> {
     let settings = Http1Settings::default();
     let mut search = HeadSearch::default();
     for end in cuts.iter().copied().chain([raw.len()]) {

@@ -1,0 +1,578 @@
+//! `envoy.filters.http.header_mutation`: changes headers, trailers and the query, step by step.
+//!
+//! Type URLs: `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`, per route
+//! `envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute`.
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/header_mutation_filter>
+//! Stats: none.
+//!
+//! Deviations: query parameters that no mutation names keep their escapes, where Envoy sends them on decoded.
+//! Deviations: `remove` of a pseudo header is refused.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use core::header_value_option::HeaderAppendAction;
+use core::key_value_append::KeyValueAppendAction;
+use outrigger_proto::pb::envoy::config::common::mutation_rules::v3 as rules;
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::extensions::filters::http::header_mutation::v3 as pb;
+use outrigger_proto::pb::google::protobuf::value::Kind;
+
+use super::{
+    HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, RouteFilterConfig,
+    StreamContext, TrailersStatus, WorkerHttpFilter,
+};
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::formatter::{FormatData, Formatter};
+use crate::http::{EndStream, Fields, HeaderName, RequestHead, ResponseHead};
+use crate::matchers::StringMatcher;
+use crate::server::{FactoryContext, Worker};
+
+/// Makes header mutation filters.
+pub(super) struct Factory;
+
+impl HttpFilterFactory for Factory {
+    fn name(&self) -> &'static str {
+        "envoy.filters.http.header_mutation"
+    }
+
+    fn type_names(&self) -> &'static [&'static str] {
+        &["envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"]
+    }
+
+    fn per_route_type_names(&self) -> &'static [&'static str] {
+        &["envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute"]
+    }
+
+    fn from_proto(
+        &self,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
+        let pb::HeaderMutation {
+            mutations,
+            most_specific_header_mutations_wins,
+        } = config.decode(path)?;
+        let mutations = mutations.unwrap_or_default();
+        Ok(Arc::new(Config {
+            mutations: Mutations::from_proto(mutations, cx, &path.field("mutations"))?,
+            most_specific_header_mutations_wins,
+        }))
+    }
+
+    fn per_route_from_proto(
+        &self,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<RouteFilterConfig, Rejected> {
+        let pb::HeaderMutationPerRoute { mutations } = config.decode(path)?;
+        let mutations = mutations.unwrap_or_default();
+        let mutations = Mutations::from_proto(mutations, cx, &path.field("mutations"))?;
+        Ok(Arc::new(PerRoute(vec![Arc::new(mutations)])))
+    }
+
+    /// All levels count, one after the other.
+    fn merge(&self, configs: &[RouteFilterConfig]) -> RouteFilterConfig {
+        let levels = configs
+            .iter()
+            .filter_map(|config| config.downcast_ref::<PerRoute>())
+            .flat_map(|config| config.0.iter().cloned());
+        Arc::new(PerRoute(levels.collect()))
+    }
+}
+
+/// The mutations of table, virtual host and route, from the least to the most specific.
+#[derive(Debug)]
+struct PerRoute(Vec<Arc<Mutations>>);
+
+#[derive(Debug)]
+struct Config {
+    mutations: Mutations,
+    /// Runs the most specific mutations last, so that they win. Default: first.
+    most_specific_header_mutations_wins: bool,
+}
+
+#[derive(Debug, Default)]
+struct Mutations {
+    request: Box<[Mutation]>,
+    query: Box<[QueryMutation]>,
+    response: Box<[Mutation]>,
+    response_trailers: Box<[Mutation]>,
+    request_trailers: Box<[Mutation]>,
+}
+
+#[derive(Debug)]
+enum Mutation {
+    Remove(HeaderName),
+    RemoveOnMatch(Box<StringMatcher>),
+    Append {
+        name: HeaderName,
+        value: Formatter,
+        action: HeaderAppendAction,
+        keep_empty_value: bool,
+    },
+}
+
+#[derive(Debug)]
+enum QueryMutation {
+    Remove(Box<str>),
+    Append {
+        key: Box<str>,
+        value: Formatter,
+        action: KeyValueAppendAction,
+    },
+}
+
+impl Mutations {
+    fn from_proto(
+        proto: pb::Mutations,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::Mutations {
+            request_mutations,
+            query_parameter_mutations,
+            response_mutations,
+            response_trailers_mutations,
+            request_trailers_mutations,
+        } = proto;
+        let list = |name: &str, list: Vec<rules::HeaderMutation>| {
+            path.each(name, list, |proto, path| {
+                Mutation::from_proto(proto, cx, path)
+            })
+        };
+        let request = list("request_mutations", request_mutations);
+        let query = path.each(
+            "query_parameter_mutations",
+            query_parameter_mutations,
+            |proto, path| QueryMutation::from_proto(proto, cx, path),
+        );
+        let response = list("response_mutations", response_mutations);
+        let response_trailers = list("response_trailers_mutations", response_trailers_mutations);
+        let request_trailers = list("request_trailers_mutations", request_trailers_mutations);
+        Ok(Self {
+            request: request?.into(),
+            query: query?.into(),
+            response: response?.into(),
+            response_trailers: response_trailers?.into(),
+            request_trailers: request_trailers?.into(),
+        })
+    }
+}
+
+impl Mutation {
+    fn from_proto(
+        proto: rules::HeaderMutation,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        use rules::header_mutation::{Action, RemoveOnMatch};
+        let rules::HeaderMutation { action } = proto;
+        match path.required("action", action)? {
+            Action::Remove(name) if name.starts_with(':') => Err(path
+                .field("remove")
+                .reject(format!("{name}: a pseudo header cannot be removed"))),
+            Action::Remove(name) => Ok(Self::Remove(HeaderName::new(
+                path.non_empty("remove", name)?,
+            ))),
+            Action::RemoveOnMatch(RemoveOnMatch { key_matcher }) => {
+                let path = path.field("remove_on_match");
+                let matcher = path.required("key_matcher", key_matcher)?;
+                let matcher = StringMatcher::from_proto(matcher, &path.field("key_matcher"))?;
+                Ok(Self::RemoveOnMatch(Box::new(matcher)))
+            }
+            Action::Append(option) => Self::append(option, cx, &path.field("append")),
+        }
+    }
+
+    fn append(
+        proto: core::HeaderValueOption,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        #[allow(deprecated, reason = "control planes still send append")]
+        let core::HeaderValueOption {
+            header,
+            append,
+            append_action,
+            keep_empty_value,
+        } = proto;
+        let core::HeaderValue {
+            key,
+            value,
+            raw_value,
+        } = path.required("header", header)?;
+        let action = match (append, path.enumeration("append_action", append_action)?) {
+            (None, action) => action,
+            (Some(append), HeaderAppendAction::AppendIfExistsOrAdd) => {
+                if append.value {
+                    HeaderAppendAction::AppendIfExistsOrAdd
+                } else {
+                    HeaderAppendAction::OverwriteIfExistsOrAdd
+                }
+            }
+            (Some(_), _) => {
+                return Err(path
+                    .field("append")
+                    .reject("must not be set together with append_action"));
+            }
+        };
+        let path = path.field("header");
+        path.unsupported_if_set("raw_value", raw_value)?;
+        let key = path.non_empty("key", key)?;
+        if key.starts_with(':') || key.eq_ignore_ascii_case("host") {
+            return Err(path
+                .field("key")
+                .reject(":-prefixed or host headers may not be modified"));
+        }
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if !key.bytes().all(legal) {
+            return Err(path
+                .field("key")
+                .reject(format!("\"{key}\" is not a header name")));
+        }
+        Ok(Self::Append {
+            name: HeaderName::new(key),
+            value: Formatter::parse_omitting_empty(&value, cx, &path.field("value"))?,
+            action,
+            keep_empty_value,
+        })
+    }
+
+    /// The value to append; none if there is nothing to append.
+    fn value(&self, data: &FormatData<'_>) -> Option<Vec<u8>> {
+        let Self::Append {
+            value,
+            keep_empty_value,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let mut out = Vec::new();
+        value.render(data, &mut out);
+        // What came with a request must not end a line of a head.
+        out.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+        (*keep_empty_value || !out.is_empty()).then_some(out)
+    }
+
+    fn apply(&self, value: Option<Vec<u8>>, fields: &mut Fields) {
+        match self {
+            Self::Remove(name) => {
+                fields.remove(name);
+            }
+            Self::RemoveOnMatch(matcher) => fields.retain(|name, _| !matcher.matches(name)),
+            Self::Append { name, action, .. } => {
+                let Some(value) = value else { return };
+                let exists = fields.contains(name);
+                match action {
+                    HeaderAppendAction::AppendIfExistsOrAdd => fields.append(name, value),
+                    HeaderAppendAction::AddIfAbsent if !exists => fields.append(name, value),
+                    HeaderAppendAction::OverwriteIfExistsOrAdd => fields.set(name, value),
+                    HeaderAppendAction::OverwriteIfExists if exists => fields.set(name, value),
+                    HeaderAppendAction::AddIfAbsent | HeaderAppendAction::OverwriteIfExists => {}
+                }
+            }
+        }
+    }
+}
+
+impl QueryMutation {
+    fn from_proto(
+        proto: core::KeyValueMutation,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let core::KeyValueMutation { append, remove } = proto;
+        let Some(append) = append else {
+            return path
+                .non_empty("remove", remove)
+                .map(|key| Self::Remove(key.into()));
+        };
+        path.unsupported_if_set("remove", remove)?;
+        let path = path.field("append");
+        #[allow(deprecated, reason = "the field is refused")]
+        let core::KeyValueAppend {
+            record,
+            entry,
+            action,
+        } = append;
+        path.unsupported_if_set("entry", entry)?;
+        let action = path.enumeration("action", action);
+        let core::KeyValuePair { key, value } = path.required("record", record)?;
+        let path = path.field("record");
+        let key = path.non_empty("key", key);
+        let value = match value.and_then(|value| value.kind) {
+            Some(Kind::StringValue(text)) => {
+                Formatter::parse_omitting_empty(&text, cx, &path.field("value"))
+            }
+            _ => Err(path
+                .field("value")
+                .reject("only a string is allowed for a query parameter")),
+        };
+        Ok(Self::Append {
+            key: key?.into(),
+            value: value?,
+            action: action?,
+        })
+    }
+
+    fn apply(&self, data: &FormatData<'_>, query: &mut Query) {
+        match self {
+            Self::Remove(key) => query.remove(key.as_bytes()),
+            Self::Append { key, value, action } => {
+                let mut out = Vec::new();
+                value.render(data, &mut out);
+                let key = key.as_bytes();
+                let exists = query.contains(key);
+                let (wanted, overwrite) = match action {
+                    KeyValueAppendAction::AppendIfExistsOrAdd => (true, false),
+                    KeyValueAppendAction::AddIfAbsent => (!exists, false),
+                    KeyValueAppendAction::OverwriteIfExists => (exists, true),
+                    KeyValueAppendAction::OverwriteIfExistsOrAdd => (true, true),
+                };
+                if overwrite && wanted {
+                    query.remove(key);
+                }
+                if wanted {
+                    query.add(key, &out);
+                }
+            }
+        }
+    }
+}
+
+/// The parameters of a query in the order of their keys, each as it is written.
+#[derive(Debug)]
+struct Query {
+    /// The key without escapes, and key and value with them.
+    parameters: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>,
+}
+
+impl Query {
+    fn parse(query: &[u8]) -> Self {
+        let mut parameters: Vec<_> = query
+            .split(|b| *b == b'&')
+            .filter(|_| !query.is_empty())
+            .map(|pair| {
+                let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+                let value = pair.get(at + 1..).unwrap_or_default();
+                (decode(&pair[..at]), pair[..at].to_vec(), value.to_vec())
+            })
+            .collect();
+        // Parameters of one key keep their order.
+        parameters.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        Self { parameters }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.parameters.iter().any(|(name, ..)| name == key)
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        self.parameters.retain(|(name, ..)| name != key);
+    }
+
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let at = self
+            .parameters
+            .partition_point(|(name, ..)| name.as_slice() <= key);
+        let parameter = (key.to_vec(), encode(key), encode(value));
+        self.parameters.insert(at, parameter);
+    }
+
+    /// Appends the query with its question mark; nothing without parameters.
+    fn write(&self, out: &mut Vec<u8>) {
+        for (index, (_, key, value)) in self.parameters.iter().enumerate() {
+            out.push(if index == 0 { b'?' } else { b'&' });
+            out.extend_from_slice(key);
+            out.push(b'=');
+            out.extend_from_slice(value);
+        }
+    }
+}
+
+fn decode(text: &[u8]) -> Vec<u8> {
+    let hex = |byte: &u8| {
+        char::from(*byte)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let escape = match after {
+            [high, low, ..] if byte == b'%' => hex(high).zip(hex(low)),
+            _ => None,
+        };
+        match escape {
+            Some((high, low)) => {
+                out.push(high << 4 | low);
+                rest = &after[2..];
+            }
+            None => out.push(byte),
+        }
+    }
+    out
+}
+
+fn encode(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(byte) {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    out
+}
+
+impl HttpFilterConfig for Config {
+    fn on_worker(self: Arc<Self>, _worker: &Rc<Worker>) -> Box<dyn WorkerHttpFilter> {
+        let config = Rc::new(self);
+        Box::new(move || -> Box<dyn HttpFilter> {
+            Box::new(HeaderMutation {
+                config: config.clone(),
+            })
+        })
+    }
+}
+
+struct HeaderMutation {
+    config: Rc<Arc<Config>>,
+}
+
+impl HeaderMutation {
+    /// Runs over the mutations of the filter, and then over those of the route's levels.
+    fn each(
+        &self,
+        cx: &mut StreamContext<'_>,
+        mut run: impl FnMut(&Mutations, &mut StreamContext<'_>),
+    ) {
+        run(&self.config.mutations, cx);
+        // The stream changes meanwhile, so the route is held, not borrowed.
+        let route = cx.info.route.clone();
+        let slot = cx.slot;
+        let levels = route
+            .as_ref()
+            .and_then(|route| route.filter_config(slot?)?.downcast_ref::<PerRoute>());
+        let Some(PerRoute(levels)) = levels else {
+            return;
+        };
+        if self.config.most_specific_header_mutations_wins {
+            levels.iter().for_each(|level| run(level, cx));
+        } else {
+            levels.iter().rev().for_each(|level| run(level, cx));
+        }
+    }
+}
+
+fn data<'a>(
+    cx: &'a StreamContext<'_>,
+    request: Option<&'a RequestHead>,
+    response: Option<&'a ResponseHead>,
+) -> FormatData<'a> {
+    FormatData {
+        info: cx.info,
+        request: request.or(cx.request.as_deref()),
+        response: response.or(cx.response.as_deref()),
+        request_trailers: None,
+        response_trailers: None,
+        local_reply_body: b"",
+        log_type: "",
+    }
+}
+
+impl HttpFilter for HeaderMutation {
+    fn interests(&self) -> Interests {
+        Interests::DECODE_HEADERS
+            .and(Interests::DECODE_TRAILERS)
+            .and(Interests::ENCODE_HEADERS)
+            .and(Interests::ENCODE_TRAILERS)
+    }
+
+    fn decode_headers(
+        &mut self,
+        cx: &mut StreamContext<'_>,
+        head: &mut RequestHead,
+        _: EndStream,
+    ) -> HeadersStatus {
+        self.each(cx, |mutations, cx| {
+            for mutation in &mutations.request {
+                let value = mutation.value(&data(cx, Some(head), None));
+                mutation.apply(value, &mut head.fields);
+            }
+            let Some(path) = head.path().filter(|_| !mutations.query.is_empty()) else {
+                return;
+            };
+            let at = path.iter().position(|b| *b == b'?').unwrap_or(path.len());
+            let mut query = Query::parse(path.get(at + 1..).unwrap_or_default());
+            for mutation in &mutations.query {
+                mutation.apply(&data(cx, Some(head), None), &mut query);
+            }
+            let mut new = path[..at].to_vec();
+            query.write(&mut new);
+            head.set_path(&new);
+        });
+        HeadersStatus::Continue
+    }
+
+    fn decode_trailers(
+        &mut self,
+        cx: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus {
+        self.each(cx, |mutations, cx| {
+            for mutation in &mutations.request_trailers {
+                let data = FormatData {
+                    request_trailers: Some(trailers),
+                    ..data(cx, None, None)
+                };
+                let value = mutation.value(&data);
+                mutation.apply(value, trailers);
+            }
+        });
+        TrailersStatus::Continue
+    }
+
+    fn encode_headers(
+        &mut self,
+        cx: &mut StreamContext<'_>,
+        head: &mut ResponseHead,
+        _: EndStream,
+    ) -> HeadersStatus {
+        self.each(cx, |mutations, cx| {
+            for mutation in &mutations.response {
+                let value = mutation.value(&data(cx, None, Some(head)));
+                mutation.apply(value, &mut head.fields);
+            }
+        });
+        HeadersStatus::Continue
+    }
+
+    fn encode_trailers(
+        &mut self,
+        cx: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus {
+        self.each(cx, |mutations, cx| {
+            for mutation in &mutations.response_trailers {
+                let data = FormatData {
+                    response_trailers: Some(trailers),
+                    ..data(cx, None, None)
+                };
+                let value = mutation.value(&data);
+                mutation.apply(value, trailers);
+            }
+        });
+        TrailersStatus::Continue
+    }
+}
+
+#[cfg(test)]
+#[path = "header_mutation_tests.rs"]
+mod tests;
