@@ -57,7 +57,7 @@ impl Hcm {
         let table = config.routes.clone();
         let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
         Self {
-            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker)),
+            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker, &table)),
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),

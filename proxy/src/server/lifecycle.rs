@@ -52,7 +52,7 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
             // Resources are converted all the same, so that their errors are found as well.
             let resources = proto.static_resources.unwrap_or_default();
             let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
-            drop(convert_clusters(&resources.clusters, &report));
+            drop(convert_clusters(&resources.clusters, &context, &report));
             drop(convert_listeners(&context, 1, resources.listeners, &report));
             return Err(with_config(&cli, broken, &report));
         }
@@ -132,7 +132,7 @@ impl Server {
         }
         let report = ConfigReport::new();
         let cluster_protos = std::mem::take(&mut bootstrap.clusters);
-        let configs = convert_clusters(&cluster_protos, &report);
+        let configs = convert_clusters(&cluster_protos, &context, &report);
         let listener_protos = std::mem::take(&mut bootstrap.listeners);
         let listeners = convert_listeners(&context, workers, listener_protos, &report);
         let overload = convert_overload(&context, &mut bootstrap, &report);
@@ -481,7 +481,11 @@ fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
 }
 
 /// Converts all clusters. What is wrong with them is in the report.
-fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterConfig> {
+fn convert_clusters(
+    protos: &[Cluster],
+    server: &Arc<ServerContext>,
+    report: &ConfigReport,
+) -> Vec<ClusterConfig> {
     let mut names = HashSet::new();
     let convert = |proto: &Cluster| {
         let resource = format!("cluster \"{}\"", proto.name);
@@ -491,7 +495,7 @@ fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterCon
                 .reject("is the name of an earlier cluster already");
             return None;
         }
-        ClusterConfig::from_proto(proto.clone(), &path).ok()
+        ClusterConfig::from_proto(proto.clone(), server, &path).ok()
     };
     protos.iter().filter_map(convert).collect()
 }
