@@ -89,7 +89,7 @@ async fn serve_http1(context: ConnectionContext, io: Io) {
                 }
                 let stream_info = begin_stream(hcm, info, head.version);
                 let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.set_close_connection(close);
+                stream.set_close_connection(close, drain);
                 stream.start(end);
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
                 stream.closes_connection()

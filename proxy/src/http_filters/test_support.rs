@@ -192,7 +192,7 @@ impl Harness {
             };
             let proto: cluster_pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
             let manager = ClusterManager::new(server.clone(), 1, Rc::new(NoResolver));
-            manager.add(ClusterConfig::from_proto(proto, &path).ok());
+            manager.add(ClusterConfig::from_proto(proto, &server, &path).ok());
             WorkerClusters::new(manager.table().clone(), 0)
         });
         assert!(report.is_empty(), "{:?}", report.take());

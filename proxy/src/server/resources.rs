@@ -36,7 +36,7 @@ impl Resources {
         // What else stands in a bootstrap is converted by `Bootstrap::from_proto`.
         let statics = bootstrap.static_resources.clone().unwrap_or_default();
         let cluster_protos = statics.clusters;
-        let clusters = convert_clusters(&cluster_protos, report);
+        let clusters = convert_clusters(&cluster_protos, context, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);
         let admin = bootstrap.admin.clone().and_then(|proto| {
@@ -55,7 +55,11 @@ impl Resources {
 }
 
 /// Converts all clusters. What is wrong with them is in the report.
-fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterConfig> {
+fn convert_clusters(
+    protos: &[Cluster],
+    server: &Arc<ServerContext>,
+    report: &ConfigReport,
+) -> Vec<ClusterConfig> {
     let mut names = HashSet::new();
     let convert = |(index, proto): (usize, &Cluster)| {
         let place = format!("static_resources.clusters[{index}]");
@@ -66,7 +70,7 @@ fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterCon
                 .reject("is the name of an earlier cluster already");
             return None;
         }
-        ClusterConfig::from_proto(proto.clone(), &path).ok()
+        ClusterConfig::from_proto(proto.clone(), server, &path).ok()
     };
     protos.iter().enumerate().filter_map(convert).collect()
 }
