@@ -679,3 +679,6 @@ impl Digits {
         &self.bytes[self.start..]
     }
 }
+
+#[cfg(test)]
+mod tests;
