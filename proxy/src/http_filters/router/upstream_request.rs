@@ -210,7 +210,6 @@ impl UpstreamRequest {
     /// The response has ended.
     pub(super) fn finish(mut self: Box<Self>, info: &mut StreamInfo) {
         self.host.count(HostStat::RqSuccess);
-        self.cluster.info().stats.upstream_rq_completed().inc();
         self.meter(info);
         if let UpstreamState::Open(stream) = std::mem::replace(&mut self.state, UpstreamState::Closed) {
             stream.finish();
