@@ -138,7 +138,14 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 stats.downstream_cx_drain_close().inc();
                 break;
             }
-            Rest::Request(Ok(None) | Err(HeadError::Closed)) => return active.closed_by_peer(),
+            Rest::Request(Err(HeadError::Closed)) => {
+                let stream_info = begin_stream(hcm, info, Protocol::Http11);
+                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
+                Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit)).start_gone();
+                active.ends_under_request();
+                return active.closed_by_peer();
+            }
+            Rest::Request(Ok(None)) => return active.closed_by_peer(),
         };
         close |= codec.finish_stream() == Next::Close;
         if close {
