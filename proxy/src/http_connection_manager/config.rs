@@ -15,7 +15,7 @@ use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use super::conn_headers::ForwardingConfig;
 use super::local_reply::LocalReplyConfig;
 use super::path_normalize::{EscapedSlashes, PathNormalization};
-use super::stats::{HcmStats, ListenerHttpStats};
+use super::stats::{HcmStats, ListenerHttpStats, TracingStats};
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
@@ -31,6 +31,8 @@ pub struct HcmConfig {
     pub stats: HcmStats,
     /// `listener.<address>.http.<stat_prefix>.`
     pub listener_stats: ListenerHttpStats,
+    /// `http.<stat_prefix>.tracing.`
+    pub tracing_stats: TracingStats,
     /// The filters before the router.
     pub filters: ChainConfig,
     /// The router at their end.
@@ -299,6 +301,7 @@ impl HcmConfig {
             codec_type: codec_type?,
             stats: HcmStats::of(cx.scope, &stat_prefix?),
             listener_stats: ListenerHttpStats::new(&cx.scope.scope(&format!("http.{prefix}."))),
+            tracing_stats: TracingStats::new(&cx.scope.store().scope(&format!("http.{prefix}.tracing."))),
             filters: chain?.0,
             router: Arc::new(router?),
             upgrades: upgrades?,

@@ -319,12 +319,12 @@ impl Router {
             ResponseEvent::Data(data, end) => {
                 env.info.timing.first_upstream_rx_body.get_or_insert(now);
                 if end.is_end() {
-                    self.response_ended(env.info, now);
+                    self.response_ended(env, now);
                 }
                 RouterEvent::Data(data, end)
             }
             ResponseEvent::Trailers(trailers) => {
-                self.response_ended(env.info, now);
+                self.response_ended(env, now);
                 RouterEvent::Trailers(trailers)
             }
             ResponseEvent::Reset(reason) => self.on_failure(env, Failure::Reset(reason)),
@@ -451,7 +451,7 @@ impl Router {
             attempt.head_received();
         }
         if end.is_end() {
-            self.response_ended(env.info, now);
+            self.response_ended(env, now);
         }
         RouterEvent::Head(head, end)
     }
@@ -482,13 +482,17 @@ impl Router {
         route.finalize_response_headers(head, env.request, env.info);
     }
 
-    fn response_ended(&mut self, info: &mut StreamInfo, now: Instant) {
+    fn response_ended(&mut self, env: &mut ChainEnv<'_>, now: Instant) {
+        let origin = code_origin(env);
+        let info = &mut *env.info;
         info.timing.last_upstream_rx_byte = Some(now);
         self.route_deadline = None;
         let Some(cluster) = &self.cluster else { return };
-        let stats = &cluster.info().stats;
-        let origin = self.request_complete.unwrap_or(info.start);
-        stats.upstream_rq_time().record(u64::try_from((now - origin).as_millis()).unwrap_or(u64::MAX));
+        if self.shared.config.dynamic_stats
+            && let Some(since) = self.request_complete
+        {
+            cluster.record_time(now - since, origin);
+        }
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.finish(info);
         }
@@ -564,8 +568,9 @@ impl Router {
     /// Counts a response of the cluster by its status.
     fn charge(&self, status: u16, env: &ChainEnv<'_>, local: bool) {
         let Some(cluster) = &self.cluster else { return };
-        let origin = CodeOrigin { internal: env.request.fields.contains(Known::EnvoyInternal), canary: false };
-        cluster.record_code(status, origin);
+        if self.shared.config.dynamic_stats {
+            cluster.record_code(status, code_origin(env));
+        }
     }
 
     fn redirect(&self, env: &mut ChainEnv<'_>, status: u16, location: Vec<u8>) -> RouterEvent {
@@ -612,6 +617,12 @@ impl Router {
         }
         self.reply(env, reply)
     }
+}
+
+/// Where the stats of a response belong.
+fn code_origin(env: &ChainEnv<'_>) -> CodeOrigin {
+    let host = env.info.upstream.as_ref().and_then(|upstream| upstream.host.as_ref());
+    CodeOrigin { internal: env.request.fields.contains(Known::EnvoyInternal), canary: host.is_some_and(|host| host.canary) }
 }
 
 /// What the load balancer may ask about the request.
