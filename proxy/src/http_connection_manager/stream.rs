@@ -396,9 +396,23 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        // Like Envoy's, filters that wait for the whole body see the end of an HTTP/1 body apart from its last bytes: so the
+        // limit of what they buffer holds for these as well.
+        let apart = end.is_end() && !data.is_empty() && self.decode.is_holding() && self.is_http1();
+        self.decode_data(data, if apart { EndStream::No } else { end });
+        if apart && self.response == Half::Start && self.record.is_some() {
+            self.decode_data(Bytes::new(), EndStream::Yes);
+        }
+    }
+
+    fn decode_data(&mut self, data: Bytes, end: EndStream) {
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
         self.after_decode(flow);
+    }
+
+    fn is_http1(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.request.version.is_http1())
     }
 
     fn on_request_trailers(&mut self, trailers: Fields) {
