@@ -284,7 +284,7 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
 
 /// The head of a stream, or what is wrong with it, and the rest of the stream.
 type AcceptedStream =
-    (Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>, super::codec::h2::ServerHttp2Stream);
+    (Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>, super::codec::h2::ServerHttp2Stream);
 
 /// What a waiting HTTP/2 connection came across.
 enum Accepted {
@@ -297,7 +297,7 @@ fn spawn_http2_stream(
     hcm: &Rc<Hcm>,
     info: &Rc<ConnectionInfo>,
     buffer_limit: usize,
-    head: Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>,
+    head: Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>,
     codec: super::codec::h2::ServerHttp2Stream,
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
@@ -310,10 +310,10 @@ fn spawn_http2_stream(
                 stream.start(end);
                 stream
             }
-            Err(error) => {
+            Err(details) => {
                 let head = crate::http::RequestHead::new(Protocol::Http2, b"");
                 let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
-                stream.start_refused(&error);
+                stream.start_reset(details);
                 stream
             }
         };

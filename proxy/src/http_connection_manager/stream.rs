@@ -182,6 +182,16 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(protocol_error_reply(error));
     }
 
+    /// Resets a stream whose head its codec refused without an answer.
+    pub(super) fn start_reset(&mut self, details: &'static str) {
+        self.request = Half::Received;
+        self.hcm.config.stats.downstream_rq_rx_reset().inc();
+        self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
+        self.info().response_code_details = Some(details.into());
+        self.codec.reset(StreamReset::LocalReset);
+        self.gone();
+    }
+
     /// Notes a client that went away within its head.
     pub(super) fn start_gone(&mut self) {
         self.on_client_reset(&StreamReset::ConnectionTermination);

@@ -13,6 +13,7 @@ use super::handler::{ActiveListener, OpenGuard};
 use crate::formatter::FormatData;
 use crate::listener_filters::ListenerFilterStatus;
 use crate::net::Io;
+use crate::network_filters::filtered_io::FilteredIo;
 use crate::network_filters::{Connection, NetworkFilter, NetworkStatus};
 use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 
@@ -175,6 +176,12 @@ async fn establish(guard: OpenGuard, io: Io, mut info: ConnectionInfo) {
         .collect();
     let passed = filters.is_empty() || start_filters(&mut filters, &io, &info).await;
     if let (true, Some(terminal)) = (passed, &chain.terminal) {
+        let mut io = io;
+        if filters.iter().any(|filter| filter.wants_data()) {
+            let filters = std::mem::take(&mut filters);
+            let filtered = FilteredIo::new(io, filters, info.clone(), config.buffer_limit);
+            io = Io::layered(Box::new(filtered));
+        }
         let connection = Connection {
             io,
             info,
@@ -195,12 +202,6 @@ async fn start_filters(
     info: &ConnectionInfo,
 ) -> bool {
     for filter in filters {
-        if filter.wants_data() {
-            // Fails closed: a filter that is to see the bytes must not be passed by.
-            info.termination_details
-                .replace(Some("network_filter_data_not_supported".into()));
-            return false;
-        }
         let mut status = filter.on_new_connection(info);
         loop {
             match status {

@@ -334,11 +334,6 @@ impl Router {
     /// Gives the attempt up: nobody waits for the response.
     pub fn abandon(&mut self) {
         if let State::Attempt(mut attempt) = std::mem::replace(&mut self.state, State::Idle) {
-            if let Some(cluster) = &self.cluster
-                && attempt.is_open()
-            {
-                cluster.info().stats.upstream_rq_tx_reset().inc();
-            }
             self.left = attempt.take_filters();
             attempt.reset();
         }
