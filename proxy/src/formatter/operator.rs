@@ -498,7 +498,7 @@ impl HeaderRef {
     fn of_request<'a>(&self, head: &'a RequestHead) -> Option<&'a [u8]> {
         match self {
             Self::Field(name) => head.fields.get(name),
-            Self::Method => Some(head.method_bytes()),
+            Self::Method => Some(head.method_bytes()).filter(|method| !method.is_empty()),
             Self::Path => head.path(),
             Self::Authority => head.authority(),
             Self::Scheme => head.scheme(),
@@ -654,6 +654,7 @@ impl Text {
                 unique_id(out);
                 return true;
             }
+            Self::StreamId => return stream_id(data, out),
             _ => {}
         }
         append_str(out, self.borrowed(data))
@@ -679,7 +680,6 @@ impl Text {
             Self::UpstreamCloseType => Some(upstream_of(data)?.close_type.as_str()),
             Self::Ja3 => connection.tls_fingerprints.ja3.as_deref(),
             Self::Ja4 => connection.tls_fingerprints.ja4.as_deref(),
-            Self::StreamId => info.request_id.as_deref(),
             Self::CustomFlags => Some(info.custom_flags.as_deref().unwrap_or_default()),
             Self::LocalReplyBody => {
                 Some(std::str::from_utf8(data.local_reply_body).unwrap_or_default())
@@ -692,7 +692,8 @@ impl Text {
             | Self::ConnectionTerminationDetails
             | Self::DownstreamTransportFailure
             | Self::UpstreamTransportFailure
-            | Self::UniqueId => None,
+            | Self::UniqueId
+            | Self::StreamId => None,
         }
     }
 }
@@ -711,6 +712,16 @@ fn write_flags(long: bool, data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
         out.push(b'-');
     }
     true
+}
+
+/// The id of the request, or else the number of the stream.
+fn stream_id(data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
+    let of_stream = data.info.request_id.as_deref().map(str::as_bytes);
+    let of_head = || data.request?.fields.get(Known::RequestId);
+    match of_stream.or_else(of_head).filter(|id| !id.is_empty()) {
+        Some(id) => append(out, Some(id)),
+        None => append_count(out, Some(data.info.stream_id)),
+    }
 }
 
 /// A random UUID (version 4).

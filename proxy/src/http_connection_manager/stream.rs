@@ -169,6 +169,11 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(protocol_error_reply(error));
     }
 
+    /// Notes a client that went away within its head.
+    pub(super) fn start_gone(&mut self) {
+        self.on_client_reset(&StreamReset::ConnectionTermination);
+    }
+
     /// Answers a client whose head did not come to its end in time.
     pub(super) fn start_headers_timeout(&mut self) {
         self.request = Half::Received;
@@ -190,14 +195,17 @@ impl<S: ServerStream> Stream<S> {
     /// Runs the stream until it has ended. `timer` belongs to the task that polls.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
         for _ in 0..MAX_ROUNDS {
-            let mut progress = self.poll_filters(cx);
-            progress |= self.poll_request(cx);
-            progress |= self.poll_response(cx);
-            if self.is_over() {
-                return self.codec.poll_flush(cx).map(|()| self.finish());
+            let mut progress = false;
+            if !self.is_over() {
+                progress |= self.poll_filters(cx);
+                progress |= self.poll_request(cx);
+                progress |= self.poll_response(cx);
             }
             if self.record.is_none() {
                 return Poll::Ready(());
+            }
+            if self.is_over() {
+                return self.codec.poll_flush(cx).map(|()| self.finish());
             }
             if progress {
                 continue;
@@ -240,7 +248,6 @@ impl<S: ServerStream> Stream<S> {
         } else if passed(self.deadlines.max_duration) {
             self.deadlines.max_duration = None;
             self.hcm.config.stats.downstream_rq_max_duration_reached().inc();
-            self.info().response_flags.set(ResponseFlag::DurationTimeout);
             self.time_out("downstream duration timeout", "max_duration_timeout", Some(4));
         } else if passed(self.deadlines.request) {
             self.deadlines.request = None;
@@ -439,7 +446,22 @@ impl<S: ServerStream> Stream<S> {
         if self.response != Half::Start && (self.codec.poll_ready(cx).is_pending() || self.encode.buffered() > self.buffer_limit) {
             return false;
         }
-        let Some(record) = self.record.as_deref_mut() else { return false };
+        // Several events go out with one write, such as a head and its body.
+        let mut progress = false;
+        for _ in 0..EVENTS_PER_WRITE {
+            let Poll::Ready(event) = self.poll_router(cx) else { break };
+            self.touch();
+            self.on_router_event(event);
+            progress = true;
+            if self.record.is_none() || self.response == Half::Done {
+                break;
+            }
+        }
+        progress
+    }
+
+    fn poll_router(&mut self, cx: &mut Context<'_>) -> Poll<RouterEvent> {
+        let Some(record) = self.record.as_deref_mut() else { return Poll::Pending };
         let mut env = ChainEnv {
             info: &mut record.info,
             worker: &self.hcm.worker,
@@ -448,10 +470,7 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes(&self.hcm),
             effects: &mut self.effects,
         };
-        let Poll::Ready(event) = self.router.poll(&mut env, cx) else { return false };
-        self.touch();
-        self.on_router_event(event);
-        true
+        self.router.poll(&mut env, cx)
     }
 
     fn on_router_event(&mut self, event: RouterEvent) {
@@ -760,5 +779,7 @@ impl Record {
     }
 }
 
+/// Events of a response that are taken before what they caused is written.
+const EVENTS_PER_WRITE: u32 = 8;
 /// Rounds of progress after which a stream lets others run.
 const MAX_ROUNDS: u32 = 64;

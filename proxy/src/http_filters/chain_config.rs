@@ -123,7 +123,8 @@ impl ChainConfig {
             return Ok(Some(Converted::Terminal(config)));
         }
         let Some(factory) = place.factories().find(|f| f.type_names().contains(&config.type_name.as_str())) else {
-            if is_optional {
+            // Envoy has what it knows, optional or not: to leave that out would change what happens to requests.
+            if is_optional && !config.is_known() {
                 tracing::warn!(filter = name, r#type = config.type_name, "Skipping an optional HTTP filter that is not supported.");
                 return Ok(None);
             }

@@ -27,7 +27,7 @@ pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
 use crate::http::{EndStream, Fields, HeaderName, Known, RequestHead, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{Action, ClusterChoice, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
+use crate::route::{Action, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
 use crate::upstream::{CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost};
@@ -137,18 +137,13 @@ impl Router {
                 Some(RouterEvent::LocalReply(reply))
             }
             Action::Forward(action) => {
-                let choice = selected.cluster(env.request, &env.worker.server.cluster_names);
-                let cluster = match choice {
-                    ClusterChoice::Id(id) => env.worker.clusters.get(id),
-                    ClusterChoice::NotFound => None,
-                };
+                let cluster = env.info.cluster.clone();
                 let Some(cluster) = cluster else {
                     self.shared.stats.no_cluster().inc();
                     env.info.response_flags.set(ResponseFlag::NoClusterFound);
                     let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found");
                     return Some(self.reply(env, reply));
                 };
-                env.info.cluster = Some(cluster.clone());
                 self.priority = match action.priority {
                     Priority::Default => RoutingPriority::Default,
                     Priority::High => RoutingPriority::High,
@@ -434,6 +429,8 @@ impl Router {
 
     fn on_head(&mut self, env: &mut ChainEnv<'_>, mut head: ResponseHead, end: EndStream, now: Instant) -> RouterEvent {
         let Some(cluster) = self.cluster.clone() else { return RouterEvent::Progress };
+        // A protocol switch that nobody asked for has no bytes for anybody behind it.
+        let end = EndStream::from(end.is_end() || head.status == 101 && !self.is_upgrade);
         self.retry.observe_health(&head);
         let selected = env.info.route.clone();
         let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
@@ -441,9 +438,7 @@ impl Router {
             self.charge(head.status, env, false);
             return self.back_off(env, wait);
         }
-        if self.retry.is_exhausted() {
-            env.info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-        }
+        self.flag_retries(env.info);
         self.response_started = true;
         env.info.response_code = Some(head.status);
         self.route_response(env, &mut head, now);
@@ -459,6 +454,16 @@ impl Router {
             self.response_ended(env.info, now);
         }
         RouterEvent::Head(head, end)
+    }
+
+    /// Says why an outcome that would have been tried again was not.
+    fn flag_retries(&self, info: &mut StreamInfo) {
+        if self.retry.is_exhausted() {
+            info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+        }
+        if self.retry.has_overflowed() {
+            info.response_flags.set(ResponseFlag::UpstreamOverflow);
+        }
     }
 
     /// Completes a response head of the upstream, as route and configuration want it.
@@ -507,10 +512,8 @@ impl Router {
             }
         }
         failure.count(&cluster);
+        self.flag_retries(env.info);
         env.info.response_flags.set(failure.flag());
-        if self.retry.is_exhausted() {
-            env.info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-        }
         self.route_deadline = None;
         if self.response_started {
             self.shared.stats.rq_reset_after_downstream_response_started().inc();

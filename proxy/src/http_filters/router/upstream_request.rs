@@ -58,7 +58,10 @@ impl UpstreamRequest {
             Acquire::Failed(error) => UpstreamState::Refused(error),
         };
         let info = env.info.upstream_mut();
-        info.host = Some(host.clone());
+        // A request that its pool had no room for has met no host.
+        if !matches!(state, UpstreamState::Refused(PoolError::Overflow)) {
+            info.host = Some(host.clone());
+        }
         info.transport_failure_reason = None;
         let max = cluster.info().settings.http.common.max_stream_duration;
         Self {

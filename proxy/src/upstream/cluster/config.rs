@@ -242,7 +242,7 @@ fn http_options(
     let mut options = None;
     for (key, any) in typed {
         let path = path.key("typed_extension_protocol_options", &key);
-        let config = TypedConfig::from_any(any, &path)?;
+        let config = TypedConfig::from_any_or_default(any, TYPE_NAME, &path)?;
         if key.rsplit('.').next() != TYPE_NAME.rsplit('.').next() {
             return Err(config.unknown(&path, &[TYPE_NAME]));
         }
