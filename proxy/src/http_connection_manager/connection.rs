@@ -1,5 +1,6 @@
 //! A downstream connection: its codec, its streams one after another or side by side, and its end.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -28,7 +29,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let (io, protocol) = match codec {
         CodecType::Auto => match sniff(io, &info, hcm.config.timeouts.idle).await {
             Some(found) => found,
-            None => return,
+            None => return active.closed_by_peer(),
         },
         CodecType::Http2 => (io, Protocol::Http2),
         CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
@@ -36,9 +37,9 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let context = ConnectionContext { hcm, info, drain, buffer_limit };
     let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
     if protocol == Protocol::Http2 {
-        serve_http2(context, io).await;
+        serve_http2(context, io, &active).await;
     } else {
-        Box::pin(serve_http1(context, io)).await;
+        Box::pin(serve_http1(context, io, &active)).await;
     }
     drop(active);
 }
@@ -66,12 +67,14 @@ enum Rest {
     Drain,
 }
 
-async fn serve_http1(context: ConnectionContext, io: Io) {
+async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnection) {
     let ConnectionContext { hcm, info, drain, buffer_limit } = &context;
-    let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit);
+    let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
     let mut requests = 0u32;
+    let mut ended_early;
     loop {
+        ended_early = false;
         let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
         let stats = &hcm.config.stats;
         let mut close = match rest {
@@ -93,6 +96,11 @@ async fn serve_http1(context: ConnectionContext, io: Io) {
                 stream.set_close_connection(close, drain);
                 stream.start(end);
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+                ended_early = stream.has_ended_early();
+                if stream.client_is_gone() {
+                    active.closed_by_peer();
+                    active.ends_under_request();
+                }
                 stream.closes_connection()
             }
             Rest::Request(Err(HeadError::Protocol(error, head))) => {
@@ -104,6 +112,9 @@ async fn serve_http1(context: ConnectionContext, io: Io) {
                 let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
                 stream.start_refused(&error);
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+                stats.downstream_rq_response_before_rq_complete().inc();
+                stats.downstream_rq_rx_reset().inc();
+                ended_early = true;
                 true
             }
             Rest::HeadersTimeout => {
@@ -132,16 +143,17 @@ async fn serve_http1(context: ConnectionContext, io: Io) {
                 let stream_info = begin_stream(hcm, info, Protocol::Http11);
                 let head = crate::http::RequestHead::new(Protocol::Http11, b"");
                 Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit).start_gone();
-                return;
+                active.ends_under_request();
+                return active.closed_by_peer();
             }
-            Rest::Request(Ok(None)) => return,
+            Rest::Request(Ok(None)) => return active.closed_by_peer(),
         };
         close |= codec.finish_stream() == Next::Close;
         if close {
             break;
         }
     }
-    close_http1(hcm, codec).await;
+    close_http1(hcm, codec, ended_early, active).await;
 }
 
 /// Waits for the head of the next request, or for a reason to end the connection.
@@ -191,21 +203,28 @@ async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, 
     .await
 }
 
-async fn close_http1(hcm: &Rc<Hcm>, mut codec: Http1Connection) {
+/// Ends the connection. A client that was answered before it had sent its request gets the chance to close first, so that
+/// what it still sends does not make the kernel throw the answer away.
+async fn close_http1(hcm: &Rc<Hcm>, mut codec: Http1Connection, ended_early: bool, active: &ActiveConnection) {
     let Some(wait) = hcm.config.timeouts.delayed_close else { return };
-    if timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await.is_err() {
+    if !ended_early {
+        let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
+    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx))).await.is_ok() {
+        active.closed_by_peer();
+    } else {
         hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
     }
 }
 
-async fn serve_http2(context: ConnectionContext, io: Io) {
+async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnection) {
     let ConnectionContext { hcm, info, drain, buffer_limit } = context;
-    let mut codec = Http2Connection::new(io, hcm.http2.clone(), buffer_limit);
+    let mut codec = Http2Connection::new(io, hcm.http2.clone(), buffer_limit).with_stats(hcm.http2_stats());
     let mut timer = Timer::default();
     let max = hcm.config.timeouts.max_connection_duration.map(|d| info.start + d);
     let mut draining = Some(drain.draining());
     let mut idle_since = Instant::now();
     let mut streams = 0u32;
+    let mut shutting_down = false;
     loop {
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = codec.poll_accept(cx) {
@@ -224,28 +243,40 @@ async fn serve_http2(context: ConnectionContext, io: Io) {
         })
         .await;
         match accepted {
-            Accepted::Stream(None) => return,
+            Accepted::Stream(None) => {
+                if !shutting_down {
+                    active.closed_by_peer();
+                }
+                if codec.active_streams() > 0 {
+                    active.ends_under_request();
+                }
+                return;
+            }
             Accepted::Stream(Some((head, stream))) => {
                 streams += 1;
                 spawn_http2_stream(&hcm, &info, buffer_limit, head, stream);
                 if hcm.config.max_requests_per_connection.is_some_and(|limit| streams == limit) {
                     hcm.config.stats.downstream_cx_max_requests_reached().inc();
                     codec.graceful_shutdown();
+                shutting_down = true;
                 }
             }
             Accepted::Drain => {
                 hcm.config.stats.downstream_cx_drain_close().inc();
                 codec.graceful_shutdown();
+                shutting_down = true;
             }
             Accepted::Deadline if max.is_some_and(|max| max <= Instant::now()) => {
                 hcm.config.stats.downstream_cx_max_duration_reached().inc();
                 draining = None;
                 codec.graceful_shutdown();
+                shutting_down = true;
             }
             Accepted::Deadline if codec.active_streams() > 0 => idle_since = Instant::now(),
             Accepted::Deadline => {
                 hcm.config.stats.downstream_cx_idle_timeout().inc();
                 codec.graceful_shutdown();
+                shutting_down = true;
                 idle_since = Instant::now();
             }
         }
@@ -337,13 +368,25 @@ async fn sniff(mut io: Io, info: &ConnectionInfo, idle: Option<Duration>) -> Opt
 struct ActiveConnection {
     hcm: Rc<Hcm>,
     start: Instant,
+    /// The client closed it, not we.
+    remote: Cell<bool>,
+    /// It ended before a request on it had.
+    busy: Cell<bool>,
 }
 
 impl ActiveConnection {
     fn new(hcm: &Rc<Hcm>, info: &ConnectionInfo) -> Self {
         hcm.config.stats.downstream_cx_total().inc();
         hcm.config.stats.downstream_cx_active().inc();
-        Self { hcm: hcm.clone(), start: info.start }
+        Self { hcm: hcm.clone(), start: info.start, remote: Cell::new(false), busy: Cell::new(false) }
+    }
+
+    fn closed_by_peer(&self) {
+        self.remote.set(true);
+    }
+
+    fn ends_under_request(&self) {
+        self.busy.set(true);
     }
 }
 
@@ -352,6 +395,16 @@ impl Drop for ActiveConnection {
         let stats = &self.hcm.config.stats;
         stats.downstream_cx_active().dec();
         stats.downstream_cx_destroy().inc();
+        let (all, busy) = if self.remote.get() {
+            (stats.downstream_cx_destroy_remote(), stats.downstream_cx_destroy_remote_active_rq())
+        } else {
+            (stats.downstream_cx_destroy_local(), stats.downstream_cx_destroy_local_active_rq())
+        };
+        all.inc();
+        if self.busy.get() {
+            stats.downstream_cx_destroy_active_rq().inc();
+            busy.inc();
+        }
         let length = Instant::now() - self.start;
         stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     }

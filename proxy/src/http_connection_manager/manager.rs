@@ -1,6 +1,6 @@
 //! A connection manager on one worker: what all of its streams share, and the checks that every request passes.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::codec::h1::Http1Settings;
+use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::codec::h2::Http2Settings;
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
@@ -33,6 +34,8 @@ pub(super) struct Hcm {
     pub(super) access_logs: AccessLogs,
     pub(super) http1: Rc<Http1Settings>,
     pub(super) http2: Rc<Http2Settings>,
+    http1_stats: OnceCell<Rc<Http1CodecStats>>,
+    http2_stats: OnceCell<Rc<Http2CodecStats>>,
     chain: WorkerChain,
     upgrade_chains: Vec<Option<WorkerChain>>,
     routes: Rc<Arc<RouteTable>>,
@@ -61,6 +64,8 @@ impl Hcm {
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
+            http1_stats: OnceCell::new(),
+            http2_stats: OnceCell::new(),
             chain: config.filters.on_worker(worker, Some(&table)),
             upgrade_chains: upgrade_chains.collect(),
             routes: Rc::new(table),
@@ -69,6 +74,18 @@ impl Hcm {
             worker: worker.clone(),
             config,
         }
+    }
+
+    /// `http1.`, there from the first HTTP/1 connection on.
+    pub(super) fn http1_stats(&self) -> Rc<Http1CodecStats> {
+        let store = &self.worker.server.stats;
+        self.http1_stats.get_or_init(|| Rc::new(Http1CodecStats::new(&store.scope("http1.")))).clone()
+    }
+
+    /// `http2.`, there from the first HTTP/2 connection on.
+    pub(super) fn http2_stats(&self) -> Rc<Http2CodecStats> {
+        let store = &self.worker.server.stats;
+        self.http2_stats.get_or_init(|| Rc::new(Http2CodecStats::new(&store.scope("http2.")))).clone()
     }
 
     /// The number of a new stream.
@@ -227,6 +244,11 @@ impl Hcm {
             stats.record_response(status);
             self.config.listener_stats.record_response(status);
         }
+        let bytes = info.downstream_bytes;
+        stats.downstream_cx_rx_bytes_total().add(bytes.wire_received);
+        stats.downstream_cx_tx_bytes_total().add(bytes.wire_sent);
+        let received = &info.connection.bytes_received;
+        received.set(received.get() + bytes.wire_received);
         let took = Instant::now() - info.start;
         stats.downstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.access_logs.log(&record.format_data("DownstreamEnd"));

@@ -46,6 +46,10 @@ pub(super) struct Stream<S: ServerStream> {
     close_connection: bool,
     /// Tells an HTTP/1 connection to end; an HTTP/2 connection sees to that itself.
     drain: Option<Rc<dyn DrainSignal>>,
+    /// The response ended before the request had.
+    ended_early: bool,
+    /// The client reset the stream or went away.
+    client_gone: bool,
 }
 
 /// What is known about a stream; outlives it by the moment in which it is logged.
@@ -122,6 +126,8 @@ impl<S: ServerStream> Stream<S> {
             buffer_limit,
             close_connection: false,
             drain: None,
+            ended_early: false,
+            client_gone: false,
             hcm,
         }
     }
@@ -200,6 +206,16 @@ impl<S: ServerStream> Stream<S> {
     /// Whether the connection must end after this stream.
     pub(super) fn closes_connection(&self) -> bool {
         self.close_connection
+    }
+
+    /// Whether the response ended before the request had.
+    pub(super) fn has_ended_early(&self) -> bool {
+        self.ended_early
+    }
+
+    /// Whether the client reset the stream or went away.
+    pub(super) fn client_is_gone(&self) -> bool {
+        self.client_gone
     }
 
     /// Runs the stream until it has ended. `timer` belongs to the task that polls.
@@ -422,12 +438,15 @@ impl<S: ServerStream> Stream<S> {
                 self.break_off(StreamReset::LocalReset);
             }
             StreamReset::RemoteReset => {
+                self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
                 self.info().response_code_details = Some("downstream_remote_reset".into());
                 self.gone();
             }
             StreamReset::ConnectionTermination | StreamReset::LocalReset => {
+                self.client_gone = true;
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info().response_flags.set(ResponseFlag::DownstreamConnectionTermination);
                 self.info().response_code_details = Some("downstream_remote_disconnect".into());
                 self.gone();
@@ -688,6 +707,7 @@ impl<S: ServerStream> Stream<S> {
         self.info().timing.last_downstream_tx_byte = Some(now);
         if self.request == Half::Open && self.upgrade == Upgrade::No {
             self.hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+            self.ended_early = true;
             self.close_connection = true;
         }
     }

@@ -94,6 +94,12 @@ impl ChainConfig {
         Ok((Self { entries }, end))
     }
 
+    /// A chain of one filter, for tests of chains.
+    #[cfg(test)]
+    pub(crate) fn of(config: Arc<dyn HttpFilterConfig>) -> Self {
+        Self { entries: vec![Entry { name: "x".into(), config, disabled: false }] }
+    }
+
     fn entry(
         filter: pb::HttpFilter,
         place: Place<'_>,

@@ -36,6 +36,8 @@ impl Resources {
         // What else stands in a bootstrap is converted by `Bootstrap::from_proto`.
         let statics = bootstrap.static_resources.clone().unwrap_or_default();
         let cluster_protos = statics.clusters;
+        let names = cluster_protos.iter().map(|cluster| &*cluster.name);
+        context.cluster_names.set_static(names);
         let clusters = convert_clusters(&cluster_protos, context, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);

@@ -17,7 +17,7 @@ use super::circuit_breaker::CircuitBreakers;
 use super::cluster::{
     ClusterConfig, ClusterEndpointStats, ClusterInfo, ClusterSettings, ClusterTrafficStats,
     ClusterUpdateStats, DnsSettings, EndpointAddress, LoadAssignment, RequestResponseSizeStats,
-    TimeoutBudgetStats,
+    TimeoutBudgetStats, TransportSocketMatchStats,
 };
 use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
@@ -139,6 +139,8 @@ impl Cluster {
         if changed {
             stats.membership_change().inc();
         }
+        let new = u64::try_from(set.hosts().count() - kept).unwrap_or(u64::MAX);
+        self.info.socket_match_stats.total_match_count().add(new);
         let count = |health| u64::try_from(set.count(health)).unwrap_or(u64::MAX);
         let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
         let total = u64::try_from(set.hosts().count()).unwrap_or(u64::MAX);
@@ -179,6 +181,7 @@ impl ClusterInfo {
             stats: ClusterTrafficStats::new(&scope),
             endpoint_stats: ClusterEndpointStats::new(&scope),
             update_stats: ClusterUpdateStats::new(&scope),
+            socket_match_stats: TransportSocketMatchStats::new(&scope.scope("default.")),
             timeout_budget_stats: None,
             request_response_size_stats: None,
             http_filters: None,

@@ -18,6 +18,8 @@ pub const TYPE_NAME: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// `Router`.
 pub struct RouterConfig {
+    /// Counts and times responses in the stats of the cluster. Default true.
+    pub dynamic_stats: bool,
     /// Writes no `x-envoy-*` headers of its own. Default false.
     pub suppress_envoy_headers: bool,
     /// Takes `x-envoy-expected-rq-timeout-ms` for the route's timeout. Default false.
@@ -51,8 +53,7 @@ impl RouterConfig {
             "x-envoy-retry-on",
         ];
         let pb::Router {
-            // Per-code counters are always kept: they are made when a code first occurs.
-            dynamic_stats: _,
+            dynamic_stats,
             // Spans need a tracer, and `tracing` is refused.
             start_child_span: _,
             upstream_log,
@@ -81,7 +82,8 @@ impl RouterConfig {
         };
         log?;
         log_options?;
-        Ok(Self { suppress_envoy_headers, respect_expected_rq_timeout, strict_check_headers: strict?, upstream_http_filters: upstream? })
+        let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
+        Ok(Self { dynamic_stats, suppress_envoy_headers, respect_expected_rq_timeout, strict_check_headers: strict?, upstream_http_filters: upstream? })
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
 
-use crate::http::{EndStream, Fields, HeaderName, Known, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, HeaderName, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{Action, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
@@ -166,7 +166,7 @@ impl Router {
         env: &mut ChainEnv<'_>,
         cluster: &Rc<WorkerCluster>,
         action: &crate::route::RouteAction,
-        selected: &crate::route::SelectedRoute,
+        selected: &SelectedRoute,
     ) {
         let config = &self.shared.config;
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
@@ -319,12 +319,12 @@ impl Router {
             ResponseEvent::Data(data, end) => {
                 env.info.timing.first_upstream_rx_body.get_or_insert(now);
                 if end.is_end() {
-                    self.response_ended(env.info, now);
+                    self.response_ended(env, now);
                 }
                 RouterEvent::Data(data, end)
             }
             ResponseEvent::Trailers(trailers) => {
-                self.response_ended(env.info, now);
+                self.response_ended(env, now);
                 RouterEvent::Trailers(trailers)
             }
             ResponseEvent::Reset(reason) => self.on_failure(env, Failure::Reset(reason)),
@@ -372,7 +372,7 @@ impl Router {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
-            self.charge(503, env, true);
+            self.charge(503, env);
             let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
@@ -435,14 +435,14 @@ impl Router {
         let selected = env.info.route.clone();
         let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
         if let RetryDecision::After(wait) = self.retry.on_response(&head, policy, &cluster, self.priority, env.worker.random.next()) {
-            self.charge(head.status, env, false);
+            self.charge(head.status, env);
             return self.back_off(env, wait);
         }
         self.flag_retries(env.info);
         self.response_started = true;
         env.info.response_code = Some(head.status);
         self.route_response(env, &mut head, now);
-        self.charge(head.status, env, false);
+        self.charge(head.status, env);
         env.info.response_code_details = Some("via_upstream".into());
         if head.status == 101 && self.is_upgrade {
             self.route_deadline = None;
@@ -451,7 +451,7 @@ impl Router {
             attempt.head_received();
         }
         if end.is_end() {
-            self.response_ended(env.info, now);
+            self.response_ended(env, now);
         }
         RouterEvent::Head(head, end)
     }
@@ -482,13 +482,17 @@ impl Router {
         route.finalize_response_headers(head, env.request, env.info);
     }
 
-    fn response_ended(&mut self, info: &mut StreamInfo, now: Instant) {
+    fn response_ended(&mut self, env: &mut ChainEnv<'_>, now: Instant) {
+        let origin = code_origin(env);
+        let info = &mut *env.info;
         info.timing.last_upstream_rx_byte = Some(now);
         self.route_deadline = None;
         let Some(cluster) = &self.cluster else { return };
-        let stats = &cluster.info().stats;
-        let origin = self.request_complete.unwrap_or(info.start);
-        stats.upstream_rq_time().record(u64::try_from((now - origin).as_millis()).unwrap_or(u64::MAX));
+        if self.shared.config.dynamic_stats
+            && let Some(since) = self.request_complete
+        {
+            cluster.record_time(now - since, origin);
+        }
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.finish(info);
         }
@@ -524,7 +528,7 @@ impl Router {
         if failure.is_overflow() && !self.shared.config.suppress_envoy_headers {
             reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
         }
-        self.charge(reply.status, env, true);
+        self.charge(reply.status, env);
         self.reply(env, reply)
     }
 
@@ -553,7 +557,7 @@ impl Router {
             return RouterEvent::Reset;
         }
         let status = if self.timeouts.alt_response { 204 } else { 504 };
-        self.charge(status, env, true);
+        self.charge(status, env);
         let mut reply = LocalReply::new(status, "response_timeout");
         if status == 504 {
             reply = reply.with_body(Bytes::from_static(b"upstream request timeout"));
@@ -562,10 +566,11 @@ impl Router {
     }
 
     /// Counts a response of the cluster by its status.
-    fn charge(&self, status: u16, env: &ChainEnv<'_>, local: bool) {
+    fn charge(&self, status: u16, env: &ChainEnv<'_>) {
         let Some(cluster) = &self.cluster else { return };
-        let origin = CodeOrigin { internal: env.request.fields.contains(Known::EnvoyInternal), canary: false };
-        cluster.record_code(status, origin);
+        if self.shared.config.dynamic_stats {
+            cluster.record_code(status, code_origin(env));
+        }
     }
 
     fn redirect(&self, env: &mut ChainEnv<'_>, status: u16, location: Vec<u8>) -> RouterEvent {
@@ -612,6 +617,12 @@ impl Router {
         }
         self.reply(env, reply)
     }
+}
+
+/// Where the stats of a response belong.
+fn code_origin(env: &ChainEnv<'_>) -> CodeOrigin {
+    let host = env.info.upstream.as_ref().and_then(|upstream| upstream.host.as_ref());
+    CodeOrigin { internal: env.request.fields.contains(Known::EnvoyInternal), canary: host.is_some_and(|host| host.canary) }
 }
 
 /// What the load balancer may ask about the request.
@@ -679,3 +690,6 @@ impl Digits {
         &self.bytes[self.start..]
     }
 }
+
+#[cfg(test)]
+mod tests;

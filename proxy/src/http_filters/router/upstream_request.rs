@@ -265,7 +265,6 @@ impl UpstreamRequest {
     /// The response has ended.
     pub(super) fn finish(mut self: Box<Self>, info: &mut StreamInfo) {
         self.host.count(HostStat::RqSuccess);
-        self.cluster.info().stats.upstream_rq_completed().inc();
         self.complete(info);
         if let Some(stream) = self.take_stream() {
             stream.finish();

@@ -21,7 +21,7 @@ pub use http_options::{CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
 pub(crate) use stats::CodeStats;
 pub use stats::{
     ClusterEndpointStats, ClusterTrafficStats, ClusterUpdateStats, CodeOrigin,
-    RequestResponseSizeStats, TimeoutBudgetStats,
+    RequestResponseSizeStats, TimeoutBudgetStats, TransportSocketMatchStats,
 };
 
 use super::ClusterId;
@@ -51,6 +51,8 @@ pub struct ClusterInfo {
     pub endpoint_stats: ClusterEndpointStats,
     /// Stats of what changes its membership, and of its load balancers.
     pub update_stats: ClusterUpdateStats,
+    /// How often a host got the transport socket of the cluster.
+    pub socket_match_stats: TransportSocketMatchStats,
     /// With `track_cluster_stats.timeout_budgets`.
     pub timeout_budget_stats: Option<TimeoutBudgetStats>,
     /// With `track_cluster_stats.request_response_sizes`.

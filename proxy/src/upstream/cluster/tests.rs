@@ -169,7 +169,7 @@ fn alpn_is_refused_and_so_are_filters_that_belong_before_the_router() {
     auto_config: {{}}
     http_filters:
     - {{name: x, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}}}
-    - {{name: y, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}}}
+    - {{name: codec, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}}}
 "
     ));
     assert_eq!(errors.len(), 2, "{errors:?}");
@@ -181,7 +181,7 @@ fn alpn_is_refused_and_so_are_filters_that_belong_before_the_router() {
 fn upstream_filters_end_in_the_upstream_codec() {
     let list = |filters: &str| format!("{TYPED}    explicit_http_config: {{http_protocol_options: {{}}}}\n    http_filters: {filters}");
     let mutation = "{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation}}";
-    let codec = "{name: y, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
+    let codec = "{name: codec, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
     let errors = errors(&list(&format!("[{mutation}]")));
     assert!(errors[0].contains("must end with a filter of type envoy.extensions.filters.http.upstream_codec"), "{errors:?}");
     let filters = |filters: &str| convert(&list(filters)).unwrap().http_filters.map(|chain| format!("{chain:?}"));
