@@ -5,6 +5,8 @@
 //! encode filters to the codec. Neither waits for the other: a response may come before the request has ended, a filter that
 //! waits stops only its own direction, and a side that cannot take more stops only the reading of what would go there.
 
+#![allow(clippy::expect_used, reason = "a stream that runs has its record; each expectation says so")]
+
 use std::rc::Rc;
 use std::task::{Context, Poll};
 

@@ -128,20 +128,8 @@ fn network_filter(
     };
     let path = path.field("typed_config");
     let config = TypedConfig::from_any(any, &path)?;
-    let factory = FACTORIES
-        .iter()
-        .find(|factory| factory.type_names().contains(&config.type_name.as_str()));
-    match factory {
-        Some(factory) => factory.from_proto(&config, cx, &path),
-        None => {
-            let supported: Vec<&str> = FACTORIES
-                .iter()
-                .flat_map(|f| f.type_names())
-                .copied()
-                .collect();
-            Err(config.unknown(&path, &supported))
-        }
-    }
+    let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
+    factory.from_proto(&config, cx, &path)
 }
 
 fn transport_socket_from(
