@@ -160,6 +160,14 @@ async fn headers_fall_back_are_cut_and_may_be_missing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_is_known_by_its_request_id_or_its_number() {
+    let mut info = info();
+    assert_eq!(text("%STREAM_ID%", &info), "7");
+    info.request_id = Some("a-b".into());
+    assert_eq!(text("%STREAM_ID%", &info), "a-b");
+}
+
+#[tokio::test(start_paused = true)]
 async fn addresses_are_whole_without_port_or_masked() {
     for (format, expected) in [
         ("%DOWNSTREAM_REMOTE_ADDRESS%", "10.1.10.23:1234"),

@@ -289,7 +289,8 @@ impl Civil {
             hour: small(seconds / 3600),
             minute: small(seconds / 60 % 60),
             second: small(seconds % 60),
-            nanosecond: since.subsec_nanos(),
+            // Envoy's clock counts microseconds.
+            nanosecond: since.subsec_micros() * 1_000,
             weekday: usize::try_from((days + 4).rem_euclid(7)).unwrap_or(0),
             year_day: small(days - to_days(year)),
             epoch,

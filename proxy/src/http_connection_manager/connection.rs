@@ -89,7 +89,7 @@ async fn serve_http1(context: ConnectionContext, io: Io) {
                 }
                 let stream_info = begin_stream(hcm, info, head.version);
                 let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.set_close_connection(close);
+                stream.set_close_connection(close, drain);
                 stream.start(end);
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
                 stream.closes_connection()
@@ -127,7 +127,13 @@ async fn serve_http1(context: ConnectionContext, io: Io) {
                 stats.downstream_cx_drain_close().inc();
                 break;
             }
-            Rest::Request(Ok(None) | Err(HeadError::Closed)) => return,
+            Rest::Request(Err(HeadError::Closed)) => {
+                let stream_info = begin_stream(hcm, info, Protocol::Http11);
+                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
+                Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit)).start_gone();
+                return;
+            }
+            Rest::Request(Ok(None)) => return,
         };
         close |= codec.finish_stream() == Next::Close;
         if close {

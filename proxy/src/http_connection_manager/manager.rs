@@ -21,7 +21,7 @@ use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead
 use crate::http_filters::LocalReply;
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
-use crate::route::{RouteAction, RouteTable, SelectedRoute, Selection};
+use crate::route::{ClusterChoice, RouteAction, RouteTable, SelectedRoute, Selection};
 use crate::server::Worker;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
@@ -57,7 +57,7 @@ impl Hcm {
         let table = config.routes.clone();
         let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
         Self {
-            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker)),
+            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker, &table)),
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
@@ -82,11 +82,17 @@ impl Hcm {
         if self.worker.server.overload.stop_accepting_requests(self.worker.random.next()) {
             self.config.stats.downstream_rq_overload_close().inc();
             info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
-            return Err(Rejection::new(503, "overload").body("envoy overloaded").closing());
+            let mut rejection = Rejection::new(503, "overload").body("envoy overloaded").closing();
+            if self.config.append_local_overload {
+                rejection.reply = rejection.reply.with_header(HeaderName::new("x-envoy-local-overloaded"), "true");
+            }
+            return Err(rejection);
         }
         let upgrade = head.method() == Method::Connect || is_upgrade_request(head);
         if head.authority().is_none() {
-            return Err(Rejection::new(400, "missing_host_header").closing());
+            let keep = head.version.is_http1() && self.http1.keeps_connection_on_error();
+            let rejection = Rejection::new(400, "missing_host_header");
+            return Err(if keep { rejection } else { rejection.closing() });
         }
         if head.path().is_none_or(<[u8]>::is_empty) && head.method() != Method::Connect {
             return Err(Rejection::new(404, "missing_path_rejected").closing());
@@ -98,13 +104,12 @@ impl Hcm {
             head.set_scheme(scheme.as_bytes());
             head.fields.set(Known::ForwardedProto, scheme.as_bytes());
         }
-        info.request_id = None;
         Ok(upgrade)
     }
 
     fn check_path(&self, head: &mut RequestHead) -> Result<(), Rejection> {
         let Some(path) = head.path() else { return Ok(()) };
-        if path.first() != Some(&b'/') && !(path == b"*" && head.method() == Method::Options) {
+        if path.first() != Some(&b'/') {
             self.config.stats.downstream_rq_non_relative_path().inc();
             return Err(Rejection::new(404, "absolute_path_rejected"));
         }
@@ -118,12 +123,14 @@ impl Hcm {
                 Ok(())
             }
             Normalized::Redirect(path) => {
+                head.set_path(&path);
                 self.config.stats.downstream_rq_redirected_with_normalized_path().inc();
-                let mut rejection = Rejection::new(307, "path_normalization_redirect");
+                let mut rejection = Rejection::new(307, "path_normalization_failed");
                 rejection.reply = rejection.reply.with_header(HeaderName::new("location"), path);
                 Err(rejection)
             }
-            Normalized::Reject => {
+            Normalized::Reject(path) => {
+                head.set_path(&path);
                 self.config.stats.downstream_rq_failed_path_normalization().inc();
                 Err(Rejection::new(400, "path_normalization_failed").closing())
             }
@@ -173,9 +180,16 @@ impl Hcm {
     /// Chooses the route of a request.
     pub(super) fn resolve_route(&self, head: &mut RequestHead, info: &mut StreamInfo) {
         info.route = None;
+        info.cluster = None;
         info.requires_tls = false;
         match self.routes.select(head, info, self.worker.random.next()) {
-            Selection::Route(index) => info.route = Some(SelectedRoute { table: self.routes.clone(), index }),
+            Selection::Route(index) => {
+                let selected = SelectedRoute { table: self.routes.clone(), index };
+                if let ClusterChoice::Id(id) = selected.cluster(head, &self.worker.server.cluster_names) {
+                    info.cluster = self.worker.clusters.get(id);
+                }
+                info.route = Some(selected);
+            }
             Selection::RequireTls => info.requires_tls = true,
             Selection::None => {}
         }
@@ -191,7 +205,9 @@ impl Hcm {
 
     /// Completes the head of every final response.
     pub(super) fn set_server_and_date(&self, head: &mut ResponseHead) {
-        with_http_date(SystemTime::now(), |date| head.fields.set(Known::Date, date));
+        if !head.fields.contains(Known::Date) {
+            with_http_date(SystemTime::now(), |date| head.fields.append(Known::Date, date));
+        }
         let server = &self.config.server;
         match server.transformation {
             ServerHeaderTransformation::Overwrite => head.fields.set(Known::Server, server.name.as_bytes()),

@@ -37,8 +37,8 @@ pub enum Normalized {
     Changed(Vec<u8>),
     /// Redirect to this one.
     Redirect(Vec<u8>),
-    /// It cannot be normalised, or must not pass.
-    Reject,
+    /// It cannot be normalised, or must not pass; how far it was understood.
+    Reject(Vec<u8>),
 }
 
 impl PathNormalization {
@@ -58,7 +58,7 @@ impl PathNormalization {
             let unescaped = unescape_slashes(&current);
             if unescaped != current {
                 match self.escaped_slashes {
-                    EscapedSlashes::Reject => return Normalized::Reject,
+                    EscapedSlashes::Reject => return Normalized::Reject([&unescaped, rest].concat()),
                     EscapedSlashes::UnescapeAndRedirect => redirect = true,
                     EscapedSlashes::UnescapeAndForward | EscapedSlashes::Keep => {}
                 }
@@ -68,7 +68,7 @@ impl PathNormalization {
         if self.normalize {
             match canonical(&current) {
                 Some(path) => current = path,
-                None => return Normalized::Reject,
+                None => return Normalized::Reject(path.to_vec()),
             }
         }
         if self.merge_slashes {
@@ -244,9 +244,9 @@ mod tests {
 
     #[test]
     fn a_nul_is_rejected_and_escaped_slashes_may_be() {
-        assert_eq!(FULL.apply(b"/a%00"), Normalized::Reject);
+        assert_eq!(FULL.apply(b"/a%00"), Normalized::Reject(b"/a%00".to_vec()));
         let reject = PathNormalization { escaped_slashes: EscapedSlashes::Reject, ..Default::default() };
-        assert_eq!(reject.apply(b"/a%2fb"), Normalized::Reject);
+        assert_eq!(reject.apply(b"/a%2fb"), Normalized::Reject(b"/a/b".to_vec()));
         let redirect = PathNormalization { escaped_slashes: EscapedSlashes::UnescapeAndRedirect, ..Default::default() };
         assert_eq!(redirect.apply(b"/a%5Cb?c"), Normalized::Redirect(b"/a\\b?c".to_vec()));
     }

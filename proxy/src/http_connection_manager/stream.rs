@@ -20,6 +20,7 @@ use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
 use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
+use crate::network_filters::DrainSignal;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
 /// A stream from its head to its log line.
@@ -41,6 +42,8 @@ pub(super) struct Stream<S: ServerStream> {
     buffer_limit: usize,
     /// The connection must end after this stream.
     close_connection: bool,
+    /// Tells an HTTP/1 connection to end; an HTTP/2 connection sees to that itself.
+    drain: Option<Rc<dyn DrainSignal>>,
 }
 
 /// What is known about a stream; outlives it by the moment in which it is logged.
@@ -83,6 +86,8 @@ struct Deadlines {
     idle: Option<Instant>,
     idle_after: Option<std::time::Duration>,
     log_flush: Option<Instant>,
+    /// For the client to take the rest of its response; none: that has not begun to be waited for.
+    flush: Option<Option<Instant>>,
 }
 
 impl<S: ServerStream> Stream<S> {
@@ -96,6 +101,7 @@ impl<S: ServerStream> Stream<S> {
             idle: timeouts.stream_idle.map(|d| start + d),
             idle_after: timeouts.stream_idle,
             log_flush: hcm.config.access_log_options.flush_interval.map(|d| start + d),
+            flush: None,
         };
         let router = Router::new(hcm.router.clone());
         Self {
@@ -113,6 +119,7 @@ impl<S: ServerStream> Stream<S> {
             deadlines,
             buffer_limit,
             close_connection: false,
+            drain: None,
             hcm,
         }
     }
@@ -169,6 +176,11 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(protocol_error_reply(error));
     }
 
+    /// Notes a client that went away within its head.
+    pub(super) fn start_gone(&mut self) {
+        self.on_client_reset(&StreamReset::ConnectionTermination);
+    }
+
     /// Answers a client whose head did not come to its end in time.
     pub(super) fn start_headers_timeout(&mut self) {
         self.request = Half::Received;
@@ -177,9 +189,10 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(reply);
     }
 
-    /// Ends the connection after this stream, whatever the stream does.
-    pub(super) fn set_close_connection(&mut self, close: bool) {
+    /// Ends the connection after this stream, whatever the stream does, or when `drain` says so until its head is sent.
+    pub(super) fn set_close_connection(&mut self, close: bool, drain: &Rc<dyn DrainSignal>) {
         self.close_connection |= close;
+        self.drain = Some(drain.clone());
     }
 
     /// Whether the connection must end after this stream.
@@ -190,14 +203,17 @@ impl<S: ServerStream> Stream<S> {
     /// Runs the stream until it has ended. `timer` belongs to the task that polls.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
         for _ in 0..MAX_ROUNDS {
-            let mut progress = self.poll_filters(cx);
-            progress |= self.poll_request(cx);
-            progress |= self.poll_response(cx);
-            if self.is_over() {
-                return self.codec.poll_flush(cx).map(|()| self.finish());
+            let mut progress = false;
+            if !self.is_over() {
+                progress |= self.poll_filters(cx);
+                progress |= self.poll_request(cx);
+                progress |= self.poll_response(cx);
             }
             if self.record.is_none() {
                 return Poll::Ready(());
+            }
+            if self.is_over() {
+                return self.poll_end(cx, timer);
             }
             if progress {
                 continue;
@@ -209,6 +225,23 @@ impl<S: ServerStream> Stream<S> {
         // Others on this worker have waited long enough.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Waits for the client to take what is left of the response, but not for ever.
+    fn poll_end(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        if self.codec.poll_flush(cx).is_pending() {
+            let timeouts = &self.hcm.config.timeouts;
+            let patience = timeouts.stream_flush.or(timeouts.stream_idle);
+            let deadline = *self.deadlines.flush.get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            if !timer.poll(deadline, cx) {
+                return Poll::Pending;
+            }
+            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            self.close_connection = true;
+            self.codec.reset(StreamReset::LocalReset);
+        }
+        self.finish();
+        Poll::Ready(())
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
@@ -240,7 +273,6 @@ impl<S: ServerStream> Stream<S> {
         } else if passed(self.deadlines.max_duration) {
             self.deadlines.max_duration = None;
             self.hcm.config.stats.downstream_rq_max_duration_reached().inc();
-            self.info().response_flags.set(ResponseFlag::DurationTimeout);
             self.time_out("downstream duration timeout", "max_duration_timeout", Some(4));
         } else if passed(self.deadlines.request) {
             self.deadlines.request = None;
@@ -439,7 +471,22 @@ impl<S: ServerStream> Stream<S> {
         if self.response != Half::Start && (self.codec.poll_ready(cx).is_pending() || self.encode.buffered() > self.buffer_limit) {
             return false;
         }
-        let Some(record) = self.record.as_deref_mut() else { return false };
+        // Several events go out with one write, such as a head and its body.
+        let mut progress = false;
+        for _ in 0..EVENTS_PER_WRITE {
+            let Poll::Ready(event) = self.poll_router(cx) else { break };
+            self.touch();
+            self.on_router_event(event);
+            progress = true;
+            if self.record.is_none() || self.response == Half::Done {
+                break;
+            }
+        }
+        progress
+    }
+
+    fn poll_router(&mut self, cx: &mut Context<'_>) -> Poll<RouterEvent> {
+        let Some(record) = self.record.as_deref_mut() else { return Poll::Pending };
         let mut env = ChainEnv {
             info: &mut record.info,
             worker: &self.hcm.worker,
@@ -448,10 +495,7 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes(&self.hcm),
             effects: &mut self.effects,
         };
-        let Poll::Ready(event) = self.router.poll(&mut env, cx) else { return false };
-        self.touch();
-        self.on_router_event(event);
-        true
+        self.router.poll(&mut env, cx)
     }
 
     fn on_router_event(&mut self, event: RouterEvent) {
@@ -579,9 +623,6 @@ impl<S: ServerStream> Stream<S> {
         let hcm = self.hcm.clone();
         let Some(record) = self.record.as_deref_mut() else { return };
         record.info.response_code_details = Some(reply.details.clone());
-        if hcm.config.append_local_overload && record.info.response_flags.contains(ResponseFlag::UpstreamOverflow) {
-            record.info.dynamic_metadata.merge("envoy.local_reply", serde_json::Map::new());
-        }
         let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info, &hcm.worker.random);
         let end = EndStream::from(body.is_empty());
         if self.bypass_encode {
@@ -605,7 +646,7 @@ impl<S: ServerStream> Stream<S> {
         let upgraded = self.upgrade == Upgrade::Accepted;
         hcm.config.forwarding.mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head);
-        self.close_connection |= hcm.must_close(request);
+        self.close_connection |= hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
         self.close_connection |= self.request == Half::Open && !upgraded && request.version.is_http1();
         if self.close_connection && !upgraded && request.version.is_http1() {
@@ -760,5 +801,7 @@ impl Record {
     }
 }
 
+/// Events of a response that are taken before what they caused is written.
+const EVENTS_PER_WRITE: u32 = 8;
 /// Rounds of progress after which a stream lets others run.
 const MAX_ROUNDS: u32 = 64;

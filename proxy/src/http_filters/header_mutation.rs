@@ -36,6 +36,10 @@ impl HttpFilterFactory for Factory {
         "envoy.filters.http.header_mutation"
     }
 
+    fn supports_upstream(&self) -> bool {
+        true
+    }
+
     fn type_names(&self) -> &'static [&'static str] {
         &["envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"]
     }
@@ -270,9 +274,14 @@ impl Mutation {
                 match action {
                     HeaderAppendAction::AppendIfExistsOrAdd => fields.append(name, value),
                     HeaderAppendAction::AddIfAbsent if !exists => fields.append(name, value),
-                    HeaderAppendAction::OverwriteIfExistsOrAdd => fields.set(name, value),
-                    HeaderAppendAction::OverwriteIfExists if exists => fields.set(name, value),
-                    HeaderAppendAction::AddIfAbsent | HeaderAppendAction::OverwriteIfExists => {}
+                    HeaderAppendAction::OverwriteIfExists if !exists => {}
+                    // The new value stands at the end, not where the old one stood.
+                    HeaderAppendAction::OverwriteIfExists
+                    | HeaderAppendAction::OverwriteIfExistsOrAdd => {
+                        fields.remove(name);
+                        fields.append(name, value);
+                    }
+                    HeaderAppendAction::AddIfAbsent => {}
                 }
             }
         }

@@ -112,6 +112,7 @@ fn responses_and_both_trailers_are_changed_as_the_action_says() {
         response_mutations: vec![
             add("x-r", "%RESP(:status)%"),
             append("x-o", "1", OverwriteIfExists),
+            add("x-s", "s"),
             append("x-r", "a", AddIfAbsent),
             append("x-r", "%REQ(:path)%", OverwriteIfExistsOrAdd),
         ],
@@ -121,7 +122,10 @@ fn responses_and_both_trailers_are_changed_as_the_action_says() {
     }));
     let mut stream = harness.stream();
     stream.encode_headers(false);
-    assert_eq!(texts(&stream.response.fields), pairs(&[("x-r", "/")]));
+    assert_eq!(
+        texts(&stream.response.fields),
+        pairs(&[("x-s", "s"), ("x-r", "/")])
+    );
     let mut trailers = Fields::new();
     stream.decode_trailers(&mut trailers);
     assert_eq!(texts(&trailers), pairs(&[("t", "req")]));

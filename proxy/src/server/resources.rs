@@ -38,7 +38,7 @@ impl Resources {
         let cluster_protos = statics.clusters;
         let names = cluster_protos.iter().map(|cluster| &*cluster.name);
         context.cluster_names.set_static(names);
-        let clusters = convert_clusters(&cluster_protos, report);
+        let clusters = convert_clusters(&cluster_protos, context, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);
         let admin = bootstrap.admin.clone().and_then(|proto| {
@@ -57,7 +57,11 @@ impl Resources {
 }
 
 /// Converts all clusters. What is wrong with them is in the report.
-fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterConfig> {
+fn convert_clusters(
+    protos: &[Cluster],
+    server: &Arc<ServerContext>,
+    report: &ConfigReport,
+) -> Vec<ClusterConfig> {
     let mut names = HashSet::new();
     let convert = |(index, proto): (usize, &Cluster)| {
         let place = format!("static_resources.clusters[{index}]");
@@ -68,7 +72,7 @@ fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterCon
                 .reject("is the name of an earlier cluster already");
             return None;
         }
-        ClusterConfig::from_proto(proto.clone(), &path).ok()
+        ClusterConfig::from_proto(proto.clone(), server, &path).ok()
     };
     protos.iter().enumerate().filter_map(convert).collect()
 }

@@ -35,8 +35,7 @@ impl Failure {
                 ResetReason::Overflow => ResponseFlag::UpstreamOverflow,
                 ResetReason::ProtocolError(_) => ResponseFlag::UpstreamProtocolError,
             },
-            Self::PerTryTimeout | Self::RouteTimeout => ResponseFlag::UpstreamRequestTimeout,
-            Self::PerTryIdleTimeout => ResponseFlag::StreamIdleTimeout,
+            Self::PerTryTimeout | Self::PerTryIdleTimeout | Self::RouteTimeout => ResponseFlag::UpstreamRequestTimeout,
             Self::MaxStreamDuration => ResponseFlag::UpstreamMaxStreamDurationReached,
         }
     }

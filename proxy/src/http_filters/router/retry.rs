@@ -19,6 +19,7 @@ pub(super) struct RetryState {
     remaining: u32,
     attempts: u32,
     exhausted: bool,
+    overflowed: bool,
     tried: Vec<Rc<WorkerHost>>,
     /// Counts the retry in flight against the cluster's limit.
     guard: Option<RetryGuard>,
@@ -103,6 +104,11 @@ impl RetryState {
         self.exhausted
     }
 
+    /// Whether the cluster's limit of retries kept the last outcome from being tried again.
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.overflowed
+    }
+
     /// An attempt goes to this host.
     pub(super) fn tried(&mut self, host: &Rc<WorkerHost>) {
         if self.policy.as_ref().is_some_and(|p| p.avoid_previous_hosts) {
@@ -172,6 +178,7 @@ impl RetryState {
         }
         let Some(guard) = cluster.try_acquire_retry(priority) else {
             stats.upstream_rq_retry_overflow().inc();
+            self.overflowed = true;
             return RetryDecision::No;
         };
         self.guard = Some(guard);
