@@ -270,23 +270,20 @@ fn spawn_http2_stream(
     codec: super::codec::h2::ServerHttp2Stream,
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
+    let (head, begin) = match head {
+        Ok((head, end)) => (head, Ok(end)),
+        Err(error) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(error)),
+    };
+    let mut stream = Box::new(Stream::new(hcm.clone(), codec, stream_info, head, buffer_limit));
     let hcm = hcm.clone();
     tokio::task::spawn_local(async move {
-        let mut timer = Timer::default();
-        let mut stream = match head {
-            Ok((head, end)) => {
-                let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
-                stream.start(end);
-                stream
-            }
-            Err(error) => {
-                let head = crate::http::RequestHead::new(Protocol::Http2, b"");
-                let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
-                stream.start_refused(&error);
-                stream
-            }
-        };
+        match begin {
+            Ok(end) => stream.start(end),
+            Err(error) => stream.start_refused(&error),
+        }
+        let mut timer = hcm.timers.take();
         poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+        hcm.timers.put(timer);
     });
 }
 

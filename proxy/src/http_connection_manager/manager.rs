@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::codec::h1::Http1Settings;
 use super::codec::h2::Http2Settings;
@@ -16,6 +15,7 @@ use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
 use super::stream::Record;
+use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
 use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http_filters::LocalReply;
@@ -33,6 +33,7 @@ pub(super) struct Hcm {
     pub(super) access_logs: AccessLogs,
     pub(super) http1: Rc<Http1Settings>,
     pub(super) http2: Rc<Http2Settings>,
+    pub(super) timers: Timers,
     chain: WorkerChain,
     upgrade_chains: Vec<Option<WorkerChain>>,
     routes: Rc<Arc<RouteTable>>,
@@ -61,6 +62,7 @@ impl Hcm {
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
+            timers: Timers::default(),
             chain: config.filters.on_worker(worker, Some(&table)),
             upgrade_chains: upgrade_chains.collect(),
             routes: Rc::new(table),
@@ -200,9 +202,9 @@ impl Hcm {
     }
 
     /// Completes the head of every final response.
-    pub(super) fn set_server_and_date(&self, head: &mut ResponseHead) {
+    pub(super) fn set_server_and_date(&self, head: &mut ResponseHead, info: &StreamInfo) {
         if !head.fields.contains(Known::Date) {
-            with_http_date(SystemTime::now(), |date| head.fields.append(Known::Date, date));
+            with_http_date(info.start_time + (info.now - info.start), |date| head.fields.append(Known::Date, date));
         }
         let server = &self.config.server;
         match server.transformation {
@@ -223,7 +225,7 @@ impl Hcm {
             stats.record_response(status);
             self.config.listener_stats.record_response(status);
         }
-        let took = Instant::now() - info.start;
+        let took = info.now - info.start;
         stats.downstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.access_logs.log(&record.format_data("DownstreamEnd"));
     }

@@ -144,7 +144,7 @@ impl Router {
                 self.is_upgrade = env.request.fields.contains(Known::Upgrade);
                 self.prepare(env, &cluster, action, &selected);
                 if end.is_end() {
-                    self.request_ended();
+                    self.request_ended(env.info.now);
                 }
                 self.body.start(end, self.retry.may_retry());
                 self.cluster = Some(cluster);
@@ -177,7 +177,7 @@ impl Router {
     /// A piece of the request body has passed the filters.
     pub fn data(&mut self, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream) -> Option<RouterEvent> {
         if end.is_end() {
-            self.request_ended();
+            self.request_ended(env.info.now);
         }
         if let State::Attempt(attempt) = &mut self.state {
             attempt.body_moves(env.info);
@@ -195,8 +195,8 @@ impl Router {
     }
 
     /// The request trailers have passed the filters.
-    pub fn trailers(&mut self, _env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
-        self.request_ended();
+    pub fn trailers(&mut self, env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
+        self.request_ended(env.info.now);
         let stream = if let State::Attempt(attempt) = &mut self.state { attempt.stream() } else { None };
         self.body.push_trailers(trailers, stream);
         None
@@ -266,7 +266,7 @@ impl Router {
             // Sends what has been queued; whether the queue is short again is asked before more is put into it.
             let _ = stream.poll_ready(cx);
             let Poll::Ready(event) = stream.poll_event(cx) else { return Poll::Pending };
-            let now = Instant::now();
+            let now = env.info.now;
             attempt.received(now, env.info);
             return match event {
                 ResponseEvent::Informational(head) => Poll::Ready(RouterEvent::Informational(head)),
@@ -307,8 +307,7 @@ impl Router {
         }
     }
 
-    fn request_ended(&mut self) {
-        let now = Instant::now();
+    fn request_ended(&mut self, now: Instant) {
         self.request_complete = Some(now);
         self.route_deadline = self.timeouts.global.map(|d| now + d);
         if let State::Attempt(attempt) = &mut self.state {
@@ -332,7 +331,7 @@ impl Router {
         self.retry.tried(&host);
         let mut attempt = Box::new(UpstreamRequest::new(&cluster, host, env, self.priority, self.is_upgrade));
         if self.request_complete.is_some() {
-            attempt.arm(Instant::now(), &self.timeouts);
+            attempt.arm(env.info.now, &self.timeouts);
         }
         let ready = attempt.stream().is_some();
         self.state = State::Attempt(attempt);
@@ -465,7 +464,7 @@ impl Router {
             env.request.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
         self.body.rewind();
-        self.state = State::BackingOff(Instant::now() + wait);
+        self.state = State::BackingOff(env.info.now + wait);
         RouterEvent::Progress
     }
 

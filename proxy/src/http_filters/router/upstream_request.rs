@@ -66,7 +66,7 @@ impl UpstreamRequest {
             per_try: None,
             per_try_idle: None,
             idle: None,
-            max_duration: max.map(|d| Instant::now() + d),
+            max_duration: max.map(|d| env.info.now + d),
             head_received: false,
             anything_received: false,
         }
@@ -118,7 +118,7 @@ impl UpstreamRequest {
 
     /// The pool gave a stream: notes what is known of its connection.
     pub(super) fn ready(&mut self, info: &mut StreamInfo) {
-        let now = Instant::now();
+        let now = info.now;
         let UpstreamState::Open(stream) = &self.state else { return };
         let connection = stream.connection_info();
         let upstream = info.upstream.get_or_insert_default();
@@ -135,7 +135,7 @@ impl UpstreamRequest {
     /// Something of the request is sent.
     pub(super) fn body_moves(&mut self, info: &mut StreamInfo) {
         if self.is_open() {
-            let now = Instant::now();
+            let now = info.now;
             info.timing.last_upstream_tx_byte = Some(now);
             self.idle = self.per_try_idle.map(|d| now + d);
         }
