@@ -26,7 +26,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let active = ActiveConnection::new(&hcm, &info);
     let codec = hcm.config.codec_type;
     let (io, protocol) = match codec {
-        CodecType::Auto => match sniff(io, &info, hcm.config.timeouts.idle).await {
+        CodecType::Auto => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
             Some(found) => found,
             None => return,
         },
@@ -36,7 +36,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let context = ConnectionContext { hcm, info, drain, buffer_limit };
     let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
     if protocol == Protocol::Http2 {
-        serve_http2(context, io).await;
+        Box::pin(serve_http2(context, io)).await;
     } else {
         Box::pin(serve_http1(context, io)).await;
     }
@@ -66,81 +66,99 @@ enum Rest {
 }
 
 async fn serve_http1(context: ConnectionContext, io: Io) {
-    let ConnectionContext { hcm, info, drain, buffer_limit } = &context;
+    let ConnectionContext { hcm, buffer_limit, .. } = &context;
     let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit);
     let mut timer = Timer::default();
     let mut requests = 0u32;
     loop {
         let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
-        let stats = &hcm.config.stats;
-        let mut close = match rest {
-            Rest::Request(Ok(Some((head, end)))) => {
-                requests += 1;
-                let mut close = hcm.config.max_requests_per_connection.is_some_and(|max| requests >= max);
-                if close {
-                    stats.downstream_cx_max_requests_reached().inc();
-                }
-                if drain.is_draining() {
-                    stats.downstream_cx_drain_close().inc();
-                    close = true;
-                }
-                if close {
-                    codec.close_after_response();
-                }
-                let stream_info = begin_stream(hcm, info, head.version);
-                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.set_close_connection(close);
-                stream.start(end);
+        match begin_http1(&context, &mut codec, rest, &mut requests) {
+            Begun::Stream(mut stream) => {
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                stream.closes_connection()
+                let close = stream.closes_connection();
+                drop(stream);
+                if codec.finish_stream() == Next::Close || close {
+                    break;
+                }
             }
-            Rest::Request(Err(HeadError::Protocol(error, head))) => {
-                requests += 1;
-                stats.downstream_cx_protocol_error().inc();
-                codec.close_after_response();
-                let head = head.unwrap_or_else(|| crate::http::RequestHead::new(Protocol::Http11, b""));
-                let stream_info = begin_stream(hcm, info, Protocol::Http11);
-                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.start_refused(&error);
-                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                true
-            }
-            Rest::HeadersTimeout => {
-                stats.downstream_rq_header_timeout().inc();
-                codec.close_after_response();
-                let stream_info = begin_stream(hcm, info, Protocol::Http11);
-                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
-                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.start_headers_timeout();
-                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                true
-            }
-            Rest::IdleTimeout => {
-                stats.downstream_cx_idle_timeout().inc();
-                break;
-            }
-            Rest::MaxDuration => {
-                stats.downstream_cx_max_duration_reached().inc();
-                break;
-            }
-            Rest::Drain => {
-                stats.downstream_cx_drain_close().inc();
-                break;
-            }
-            Rest::Request(Err(HeadError::Closed)) => {
-                let stream_info = begin_stream(hcm, info, Protocol::Http11);
-                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
-                Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit)).start_gone();
-                return;
-            }
-            Rest::Request(Ok(None)) => return,
-        };
-        close |= codec.finish_stream() == Next::Close;
-        if close {
-            break;
+            Begun::Close => break,
+            Begun::Gone => return,
         }
     }
-    close_http1(hcm, codec).await;
+    Box::pin(close_http1(hcm, &mut codec)).await;
+}
+
+/// What came of the wait for a request.
+enum Begun<'a> {
+    /// A stream, begun.
+    Stream(Box<Stream<&'a mut Http1Connection>>),
+    /// The connection has to end.
+    Close,
+    /// The client has ended it.
+    Gone,
+}
+
+/// Begins a stream, which the future of the connection holds as a pointer: while it waits for a request it is small.
+fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, rest: Rest, requests: &mut u32) -> Begun<'a> {
+    let ConnectionContext { hcm, info, drain, buffer_limit } = context;
+    let stats = &hcm.config.stats;
+    let stream = |codec: &'a mut Http1Connection, head: Option<crate::http::RequestHead>| {
+        let head = head.unwrap_or_else(|| crate::http::RequestHead::new(Protocol::Http11, b""));
+        let stream_info = begin_stream(hcm, info, head.version);
+        Box::new(Stream::new(hcm.clone(), codec, stream_info, head, *buffer_limit))
+    };
+    match rest {
+        Rest::Request(Ok(Some((head, end)))) => {
+            *requests += 1;
+            let mut close = hcm.config.max_requests_per_connection.is_some_and(|max| *requests >= max);
+            if close {
+                stats.downstream_cx_max_requests_reached().inc();
+            }
+            if drain.is_draining() {
+                stats.downstream_cx_drain_close().inc();
+                close = true;
+            }
+            if close {
+                codec.close_after_response();
+            }
+            let mut stream = stream(codec, Some(head));
+            stream.set_close_connection(close);
+            stream.start(end);
+            Begun::Stream(stream)
+        }
+        Rest::Request(Err(HeadError::Protocol(error, head))) => {
+            *requests += 1;
+            stats.downstream_cx_protocol_error().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, head);
+            stream.start_refused(&error);
+            Begun::Stream(stream)
+        }
+        Rest::HeadersTimeout => {
+            stats.downstream_rq_header_timeout().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, None);
+            stream.start_headers_timeout();
+            Begun::Stream(stream)
+        }
+        Rest::IdleTimeout => {
+            stats.downstream_cx_idle_timeout().inc();
+            Begun::Close
+        }
+        Rest::MaxDuration => {
+            stats.downstream_cx_max_duration_reached().inc();
+            Begun::Close
+        }
+        Rest::Drain => {
+            stats.downstream_cx_drain_close().inc();
+            Begun::Close
+        }
+        Rest::Request(Err(HeadError::Closed)) => {
+            stream(codec, None).start_gone();
+            Begun::Gone
+        }
+        Rest::Request(Ok(None)) => Begun::Gone,
+    }
 }
 
 /// Waits for the head of the next request, or for a reason to end the connection.
@@ -190,7 +208,7 @@ async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, 
     .await
 }
 
-async fn close_http1(hcm: &Rc<Hcm>, mut codec: Http1Connection) {
+async fn close_http1(hcm: &Rc<Hcm>, codec: &mut Http1Connection) {
     let Some(wait) = hcm.config.timeouts.delayed_close else { return };
     if timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await.is_err() {
         hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
