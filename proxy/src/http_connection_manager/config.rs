@@ -15,7 +15,7 @@ use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use super::conn_headers::ForwardingConfig;
 use super::local_reply::LocalReplyConfig;
 use super::path_normalize::{EscapedSlashes, PathNormalization};
-use super::stats::{HcmStats, ListenerHttpStats};
+use super::stats::{HcmStats, ListenerHttpStats, TracingStats};
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
@@ -31,6 +31,8 @@ pub struct HcmConfig {
     pub stats: HcmStats,
     /// `listener.<address>.http.<stat_prefix>.`
     pub listener_stats: ListenerHttpStats,
+    /// `http.<stat_prefix>.tracing.`
+    pub tracing_stats: TracingStats,
     /// The filters before the router.
     pub filters: ChainConfig,
     /// The router at their end.
@@ -280,7 +282,11 @@ impl HcmConfig {
             path,
         );
         let routes = match route_specifier {
-            Some(RouteSpecifier::RouteConfig(routes)) => RouteTable::from_proto(routes, &filter_cx, &path.field("route_config")),
+            Some(RouteSpecifier::RouteConfig(routes)) => {
+                let path = path.field("route_config");
+                RouteTable::from_proto(routes, &filter_cx, &path)
+                    .and_then(|table| clusters_exist(&table, cx, &path).map(|()| table))
+            }
             Some(RouteSpecifier::Rds(_)) => Err(path.field("rds").reject("is not supported yet; supported is route_config")),
             Some(RouteSpecifier::ScopedRoutes(_)) => Err(path.field("scoped_routes").reject("is not supported yet; supported is route_config")),
             None => Err(path.field("route_config").reject("is required: one of route_config, rds, scoped_routes")),
@@ -295,6 +301,7 @@ impl HcmConfig {
             codec_type: codec_type?,
             stats: HcmStats::of(cx.scope, &stat_prefix?),
             listener_stats: ListenerHttpStats::new(&cx.scope.scope(&format!("http.{prefix}."))),
+            tracing_stats: TracingStats::new(&cx.scope.store().scope(&format!("http.{prefix}.tracing."))),
             filters: chain?.0,
             router: Arc::new(router?),
             upgrades: upgrades?,
@@ -451,4 +458,25 @@ impl UpgradeConfig {
         }
         Ok(Self { upgrade_type: upgrade_type.into(), filters, enabled: enabled.is_none_or(|v| v.value) })
     }
+}
+
+/// A static table may only name clusters that exist, unless it says otherwise.
+fn clusters_exist(
+    table: &RouteTable,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    if table.validate_clusters() == Some(false) {
+        return Ok(());
+    }
+    let mut missing = Ok(());
+    for (host, _, id) in table.clusters() {
+        if cx.server.cluster_names.is_missing(id) {
+            let name = cx.server.cluster_names.name(id).unwrap_or_default();
+            missing = Err(path.key("virtual_hosts", &host.name).reject(format!(
+                "a route names the cluster \"{name}\", which does not exist; validate_clusters: false allows it"
+            )));
+        }
+    }
+    missing
 }

@@ -1,5 +1,6 @@
 //! A downstream connection: its codec, its streams one after another or side by side, and its end.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -28,7 +29,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let (io, protocol) = match codec {
         CodecType::Auto => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
             Some(found) => found,
-            None => return,
+            None => return active.closed_by_peer(),
         },
         CodecType::Http2 => (io, Protocol::Http2),
         CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
@@ -36,9 +37,9 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let context = ConnectionContext { hcm, info, drain, buffer_limit };
     let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
     if protocol == Protocol::Http2 {
-        Box::pin(serve_http2(context, io)).await;
+        Box::pin(serve_http2(context, io, &active)).await;
     } else {
-        Box::pin(serve_http1(context, io)).await;
+        Box::pin(serve_http1(context, io, &active)).await;
     }
     drop(active);
 }
@@ -65,37 +66,51 @@ enum Rest {
     Drain,
 }
 
-async fn serve_http1(context: ConnectionContext, io: Io) {
+async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnection) {
     let ConnectionContext { hcm, buffer_limit, .. } = &context;
-    let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit);
+    let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
     let mut requests = 0u32;
+    let mut ended_early;
     loop {
+        ended_early = false;
         let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
-        match begin_http1(&context, &mut codec, rest, &mut requests) {
-            Begun::Stream(mut stream) => {
+        let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
+            Begun::Stream(mut stream, is_refused) => {
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                let close = stream.closes_connection();
-                drop(stream);
-                if codec.finish_stream() == Next::Close || close {
-                    break;
+                ended_early = is_refused || stream.has_ended_early();
+                if is_refused {
+                    hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+                    hcm.config.stats.downstream_rq_rx_reset().inc();
+                } else if stream.client_is_gone() {
+                    active.closed_by_peer();
+                    active.ends_under_request();
                 }
+                stream.closes_connection()
             }
             Begun::Close => break,
-            Begun::Gone => return,
+            Begun::Gone(under_request) => {
+                if under_request {
+                    active.ends_under_request();
+                }
+                return active.closed_by_peer();
+            }
+        };
+        if codec.finish_stream() == Next::Close || close {
+            break;
         }
     }
-    Box::pin(close_http1(hcm, &mut codec)).await;
+    Box::pin(close_http1(hcm, &mut codec, ended_early, active)).await;
 }
 
 /// What came of the wait for a request.
 enum Begun<'a> {
-    /// A stream, begun.
-    Stream(Box<Stream<&'a mut Http1Connection>>),
+    /// A stream, begun; and whether the codec refused its request.
+    Stream(Box<Stream<&'a mut Http1Connection>>, bool),
     /// The connection has to end.
     Close,
-    /// The client has ended it.
-    Gone,
+    /// The client has ended it; within the head of a request or not.
+    Gone(bool),
 }
 
 /// Begins a stream, which the future of the connection holds as a pointer: while it waits for a request it is small.
@@ -122,9 +137,9 @@ fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, 
                 codec.close_after_response();
             }
             let mut stream = stream(codec, Some(head));
-            stream.set_close_connection(close);
+            stream.set_close_connection(close, drain);
             stream.start(end);
-            Begun::Stream(stream)
+            Begun::Stream(stream, false)
         }
         Rest::Request(Err(HeadError::Protocol(error, head))) => {
             *requests += 1;
@@ -132,14 +147,14 @@ fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, 
             codec.close_after_response();
             let mut stream = stream(codec, head);
             stream.start_refused(&error);
-            Begun::Stream(stream)
+            Begun::Stream(stream, true)
         }
         Rest::HeadersTimeout => {
             stats.downstream_rq_header_timeout().inc();
             codec.close_after_response();
             let mut stream = stream(codec, None);
             stream.start_headers_timeout();
-            Begun::Stream(stream)
+            Begun::Stream(stream, false)
         }
         Rest::IdleTimeout => {
             stats.downstream_cx_idle_timeout().inc();
@@ -155,9 +170,9 @@ fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, 
         }
         Rest::Request(Err(HeadError::Closed)) => {
             stream(codec, None).start_gone();
-            Begun::Gone
+            Begun::Gone(true)
         }
-        Rest::Request(Ok(None)) => Begun::Gone,
+        Rest::Request(Ok(None)) => Begun::Gone(false),
     }
 }
 
@@ -208,21 +223,28 @@ async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, 
     .await
 }
 
-async fn close_http1(hcm: &Rc<Hcm>, codec: &mut Http1Connection) {
+/// Ends the connection. A client that was answered before it had sent its request gets the chance to close first, so that
+/// what it still sends does not make the kernel throw the answer away.
+async fn close_http1(hcm: &Rc<Hcm>, codec: &mut Http1Connection, ended_early: bool, active: &ActiveConnection) {
     let Some(wait) = hcm.config.timeouts.delayed_close else { return };
-    if timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await.is_err() {
+    if !ended_early {
+        let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
+    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx))).await.is_ok() {
+        active.closed_by_peer();
+    } else {
         hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
     }
 }
 
-async fn serve_http2(context: ConnectionContext, io: Io) {
+async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnection) {
     let ConnectionContext { hcm, info, drain, buffer_limit } = context;
-    let mut codec = Http2Connection::new(io, hcm.http2.clone(), buffer_limit);
+    let mut codec = Http2Connection::new(io, hcm.http2.clone(), buffer_limit).with_stats(hcm.http2_stats());
     let mut timer = Timer::default();
     let max = hcm.config.timeouts.max_connection_duration.map(|d| info.start + d);
     let mut draining = Some(drain.draining());
     let mut idle_since = Instant::now();
     let mut streams = 0u32;
+    let mut shutting_down = false;
     loop {
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = codec.poll_accept(cx) {
@@ -241,28 +263,40 @@ async fn serve_http2(context: ConnectionContext, io: Io) {
         })
         .await;
         match accepted {
-            Accepted::Stream(None) => return,
+            Accepted::Stream(None) => {
+                if !shutting_down {
+                    active.closed_by_peer();
+                }
+                if codec.active_streams() > 0 {
+                    active.ends_under_request();
+                }
+                return;
+            }
             Accepted::Stream(Some((head, stream))) => {
                 streams += 1;
                 spawn_http2_stream(&hcm, &info, buffer_limit, head, stream);
                 if hcm.config.max_requests_per_connection.is_some_and(|limit| streams == limit) {
                     hcm.config.stats.downstream_cx_max_requests_reached().inc();
                     codec.graceful_shutdown();
+                shutting_down = true;
                 }
             }
             Accepted::Drain => {
                 hcm.config.stats.downstream_cx_drain_close().inc();
                 codec.graceful_shutdown();
+                shutting_down = true;
             }
             Accepted::Deadline if max.is_some_and(|max| max <= Instant::now()) => {
                 hcm.config.stats.downstream_cx_max_duration_reached().inc();
                 draining = None;
                 codec.graceful_shutdown();
+                shutting_down = true;
             }
             Accepted::Deadline if codec.active_streams() > 0 => idle_since = Instant::now(),
             Accepted::Deadline => {
                 hcm.config.stats.downstream_cx_idle_timeout().inc();
                 codec.graceful_shutdown();
+                shutting_down = true;
                 idle_since = Instant::now();
             }
         }
@@ -350,13 +384,25 @@ async fn sniff(mut io: Io, info: &ConnectionInfo, idle: Option<Duration>) -> Opt
 struct ActiveConnection {
     hcm: Rc<Hcm>,
     start: Instant,
+    /// The client closed it, not we.
+    remote: Cell<bool>,
+    /// It ended before a request on it had.
+    busy: Cell<bool>,
 }
 
 impl ActiveConnection {
     fn new(hcm: &Rc<Hcm>, info: &ConnectionInfo) -> Self {
         hcm.config.stats.downstream_cx_total().inc();
         hcm.config.stats.downstream_cx_active().inc();
-        Self { hcm: hcm.clone(), start: info.start }
+        Self { hcm: hcm.clone(), start: info.start, remote: Cell::new(false), busy: Cell::new(false) }
+    }
+
+    fn closed_by_peer(&self) {
+        self.remote.set(true);
+    }
+
+    fn ends_under_request(&self) {
+        self.busy.set(true);
     }
 }
 
@@ -365,6 +411,16 @@ impl Drop for ActiveConnection {
         let stats = &self.hcm.config.stats;
         stats.downstream_cx_active().dec();
         stats.downstream_cx_destroy().inc();
+        let (all, busy) = if self.remote.get() {
+            (stats.downstream_cx_destroy_remote(), stats.downstream_cx_destroy_remote_active_rq())
+        } else {
+            (stats.downstream_cx_destroy_local(), stats.downstream_cx_destroy_local_active_rq())
+        };
+        all.inc();
+        if self.busy.get() {
+            stats.downstream_cx_destroy_active_rq().inc();
+            busy.inc();
+        }
         let length = Instant::now() - self.start;
         stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     }

@@ -1,6 +1,6 @@
 //! A connection manager on one worker: what all of its streams share, and the checks that every request passes.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::codec::h1::Http1Settings;
+use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::codec::h2::Http2Settings;
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
@@ -34,6 +35,8 @@ pub(super) struct Hcm {
     pub(super) http1: Rc<Http1Settings>,
     pub(super) http2: Rc<Http2Settings>,
     pub(super) timers: Timers,
+    http1_stats: OnceCell<Rc<Http1CodecStats>>,
+    http2_stats: OnceCell<Rc<Http2CodecStats>>,
     chain: WorkerChain,
     upgrade_chains: Vec<Option<WorkerChain>>,
     routes: Rc<Arc<RouteTable>>,
@@ -58,11 +61,13 @@ impl Hcm {
         let table = config.routes.clone();
         let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
         Self {
-            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker)),
+            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker, &table)),
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
             timers: Timers::default(),
+            http1_stats: OnceCell::new(),
+            http2_stats: OnceCell::new(),
             chain: config.filters.on_worker(worker, Some(&table)),
             upgrade_chains: upgrade_chains.collect(),
             routes: Rc::new(table),
@@ -71,6 +76,18 @@ impl Hcm {
             worker: worker.clone(),
             config,
         }
+    }
+
+    /// `http1.`, there from the first HTTP/1 connection on.
+    pub(super) fn http1_stats(&self) -> Rc<Http1CodecStats> {
+        let store = &self.worker.server.stats;
+        self.http1_stats.get_or_init(|| Rc::new(Http1CodecStats::new(&store.scope("http1.")))).clone()
+    }
+
+    /// `http2.`, there from the first HTTP/2 connection on.
+    pub(super) fn http2_stats(&self) -> Rc<Http2CodecStats> {
+        let store = &self.worker.server.stats;
+        self.http2_stats.get_or_init(|| Rc::new(Http2CodecStats::new(&store.scope("http2.")))).clone()
     }
 
     /// The number of a new stream.
@@ -84,7 +101,11 @@ impl Hcm {
         if self.worker.server.overload.stop_accepting_requests(self.worker.random.next()) {
             self.config.stats.downstream_rq_overload_close().inc();
             info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
-            return Err(Rejection::new(503, "overload").body("envoy overloaded").closing());
+            let mut rejection = Rejection::new(503, "overload").body("envoy overloaded").closing();
+            if self.config.append_local_overload {
+                rejection.reply = rejection.reply.with_header(HeaderName::new("x-envoy-local-overloaded"), "true");
+            }
+            return Err(rejection);
         }
         let upgrade = head.method() == Method::Connect || is_upgrade_request(head);
         if head.authority().is_none() {
@@ -225,6 +246,11 @@ impl Hcm {
             stats.record_response(status);
             self.config.listener_stats.record_response(status);
         }
+        let bytes = info.downstream_bytes;
+        stats.downstream_cx_rx_bytes_total().add(bytes.wire_received);
+        stats.downstream_cx_tx_bytes_total().add(bytes.wire_sent);
+        let received = &info.connection.bytes_received;
+        received.set(received.get() + bytes.wire_received);
         let took = info.now - info.start;
         stats.downstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.access_logs.log(&record.format_data("DownstreamEnd"));

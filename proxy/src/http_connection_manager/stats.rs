@@ -73,7 +73,6 @@ stats_group! {
         counter rq_total;
         counter rq_reset_after_downstream_response_started;
         counter rq_overload_local_reply;
-        counter rq_retry_skipped_request_not_complete;
         counter rs_too_large;
         counter passthrough_internal_redirect_no_route;
         counter passthrough_internal_redirect_bad_location;
@@ -92,6 +91,17 @@ stats_group! {
         counter downstream_rq_3xx;
         counter downstream_rq_4xx;
         counter downstream_rq_5xx;
+    }
+}
+
+stats_group! {
+    /// `http.<stat_prefix>.tracing.`: what was decided about tracing a request. Zero while there is no tracer.
+    pub struct TracingStats {
+        counter random_sampling;
+        counter service_forced;
+        counter client_enabled;
+        counter not_traceable;
+        counter health_check;
     }
 }
 

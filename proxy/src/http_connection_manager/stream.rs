@@ -20,6 +20,7 @@ use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
 use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
+use crate::network_filters::DrainSignal;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
 /// A stream from its head to its log line.
@@ -42,6 +43,12 @@ pub(super) struct Stream<S: ServerStream> {
     /// The connection must end after this stream.
     close_connection: bool,
     was_polled: bool,
+    /// Tells an HTTP/1 connection to end; an HTTP/2 connection sees to that itself.
+    drain: Option<Rc<dyn DrainSignal>>,
+    /// The response ended before the request had.
+    ended_early: bool,
+    /// The client reset the stream or went away.
+    client_gone: bool,
 }
 
 /// What is known about a stream; outlives it by the moment in which it is logged.
@@ -84,6 +91,8 @@ struct Deadlines {
     idle: Option<Instant>,
     idle_after: Option<std::time::Duration>,
     log_flush: Option<Instant>,
+    /// For the client to take the rest of its response; none: that has not begun to be waited for.
+    flush: Option<Option<Instant>>,
 }
 
 impl<S: ServerStream> Stream<S> {
@@ -97,6 +106,7 @@ impl<S: ServerStream> Stream<S> {
             idle: timeouts.stream_idle.map(|d| start + d),
             idle_after: timeouts.stream_idle,
             log_flush: hcm.config.access_log_options.flush_interval.map(|d| start + d),
+            flush: None,
         };
         let router = Router::new(hcm.router.clone());
         Self {
@@ -115,6 +125,9 @@ impl<S: ServerStream> Stream<S> {
             buffer_limit,
             close_connection: false,
             was_polled: false,
+            drain: None,
+            ended_early: false,
+            client_gone: false,
             hcm,
         }
     }
@@ -184,14 +197,25 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(reply);
     }
 
-    /// Ends the connection after this stream, whatever the stream does.
-    pub(super) fn set_close_connection(&mut self, close: bool) {
+    /// Ends the connection after this stream, whatever the stream does, or when `drain` says so until its head is sent.
+    pub(super) fn set_close_connection(&mut self, close: bool, drain: &Rc<dyn DrainSignal>) {
         self.close_connection |= close;
+        self.drain = Some(drain.clone());
     }
 
     /// Whether the connection must end after this stream.
     pub(super) fn closes_connection(&self) -> bool {
         self.close_connection
+    }
+
+    /// Whether the response ended before the request had.
+    pub(super) fn has_ended_early(&self) -> bool {
+        self.ended_early
+    }
+
+    /// Whether the client reset the stream or went away.
+    pub(super) fn client_is_gone(&self) -> bool {
+        self.client_gone
     }
 
     /// Runs the stream until it has ended. `timer` belongs to the task that polls.
@@ -213,7 +237,7 @@ impl<S: ServerStream> Stream<S> {
                 return Poll::Ready(());
             }
             if self.is_over() {
-                return self.codec.poll_flush(cx).map(|()| self.finish());
+                return self.poll_end(cx, timer);
             }
             if progress {
                 continue;
@@ -225,6 +249,23 @@ impl<S: ServerStream> Stream<S> {
         // Others on this worker have waited long enough.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Waits for the client to take what is left of the response, but not for ever.
+    fn poll_end(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        if self.codec.poll_flush(cx).is_pending() {
+            let timeouts = &self.hcm.config.timeouts;
+            let patience = timeouts.stream_flush.or(timeouts.stream_idle);
+            let deadline = *self.deadlines.flush.get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            if !timer.poll(deadline, cx) {
+                return Poll::Pending;
+            }
+            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            self.close_connection = true;
+            self.codec.reset(StreamReset::LocalReset);
+        }
+        self.finish();
+        Poll::Ready(())
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
@@ -408,12 +449,15 @@ impl<S: ServerStream> Stream<S> {
                 self.break_off(StreamReset::LocalReset);
             }
             StreamReset::RemoteReset => {
+                self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
                 self.info().response_code_details = Some("downstream_remote_reset".into());
                 self.gone();
             }
             StreamReset::ConnectionTermination | StreamReset::LocalReset => {
+                self.client_gone = true;
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info().response_flags.set(ResponseFlag::DownstreamConnectionTermination);
                 self.info().response_code_details = Some("downstream_remote_disconnect".into());
                 self.gone();
@@ -611,9 +655,6 @@ impl<S: ServerStream> Stream<S> {
         let hcm = self.hcm.clone();
         let Some(record) = self.record.as_deref_mut() else { return };
         record.info.response_code_details = Some(reply.details.clone());
-        if hcm.config.append_local_overload && record.info.response_flags.contains(ResponseFlag::UpstreamOverflow) {
-            record.info.dynamic_metadata.merge("envoy.local_reply", serde_json::Map::new());
-        }
         let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info, &hcm.worker.random);
         let end = EndStream::from(body.is_empty());
         if self.bypass_encode {
@@ -637,7 +678,7 @@ impl<S: ServerStream> Stream<S> {
         let upgraded = self.upgrade == Upgrade::Accepted;
         hcm.config.forwarding.mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head, info);
-        self.close_connection |= hcm.must_close(request);
+        self.close_connection |= hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
         self.close_connection |= self.request == Half::Open && !upgraded && request.version.is_http1();
         if self.close_connection && !upgraded && request.version.is_http1() {
@@ -676,6 +717,7 @@ impl<S: ServerStream> Stream<S> {
         info.timing.last_downstream_tx_byte = Some(info.now);
         if self.request == Half::Open && self.upgrade == Upgrade::No {
             self.hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+            self.ended_early = true;
             self.close_connection = true;
         }
     }

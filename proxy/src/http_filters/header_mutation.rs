@@ -36,6 +36,10 @@ impl HttpFilterFactory for Factory {
         "envoy.filters.http.header_mutation"
     }
 
+    fn supports_upstream(&self) -> bool {
+        true
+    }
+
     fn type_names(&self) -> &'static [&'static str] {
         &["envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"]
     }

@@ -203,6 +203,11 @@ pub trait HttpFilterFactory: Sync {
         &[]
     }
 
+    /// Whether the filter may stand in a list of upstream filters. Default false.
+    fn supports_upstream(&self) -> bool {
+        false
+    }
+
     /// Converts the configuration of the filter.
     fn from_proto(
         &self,

@@ -146,9 +146,11 @@ impl Listener {
             ),
             path.unsupported_if_set("udp_listener_config", udp_listener_config),
             path.unsupported_if_set("api_listener", api_listener),
-            path.unsupported_if_set("internal_listener", listener_specifier),
         ];
-        let addresses = addresses_from(address, additional_addresses, path);
+        // An internal listener has no address; one complaint is enough.
+        let addresses = path
+            .unsupported_if_set("internal_listener", listener_specifier)
+            .and_then(|()| addresses_from(address, additional_addresses, path));
         let uses_proxy_protocol = filter_chains
             .first()
             .and_then(|chain| chain.use_proxy_proto)
@@ -160,15 +162,19 @@ impl Listener {
             _ => stat_prefix,
         };
         let scope = root.scope(&format!("listener.{prefix}."));
-        let chains = chains_from(
-            filter_chains,
-            default_filter_chain,
-            &FactoryContext {
-                server,
-                scope: &scope,
-            },
-            path,
-        );
+        let chains = match &addresses {
+            // UDP and internal listeners, which are refused, may have none.
+            Err(refused) if filter_chains.is_empty() && default_filter_chain.is_none() => {
+                Err(*refused)
+            }
+            _ => {
+                let cx = FactoryContext {
+                    server,
+                    scope: &scope,
+                };
+                chains_from(filter_chains, default_filter_chain, &cx, path)
+            }
+        };
         let access_logs = path.each("access_log", access_log, |log, path| {
             AccessLog::from_proto(log, &cx, path)
         });

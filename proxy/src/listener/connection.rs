@@ -319,6 +319,8 @@ fn log(
     let mut info = StreamInfo::new(connection, 0, None);
     info.start_time -= start.elapsed();
     info.start = start;
+    info.bytes_received = info.connection.bytes_received.get();
+    info.bytes_sent = info.connection.bytes_sent.get();
     add(&mut info);
     listener.access_logs.log(&FormatData {
         info: &info,

@@ -49,10 +49,14 @@ impl FilterChain {
             // Harmless: only shown.
             metadata: _,
             transport_socket,
-            // Harmless: a plain connection has no handshake.
-            transport_socket_connect_timeout: _,
+            transport_socket_connect_timeout,
             name,
         } = proto;
+        // A plain connection has no handshake: the value is only checked.
+        let handshake = path.duration(
+            "transport_socket_connect_timeout",
+            transport_socket_connect_timeout,
+        );
         let socket = path.optional("transport_socket", transport_socket, transport_socket_from);
         let count = filters.len();
         let mut configs = Vec::with_capacity(count);
@@ -78,6 +82,7 @@ impl FilterChain {
             }
         }
         socket?;
+        handshake?;
         failed.map_or(Ok(()), Err)?;
         Ok(Self {
             name: name.into(),

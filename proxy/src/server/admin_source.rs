@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_proto::any::pack;
 use outrigger_proto::pb::envoy::admin::v3 as pb;
-use outrigger_proto::pb::envoy::config::cluster::v3::CircuitBreakers;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::google::protobuf::{Duration as DurationProto, Timestamp};
 use pb::clusters_config_dump::StaticCluster;
@@ -19,7 +18,6 @@ use super::cli::{DrainStrategy, IpVersion, Mode};
 use super::lifecycle::{Server, ServerEvent};
 use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
 use crate::net::Address;
-use crate::upstream::{Cluster, HealthFlag, Host, HostStat};
 
 impl AdminSource for Server {
     fn server(&self) -> &Arc<ServerContext> {
@@ -100,11 +98,7 @@ impl AdminSource for Server {
     }
 
     fn clusters(&self) -> Vec<pb::ClusterStatus> {
-        let clusters = self.clusters.clusters();
-        clusters
-            .iter()
-            .map(|cluster| self.cluster_status(cluster))
-            .collect()
+        self.clusters.status()
     }
 
     fn listeners(&self) -> Vec<pb::ListenerStatus> {
@@ -188,75 +182,6 @@ impl AdminSource for Server {
             LogLevels::All(level) => self.log.set_all(&level),
             LogLevels::Some(changes) => self.log.set_some(&changes),
         }
-    }
-}
-
-impl Server {
-    fn cluster_status(&self, cluster: &Cluster) -> pb::ClusterStatus {
-        let configured = self
-            .cluster_protos
-            .iter()
-            .find(|proto| *proto.name == *cluster.info.name);
-        let hosts = cluster.hosts.load();
-        pb::ClusterStatus {
-            name: cluster.info.name.to_string(),
-            observability_name: cluster.info.observability_name.to_string(),
-            host_statuses: hosts.hosts().map(|host| host_status(host)).collect(),
-            circuit_breakers: Some(
-                configured
-                    .and_then(|proto| proto.circuit_breakers.clone())
-                    .unwrap_or_else(CircuitBreakers::default),
-            ),
-            ..Default::default()
-        }
-    }
-}
-
-fn host_status(host: &Host) -> pb::HostStatus {
-    use pb::simple_metric::Type::{Counter, Gauge};
-    let metric = |name: &str, kind: pb::simple_metric::Type, stat| pb::SimpleMetric {
-        r#type: kind.into(),
-        value: host.stats.get(stat),
-        name: name.to_owned(),
-    };
-    let has = |flag| host.health.has(flag);
-    let eds = if has(HealthFlag::EdsStatusDraining) {
-        core::HealthStatus::Draining
-    } else if has(HealthFlag::FailedEdsHealth) {
-        core::HealthStatus::Unhealthy
-    } else if has(HealthFlag::DegradedEdsHealth) {
-        core::HealthStatus::Degraded
-    } else {
-        core::HealthStatus::Healthy
-    };
-    pb::HostStatus {
-        address: Some(address(&host.address)),
-        stats: vec![
-            metric("cx_connect_fail", Counter, HostStat::CxConnectFail),
-            metric("cx_total", Counter, HostStat::CxTotal),
-            metric("rq_error", Counter, HostStat::RqError),
-            metric("rq_success", Counter, HostStat::RqSuccess),
-            metric("rq_timeout", Counter, HostStat::RqTimeout),
-            metric("rq_total", Counter, HostStat::RqTotal),
-            metric("cx_active", Gauge, HostStat::CxActive),
-            metric("rq_active", Gauge, HostStat::RqActive),
-        ],
-        health_status: Some(pb::HostHealthStatus {
-            failed_active_health_check: has(HealthFlag::FailedActiveHc),
-            failed_outlier_check: has(HealthFlag::FailedOutlierCheck),
-            failed_active_degraded_check: has(HealthFlag::DegradedActiveHc),
-            eds_health_status: eds.into(),
-            ..Default::default()
-        }),
-        weight: host.weight,
-        hostname: host.hostname.to_string(),
-        priority: host.priority,
-        locality: Some(core::Locality {
-            region: host.locality.region.to_string(),
-            zone: host.locality.zone.to_string(),
-            sub_zone: host.locality.sub_zone.to_string(),
-        }),
-        ..Default::default()
     }
 }
 

@@ -4,7 +4,7 @@ mod filter_state;
 mod response_flag;
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,6 +53,10 @@ pub struct ConnectionInfo {
     pub dynamic_metadata: RefCell<DynamicMetadata>,
     /// Set when the connection ended badly: `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: RefCell<Option<Cow<'static, str>>>,
+    /// Bytes that its network filters have read so far, for the access log of the listener.
+    pub bytes_received: Cell<u64>,
+    /// Bytes that they have sent so far.
+    pub bytes_sent: Cell<u64>,
     /// Set when the transport socket failed: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure_reason: RefCell<Option<Box<str>>>,
 }
@@ -367,6 +371,8 @@ impl ConnectionInfo {
             filter_state: RefCell::default(),
             dynamic_metadata: RefCell::default(),
             termination_details: RefCell::default(),
+            bytes_received: Cell::new(0),
+            bytes_sent: Cell::new(0),
             transport_failure_reason: RefCell::default(),
         }
     }

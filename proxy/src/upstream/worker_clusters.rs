@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::ClusterId;
 use super::circuit_breaker::{Resource, RoutingPriority};
@@ -18,6 +19,7 @@ use super::pool::{
 };
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
 use crate::http_connection_manager::codec::h2::ClientHttp2Settings;
+use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
 
 /// This worker's clusters by number, each made when first asked for.
@@ -49,8 +51,8 @@ pub(in crate::upstream) struct ClusterHandle {
     codes: RefCell<CodeStats>,
     pub(super) connector: Rc<dyn Connector>,
     shard: usize,
-    http1: OnceCell<Rc<ClientHttp1Settings>>,
-    http2: OnceCell<Rc<ClientHttp2Settings>>,
+    http1: OnceCell<(Rc<ClientHttp1Settings>, Http1CodecStats)>,
+    http2: OnceCell<(Rc<ClientHttp2Settings>, Http2CodecStats)>,
 }
 
 impl WorkerClusters {
@@ -202,12 +204,22 @@ impl WorkerCluster {
     }
 
     /// Counts a response by its status code: `upstream_rq_2xx`, `upstream_rq_200` and the same below `external.` or
-    /// `internal.`, and below `canary.`; not `upstream_rq_completed`.
+    /// `internal.`, and below `canary.`; with `upstream_rq_completed` below all of them.
     pub fn record_code(&self, status: u16, origin: CodeOrigin) {
+        self.handle.info.stats.upstream_rq_completed().inc();
         self.handle
             .codes
             .borrow_mut()
             .record(&self.handle.info.scope, status, origin);
+    }
+
+    /// Records how long a response took, from the end of the request: `upstream_rq_time`, and the same below `external.` or
+    /// `internal.`, and below `canary.`
+    pub fn record_time(&self, took: Duration, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        info.stats.upstream_rq_time().record(millis);
+        codes.borrow_mut().record_time(&info.scope, millis, origin);
     }
 
     /// A stream on a connection to `host`. It counts against `max_requests` by itself.
@@ -288,29 +300,41 @@ impl ClusterHandle {
     }
 
     pub(super) fn http1_settings(&self) -> Rc<ClientHttp1Settings> {
-        let settings = self.http1.get_or_init(|| {
+        let (settings, _) = self.http1.get_or_init(|| {
             let http = &self.info.settings.http;
-            Rc::new(ClientHttp1Settings {
+            let settings = ClientHttp1Settings {
                 options: http.http1.clone(),
                 max_response_headers_kb: http.common.max_response_headers_kb,
                 max_headers_count: http.common.max_headers_count,
-            })
+            };
+            let stats = Http1CodecStats::new(&self.info.scope.scope("http1."));
+            (Rc::new(settings), stats)
         });
         settings.clone()
     }
 
     pub(super) fn http2_settings(&self) -> Rc<ClientHttp2Settings> {
-        let settings = self.http2.get_or_init(|| {
+        self.http2().0.clone()
+    }
+
+    /// `cluster.<name>.http2.`
+    pub(super) fn http2_stats(&self) -> &Http2CodecStats {
+        &self.http2().1
+    }
+
+    fn http2(&self) -> &(Rc<ClientHttp2Settings>, Http2CodecStats) {
+        self.http2.get_or_init(|| {
             let settings = &self.info.settings;
-            Rc::new(ClientHttp2Settings {
+            let stats = Http2CodecStats::new(&self.info.scope.scope("http2."));
+            let settings = ClientHttp2Settings {
                 options: settings.http.http2.clone(),
                 max_response_headers_kb: settings.http.common.max_response_headers_kb,
                 max_headers_count: settings.http.common.max_headers_count,
                 buffer_limit: usize::try_from(settings.per_connection_buffer_limit_bytes)
                     .unwrap_or(usize::MAX),
-            })
-        });
-        settings.clone()
+            };
+            (Rc::new(settings), stats)
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod h1;
 pub mod h2;
 pub(crate) mod inline;
+mod stats;
 
 use std::borrow::Cow;
 use std::task::{Context, Poll};
@@ -11,6 +12,8 @@ use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, ResponseHead};
 use crate::stream_info::BytesMeter;
+
+pub use stats::{Http1CodecStats, Http2CodecStats};
 
 /// One stream as its codec offers it: the rest of the request comes out, the response goes in.
 ///

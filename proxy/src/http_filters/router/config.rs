@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
+use super::upstream_filters::ClusterChains;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::HeaderName;
 use crate::http_connection_manager::HcmStats;
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
+use crate::route::RouteTable;
 use crate::server::{FactoryContext, Worker};
 
 /// The message that a terminal filter of a chain is configured with.
 pub const TYPE_NAME: &str = "envoy.extensions.filters.http.router.v3.Router";
-/// The message that ends `upstream_http_filters`.
-const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 
 /// `Router`.
 pub struct RouterConfig {
+    /// Counts and times responses in the stats of the cluster. Default true.
+    pub dynamic_stats: bool,
     /// Writes no `x-envoy-*` headers of its own. Default false.
     pub suppress_envoy_headers: bool,
     /// Takes `x-envoy-expected-rq-timeout-ms` for the route's timeout. Default false.
@@ -34,8 +36,9 @@ pub struct WorkerRouter {
     pub config: Arc<RouterConfig>,
     /// The stats of the connection manager that it belongs to.
     pub stats: HcmStats,
-    /// The filters of upstream attempts.
+    /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
+    pub(super) cluster_chains: ClusterChains,
 }
 
 impl RouterConfig {
@@ -49,8 +52,7 @@ impl RouterConfig {
             "x-envoy-retry-on",
         ];
         let pb::Router {
-            // Per-code counters are always kept: they are made when a code first occurs.
-            dynamic_stats: _,
+            dynamic_stats,
             // Spans need a tracer, and `tracing` is refused.
             start_child_span: _,
             upstream_log,
@@ -75,17 +77,19 @@ impl RouterConfig {
         let upstream = if upstream_http_filters.is_empty() {
             Ok(ChainConfig::default())
         } else {
-            ChainConfig::from_proto(upstream_http_filters, UPSTREAM_CODEC, cx, &path.field("upstream_http_filters")).map(|(chain, _)| chain)
+            ChainConfig::upstream_from_proto("upstream_http_filters", upstream_http_filters, cx, path)
         };
         log?;
         log_options?;
-        Ok(Self { suppress_envoy_headers, respect_expected_rq_timeout, strict_check_headers: strict?, upstream_http_filters: upstream? })
+        let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
+        Ok(Self { dynamic_stats, suppress_envoy_headers, respect_expected_rq_timeout, strict_check_headers: strict?, upstream_http_filters: upstream? })
     }
 }
 
 impl WorkerRouter {
-    /// This worker's instance.
-    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>) -> Self {
-        Self { upstream_chain: config.upstream_http_filters.on_worker(worker, None), config, stats }
+    /// This worker's instance, for streams routed by `table`.
+    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>, table: &RouteTable) -> Self {
+        let upstream_chain = config.upstream_http_filters.on_worker(worker, Some(table));
+        Self { upstream_chain, cluster_chains: ClusterChains::default(), config, stats }
     }
 }

@@ -154,6 +154,7 @@ impl Session {
                     return Some(upstream);
                 }
                 Err(PoolError::Overflow) => {
+                    self.info.upstream_mut().host = None;
                     self.info.response_flags.set(ResponseFlag::UpstreamOverflow);
                     self.info.downstream_close_reason =
                         Some(Cow::Borrowed("tcp_initializion_failure:2"));
@@ -233,6 +234,9 @@ impl Session {
             End::Closed | End::Broken(Broken::Client(_)) => return,
             End::Broken(Broken::Upstream(error)) => {
                 if is_reset(error) {
+                    self.info
+                        .response_flags
+                        .set(ResponseFlag::UpstreamRemoteReset);
                     io.reset_on_close();
                 }
                 return;
@@ -286,6 +290,9 @@ impl Drop for Session {
         let (request, response) = (&self.relay.request, &self.relay.response);
         stats.downstream_cx_rx_bytes_total().add(request.bytes);
         stats.downstream_cx_tx_bytes_total().add(response.bytes);
+        let connection = &self.info.connection;
+        connection.bytes_received.set(request.bytes);
+        connection.bytes_sent.set(response.bytes);
         let (paused, resumed) = (
             stats.downstream_flow_control_paused_reading_total(),
             stats.downstream_flow_control_resumed_reading_total(),

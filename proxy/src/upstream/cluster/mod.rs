@@ -21,13 +21,14 @@ pub use http_options::{CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
 pub(crate) use stats::CodeStats;
 pub use stats::{
     ClusterEndpointStats, ClusterTrafficStats, ClusterUpdateStats, CodeOrigin,
-    RequestResponseSizeStats, TimeoutBudgetStats,
+    RequestResponseSizeStats, TimeoutBudgetStats, TransportSocketMatchStats,
 };
 
 use super::ClusterId;
 use super::circuit_breaker::{CircuitBreakerSettings, CircuitBreakers};
 use super::load_balancer::LoadBalancerSettings;
 use super::pool::SocketSettings;
+use crate::http_filters::chain_config::ChainConfig;
 use crate::stats::Scope;
 use crate::stream_info::DynamicMetadata;
 
@@ -50,10 +51,14 @@ pub struct ClusterInfo {
     pub endpoint_stats: ClusterEndpointStats,
     /// Stats of what changes its membership, and of its load balancers.
     pub update_stats: ClusterUpdateStats,
+    /// How often a host got the transport socket of the cluster.
+    pub socket_match_stats: TransportSocketMatchStats,
     /// With `track_cluster_stats.timeout_budgets`.
     pub timeout_budget_stats: Option<TimeoutBudgetStats>,
     /// With `track_cluster_stats.request_response_sizes`.
     pub request_response_size_stats: Option<RequestResponseSizeStats>,
+    /// The filters of requests to it, in place of the router's; none: the router's.
+    pub http_filters: Option<Arc<ChainConfig>>,
     /// What is in use of its limits.
     pub circuit_breakers: CircuitBreakers,
     /// `cluster.<observability name>.`

@@ -2,7 +2,7 @@
 //!
 //! They come in groups by who writes them, so that a cluster that carries no traffic costs nothing but names.
 
-use crate::stats::{Counter, Scope};
+use crate::stats::{Counter, Histogram, Scope, Unit};
 
 crate::stats_group! {
     /// What traffic does: connections, requests, and how they end.
@@ -47,7 +47,7 @@ crate::stats_group! {
         counter upstream_http3_broken;
         counter upstream_internal_redirect_failed_total;
         counter upstream_internal_redirect_succeeded_total;
-        counter upstream_queue_overloaded;
+        gauge upstream_queue_overloaded;
         counter upstream_rq_0rtt;
         gauge upstream_rq_active;
         counter upstream_rq_active_overflow;
@@ -120,6 +120,13 @@ crate::stats_group! {
 }
 
 crate::stats_group! {
+    /// Below `default.`: the transport socket that hosts get which no `transport_socket_matches` claims.
+    pub struct TransportSocketMatchStats {
+        counter total_match_count;
+    }
+}
+
+crate::stats_group! {
     /// With `track_cluster_stats.timeout_budgets`: how much of its timeout a request used.
     pub struct TimeoutBudgetStats {
         histogram upstream_rq_timeout_budget_per_try_percent_used (Unspecified);
@@ -148,11 +155,35 @@ pub struct CodeOrigin {
     pub canary: bool,
 }
 
+impl CodeOrigin {
+    /// Where a response counts beside the cluster itself, with the place of its stats.
+    fn prefixes(self) -> impl Iterator<Item = (usize, &'static str)> {
+        let side = if self.internal {
+            (2, "internal.")
+        } else {
+            (1, "external.")
+        };
+        [Some(side), self.canary.then_some((3, "canary."))]
+            .into_iter()
+            .flatten()
+    }
+}
+
 /// The counters by status code of one cluster on one worker, each made when its code first comes.
 #[derive(Debug, Default)]
 pub(crate) struct CodeStats {
-    /// By prefix (none, external, internal, canary), then by `status - 100`.
-    by_prefix: [Vec<Option<Box<CodeCounters>>>; 4],
+    /// By prefix: none, external, internal, canary.
+    by_prefix: [PrefixStats; 4],
+}
+
+#[derive(Debug, Default)]
+struct PrefixStats {
+    /// By `status - 100`.
+    codes: Vec<Option<Box<CodeCounters>>>,
+    /// `upstream_rq_completed`; below no prefix it is part of [`ClusterTrafficStats`].
+    completed: Option<Counter>,
+    /// `upstream_rq_time`, likewise.
+    time: Option<Histogram>,
 }
 
 #[derive(Debug)]
@@ -168,18 +199,28 @@ impl CodeStats {
     /// Counts one response below each prefix that it belongs to.
     pub(crate) fn record(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
         self.record_below(0, "", scope, status);
-        if origin.internal {
-            self.record_below(2, "internal.", scope, status);
-        } else {
-            self.record_below(1, "external.", scope, status);
+        for (index, prefix) in origin.prefixes() {
+            self.record_below(index, prefix, scope, status);
+            let completed = &mut self.by_prefix[index].completed;
+            completed
+                .get_or_insert_with(|| scope.counter(&format!("{prefix}upstream_rq_completed")))
+                .inc();
         }
-        if origin.canary {
-            self.record_below(3, "canary.", scope, status);
+    }
+
+    /// Records how long a response took, in milliseconds, below each prefix that it belongs to.
+    pub(crate) fn record_time(&mut self, scope: &Scope, millis: u64, origin: CodeOrigin) {
+        for (index, prefix) in origin.prefixes() {
+            let time = &mut self.by_prefix[index].time;
+            let name = || format!("{prefix}upstream_rq_time");
+            time.get_or_insert_with(|| scope.histogram(&name(), Unit::Milliseconds))
+                .get()
+                .record(millis);
         }
     }
 
     fn record_below(&mut self, index: usize, prefix: &str, scope: &Scope, status: u16) {
-        let table = &mut self.by_prefix[index];
+        let table = &mut self.by_prefix[index].codes;
         let at = usize::from(status).wrapping_sub(100).min(CODES);
         if table.len() <= at {
             table.resize_with(at + 1, || None);

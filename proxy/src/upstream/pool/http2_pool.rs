@@ -13,6 +13,7 @@ use super::pending::PendingQueue;
 use super::stream::{Acquire, ClientStream, Http2Stream};
 use super::{ConnectError, PoolError, PoolOwner, http2};
 use crate::http::Protocol;
+use crate::http_connection_manager::codec::Http2CodecStats;
 
 pub(super) struct Http2Pool {
     owner: PoolOwner,
@@ -47,6 +48,11 @@ impl Http2Pool {
             pending: PendingQueue::default(),
             state: RefCell::default(),
         })
+    }
+
+    /// What the codec of the cluster's connections counts.
+    pub(super) fn stats(&self) -> &Http2CodecStats {
+        self.owner.cluster.http2_stats()
     }
 
     /// A stream on a connection that has room, or a place in the queue and, if needed, a new connection.

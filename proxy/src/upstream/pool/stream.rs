@@ -163,6 +163,7 @@ impl ClientStream {
         match self {
             Self::Http1(stream) => stream.reset = true,
             Self::Http2(stream) => {
+                stream.pool.stats().tx_reset().inc();
                 if let Some(stream) = &mut stream.stream {
                     stream.reset();
                 }
@@ -247,6 +248,7 @@ impl Http2Stream {
             .info
             .requests
             .set(connection.info.requests.get() + 1);
+        pool.stats().streams_active().inc();
         Self {
             stream: Some(Box::new(connection.codec.new_stream())),
             connection,
@@ -258,14 +260,27 @@ impl Http2Stream {
 
 impl Http2Stream {
     fn saw(&self, event: &ResponseEvent) {
-        if let ResponseEvent::Reset(reason) = event {
-            self.connection.guard.broke_off(reason);
+        let stats = self.pool.stats();
+        match event {
+            ResponseEvent::Reset(reason) => {
+                match reason {
+                    ResetReason::RemoteReset | ResetReason::RemoteRefusedStream => {
+                        stats.rx_reset().inc();
+                    }
+                    ResetReason::ProtocolError(_) => stats.rx_messaging_error().inc(),
+                    _ => {}
+                }
+                self.connection.guard.broke_off(reason);
+            }
+            ResponseEvent::Trailers(_) => stats.trailers().inc(),
+            _ => {}
         }
     }
 }
 
 impl Drop for Http2Stream {
     fn drop(&mut self) {
+        self.pool.stats().streams_active().dec();
         // The codec has room for another stream only when this one is gone.
         if let Some(stream) = self.stream.take() {
             self.connection.guard.request_ended(stream.bytes());

@@ -27,6 +27,8 @@ pub struct Request {
     pub persistent: bool,
     /// Bytes of the fields as Envoy counts them.
     pub header_bytes: u64,
+    /// Fields that were left out for the underscore in their name.
+    pub dropped_underscores: u32,
 }
 
 /// The first line of a request.
@@ -207,6 +209,7 @@ struct Builder<'a> {
     target: &'a [u8],
     http11: bool,
     header_bytes: u64,
+    dropped_underscores: u32,
     max_count: usize,
     underscores: HeadersWithUnderscoresAction,
     original: Option<OriginalNames>,
@@ -224,6 +227,7 @@ impl<'a> Builder<'a> {
             target: line.target,
             http11: line.http11,
             header_bytes: 0,
+            dropped_underscores: 0,
             max_count: settings.max_headers_count as usize,
             underscores: settings.headers_with_underscores_action,
             original: settings.options.header_key_format.original_names(),
@@ -260,7 +264,10 @@ impl<'a> Builder<'a> {
         if self.underscores != HeadersWithUnderscoresAction::Allow && name.contains(&b'_') {
             return match self.underscores {
                 HeadersWithUnderscoresAction::RejectRequest => Err(Reject::UnexpectedUnderscore),
-                _ => Ok(()),
+                _ => {
+                    self.dropped_underscores += 1;
+                    Ok(())
+                }
             };
         }
         if let Some(original) = &mut self.original {
@@ -297,6 +304,7 @@ fn finish(builder: Builder<'_>, settings: &Http1Settings) -> Result<Request, Rej
         target,
         http11,
         header_bytes,
+        dropped_underscores,
         original,
         ..
     } = builder;
@@ -353,6 +361,7 @@ fn finish(builder: Builder<'_>, settings: &Http1Settings) -> Result<Request, Rej
         framing: if raw { Framing::Raw } else { body },
         persistent,
         header_bytes,
+        dropped_underscores,
     })
 }
 

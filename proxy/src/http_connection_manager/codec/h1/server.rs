@@ -16,11 +16,12 @@ use super::input::Input;
 use super::lines::HeadSearch;
 use super::message::{Framing, is_upgrade};
 use super::output::Output;
+use super::reject::Reject;
 use super::request;
 use super::settings::Http1Settings;
 use crate::http::{EndStream, Fields, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::{
-    ProtocolError, RequestEvent, ServerStream, StreamReset,
+    Http1CodecStats, ProtocolError, RequestEvent, ServerStream, StreamReset,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
@@ -50,6 +51,7 @@ pub struct ServerConnection {
     shut_down: bool,
     drained: usize,
     meter: BytesMeter,
+    stats: Option<Rc<Http1CodecStats>>,
 }
 
 /// Where the request stands.
@@ -124,7 +126,14 @@ impl ServerConnection {
             shut_down: false,
             drained: 0,
             meter: BytesMeter::default(),
+            stats: None,
         }
+    }
+
+    /// Counts what is special to the codec in `stats`.
+    pub fn with_stats(mut self, stats: Rc<Http1CodecStats>) -> Self {
+        self.stats = Some(stats);
+        self
     }
 
     /// The next request. None: the client closed the connection where it may.
@@ -145,6 +154,10 @@ impl ServerConnection {
                         return Poll::Ready(Ok(Some(self.begin(request, length))));
                     }
                     Err(reject) => {
+                        if let (Reject::UnexpectedUnderscore, Some(stats)) = (&reject, &self.stats)
+                        {
+                            stats.requests_rejected_with_underscores_in_headers().inc();
+                        }
                         self.begin_refused();
                         let error = HeadError::Protocol(reject.into(), None);
                         return Poll::Ready(Err(error));
@@ -190,6 +203,13 @@ impl ServerConnection {
         self.close = true;
     }
 
+    /// Sends what is queued, then waits for the client to close, as after an answer that came before the request had ended:
+    /// the FIN comes only with `delayed_close_timeout`, by which the caller bounds the time.
+    pub fn poll_wait_for_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = ready!(self.output.poll_write(&mut self.io, cx));
+        self.poll_drain(cx)
+    }
+
     /// Sends a FIN after what is queued, then reads (a bounded number of bytes) until the client closes as well.
     /// The caller bounds the time: `delayed_close_timeout`.
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -198,6 +218,11 @@ impl ServerConnection {
             let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
             self.shut_down = true;
         }
+        self.poll_drain(cx)
+    }
+
+    /// Reads, a bounded number of bytes, until the client closes.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             self.drained += self.input.bytes().len();
             let held = self.input.bytes().len();
@@ -228,7 +253,12 @@ impl ServerConnection {
             framing,
             persistent,
             header_bytes,
+            dropped_underscores,
         } = request;
+        if let (1.., Some(stats)) = (dropped_underscores, &self.stats) {
+            let dropped = stats.dropped_headers_with_underscores();
+            dropped.add(dropped_underscores.into());
+        }
         self.input.consume(length);
         self.meter.header_received = header_bytes;
         self.meter.wire_received = length as u64;

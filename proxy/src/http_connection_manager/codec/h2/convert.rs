@@ -18,14 +18,27 @@ pub(crate) enum Refusal {
     Underscore,
 }
 
-/// The head of a request that came in, and its size as Envoy counts it.
+/// A request head that came in.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) head: RequestHead,
+    /// Its size as Envoy counts it.
+    pub(crate) bytes: u64,
+    /// Fields that were left out for the underscore in their name.
+    pub(crate) dropped_underscores: u64,
+    /// Why it cannot be taken, if so.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// Converts the head of a request that came in.
 pub(crate) fn request_in(
     parts: &http::request::Parts,
     settings: &Http2Settings,
-) -> (RequestHead, u64, Option<Refusal>) {
+) -> Incoming {
     let mut head = RequestHead::new(Protocol::Http2, parts.method.as_str().as_bytes());
     let mut refusal = None;
     let mut bytes = 0u64;
+    let mut dropped_underscores = 0;
     let protocol = parts.extensions.get::<h2::ext::Protocol>();
     if let Some(authority) = parts.uri.authority() {
         head.set_authority(authority.as_str().as_bytes());
@@ -48,6 +61,8 @@ pub(crate) fn request_in(
         if underscores != HeadersWithUnderscoresAction::Allow && name.contains(&b'_') {
             if underscores == HeadersWithUnderscoresAction::RejectRequest {
                 refusal = Some(Refusal::Underscore);
+            } else {
+                dropped_underscores += 1;
             }
         } else if name == b"host" {
             if head.authority().is_none() {
@@ -69,7 +84,12 @@ pub(crate) fn request_in(
     if head.fields.len() > settings.max_headers_count as usize {
         refusal = refusal.or(Some(Refusal::TooManyHeaders));
     }
-    (head, bytes, refusal)
+    Incoming {
+        head,
+        bytes,
+        dropped_underscores,
+        refusal,
+    }
 }
 
 /// The head of a response that came in, and its size as Envoy counts it.
@@ -206,7 +226,7 @@ mod tests {
             .header("x-b", "1")
             .header("x-b", "2");
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let (head, _, refusal) = request_in(&parts, &Http2Settings::default());
+        let Incoming { head, refusal, .. } = request_in(&parts, &Http2Settings::default());
         assert_eq!(refusal, None);
         assert_eq!(head.authority(), Some(&b"h"[..]));
         assert_eq!(head.fields.get("cookie"), Some(&b"a=1; b=2"[..]));

@@ -12,13 +12,13 @@ use h2::server::{Connection, Handshake, SendResponse};
 use h2::{Reason, RecvStream};
 
 use super::coalesce::{Coalesced, Flusher, coalesce};
-use super::convert::{Refusal, fields_out, request_in, response_out, trailers_in};
+use super::convert::{Incoming, Refusal, fields_out, request_in, response_out, trailers_in};
 use super::keepalive::Keepalive;
 use super::send::SendQueue;
 use super::settings::Http2Settings;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::{
-    ProtocolError, RequestEvent, ServerStream, StreamReset,
+    Http2CodecStats, ProtocolError, RequestEvent, ServerStream, StreamReset,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
@@ -34,7 +34,7 @@ pub struct ServerConnection {
     settings: Rc<Http2Settings>,
     keepalive: Option<Keepalive>,
     buffer_limit: usize,
-    active: Rc<Cell<usize>>,
+    active: Rc<Active>,
     draining: bool,
 }
 
@@ -53,7 +53,7 @@ pub struct ServerHttp2Stream {
     head_only: bool,
     buffer_limit: usize,
     meter: BytesMeter,
-    _active: ActiveStream,
+    active: ActiveStream,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,19 +64,37 @@ enum RequestState {
     Broken,
 }
 
+/// What the streams of a connection count.
+#[derive(Default)]
+struct Active {
+    streams: Cell<usize>,
+    stats: Option<Rc<Http2CodecStats>>,
+}
+
 /// Counts a stream while it lives.
-struct ActiveStream(Rc<Cell<usize>>);
+struct ActiveStream(Rc<Active>);
 
 impl ActiveStream {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count.clone())
+    fn new(active: &Rc<Active>) -> Self {
+        active.streams.set(active.streams.get() + 1);
+        active.count(|stats| stats.streams_active().inc());
+        Self(active.clone())
     }
 }
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        let Self(active) = self;
+        active.streams.set(active.streams.get().saturating_sub(1));
+        active.count(|stats| stats.streams_active().dec());
+    }
+}
+
+impl Active {
+    fn count(&self, count: impl FnOnce(&Http2CodecStats)) {
+        if let Some(stats) = &self.stats {
+            count(stats);
+        }
     }
 }
 
@@ -107,6 +125,15 @@ impl ServerConnection {
         }
     }
 
+    /// Counts what is special to the codec in `stats`. Before the first stream.
+    pub fn with_stats(mut self, stats: Rc<Http2CodecStats>) -> Self {
+        self.active = Rc::new(Active {
+            stats: Some(stats),
+            ..Active::default()
+        });
+        self
+    }
+
     /// Drives the connection and gives its next stream. An error belongs to one stream: what the codec refused after it
     /// had a head (the answer is to be sent on it). None: the connection has ended, with all of its streams.
     #[allow(
@@ -126,6 +153,7 @@ impl ServerConnection {
             if let Some(keepalive) = &mut self.keepalive
                 && keepalive.poll_dead(cx).is_ready()
             {
+                self.active.count(|stats| stats.keepalive_timeout().inc());
                 self.state = State::Ended;
                 self.keepalive = None;
             }
@@ -168,6 +196,7 @@ impl ServerConnection {
     pub fn graceful_shutdown(&mut self) {
         self.draining = true;
         if let State::Open(connection) = &mut self.state {
+            self.active.count(|stats| stats.goaway_sent().inc());
             connection.graceful_shutdown();
         }
     }
@@ -179,7 +208,7 @@ impl ServerConnection {
 
     /// Streams that have not ended.
     pub fn active_streams(&self) -> usize {
-        self.active.get()
+        self.active.streams.get()
     }
 
     fn opened(&mut self, mut connection: Connection<Coalesced, Bytes>) {
@@ -208,8 +237,23 @@ impl ServerConnection {
         ServerHttp2Stream,
     )> {
         let (parts, body) = request.into_parts();
-        let (head, bytes, refusal) = request_in(&parts, &self.settings);
+        let Incoming {
+            head,
+            bytes,
+            dropped_underscores,
+            refusal,
+        } = request_in(&parts, &self.settings);
+        if dropped_underscores > 0 {
+            self.active.count(|stats| {
+                let dropped = stats.dropped_headers_with_underscores();
+                dropped.add(dropped_underscores);
+            });
+        }
         if refusal == Some(Refusal::Underscore) {
+            self.active.count(|stats| {
+                stats.requests_rejected_with_underscores_in_headers().inc();
+                stats.tx_reset().inc();
+            });
             respond.send_reset(Reason::PROTOCOL_ERROR);
             return None;
         }
@@ -230,7 +274,7 @@ impl ServerConnection {
                 wire_received: bytes + FRAME,
                 ..BytesMeter::default()
             },
-            _active: ActiveStream::new(&self.active),
+            active: ActiveStream::new(&self.active),
         };
         let result = match refusal {
             Some(Refusal::TooManyHeaders) => Err(ProtocolError {
@@ -247,6 +291,15 @@ impl ServerConnection {
 impl ServerHttp2Stream {
     fn broken(&mut self, error: &h2::Error) -> RequestEvent {
         self.request = RequestState::Broken;
+        let Self {
+            active: ActiveStream(active),
+            ..
+        } = self;
+        if error.is_reset() && error.is_remote() {
+            active.count(|stats| stats.rx_reset().inc());
+        } else if error.is_reset() && error.is_library() {
+            active.count(|stats| stats.rx_messaging_error().inc());
+        }
         RequestEvent::Reset(if error.is_reset() && error.is_remote() {
             StreamReset::RemoteReset
         } else if error.is_reset() && error.is_library() {
@@ -305,7 +358,10 @@ impl ServerStream for ServerHttp2Stream {
         };
         self.request = RequestState::Broken;
         Poll::Ready(RequestEvent::Reset(match reset {
-            Ok(_) => StreamReset::RemoteReset,
+            Ok(_) => {
+                self.active.0.count(|stats| stats.rx_reset().inc());
+                StreamReset::RemoteReset
+            }
             Err(_) => StreamReset::ConnectionTermination,
         }))
     }
