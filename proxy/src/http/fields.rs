@@ -65,6 +65,8 @@ pub(super) struct Field {
     value: Span,
     known: Option<Known>,
     live: bool,
+    /// Name and value stand in the buffer as `name: value` with the end of the line behind them.
+    verbatim: bool,
 }
 
 /// A header name in lower case, as a configuration holds it.
@@ -301,10 +303,53 @@ impl Fields {
                 self.append_to(known, b",", value);
             }
         } else {
+            let bytes = &self.storage.bytes;
+            let verbatim = bytes.get(name.end..value.start) == Some(b": ")
+                && bytes.get(value.end..value.end + 2) == Some(b"\r\n");
             let name = Span::from_to(name.start, name.end);
             self.push_spans(name, known, Span::from_to(value.start, value.end));
+            if let Some(field) = self.storage.entries.last_mut() {
+                field.verbatim = verbatim;
+            }
         }
         known
+    }
+
+    /// Writes the fields as lines, names in lower case, but for known ones that `skips` is true of. Lines that are as they
+    /// came are copied together.
+    pub(crate) fn write_lines(
+        &self,
+        out: &mut Vec<u8>,
+        mut skips: impl FnMut(Known, &[u8]) -> bool,
+    ) {
+        let mut run = Span::default();
+        for field in self.storage.entries.iter().filter(|f| f.live) {
+            let value = self.bytes(field.value);
+            if field.known.is_some_and(|known| skips(known, value)) {
+                continue;
+            }
+            if field.verbatim {
+                let line = field.value.start + field.value.len + 2 - field.name.start;
+                if run.start + run.len != field.name.start {
+                    out.extend_from_slice(self.bytes(run));
+                    run = Span {
+                        start: field.name.start,
+                        len: 0,
+                    };
+                }
+                run.len += line;
+                continue;
+            }
+            let name = self.bytes(field.name);
+            out.reserve(run.len as usize + name.len() + value.len() + 4);
+            out.extend_from_slice(self.bytes(run));
+            run = Span::default();
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(self.bytes(run));
     }
 
     /// Makes `value` the only value of `name`, where its first field stood or at the end.
@@ -314,6 +359,7 @@ impl Fields {
         };
         let span = self.store(value.as_ref());
         self.storage.entries[first].value = span;
+        self.storage.entries[first].verbatim = false;
         for index in first + 1..self.storage.entries.len() {
             let field = self.storage.entries[index];
             if field.live && self.is_called(&field, &name) {
@@ -338,6 +384,7 @@ impl Fields {
         }
         self.storage.bytes.extend_from_slice(value);
         self.storage.entries[index].value = Span::from_to(start, self.storage.bytes.len());
+        self.storage.entries[index].verbatim = false;
     }
 
     /// Removes every field called `name`; says how many there were.
@@ -412,6 +459,7 @@ impl Fields {
             value,
             known,
             live: true,
+            verbatim: false,
         });
         self.live += 1;
     }
@@ -503,6 +551,32 @@ mod tests {
     fn pairs(fields: &Fields) -> Vec<(String, String)> {
         let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
         fields.iter().map(|(n, v)| (text(n), text(v))).collect()
+    }
+
+    #[test]
+    fn lines_are_written_with_every_change_that_was_made_to_them() {
+        let head = b"GET / HTTP/1.1\r\nX-A: 1\r\nx-b:2\r\nContent-Length: 3\r\nx-c: 4\r\nx-d: 5\r\nx-e: 6\r\n\r\n";
+        let mut fields = Fields::new();
+        fields.append("x-first", "0");
+        let base = fields.load(head);
+        for line in [16..22, 24..29, 31..48, 50..56, 58..64, 66..72] {
+            let colon = line.start + head[line.clone()].iter().position(|b| *b == b':').unwrap();
+            let value = colon + 1 + usize::from(head[colon + 1] == b' ');
+            let name = base + line.start..base + colon;
+            fields.append_loaded(name, base + value..base + line.end, |_| false);
+        }
+        let written = |fields: &Fields| {
+            let mut out = Vec::new();
+            fields.write_lines(&mut out, |known, _| known == Known::ContentLength);
+            String::from_utf8(out).unwrap().replace("\r\n", "|")
+        };
+        let all = "x-first: 0|x-a: 1|x-b: 2|x-c: 4|x-d: 5|x-e: 6|";
+        assert_eq!(written(&fields), all);
+        fields.set("x-a", "7");
+        fields.append_to("x-e", b",", "8");
+        fields.remove("x-d");
+        fields.append("x-f", "9");
+        assert_eq!(written(&fields), "x-first: 0|x-a: 7|x-b: 2|x-c: 4|x-e: 6,8|x-f: 9|");
     }
 
     #[test]

@@ -183,10 +183,10 @@ impl ForwardingConfig {
         {
             with_text(port, |text| head.fields.set(Known::ForwardedPort, text));
         }
-        let proto = head.fields.get(Known::ForwardedProto).map(<[u8]>::to_ascii_lowercase);
         if head.scheme().is_none() {
-            let valid = proto.as_deref().filter(|p| matches!(*p, b"http" | b"https"));
-            head.set_scheme(valid.unwrap_or_else(|| connection_scheme(connection).as_bytes()));
+            let proto = head.fields.get(Known::ForwardedProto).unwrap_or_default();
+            let valid = ["http", "https"].into_iter().find(|scheme| proto.eq_ignore_ascii_case(scheme.as_bytes()));
+            head.set_scheme(valid.unwrap_or_else(|| connection_scheme(connection)).as_bytes());
         }
     }
 
@@ -330,11 +330,11 @@ pub(super) fn uuid(random: &Random) -> [u8; 36] {
     let bits = u128::from(random.next()) << 64 | u128::from(random.next());
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let bytes = bits.to_be_bytes();
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut out = [b'-'; 36];
-    let places = (0..36).filter(|i| !matches!(i, 8 | 13 | 18 | 23));
-    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    for (place, nibble) in places.zip(nibbles) {
-        out[place] = HEX[usize::from(nibble)];
+    for (place, byte) in PLACES.into_iter().zip(bytes) {
+        out[place] = HEX[usize::from(byte >> 4)];
+        out[place + 1] = HEX[usize::from(byte & 15)];
     }
     out
 }

@@ -27,7 +27,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let active = ActiveConnection::new(&hcm, &info);
     let codec = hcm.config.codec_type;
     let (io, protocol) = match codec {
-        CodecType::Auto => match sniff(io, &info, hcm.config.timeouts.idle).await {
+        CodecType::Auto => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
             Some(found) => found,
             None => return active.closed_by_peer(),
         },
@@ -37,7 +37,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     let context = ConnectionContext { hcm, info, drain, buffer_limit };
     let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
     if protocol == Protocol::Http2 {
-        serve_http2(context, io, &active).await;
+        Box::pin(serve_http2(context, io, &active)).await;
     } else {
         Box::pin(serve_http1(context, io, &active)).await;
     }
@@ -68,7 +68,7 @@ enum Rest {
 }
 
 async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnection) {
-    let ConnectionContext { hcm, info, drain, buffer_limit } = &context;
+    let ConnectionContext { hcm, buffer_limit, .. } = &context;
     let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
     let mut requests = 0u32;
@@ -76,84 +76,105 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
     loop {
         ended_early = false;
         let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
-        let stats = &hcm.config.stats;
-        let mut close = match rest {
-            Rest::Request(Ok(Some((head, end)))) => {
-                requests += 1;
-                let mut close = hcm.config.max_requests_per_connection.is_some_and(|max| requests >= max);
-                if close {
-                    stats.downstream_cx_max_requests_reached().inc();
-                }
-                if drain.is_draining() {
-                    stats.downstream_cx_drain_close().inc();
-                    close = true;
-                }
-                if close {
-                    codec.close_after_response();
-                }
-                let stream_info = begin_stream(hcm, info, head.version);
-                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.set_close_connection(close, drain);
-                stream.start(end);
+        let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
+            Begun::Stream(mut stream, is_refused) => {
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                ended_early = stream.has_ended_early();
-                if stream.client_is_gone() {
+                ended_early = is_refused || stream.has_ended_early();
+                if is_refused {
+                    hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+                    hcm.config.stats.downstream_rq_rx_reset().inc();
+                } else if stream.client_is_gone() {
                     active.closed_by_peer();
                     active.ends_under_request();
                 }
                 stream.closes_connection()
             }
-            Rest::Request(Err(HeadError::Protocol(error, head))) => {
-                requests += 1;
-                stats.downstream_cx_protocol_error().inc();
-                codec.close_after_response();
-                let head = head.unwrap_or_else(|| crate::http::RequestHead::new(Protocol::Http11, b""));
-                let stream_info = begin_stream(hcm, info, Protocol::Http11);
-                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.start_refused(&error);
-                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                stats.downstream_rq_response_before_rq_complete().inc();
-                stats.downstream_rq_rx_reset().inc();
-                ended_early = true;
-                true
-            }
-            Rest::HeadersTimeout => {
-                stats.downstream_rq_header_timeout().inc();
-                codec.close_after_response();
-                let stream_info = begin_stream(hcm, info, Protocol::Http11);
-                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
-                let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.start_headers_timeout();
-                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                true
-            }
-            Rest::IdleTimeout => {
-                stats.downstream_cx_idle_timeout().inc();
-                break;
-            }
-            Rest::MaxDuration => {
-                stats.downstream_cx_max_duration_reached().inc();
-                break;
-            }
-            Rest::Drain => {
-                stats.downstream_cx_drain_close().inc();
-                break;
-            }
-            Rest::Request(Err(HeadError::Closed)) => {
-                let stream_info = begin_stream(hcm, info, Protocol::Http11);
-                let head = crate::http::RequestHead::new(Protocol::Http11, b"");
-                Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit).start_gone();
-                active.ends_under_request();
+            Begun::Close => break,
+            Begun::Gone(under_request) => {
+                if under_request {
+                    active.ends_under_request();
+                }
                 return active.closed_by_peer();
             }
-            Rest::Request(Ok(None)) => return active.closed_by_peer(),
         };
-        close |= codec.finish_stream() == Next::Close;
-        if close {
+        if codec.finish_stream() == Next::Close || close {
             break;
         }
     }
-    close_http1(hcm, codec, ended_early, active).await;
+    Box::pin(close_http1(hcm, &mut codec, ended_early, active)).await;
+}
+
+/// What came of the wait for a request.
+enum Begun<'a> {
+    /// A stream, begun; and whether the codec refused its request.
+    Stream(Box<Stream<&'a mut Http1Connection>>, bool),
+    /// The connection has to end.
+    Close,
+    /// The client has ended it; within the head of a request or not.
+    Gone(bool),
+}
+
+/// Begins a stream, which the future of the connection holds as a pointer: while it waits for a request it is small.
+fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, rest: Rest, requests: &mut u32) -> Begun<'a> {
+    let ConnectionContext { hcm, info, drain, buffer_limit } = context;
+    let stats = &hcm.config.stats;
+    let stream = |codec: &'a mut Http1Connection, head: Option<crate::http::RequestHead>| {
+        let head = head.unwrap_or_else(|| crate::http::RequestHead::new(Protocol::Http11, b""));
+        let stream_info = begin_stream(hcm, info, head.version);
+        Box::new(Stream::new(hcm.clone(), codec, stream_info, head, *buffer_limit))
+    };
+    match rest {
+        Rest::Request(Ok(Some((head, end)))) => {
+            *requests += 1;
+            let mut close = hcm.config.max_requests_per_connection.is_some_and(|max| *requests >= max);
+            if close {
+                stats.downstream_cx_max_requests_reached().inc();
+            }
+            if drain.is_draining() {
+                stats.downstream_cx_drain_close().inc();
+                close = true;
+            }
+            if close {
+                codec.close_after_response();
+            }
+            let mut stream = stream(codec, Some(head));
+            stream.set_close_connection(close, drain);
+            stream.start(end);
+            Begun::Stream(stream, false)
+        }
+        Rest::Request(Err(HeadError::Protocol(error, head))) => {
+            *requests += 1;
+            stats.downstream_cx_protocol_error().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, head);
+            stream.start_refused(&error);
+            Begun::Stream(stream, true)
+        }
+        Rest::HeadersTimeout => {
+            stats.downstream_rq_header_timeout().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, None);
+            stream.start_headers_timeout();
+            Begun::Stream(stream, false)
+        }
+        Rest::IdleTimeout => {
+            stats.downstream_cx_idle_timeout().inc();
+            Begun::Close
+        }
+        Rest::MaxDuration => {
+            stats.downstream_cx_max_duration_reached().inc();
+            Begun::Close
+        }
+        Rest::Drain => {
+            stats.downstream_cx_drain_close().inc();
+            Begun::Close
+        }
+        Rest::Request(Err(HeadError::Closed)) => {
+            stream(codec, None).start_gone();
+            Begun::Gone(true)
+        }
+        Rest::Request(Ok(None)) => Begun::Gone(false),
+    }
 }
 
 /// Waits for the head of the next request, or for a reason to end the connection.
@@ -205,7 +226,7 @@ async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, 
 
 /// Ends the connection. A client that was answered before it had sent its request gets the chance to close first, so that
 /// what it still sends does not make the kernel throw the answer away.
-async fn close_http1(hcm: &Rc<Hcm>, mut codec: Http1Connection, ended_early: bool, active: &ActiveConnection) {
+async fn close_http1(hcm: &Rc<Hcm>, codec: &mut Http1Connection, ended_early: bool, active: &ActiveConnection) {
     let Some(wait) = hcm.config.timeouts.delayed_close else { return };
     if !ended_early {
         let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
@@ -303,23 +324,20 @@ fn spawn_http2_stream(
     codec: super::codec::h2::ServerHttp2Stream,
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
+    let (head, begin) = match head {
+        Ok((head, end)) => (head, Ok(end)),
+        Err(error) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(error)),
+    };
+    let mut stream = Box::new(Stream::new(hcm.clone(), codec, stream_info, head, buffer_limit));
     let hcm = hcm.clone();
     tokio::task::spawn_local(async move {
-        let mut timer = Timer::default();
-        let mut stream = match head {
-            Ok((head, end)) => {
-                let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
-                stream.start(end);
-                stream
-            }
-            Err(details) => {
-                let head = crate::http::RequestHead::new(Protocol::Http2, b"");
-                let mut stream = Box::new(Stream::new(hcm, codec, stream_info, head, buffer_limit));
-                stream.start_reset(details);
-                stream
-            }
-        };
+        match begin {
+            Ok(end) => stream.start(end),
+            Err(details) => stream.start_reset(details),
+        }
+        let mut timer = hcm.timers.take();
         poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+        hcm.timers.put(timer);
     });
 }
 

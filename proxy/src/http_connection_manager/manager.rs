@@ -4,10 +4,9 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::codec::h1::Http1Settings;
 use super::codec::{Http1CodecStats, Http2CodecStats};
@@ -17,6 +16,7 @@ use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
 use super::stream::Record;
+use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
 use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http_filters::LocalReply;
@@ -34,6 +34,7 @@ pub(super) struct Hcm {
     pub(super) access_logs: AccessLogs,
     pub(super) http1: Rc<Http1Settings>,
     pub(super) http2: Rc<Http2Settings>,
+    pub(super) timers: Timers,
     http1_stats: OnceCell<Rc<Http1CodecStats>>,
     http2_stats: OnceCell<Rc<Http2CodecStats>>,
     chain: WorkerChain,
@@ -64,6 +65,7 @@ impl Hcm {
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
+            timers: Timers::default(),
             http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
             chain: config.filters.on_worker(worker, Some(&table)),
@@ -221,9 +223,9 @@ impl Hcm {
     }
 
     /// Completes the head of every final response.
-    pub(super) fn set_server_and_date(&self, head: &mut ResponseHead) {
+    pub(super) fn set_server_and_date(&self, head: &mut ResponseHead, info: &StreamInfo) {
         if !head.fields.contains(Known::Date) {
-            with_http_date(SystemTime::now(), |date| head.fields.append(Known::Date, date));
+            with_http_date(info.start_time + (info.now - info.start), |date| head.fields.append(Known::Date, date));
         }
         let server = &self.config.server;
         match server.transformation {
@@ -249,7 +251,7 @@ impl Hcm {
         stats.downstream_cx_tx_bytes_total().add(bytes.wire_sent);
         let received = &info.connection.bytes_received;
         received.set(received.get() + bytes.wire_received);
-        let took = Instant::now() - info.start;
+        let took = info.now - info.start;
         stats.downstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.access_logs.log(&record.format_data("DownstreamEnd"));
     }

@@ -44,6 +44,7 @@ pub(super) struct Stream<S: ServerStream> {
     buffer_limit: usize,
     /// The connection must end after this stream.
     close_connection: bool,
+    was_polled: bool,
     /// Tells an HTTP/1 connection to end; an HTTP/2 connection sees to that itself.
     drain: Option<Rc<dyn DrainSignal>>,
     /// The response ended before the request had.
@@ -125,6 +126,7 @@ impl<S: ServerStream> Stream<S> {
             deadlines,
             buffer_limit,
             close_connection: false,
+            was_polled: false,
             drain: None,
             ended_early: false,
             client_gone: false,
@@ -230,11 +232,17 @@ impl<S: ServerStream> Stream<S> {
 
     /// Runs the stream until it has ended. `timer` belongs to the task that polls.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        if std::mem::replace(&mut self.was_polled, true)
+            && let Some(record) = &mut self.record
+        {
+            record.info.now = Instant::now();
+        }
+        let mut client_is_quiet = false;
         for _ in 0..MAX_ROUNDS {
             let mut progress = false;
             if !self.is_over() {
                 progress |= self.poll_filters(cx);
-                progress |= self.poll_request(cx);
+                progress |= self.poll_request(cx, &mut client_is_quiet);
                 progress |= self.poll_response(cx);
             }
             if self.record.is_none() {
@@ -330,7 +338,7 @@ impl<S: ServerStream> Stream<S> {
     /// Something moved: the stream is not idle.
     fn touch(&mut self) {
         if let Some(after) = self.deadlines.idle_after {
-            self.deadlines.idle = Some(Instant::now() + after);
+            self.deadlines.idle = self.record.as_ref().map(|record| record.info.now + after);
         }
     }
 
@@ -371,14 +379,18 @@ impl<S: ServerStream> Stream<S> {
 
     // ---- the request half
 
-    fn poll_request(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.record.is_none() {
+    /// `quiet`: the codec had nothing when it was asked in this wake-up, and will have nothing before the next.
+    fn poll_request(&mut self, cx: &mut Context<'_>, quiet: &mut bool) -> bool {
+        if *quiet || self.record.is_none() {
             return false;
         }
         if self.request == Half::Open && !self.request_may_flow(cx) {
             return false;
         }
-        let Poll::Ready(event) = self.codec.poll_event(cx) else { return false };
+        let Poll::Ready(event) = self.codec.poll_event(cx) else {
+            *quiet = true;
+            return false;
+        };
         self.touch();
         match event {
             RequestEvent::Data(data, end) => self.on_request_data(data, end),
@@ -448,8 +460,9 @@ impl<S: ServerStream> Stream<S> {
     fn request_received(&mut self) {
         self.request = Half::Received;
         self.deadlines.request = None;
-        let now = Instant::now();
-        let timing = &mut self.info().timing;
+        let info = self.info();
+        let now = info.now;
+        let timing = &mut info.timing;
         timing.last_downstream_rx_byte = Some(now);
         timing.request_complete = Some(now);
     }
@@ -696,7 +709,7 @@ impl<S: ServerStream> Stream<S> {
         let Record { info, request, response: Some(head), .. } = record else { return };
         let upgraded = self.upgrade == Upgrade::Accepted;
         hcm.config.forwarding.mutate_response(head, request, upgraded);
-        hcm.set_server_and_date(head);
+        hcm.set_server_and_date(head, info);
         self.close_connection |= hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
         self.close_connection |= self.request == Half::Open && !upgraded && request.version.is_http1();
@@ -704,8 +717,7 @@ impl<S: ServerStream> Stream<S> {
             head.fields.set(Known::Connection, "close");
         }
         info.response_code = Some(head.status);
-        let now = Instant::now();
-        info.timing.first_downstream_tx_byte = Some(now);
+        info.timing.first_downstream_tx_byte = Some(info.now);
         self.codec.send_head(head, end);
         if upgraded && hcm.config.access_log_options.flush_on_tunnel {
             self.log("DownstreamTunnelSuccessfullyEstablished");
@@ -733,8 +745,8 @@ impl<S: ServerStream> Stream<S> {
 
     fn response_sent(&mut self) {
         self.response = Half::Done;
-        let now = Instant::now();
-        self.info().timing.last_downstream_tx_byte = Some(now);
+        let info = self.info();
+        info.timing.last_downstream_tx_byte = Some(info.now);
         if self.request == Half::Open && self.upgrade == Upgrade::No {
             self.hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
             self.ended_early = true;

@@ -3,6 +3,7 @@
 //! Almost no deadline of a request ever passes. So they are kept as plain instants, and one timer per connection is armed for
 //! the nearest; a later deadline leaves it where it is, and when it fires early it is moved.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,6 +14,31 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
     armed: bool,
+}
+
+/// Timers of streams that have ended, for those that begin. Arming a new one costs the runtime a system call; one that is
+/// armed for an earlier moment serves as it is, and moves when it fires.
+#[derive(Debug, Default)]
+pub struct Timers(RefCell<Vec<Pin<Box<Sleep>>>>);
+
+/// Timers that are kept.
+const KEPT: usize = 128;
+
+impl Timers {
+    /// A timer, armed by a stream before if there is one.
+    pub fn take(&self) -> Timer {
+        Timer { sleep: self.0.borrow_mut().pop(), armed: false }
+    }
+
+    /// Gives a timer back.
+    pub fn put(&self, timer: Timer) {
+        let mut kept = self.0.borrow_mut();
+        if let Some(sleep) = timer.sleep
+            && kept.len() < KEPT
+        {
+            kept.push(sleep);
+        }
+    }
 }
 
 impl Timer {
@@ -63,6 +89,22 @@ mod tests {
         let late = start + Duration::from_secs(5);
         poll_fn(|cx| if timer.poll(Some(late), cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         assert_eq!(Instant::now() - start, Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_served_another_task_wakes_the_one_that_has_it_now() {
+        let timers = Timers::default();
+        let start = Instant::now();
+        let mut timer = timers.take();
+        poll_fn(|cx| Poll::Ready(timer.poll(Some(start + Duration::from_secs(1)), cx))).await;
+        timers.put(timer);
+        let deadline = start + Duration::from_secs(3);
+        let mut timer = timers.take();
+        assert!(timer.sleep.is_some());
+        let waiting = async move { poll_fn(|cx| if timer.poll(Some(deadline), cx) { Poll::Ready(()) } else { Poll::Pending }).await };
+        let local = tokio::task::LocalSet::new();
+        local.run_until(async { tokio::task::spawn_local(waiting).await.unwrap() }).await;
+        assert_eq!(Instant::now(), deadline);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,9 @@ use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 /// Starts the work on a connection. Without listener filters that is its network filters at once.
 pub(super) fn start(guard: OpenGuard, io: Io, info: ConnectionInfo) {
     if guard.listener.config.listener_filters.is_empty() {
-        tokio::task::spawn_local(establish(guard, io, info));
+        if let Some(established) = choose_chain(guard, io, info) {
+            tokio::task::spawn_local(established.serve());
+        }
     } else {
         tokio::task::spawn_local(inspect_and_establish(guard, io, info, true));
     }
@@ -152,47 +154,81 @@ impl Inspection {
 }
 
 /// Chooses the filter chain and serves the connection to its end.
-async fn establish(guard: OpenGuard, io: Io, mut info: ConnectionInfo) {
+async fn establish(guard: OpenGuard, io: Io, info: ConnectionInfo) {
+    if let Some(established) = choose_chain(guard, io, info) {
+        established.serve().await;
+    }
+}
+
+/// A connection whose filter chain is chosen. Small: it lies in the task of every connection.
+struct Established {
+    active: ActiveGuard,
+    listener: Rc<ActiveListener>,
+    chain: usize,
+    io: Io,
+    info: Rc<ConnectionInfo>,
+}
+
+/// Chooses the filter chain. None: there is none, and the connection is closed.
+fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Established> {
     let listener = guard.listener.clone();
     let config = &*listener.config;
     info.transport_protocol.get_or_insert("raw_buffer");
-    let chain = config.matcher.find(&info).or(config.default_chain);
-    let Some(chain) = chain.and_then(|chain| listener.chains.get(chain)) else {
+    let found = config.matcher.find(&info).or(config.default_chain);
+    let found = found.and_then(|at| Some((at, listener.chains.get(at)?)));
+    let Some((at, chain)) = found else {
         config.stats.no_filter_chain_match().inc();
         debug!(listener = %config.identity.name, "No filter chain matches a connection.");
         log(&listener, Rc::new(info), |info| {
             info.response_flags.set(ResponseFlag::NoRouteFound);
             info.details("filter_chain_not_found");
         });
-        return;
+        return None;
     };
     info.filter_chain_name = chain.name.clone();
     let info = Rc::new(info);
-    let active = ActiveGuard::new(guard, info.clone());
-    let mut filters: Vec<Box<dyn NetworkFilter>> = chain
-        .filters
-        .iter()
-        .map(|filter| filter.new_connection(&listener.worker))
-        .collect();
-    let passed = filters.is_empty() || start_filters(&mut filters, &io, &info).await;
-    if let (true, Some(terminal)) = (passed, &chain.terminal) {
-        let mut io = io;
-        if filters.iter().any(|filter| filter.wants_data()) {
-            let filters = std::mem::take(&mut filters);
-            let filtered = FilteredIo::new(io, filters, info.clone(), config.buffer_limit);
-            io = Io::layered(Box::new(filtered));
-        }
-        let connection = Connection {
-            io,
-            info,
-            worker: listener.worker.clone(),
-            drain: listener.drain.clone(),
-            buffer_limit: config.buffer_limit,
+    Some(Established {
+        active: ActiveGuard::new(guard, info.clone()),
+        chain: at,
+        io,
+        info,
+        listener,
+    })
+}
+
+impl Established {
+    async fn serve(self) {
+        let listener = &self.listener;
+        let Some(chain) = listener.chains.get(self.chain) else {
+            return;
         };
-        terminal.clone().serve(connection).await;
+        let mut filters: Vec<Box<dyn NetworkFilter>> = chain
+            .filters
+            .iter()
+            .map(|filter| filter.new_connection(&listener.worker))
+            .collect();
+        let passed =
+            filters.is_empty() || Box::pin(start_filters(&mut filters, &self.io, &self.info)).await;
+        if let (true, Some(terminal)) = (passed, &chain.terminal) {
+            let mut io = self.io;
+            if filters.iter().any(|filter| filter.wants_data()) {
+                let filters = std::mem::take(&mut filters);
+                let limit = listener.config.buffer_limit;
+                let filtered = FilteredIo::new(io, filters, self.info.clone(), limit);
+                io = Io::layered(Box::new(filtered));
+            }
+            let connection = Connection {
+                io,
+                info: self.info,
+                worker: listener.worker.clone(),
+                drain: listener.drain.clone(),
+                buffer_limit: listener.config.buffer_limit,
+            };
+            terminal.clone().serve(connection).await;
+        }
+        drop(filters);
+        drop(self.active);
     }
-    drop(filters);
-    drop(active);
 }
 
 /// Tells the filters before the terminal one of the connection. False: one of them closes it.

@@ -73,6 +73,15 @@ impl Io {
         }
     }
 
+    /// As [`Self::poll_read_ready`], but a connection in memory is always worth a try.
+    #[inline]
+    pub fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.kind {
+            Kind::Memory(_) | Kind::Layered(_) => Poll::Ready(()),
+            _ => self.poll_read_ready(cx),
+        }
+    }
+
     /// The socket, if nothing lies between, for its options and for `splice`.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
         match &self.kind {

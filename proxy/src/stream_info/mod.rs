@@ -146,6 +146,8 @@ pub struct StreamInfo {
     pub start_time: SystemTime,
     /// The monotonic clock at the start: the origin of all durations.
     pub start: Instant,
+    /// The monotonic clock when the stream was last woken: read once for all that happens then.
+    pub now: Instant,
     /// The version that the client speaks; none for TCP.
     pub protocol: Option<Protocol>,
     /// Who sent the request after trusted proxies were taken into account (`x-forwarded-for`); none: the connection's.
@@ -294,11 +296,13 @@ pub struct Timing {
 impl StreamInfo {
     /// A stream that begins now on `connection`.
     pub fn new(connection: Rc<ConnectionInfo>, stream_id: u64, protocol: Option<Protocol>) -> Self {
+        let now = Instant::now();
         Self {
             connection,
             stream_id,
             start_time: SystemTime::now(),
-            start: Instant::now(),
+            start: now,
+            now,
             protocol,
             remote_address: None,
             response_code: None,

@@ -151,7 +151,7 @@ impl Router {
                 self.is_upgrade = env.request.fields.contains(Known::Upgrade);
                 self.prepare(env, &cluster, action, &selected);
                 if end.is_end() {
-                    self.request_ended();
+                    self.request_ended(env.info.now);
                 }
                 self.body.start(end, self.retry.may_retry());
                 self.cluster = Some(cluster);
@@ -184,7 +184,7 @@ impl Router {
     /// A piece of the request body has passed the filters.
     pub fn data(&mut self, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream) -> Option<RouterEvent> {
         if end.is_end() {
-            self.request_ended();
+            self.request_ended(env.info.now);
         }
         if let State::Attempt(attempt) = &mut self.state {
             attempt.body_moves(env.info);
@@ -212,7 +212,7 @@ impl Router {
 
     /// The request trailers have passed the filters.
     pub fn trailers(&mut self, env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
-        self.request_ended();
+        self.request_ended(env.info.now);
         if let State::Attempt(attempt) = &mut self.state
             && let Some(filters) = attempt.filters()
         {
@@ -254,6 +254,7 @@ impl Router {
 
     /// A deadline has passed.
     pub fn on_deadline(&mut self, now: Instant, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        env.info.now = now;
         if self.route_deadline.is_some_and(|d| d <= now) {
             self.route_deadline = None;
             return Some(self.route_timeout(env));
@@ -296,7 +297,7 @@ impl Router {
             // Sends what has been queued; whether the queue is short again is asked before more is put into it.
             let _ = stream.poll_ready(cx);
             let Poll::Ready(event) = stream.poll_event(cx) else { return Poll::Pending };
-            let now = Instant::now();
+            let now = env.info.now;
             attempt.received(now, env.info);
             return Poll::Ready(self.on_event(env, event, now));
         }
@@ -350,8 +351,7 @@ impl Router {
         }
     }
 
-    fn request_ended(&mut self) {
-        let now = Instant::now();
+    fn request_ended(&mut self, now: Instant) {
         self.request_complete = Some(now);
         self.route_deadline = self.timeouts.global.map(|d| now + d);
         if let State::Attempt(attempt) = &mut self.state {
@@ -375,7 +375,7 @@ impl Router {
         self.retry.tried(&host);
         let mut attempt = Box::new(UpstreamRequest::new(&cluster, host, env, self.priority, self.is_upgrade));
         if self.request_complete.is_some() {
-            attempt.arm(Instant::now(), &self.timeouts);
+            attempt.arm(env.info.now, &self.timeouts);
         }
         let filters = self.shared.upstream_filters(&cluster, env, self.body.limit());
         if let Some(filters) = filters {
@@ -536,7 +536,7 @@ impl Router {
             env.request.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
         self.body.rewind();
-        self.state = State::BackingOff(Instant::now() + wait);
+        self.state = State::BackingOff(env.info.now + wait);
         RouterEvent::Progress
     }
 

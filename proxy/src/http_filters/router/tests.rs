@@ -102,7 +102,10 @@ impl Harness {
             let deadline = h.router.deadline();
             let polled = tokio::select! {
                 biased;
-                event = poll_fn(|cx| h.router.poll(env!(h), cx)) => Some(event),
+                event = poll_fn(|cx| {
+                    h.info.now = Instant::now();
+                    h.router.poll(env!(h), cx)
+                }) => Some(event),
                 () = async { tokio::time::sleep_until(deadline.unwrap()).await }, if deadline.is_some() => None,
             };
             let event = polled.or_else(|| h.router.on_deadline(Instant::now(), env!(h)));

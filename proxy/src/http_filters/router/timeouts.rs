@@ -53,7 +53,8 @@ impl Timeouts {
     pub(super) fn write_headers(&self, head: &mut RequestHead, is_grpc: bool, suppress: bool) {
         let Some(expected) = self.per_try.or(self.global).filter(|d| d.as_millis() > 0) else { return };
         if !suppress {
-            head.fields.set(Known::EnvoyExpectedRqTimeoutMs, expected.as_millis().to_string());
+            let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+            head.fields.set(Known::EnvoyExpectedRqTimeoutMs, super::itoa_buffer(millis).as_bytes());
         }
         if is_grpc && head.fields.contains(Known::GrpcTimeout) {
             head.fields.set(Known::GrpcTimeout, format!("{}m", expected.as_millis()));

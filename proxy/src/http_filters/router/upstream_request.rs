@@ -72,7 +72,7 @@ impl UpstreamRequest {
             per_try: None,
             per_try_idle: None,
             idle: None,
-            max_duration: max.map(|d| Instant::now() + d),
+            max_duration: max.map(|d| env.info.now + d),
             head_received: false,
             anything_received: false,
             filters: None,
@@ -170,7 +170,7 @@ impl UpstreamRequest {
 
     /// The pool gave a stream: notes what is known of its connection.
     pub(super) fn ready(&mut self, info: &mut StreamInfo) {
-        let now = Instant::now();
+        let now = info.now;
         let Some(stream) = self.any_stream() else { return };
         let connection = stream.connection_info();
         let upstream = info.upstream.get_or_insert_default();
@@ -187,7 +187,7 @@ impl UpstreamRequest {
     /// Something of the request is sent.
     pub(super) fn body_moves(&mut self, info: &mut StreamInfo) {
         if self.is_open() {
-            let now = Instant::now();
+            let now = info.now;
             info.timing.last_upstream_tx_byte = Some(now);
             self.idle = self.per_try_idle.map(|d| now + d);
         }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, RequestHead};
 use crate::http_connection_manager::codec::h2::{
-    ClientHttp2Settings, Keepalive, SendQueue, fields_out, request_out, response_in, trailers_in,
+    ClientHttp2Settings, Coalesced, Flusher, Keepalive, SendQueue, coalesce, fields_out, request_out, response_in, trailers_in,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
@@ -90,6 +90,7 @@ impl ClientConnection {
             .header_table_size(options.hpack_table_size)
             .max_header_list_size(settings.max_response_headers_kb.saturating_mul(1024))
             .max_send_buffer_size(settings.buffer_limit.max(64 * 1024));
+        let (io, flusher) = coalesce(io);
         let handshake = builder.handshake(io).await;
         let (send, mut connection) = handshake.map_err(|error| {
             error
@@ -111,7 +112,12 @@ impl ClientConnection {
             waiting: RefCell::default(),
             driver: RefCell::default(),
         });
-        tokio::task::spawn_local(drive(Rc::downgrade(&shared), connection, keepalive));
+        tokio::task::spawn_local(drive(
+            Rc::downgrade(&shared),
+            connection,
+            flusher,
+            keepalive,
+        ));
         Ok(Self { shared })
     }
 
@@ -210,13 +216,15 @@ impl Shared {
 /// Drives a connection to its end.
 async fn drive(
     shared: Weak<Shared>,
-    connection: Connection<Io, Bytes>,
+    connection: Connection<Coalesced, Bytes>,
+    flusher: Flusher,
     mut keepalive: Option<Keepalive>,
 ) {
     let mut connection = Box::pin(connection);
     let mut allowed = 0;
     poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx).is_ready();
+        flusher.poll(cx);
         let mut dead = false;
         if let Some(keepalive) = &mut keepalive {
             if let Some(shared) = shared.upgrade() {

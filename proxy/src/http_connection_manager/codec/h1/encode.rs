@@ -229,6 +229,15 @@ pub(crate) fn trailers(out: &mut Vec<u8>, trailers: &Fields) -> u64 {
 /// Writes all fields but `transfer-encoding`, which is the codec's own; gives the announced length.
 fn write_fields(out: &mut Vec<u8>, fields: &Fields, names: Names<'_>) -> Option<u64> {
     let mut length = None;
+    if matches!(names, Names::LowerCase) {
+        fields.write_lines(out, |known, value| {
+            if known == Known::ContentLength {
+                length = parse_length(value);
+            }
+            known == Known::TransferEncoding
+        });
+        return length;
+    }
     for (known, name, value) in fields.iter_known() {
         match known {
             Some(Known::TransferEncoding) => continue,

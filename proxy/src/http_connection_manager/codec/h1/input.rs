@@ -68,6 +68,11 @@ impl Input {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
+        // Most often nothing has come: that costs no buffer.
+        if io.poll_may_read(cx).is_pending() {
+            self.give_back();
+            return Poll::Pending;
+        }
         let want = if self.large { LARGE } else { SMALL };
         if self.buffer.capacity() == 0
             && let Some(buffer) = FREE.with_borrow_mut(Vec::pop)

@@ -1,5 +1,6 @@
 //! Heads between our types and those of the crate `http`, which live at this edge only.
 
+use bytes::BytesMut;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Uri};
 
@@ -156,7 +157,15 @@ pub(crate) fn response_out(head: &ResponseHead) -> Option<(http::Response<()>, u
 pub(crate) fn fields_out(fields: &Fields) -> Option<(HeaderMap, u64)> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     let mut bytes = 0;
+    // All values share one allocation.
+    let length = fields.iter().map(|(_, value)| value.len()).sum();
+    let mut values = BytesMut::with_capacity(length);
+    fields
+        .iter()
+        .for_each(|(_, value)| values.extend_from_slice(value));
+    let mut values = values.freeze();
     for (known, name, value) in fields.iter_known() {
+        let shared = values.split_to(value.len());
         match known {
             Some(
                 Known::Connection
@@ -172,7 +181,7 @@ pub(crate) fn fields_out(fields: &Fields) -> Option<(HeaderMap, u64)> {
         bytes += (name.len() + value.len()) as u64;
         headers.append(
             HeaderName::from_bytes(name).ok()?,
-            HeaderValue::from_bytes(value).ok()?,
+            HeaderValue::from_maybe_shared(shared).ok()?,
         );
     }
     Some((headers, bytes))

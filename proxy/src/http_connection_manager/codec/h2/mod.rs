@@ -8,6 +8,7 @@
 //! Deviations: `allow_metadata`, `custom_settings_parameters` and `disallow_obs_text` are refused.
 //! Deviations: the bytes of heads on the wire are counted uncompressed.
 
+mod coalesce;
 mod convert;
 mod keepalive;
 mod send;
@@ -17,6 +18,7 @@ mod settings;
 pub use server::{ServerConnection, ServerHttp2Stream};
 pub use settings::{ClientHttp2Settings, Http2ProtocolOptions, Http2Settings, KeepaliveSettings};
 
+pub(crate) use coalesce::{Coalesced, Flusher, coalesce};
 pub(crate) use convert::{fields_out, request_out, response_in, trailers_in};
 pub(crate) use keepalive::Keepalive;
 pub(crate) use send::SendQueue;

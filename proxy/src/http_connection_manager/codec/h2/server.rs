@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{Reason, RecvStream};
 
+use super::coalesce::{Coalesced, Flusher, coalesce};
 use super::convert::{Incoming, Refusal, fields_out, request_in, response_out, trailers_in};
 use super::keepalive::Keepalive;
 use super::send::SendQueue;
@@ -29,6 +30,7 @@ const FRAME: u64 = 9;
 /// each stream runs in a local task of its own.
 pub struct ServerConnection {
     state: State,
+    flusher: Flusher,
     settings: Rc<Http2Settings>,
     keepalive: Option<Keepalive>,
     buffer_limit: usize,
@@ -37,8 +39,8 @@ pub struct ServerConnection {
 }
 
 enum State {
-    Handshake(Box<Handshake<Io, Bytes>>),
-    Open(Box<Connection<Io, Bytes>>),
+    Handshake(Box<Handshake<Coalesced, Bytes>>),
+    Open(Box<Connection<Coalesced, Bytes>>),
     Ended,
 }
 
@@ -111,8 +113,10 @@ impl ServerConnection {
         if options.allow_connect {
             builder.enable_connect_protocol();
         }
+        let (io, flusher) = coalesce(io);
         Self {
             state: State::Handshake(Box::new(builder.handshake(io))),
+            flusher,
             settings,
             keepalive: None,
             buffer_limit,
@@ -156,19 +160,29 @@ impl ServerConnection {
             let accepted = match &mut self.state {
                 State::Ended => return Poll::Ready(None),
                 State::Handshake(handshake) => {
-                    match ready!(Pin::new(&mut **handshake).poll(cx)) {
-                        Ok(connection) => self.opened(connection),
-                        Err(_) => self.state = State::Ended,
+                    match Pin::new(&mut **handshake).poll(cx) {
+                        Poll::Pending => {
+                            self.flusher.poll(cx);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Ok(connection)) => self.opened(connection),
+                        Poll::Ready(Err(_)) => self.state = State::Ended,
                     }
                     continue;
                 }
-                State::Open(connection) => ready!(connection.poll_accept(cx)),
+                State::Open(connection) => connection.poll_accept(cx),
+            };
+            let Poll::Ready(accepted) = accepted else {
+                // All that this wake-up had to say was said.
+                self.flusher.poll(cx);
+                return Poll::Pending;
             };
             match accepted {
                 Some(Ok((request, respond))) => {
                     return Poll::Ready(Some(self.accept(request, respond)));
                 }
                 Some(Err(_)) | None => {
+                    self.flusher.poll(cx);
                     self.keepalive = None;
                     self.state = State::Ended;
                 }
@@ -195,7 +209,7 @@ impl ServerConnection {
         self.active.streams.get()
     }
 
-    fn opened(&mut self, mut connection: Connection<Io, Bytes>) {
+    fn opened(&mut self, mut connection: Connection<Coalesced, Bytes>) {
         if let Some(settings) = self.settings.options.connection_keepalive
             && let Some(pings) = connection.ping_pong()
         {
