@@ -45,9 +45,9 @@ quickstart:
 snap:
     cargo insta review
 
-# Runs a fuzz target of proxy/fuzz for some seconds (needs cargo-fuzz and a nightly toolchain).
+# Runs a fuzz target of proxy/fuzz for some seconds.
 fuzz target seconds="60":
-    cd proxy && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+    bash proxy/fuzz/run {{ target }} {{ seconds }}
 
 # Measures a release build against Envoy; BENCH is the folder of bench.py.
 bench BENCH *args:

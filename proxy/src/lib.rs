@@ -7,6 +7,8 @@
 //! the connection, the [`http_connection_manager`] makes streams of it, [`route`] chooses, [`http_filters`] decide and change,
 //! [`upstream`] answers; what happened is in [`stream_info`], and goes to [`access_loggers`] and [`stats`].
 
+#![warn(missing_docs)]
+
 pub mod access_loggers;
 pub mod admin;
 pub mod config;

@@ -84,6 +84,22 @@ impl<'d, 'a> Place<'d, 'a> {
         })
     }
 
+    /// The element of a list whose `name` is this. What is no list is passed on.
+    fn named(self, name: &str) -> Option<Self> {
+        let Value::List(items) = self.value() else {
+            return Some(self);
+        };
+        let element = |item: &NodeId| Self {
+            node: *item,
+            line: self.document.node(*item).line,
+            ..self
+        };
+        items.iter().map(element).find(|element| {
+            let found = element.entry(|key| key == "name");
+            found.is_some_and(|found| matches!(found.value(), Value::Text(text) if *text == name))
+        })
+    }
+
     /// The message that the `@type` of an `Any` names.
     fn any_message(self) -> Option<Message> {
         let Value::Text(url) = self.entry(|key| key == "@type")?.value() else {
@@ -146,6 +162,11 @@ impl Scope {
             Kind::Message(message) => Some(message),
             _ => None,
         });
+        if !self.is_map {
+            // The entry of a list that has this name; or a note to a single message.
+            let found = places.iter().filter_map(|place| place.named(key)).collect();
+            return (found, self);
+        }
         let found = places
             .iter()
             .filter_map(|place| place.entry(|found| found == key))
@@ -280,6 +301,14 @@ static_resources:
             (
                 "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.stat_prefix",
                 ("first", 13),
+            ),
+            (
+                "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[\"x\"].typed_config",
+                ("first", 12),
+            ),
+            (
+                "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[\"y\"]",
+                ("first", 11),
             ),
             ("static_resources.listeners[0].address", ("first", 5)),
             (

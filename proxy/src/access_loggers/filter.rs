@@ -174,13 +174,12 @@ impl Comparison {
             default_value,
             runtime_key,
         } = path.required("value", value)?;
-        let runtime_key = path.field("value").non_empty("runtime_key", runtime_key);
         Ok(Self {
             op: op?,
             value: cx
                 .server
                 .runtime
-                .integer(&runtime_key?, default_value.into()),
+                .integer(&runtime_key, default_value.into()),
         })
     }
 

@@ -115,10 +115,11 @@ impl AccessLogManager {
     /// Sets what `--file-flush-interval-msec` (default 10 s) and `--file-flush-min-size-kb` (default 64, here in bytes) say.
     pub fn set_flush(&self, interval: Duration, min_size: u64) {
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-        self.shared.interval.store(millis.max(1), Relaxed);
         self.shared.min_size.store(min_size, Relaxed);
-        // The writer sleeps for the old interval; this lets it see the new one.
-        self.shared.request_flush();
+        // The writer reads the interval under this lock: it sees the new one, or sleeps for the old one and is woken.
+        let _wanted = self.shared.wanted.lock();
+        self.shared.interval.store(millis.max(1), Relaxed);
+        self.shared.wake.notify_one();
     }
 
     /// The file behind a destination, opened if it was not yet.
@@ -181,8 +182,8 @@ impl Drop for AccessLogManager {
 impl Shared {
     fn run(&self) {
         loop {
-            let interval = Duration::from_millis(self.interval.load(Relaxed));
             let mut wanted = self.wanted.lock();
+            let interval = Duration::from_millis(self.interval.load(Relaxed));
             let timed_out = !wanted.flush
                 && !wanted.exit
                 && self.wake.wait_for(&mut wanted, interval).timed_out();

@@ -36,12 +36,13 @@ impl AdminConfig {
             ignore_global_conn_limit,
             allow_paths,
         } = proto;
-        let old_path = if access_log_path.is_unset() {
+        // What control planes configure is a file that nobody keeps.
+        let old_path = if access_log_path.is_unset() || access_log_path == "/dev/null" {
             Ok(())
         } else {
             Err(path
                 .field("access_log_path")
-                .reject("is deprecated: use access_log with a file logger"))
+                .reject("is not supported; legal is /dev/null, which keeps nothing"))
         };
         let allow_paths = path.each("allow_paths", allow_paths, StringMatcher::from_proto);
         old_path?;

@@ -97,9 +97,9 @@ impl<'a> ConfigPath<'a> {
                 value.nanos.unsigned_abs()
             )));
         };
-        if seconds > 315_576_000_000 || nanos > 999_999_999 {
+        if seconds > MAX_SECONDS || nanos > 999_999_999 {
             return Err(self.field(name).reject(format!(
-                "{seconds}s is out of range: a duration has at most 315576000000s"
+                "{seconds}s is out of range: a duration has at most {MAX_SECONDS}s"
             )));
         }
         Ok(Some(Duration::new(seconds, nanos)))
@@ -135,6 +135,9 @@ impl<'a> ConfigPath<'a> {
         })
     }
 }
+
+/// Envoy counts nanoseconds in 64 bits.
+const MAX_SECONDS: u64 = 9_223_372_035;
 
 /// A share of all events, as Envoy's `FractionalPercent` counts it: `numerator` of 100, 10,000 or 1,000,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

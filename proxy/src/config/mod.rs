@@ -4,23 +4,35 @@
 //! path*, which knows where it is; the `Rejected` that comes back only proves that a report was made. So a conversion can run
 //! all of its children before it gives up with `?`, and a refused configuration lists every error it contains.
 
+mod check;
 mod data_source;
 mod extension;
 mod field;
 mod json;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
+
+use crate::runtime::Runtime;
 
 pub use data_source::data_source;
 pub use extension::TypedConfig;
 pub use field::{Fraction, Unset};
 pub use json::json_object;
 
-/// What one load of a configuration found wrong.
+/// What one load of a configuration found wrong, and how strict it is with what is old or unknown.
 #[derive(Debug, Default)]
 pub struct ConfigReport {
     errors: RefCell<Vec<ConfigError>>,
+    warnings: RefCell<Vec<String>>,
+    /// What the warnings are about: each is given once.
+    warned: RefCell<HashSet<String>>,
+    /// Where rules of the API are broken: a conversion need not say it again.
+    broken: RefCell<HashSet<String>>,
+    /// Decides about fields that Envoy is giving up. None: there is no runtime yet, and all of them are taken.
+    runtime: Option<Runtime>,
+    allow_unknown_fields: bool,
 }
 
 /// One thing wrong with a configuration: where, and what would be legal.
@@ -29,6 +41,9 @@ pub struct ConfigReport {
 pub struct ConfigError {
     /// The resource and the field path in it: `listener "ingress" / filter_chains[0] / name`.
     pub path: String,
+    /// The same field from the root of what was loaded, as `outrigger_proto::yaml::locate` takes it:
+    /// `static_resources.listeners[0].filter_chains[0].name`.
+    pub place: String,
     /// The value that was found and what is legal.
     pub message: String,
 }
@@ -48,6 +63,7 @@ pub struct ConfigPath<'a> {
 #[derive(Clone, Copy)]
 enum Segment<'a> {
     Root(&'a str),
+    Resource(&'a str, &'a str),
     Field(&'a str),
     Index(&'a str, usize),
     Key(&'a str, &'a str),
@@ -57,6 +73,29 @@ impl ConfigReport {
     /// An empty report.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, with runtime values that decide about fields that Envoy is giving up.
+    #[must_use]
+    pub fn with_runtime(self, runtime: &Runtime) -> Self {
+        Self {
+            runtime: Some(runtime.clone()),
+            ..self
+        }
+    }
+
+    /// The same; `allow`: fields that no message has are left out and not refused.
+    #[must_use]
+    pub fn with_unknown_fields(self, allow: bool) -> Self {
+        Self {
+            allow_unknown_fields: allow,
+            ..self
+        }
+    }
+
+    /// What was taken, but should be looked at.
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 
     /// The errors reported so far, in the order of their discovery.
@@ -80,6 +119,15 @@ impl<'a> ConfigPath<'a> {
         }
     }
 
+    /// The path of a resource that stands at `place` in the bootstrap, such as `static_resources.clusters[0]`.
+    pub fn resource(report: &'a ConfigReport, resource: &'a str, place: &'a str) -> Self {
+        Self {
+            parent: None,
+            segment: Segment::Resource(resource, place),
+            report,
+        }
+    }
+
     /// The path of field `name` below this one.
     pub fn field(&'a self, name: &'a str) -> ConfigPath<'a> {
         self.child(Segment::Field(name))
@@ -97,11 +145,33 @@ impl<'a> ConfigPath<'a> {
 
     /// Reports that what stands here is wrong.
     pub fn reject(&self, message: impl Into<String>) -> Rejected {
-        self.report.errors.borrow_mut().push(ConfigError {
-            path: self.to_string(),
-            message: message.into(),
-        });
+        let place = self.place();
+        if !self.report.broken.borrow().contains(&place) {
+            self.report.errors.borrow_mut().push(ConfigError {
+                path: self.to_string(),
+                place,
+                message: message.into(),
+            });
+        }
         Rejected(())
+    }
+
+    /// The path without names of resources.
+    fn place(&self) -> String {
+        let mut place = self.parent.map(Self::place).unwrap_or_default();
+        if !place.is_empty() {
+            place.push('.');
+        }
+        match self.segment {
+            Segment::Root(_) => {}
+            Segment::Resource(_, name) | Segment::Field(name) => place.push_str(name),
+            Segment::Index(name, index) => place.push_str(&format!("{name}[{index}]")),
+            Segment::Key(name, key) => {
+                let key = key.replace('\\', "\\\\").replace('"', "\\\"");
+                place.push_str(&format!("{name}[\"{key}\"]"));
+            }
+        }
+        place
     }
 
     fn child(&'a self, segment: Segment<'a>) -> ConfigPath<'a> {
@@ -119,7 +189,7 @@ impl fmt::Display for ConfigPath<'_> {
             write!(f, "{parent} / ")?;
         }
         match self.segment {
-            Segment::Root(name) | Segment::Field(name) => f.write_str(name),
+            Segment::Root(name) | Segment::Resource(name, _) | Segment::Field(name) => f.write_str(name),
             Segment::Index(name, index) => write!(f, "{name}[{index}]"),
             Segment::Key(name, key) => write!(f, "{name}[\"{key}\"]"),
         }

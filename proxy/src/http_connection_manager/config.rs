@@ -282,7 +282,11 @@ impl HcmConfig {
             path,
         );
         let routes = match route_specifier {
-            Some(RouteSpecifier::RouteConfig(routes)) => RouteTable::from_proto(routes, &filter_cx, &path.field("route_config")),
+            Some(RouteSpecifier::RouteConfig(routes)) => {
+                let path = path.field("route_config");
+                RouteTable::from_proto(routes, &filter_cx, &path)
+                    .and_then(|table| clusters_exist(&table, cx, &path).map(|()| table))
+            }
             Some(RouteSpecifier::Rds(_)) => Err(path.field("rds").reject("is not supported yet; supported is route_config")),
             Some(RouteSpecifier::ScopedRoutes(_)) => Err(path.field("scoped_routes").reject("is not supported yet; supported is route_config")),
             None => Err(path.field("route_config").reject("is required: one of route_config, rds, scoped_routes")),
@@ -454,4 +458,25 @@ impl UpgradeConfig {
         }
         Ok(Self { upgrade_type: upgrade_type.into(), filters, enabled: enabled.is_none_or(|v| v.value) })
     }
+}
+
+/// A static table may only name clusters that exist, unless it says otherwise.
+fn clusters_exist(
+    table: &RouteTable,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    if table.validate_clusters() == Some(false) {
+        return Ok(());
+    }
+    let mut missing = Ok(());
+    for (host, _, id) in table.clusters() {
+        if cx.server.cluster_names.is_missing(id) {
+            let name = cx.server.cluster_names.name(id).unwrap_or_default();
+            missing = Err(path.key("virtual_hosts", &host.name).reject(format!(
+                "a route names the cluster \"{name}\", which does not exist; validate_clusters: false allows it"
+            )));
+        }
+    }
+    missing
 }

@@ -53,6 +53,7 @@ struct ConnectionContext {
 }
 
 /// Why a connection without streams is given up.
+#[allow(clippy::large_enum_variant, reason = "one lives on the stack for a moment; a box would cost each request an allocation")]
 enum Rest {
     /// A request came.
     Request(Result<Option<(crate::http::RequestHead, crate::http::EndStream)>, HeadError>),
@@ -92,7 +93,7 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 }
                 let stream_info = begin_stream(hcm, info, head.version);
                 let mut stream = Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit));
-                stream.set_close_connection(close);
+                stream.set_close_connection(close, drain);
                 stream.start(end);
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
                 ended_early = stream.has_ended_early();
@@ -141,7 +142,7 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
             Rest::Request(Err(HeadError::Closed)) => {
                 let stream_info = begin_stream(hcm, info, Protocol::Http11);
                 let head = crate::http::RequestHead::new(Protocol::Http11, b"");
-                Box::new(Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit)).start_gone();
+                Stream::new(hcm.clone(), &mut codec, stream_info, head, *buffer_limit).start_gone();
                 active.ends_under_request();
                 return active.closed_by_peer();
             }
@@ -287,6 +288,7 @@ type AcceptedStream =
     (Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>, super::codec::h2::ServerHttp2Stream);
 
 /// What a waiting HTTP/2 connection came across.
+#[allow(clippy::large_enum_variant, reason = "one lives on the stack for a moment; a box would cost each request an allocation")]
 enum Accepted {
     Stream(Option<AcceptedStream>),
     Drain,

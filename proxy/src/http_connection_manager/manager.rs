@@ -60,7 +60,7 @@ impl Hcm {
         let table = config.routes.clone();
         let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
         Self {
-            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker)),
+            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker, &table)),
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
@@ -99,7 +99,11 @@ impl Hcm {
         if self.worker.server.overload.stop_accepting_requests(self.worker.random.next()) {
             self.config.stats.downstream_rq_overload_close().inc();
             info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
-            return Err(Rejection::new(503, "overload").body("envoy overloaded").closing());
+            let mut rejection = Rejection::new(503, "overload").body("envoy overloaded").closing();
+            if self.config.append_local_overload {
+                rejection.reply = rejection.reply.with_header(HeaderName::new("x-envoy-local-overloaded"), "true");
+            }
+            return Err(rejection);
         }
         let upgrade = head.method() == Method::Connect || is_upgrade_request(head);
         if head.authority().is_none() {

@@ -5,6 +5,8 @@
 //! encode filters to the codec. Neither waits for the other: a response may come before the request has ended, a filter that
 //! waits stops only its own direction, and a side that cannot take more stops only the reading of what would go there.
 
+#![allow(clippy::expect_used, reason = "a stream that runs has its record; each expectation says so")]
+
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -20,6 +22,7 @@ use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
 use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
+use crate::network_filters::DrainSignal;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
 /// A stream from its head to its log line.
@@ -41,6 +44,8 @@ pub(super) struct Stream<S: ServerStream> {
     buffer_limit: usize,
     /// The connection must end after this stream.
     close_connection: bool,
+    /// Tells an HTTP/1 connection to end; an HTTP/2 connection sees to that itself.
+    drain: Option<Rc<dyn DrainSignal>>,
     /// The response ended before the request had.
     ended_early: bool,
     /// The client reset the stream or went away.
@@ -87,6 +92,8 @@ struct Deadlines {
     idle: Option<Instant>,
     idle_after: Option<std::time::Duration>,
     log_flush: Option<Instant>,
+    /// For the client to take the rest of its response; none: that has not begun to be waited for.
+    flush: Option<Option<Instant>>,
 }
 
 impl<S: ServerStream> Stream<S> {
@@ -100,6 +107,7 @@ impl<S: ServerStream> Stream<S> {
             idle: timeouts.stream_idle.map(|d| start + d),
             idle_after: timeouts.stream_idle,
             log_flush: hcm.config.access_log_options.flush_interval.map(|d| start + d),
+            flush: None,
         };
         let router = Router::new(hcm.router.clone());
         Self {
@@ -117,6 +125,7 @@ impl<S: ServerStream> Stream<S> {
             deadlines,
             buffer_limit,
             close_connection: false,
+            drain: None,
             ended_early: false,
             client_gone: false,
             hcm,
@@ -198,9 +207,10 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(reply);
     }
 
-    /// Ends the connection after this stream, whatever the stream does.
-    pub(super) fn set_close_connection(&mut self, close: bool) {
+    /// Ends the connection after this stream, whatever the stream does, or when `drain` says so until its head is sent.
+    pub(super) fn set_close_connection(&mut self, close: bool, drain: &Rc<dyn DrainSignal>) {
         self.close_connection |= close;
+        self.drain = Some(drain.clone());
     }
 
     /// Whether the connection must end after this stream.
@@ -231,7 +241,7 @@ impl<S: ServerStream> Stream<S> {
                 return Poll::Ready(());
             }
             if self.is_over() {
-                return self.codec.poll_flush(cx).map(|()| self.finish());
+                return self.poll_end(cx, timer);
             }
             if progress {
                 continue;
@@ -243,6 +253,23 @@ impl<S: ServerStream> Stream<S> {
         // Others on this worker have waited long enough.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Waits for the client to take what is left of the response, but not for ever.
+    fn poll_end(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        if self.codec.poll_flush(cx).is_pending() {
+            let timeouts = &self.hcm.config.timeouts;
+            let patience = timeouts.stream_flush.or(timeouts.stream_idle);
+            let deadline = *self.deadlines.flush.get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            if !timer.poll(deadline, cx) {
+                return Poll::Pending;
+            }
+            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            self.close_connection = true;
+            self.codec.reset(StreamReset::LocalReset);
+        }
+        self.finish();
+        Poll::Ready(())
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
@@ -381,9 +408,23 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        // Like Envoy's, filters that wait for the whole body see the end of an HTTP/1 body apart from its last bytes: so the
+        // limit of what they buffer holds for these as well.
+        let apart = end.is_end() && !data.is_empty() && self.decode.is_holding() && self.is_http1();
+        self.decode_data(data, if apart { EndStream::No } else { end });
+        if apart && self.response == Half::Start && self.record.is_some() {
+            self.decode_data(Bytes::new(), EndStream::Yes);
+        }
+    }
+
+    fn decode_data(&mut self, data: Bytes, end: EndStream) {
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
         self.after_decode(flow);
+    }
+
+    fn is_http1(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.request.version.is_http1())
     }
 
     fn on_request_trailers(&mut self, trailers: Fields) {
@@ -627,9 +668,6 @@ impl<S: ServerStream> Stream<S> {
         let hcm = self.hcm.clone();
         let Some(record) = self.record.as_deref_mut() else { return };
         record.info.response_code_details = Some(reply.details.clone());
-        if hcm.config.append_local_overload && record.info.response_flags.contains(ResponseFlag::UpstreamOverflow) {
-            record.info.dynamic_metadata.merge("envoy.local_reply", serde_json::Map::new());
-        }
         let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info, &hcm.worker.random);
         let end = EndStream::from(body.is_empty());
         if self.bypass_encode {
@@ -653,7 +691,7 @@ impl<S: ServerStream> Stream<S> {
         let upgraded = self.upgrade == Upgrade::Accepted;
         hcm.config.forwarding.mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head);
-        self.close_connection |= hcm.must_close(request);
+        self.close_connection |= hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
         self.close_connection |= self.request == Half::Open && !upgraded && request.version.is_http1();
         if self.close_connection && !upgraded && request.version.is_http1() {

@@ -29,6 +29,10 @@ impl HttpFilterFactory for Factory {
         "envoy.filters.http.buffer"
     }
 
+    fn supports_upstream(&self) -> bool {
+        true
+    }
+
     fn type_names(&self) -> &'static [&'static str] {
         &["envoy.extensions.filters.http.buffer.v3.Buffer"]
     }

@@ -1,12 +1,14 @@
 //! A configured list of HTTP filters: of a connection manager, of an upgrade, of upstream attempts.
 
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_filter::ConfigType;
+use outrigger_proto::pb::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
 
-use super::{FACTORIES, HttpFilterConfig, WorkerHttpFilter};
+use super::{FACTORIES, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_connection_manager::filter_chain::Filters;
 use crate::route::{RouteTable, SelectedRoute};
@@ -45,14 +47,37 @@ impl ChainConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<(Self, TypedConfig), Rejected> {
+        Self::convert("http_filters", list, Place::Downstream(terminal), cx, path)
+    }
+
+    /// Converts a list of upstream filters, which ends in the upstream codec. `path` is that of the message that has it as
+    /// `field`.
+    pub fn upstream_from_proto(
+        field: &'static str,
+        list: Vec<pb::HttpFilter>,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let (chain, codec) = Self::convert(field, list, Place::Upstream, cx, path)?;
+        let UpstreamCodec {} = codec.decode(path)?;
+        Ok(chain)
+    }
+
+    fn convert(
+        field: &'static str,
+        list: Vec<pb::HttpFilter>,
+        place: Place<'_>,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<(Self, TypedConfig), Rejected> {
         let mut entries = Vec::new();
         let mut rejected = None;
         let mut end = None;
         let last = list.len().saturating_sub(1);
         for (index, filter) in list.into_iter().enumerate() {
             let name = filter.name.clone();
-            let path = path.key("http_filters", &name);
-            match Self::entry(filter, terminal, cx, &path) {
+            let path = path.key(field, &name);
+            match Self::entry(filter, place, cx, &path) {
                 Ok(Some(Converted::Terminal(_))) if index != last => {
                     rejected = Some(path.reject("is a terminal filter and must be the last of its list"));
                 }
@@ -65,13 +90,19 @@ impl ChainConfig {
         if let Some(rejected) = rejected {
             return Err(rejected);
         }
-        let end = end.ok_or_else(|| path.field("http_filters").reject(format!("must end with a filter of type {terminal}")))?;
+        let end = end.ok_or_else(|| path.field(field).reject(format!("must end with a filter of type {}", place.terminal())))?;
         Ok((Self { entries }, end))
+    }
+
+    /// A chain of one filter, for tests of chains.
+    #[cfg(test)]
+    pub(crate) fn of(config: Arc<dyn HttpFilterConfig>) -> Self {
+        Self { entries: vec![Entry { name: "x".into(), config, disabled: false }] }
     }
 
     fn entry(
         filter: pb::HttpFilter,
-        terminal: &str,
+        place: Place<'_>,
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Option<Converted>, Rejected> {
@@ -85,19 +116,20 @@ impl ChainConfig {
             None => return Err(path.field("typed_config").reject("is required: a filter is chosen by the type of its configuration")),
         };
         let config = TypedConfig::from_any(any, &path.field("typed_config"))?;
-        if config.type_name == terminal {
+        if config.type_name == place.terminal() {
             if disabled {
                 return Err(path.field("disabled").reject("a terminal filter cannot be disabled"));
             }
             return Ok(Some(Converted::Terminal(config)));
         }
-        let Some(factory) = FACTORIES.iter().find(|f| f.type_names().contains(&config.type_name.as_str())) else {
-            if is_optional {
+        let Some(factory) = place.factories().find(|f| f.type_names().contains(&config.type_name.as_str())) else {
+            // Envoy has what it knows, optional or not: to leave that out would change what happens to requests.
+            if is_optional && !config.is_known() {
                 tracing::warn!(filter = name, r#type = config.type_name, "Skipping an optional HTTP filter that is not supported.");
                 return Ok(None);
             }
-            let mut supported: Vec<_> = FACTORIES.iter().flat_map(|f| f.type_names()).copied().collect();
-            supported.push(terminal);
+            let mut supported: Vec<_> = place.factories().flat_map(|f| f.type_names()).copied().collect();
+            supported.push(place.terminal());
             return Err(config.unknown(&path.field("typed_config"), &supported));
         };
         let config = factory.from_proto(&config, cx, &path.field("typed_config"))?;
@@ -131,6 +163,34 @@ impl WorkerChain {
     /// Whether it has no filters.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+}
+
+/// Where a list stands: that decides how it ends and what may be in it.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// Between a client and the filter of this type.
+    Downstream(&'a str),
+    /// Between the router and an upstream.
+    Upstream,
+}
+
+impl<'a> Place<'a> {
+    fn terminal(self) -> &'a str {
+        match self {
+            Self::Downstream(terminal) => terminal,
+            Self::Upstream => "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
+        }
+    }
+
+    fn factories(self) -> impl Iterator<Item = &'static &'static dyn HttpFilterFactory> {
+        FACTORIES.iter().filter(move |factory| matches!(self, Self::Downstream(_)) || factory.supports_upstream())
+    }
+}
+
+impl fmt::Debug for ChainConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.entries.iter().map(|entry| &entry.name)).finish()
     }
 }
 

@@ -82,13 +82,15 @@ pub(super) fn errors<M: Message + Name>(config: &M) -> Vec<String> {
         server: &server,
         scope: &scope,
     };
-    let typed = TypedConfig::from_any(any(config), &path).unwrap();
-    let name = typed.type_name.as_str();
-    for factory in FACTORIES {
-        if factory.type_names().contains(&name) {
-            let _ = factory.from_proto(&typed, &cx, &path);
-        } else if factory.per_route_type_names().contains(&name) {
-            let _ = factory.per_route_from_proto(&typed, &cx, &path);
+    // What breaks the rules of the API is reported before a factory sees it.
+    if let Ok(typed) = TypedConfig::from_any(any(config), &path) {
+        let name = typed.type_name.as_str();
+        for factory in FACTORIES {
+            if factory.type_names().contains(&name) {
+                let _ = factory.from_proto(&typed, &cx, &path);
+            } else if factory.per_route_type_names().contains(&name) {
+                let _ = factory.per_route_from_proto(&typed, &cx, &path);
+            }
         }
     }
     report.take().iter().map(ToString::to_string).collect()
@@ -190,7 +192,7 @@ impl Harness {
             };
             let proto: cluster_pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
             let manager = ClusterManager::new(server.clone(), 1, Rc::new(NoResolver));
-            manager.add(ClusterConfig::from_proto(proto, &path).ok());
+            manager.add(ClusterConfig::from_proto(proto, &server, &path).ok());
             WorkerClusters::new(manager.table().clone(), 0)
         });
         assert!(report.is_empty(), "{:?}", report.take());

@@ -145,9 +145,11 @@ impl Listener {
             ),
             path.unsupported_if_set("udp_listener_config", udp_listener_config),
             path.unsupported_if_set("api_listener", api_listener),
-            path.unsupported_if_set("internal_listener", listener_specifier),
         ];
-        let addresses = addresses_from(address, additional_addresses, path);
+        // An internal listener has no address; one complaint is enough.
+        let addresses = path
+            .unsupported_if_set("internal_listener", listener_specifier)
+            .and_then(|()| addresses_from(address, additional_addresses, path));
         let uses_proxy_protocol = filter_chains
             .first()
             .and_then(|chain| chain.use_proxy_proto)
@@ -159,15 +161,19 @@ impl Listener {
             _ => stat_prefix,
         };
         let scope = root.scope(&format!("listener.{prefix}."));
-        let chains = chains_from(
-            filter_chains,
-            default_filter_chain,
-            &FactoryContext {
-                server,
-                scope: &scope,
-            },
-            path,
-        );
+        let chains = match &addresses {
+            // UDP and internal listeners, which are refused, may have none.
+            Err(refused) if filter_chains.is_empty() && default_filter_chain.is_none() => {
+                Err(*refused)
+            }
+            _ => {
+                let cx = FactoryContext {
+                    server,
+                    scope: &scope,
+                };
+                chains_from(filter_chains, default_filter_chain, &cx, path)
+            }
+        };
         let access_logs = path.each("access_log", access_log, |log, path| {
             AccessLog::from_proto(log, &cx, path)
         });
@@ -356,22 +362,9 @@ fn listener_filters_from(
         };
         let path = path.field("typed_config");
         let config = TypedConfig::from_any(any, &path)?;
-        let factory = FACTORIES
-            .iter()
-            .find(|factory| factory.type_names().contains(&config.type_name.as_str()));
-        let config = match factory {
-            Some(factory) => factory.from_proto(&config, cx, &path)?,
-            None => {
-                let supported: Vec<&str> = FACTORIES
-                    .iter()
-                    .flat_map(|f| f.type_names())
-                    .copied()
-                    .collect();
-                return Err(config.unknown(&path, &supported));
-            }
-        };
+        let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
         Ok(ListenerFilterEntry {
-            config,
+            config: factory.from_proto(&config, cx, &path)?,
             disabled: disabled?,
         })
     })?;

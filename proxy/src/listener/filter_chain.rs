@@ -50,10 +50,14 @@ impl FilterChain {
             // Harmless: only shown.
             metadata: _,
             transport_socket,
-            // Harmless: a plain connection has no handshake.
-            transport_socket_connect_timeout: _,
+            transport_socket_connect_timeout,
             name,
         } = proto;
+        // A plain connection has no handshake: the value is only checked.
+        let handshake = path.duration(
+            "transport_socket_connect_timeout",
+            transport_socket_connect_timeout,
+        );
         let socket = path.optional("transport_socket", transport_socket, transport_socket_from);
         let count = filters.len();
         let mut configs = Vec::with_capacity(count);
@@ -79,6 +83,7 @@ impl FilterChain {
             }
         }
         socket?;
+        handshake?;
         failed.map_or(Ok(()), Err)?;
         Ok(Self {
             name: name.into(),
@@ -123,20 +128,8 @@ fn network_filter(
     };
     let path = path.field("typed_config");
     let config = TypedConfig::from_any(any, &path)?;
-    let factory = FACTORIES
-        .iter()
-        .find(|factory| factory.type_names().contains(&config.type_name.as_str()));
-    match factory {
-        Some(factory) => factory.from_proto(&config, cx, &path),
-        None => {
-            let supported: Vec<&str> = FACTORIES
-                .iter()
-                .flat_map(|f| f.type_names())
-                .copied()
-                .collect();
-            Err(config.unknown(&path, &supported))
-        }
-    }
+    let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
+    factory.from_proto(&config, cx, &path)
 }
 
 fn transport_socket_from(

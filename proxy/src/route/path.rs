@@ -60,9 +60,9 @@ impl PathCriterion {
             Some(PathSpecifier::Path(text)) => PathKind::Exact(text.into_bytes().into()),
             Some(PathSpecifier::PathSeparatedPrefix(text)) => {
                 let at = path.field("path_separated_prefix");
-                if text.ends_with('/') || text.contains(['?', '#']) || !text.starts_with('/') {
+                if text.ends_with('/') || text.contains(['?', '#']) {
                     return Err(at.reject(format!(
-                        "\"{text}\" must begin with / and end with neither / nor a query"
+                        "\"{text}\" must not end with / and has no query"
                     )));
                 }
                 PathKind::SeparatedPrefix(text.into_bytes().into())

@@ -158,7 +158,7 @@ impl<'a> PerFilter<'a> {
         }
         let path = path.field("config");
         let typed = TypedConfig::from_any(config, &path)?;
-        let config = if is_optional && self.factory(&typed).is_none() {
+        let config = if is_optional && !typed.is_known() {
             None
         } else {
             Some(self.convert(&typed, &path)?)

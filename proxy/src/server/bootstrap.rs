@@ -11,13 +11,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
-use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrigger_proto::pb::envoy::config::core::v3::{Node, TypedExtensionConfig};
-use outrigger_proto::pb::envoy::config::listener::v3::Listener;
 use outrigger_proto::pb::envoy::config::metrics::v3::{
     StatsConfig as StatsConfigProto, TagSpecifier, tag_specifier,
 };
-use outrigger_proto::pb::envoy::config::overload::v3::OverloadManager;
 use outrigger_proto::pb::google::protobuf::{Any, Struct};
 use pb::bootstrap::application_log_config::{LogFormat, log_format};
 use pb::bootstrap::{ApplicationLogConfig, StaticResources, StatsEviction, StatsFlush};
@@ -36,22 +33,12 @@ pub struct Bootstrap {
     pub local_info: LocalInfo,
     /// The node with what the command line put in.
     pub node: Node,
-    /// Listeners, clusters.
-    pub listeners: Vec<Listener>,
-    /// Clusters.
-    pub clusters: Vec<Cluster>,
-    /// The admin interface; none: there is none.
-    pub admin: Option<pb::Admin>,
     /// How stats are named and kept.
     pub stats: Option<StatsConfig>,
     /// How often stats are flushed. Default 5 s; none: when the admin interface is asked.
     pub stats_flush_interval: Option<Duration>,
     /// Runtime values, lowest layer first; none: the layer that the admin interface changes.
     pub runtime_layers: Vec<(String, Option<HashMap<String, String>>)>,
-    /// Actions under load.
-    pub overload_manager: Option<OverloadManager>,
-    /// `cluster_manager`.
-    pub cluster_manager: Option<pb::ClusterManager>,
     /// The pattern of the application log, in place of that of the command line.
     pub log_pattern: Option<String>,
     /// The number that `server.version` shows, in place of one made of the commit.
@@ -76,7 +63,8 @@ impl Bootstrap {
             node_context_params: _,
             static_resources,
             dynamic_resources,
-            cluster_manager,
+            // Converted with the resources.
+            cluster_manager: _,
             hds_config,
             // Envoy ignores it as well.
             flags_path: _,
@@ -90,8 +78,10 @@ impl Bootstrap {
             watchdogs: _,
             tracing,
             layered_runtime,
-            admin,
-            overload_manager,
+            // Converted with the resources.
+            admin: _,
+            // Converted with the resources.
+            overload_manager: _,
             // Harmless: only makes more stats.
             enable_dispatcher_stats: _,
             header_prefix,
@@ -167,12 +157,12 @@ impl Bootstrap {
         ];
         let resources = path.optional("static_resources", static_resources, |resources, path| {
             let StaticResources {
-                listeners,
-                clusters,
+                // Converted by those who manage them.
+                listeners: _,
+                clusters: _,
                 secrets,
             } = resources;
-            path.unsupported_if_set("secrets", secrets)?;
-            Ok((listeners, clusters))
+            path.unsupported_if_set("secrets", secrets)
         });
         let prefix = match header_prefix.as_str() {
             "" | "x-envoy" => Ok(()),
@@ -201,22 +191,17 @@ impl Bootstrap {
         );
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         prefix?;
-        let (listeners, clusters) = resources?.unwrap_or_default();
+        resources?;
         let node = complete_node(node.unwrap_or_default(), cli);
         Ok(Self {
             local_info: local_info(&node),
             node,
-            listeners,
-            clusters,
-            admin,
             stats: stats?,
             stats_flush_interval: match (flush_on_admin?, flush?) {
                 (true, _) => None,
                 (false, interval) => Some(interval.unwrap_or(Duration::from_secs(5))),
             },
             runtime_layers: layers?.unwrap_or_default(),
-            overload_manager,
-            cluster_manager,
             log_pattern: log_pattern?.flatten(),
             stats_server_version: stats_server_version_override.map(|version| version.value),
         })

@@ -1,8 +1,6 @@
 //! The life of the process: from flags to exit.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::fs;
 use std::future::poll_fn;
 use std::io::Write;
 use std::rc::Rc;
@@ -13,10 +11,7 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::admin::v3::server_info::State;
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
-use outrigger_proto::pb::envoy::config::listener::v3::Listener;
-use outrigger_proto::validate::{Problem, check};
-use outrigger_proto::yaml::{Format, Source, UnknownFields, encode};
-use prost::{Message, Name};
+use outrigger_proto::yaml::Format;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -24,8 +19,10 @@ use tracing::{info, warn};
 
 use super::admin_start::AdminSetup;
 use super::cli::{Cli, DrainStrategy, Mode};
+use super::load::LoadedBootstrap;
 use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
+use super::resources::Resources;
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
 use super::{
     Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender,
@@ -34,7 +31,6 @@ use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
-use crate::upstream::cluster::ClusterConfig;
 use crate::upstream::{ClusterManager, HickoryResolver};
 
 /// Runs the process. The errors are all that was found, one line each.
@@ -42,25 +38,24 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
     if cli.disable_extensions.is_some() {
         return Err(vec!["--disable-extensions is not supported".to_owned()]);
     }
-    let (proto, broken) = load(&cli)?;
-    let report = ConfigReport::new();
+    let loaded = LoadedBootstrap::load(&cli)?;
+    let report = ConfigReport::new().with_unknown_fields(cli.allow_unknown_static_fields);
     let path = ConfigPath::root(&report, "bootstrap");
-    let converted = Bootstrap::from_proto(proto.clone(), &cli, &path);
-    let bootstrap = match converted {
-        Ok(bootstrap) if broken.is_empty() => bootstrap,
-        _ => {
-            // Resources are converted all the same, so that their errors are found as well.
-            let resources = proto.static_resources.unwrap_or_default();
-            let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
-            drop(convert_clusters(&resources.clusters, &report));
-            drop(convert_listeners(&context, 1, resources.listeners, &report));
-            return Err(with_config(&cli, broken, &report));
-        }
+    let checked = loaded.check(&path);
+    let converted = Bootstrap::from_proto(loaded.proto.clone(), &cli, &path);
+    let (Ok(()), Ok(bootstrap)) = (checked, converted) else {
+        // The rest is converted as well, so that one run shows all errors.
+        let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
+        drop(Resources::convert(&context, 1, &loaded.proto, &report));
+        return Err(loaded.errors(&report));
     };
     let log = install_log(&cli, &bootstrap).map_err(|error| vec![error])?;
+    for warning in report.take_warnings() {
+        warn!("{warning}");
+    }
     let runtime = local_runtime().map_err(|error| vec![format!("no runtime: {error}")])?;
     runtime.block_on(async move {
-        let server = Server::new(cli, proto, bootstrap, log)?;
+        let server = Server::new(cli, loaded, bootstrap, log)?;
         match server.cli.mode {
             Mode::Validate => {
                 // Nobody reads what cannot be written.
@@ -74,6 +69,23 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
             Mode::Serve | Mode::InitOnly => server.serve().await,
         }
     })
+}
+
+/// Loads a bootstrap as `--mode validate` does, from bytes. The errors are all that was found. For fuzzing and tests; what the
+/// bootstrap names is looked up and opened.
+pub fn validate(format: Format, bytes: &[u8]) -> Result<(), Vec<String>> {
+    let cli = Cli::parse_args(["outrigger".into()]).map_err(|error| vec![error.to_string()])?;
+    let loaded = LoadedBootstrap::from_bytes(&cli, format, bytes)?;
+    let report = ConfigReport::new();
+    let path = ConfigPath::root(&report, "bootstrap");
+    let checked = loaded.check(&path);
+    let converted = Bootstrap::from_proto(loaded.proto.clone(), &cli, &path);
+    let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
+    drop(Resources::convert(&context, 1, &loaded.proto, &report));
+    match (checked, converted) {
+        (Ok(()), Ok(_)) if report.is_empty() => Ok(()),
+        _ => Err(loaded.errors(&report)),
+    }
 }
 
 /// The process, on the main thread.
@@ -117,7 +129,7 @@ enum Stop {
 impl Server {
     fn new(
         cli: Cli,
-        bootstrap_proto: pb::Bootstrap,
+        loaded: LoadedBootstrap,
         mut bootstrap: Bootstrap,
         log: LogControl,
     ) -> Result<Rc<Self>, Vec<String>> {
@@ -130,23 +142,27 @@ impl Server {
             let values = values.clone().unwrap_or_default();
             context.runtime.set_layer(name, values);
         }
-        let report = ConfigReport::new();
-        let cluster_protos = std::mem::take(&mut bootstrap.clusters);
-        let configs = convert_clusters(&cluster_protos, &report);
-        let listener_protos = std::mem::take(&mut bootstrap.listeners);
-        let listeners = convert_listeners(&context, workers, listener_protos, &report);
-        let overload = convert_overload(&context, &mut bootstrap, &report);
-        let admin = bootstrap.admin.take().and_then(|proto| {
-            let root = ConfigPath::root(&report, "bootstrap");
-            AdminSetup::from_proto(proto, &context, &root.field("admin")).ok()
-        });
-        check_cluster_manager(&mut bootstrap, &cluster_protos, &report);
+        let report = ConfigReport::new()
+            .with_runtime(&context.runtime)
+            .with_unknown_fields(cli.allow_unknown_static_fields);
+        let resources = Resources::convert(&context, workers, &loaded.proto, &report);
         if !report.is_empty() {
-            return Err(with_config(&cli, Vec::new(), &report));
+            return Err(loaded.errors(&report));
         }
+        for warning in report.take_warnings() {
+            warn!("{warning}");
+        }
+        let Resources {
+            clusters,
+            cluster_protos,
+            listeners,
+            overload,
+            admin,
+        } = resources;
         let resolver = Rc::new(HickoryResolver::default());
-        let clusters = ClusterManager::new(context.clone(), workers, resolver);
-        clusters.add(configs);
+        let manager = ClusterManager::new(context.clone(), workers, resolver);
+        manager.add(clusters);
+        let clusters = manager;
         let interval = Duration::from_millis(cli.file_flush_interval_msec.into());
         let min_size = u64::from(cli.file_flush_min_size_kb) << 10;
         context.access_logs.set_flush(interval, min_size);
@@ -160,7 +176,7 @@ impl Server {
         Ok(Rc::new(Self {
             cli,
             context,
-            bootstrap_proto,
+            bootstrap_proto: loaded.proto,
             bootstrap,
             listeners: RefCell::new(listeners),
             log,
@@ -421,52 +437,6 @@ impl Signals {
     }
 }
 
-/// Reads the configuration: the file, and everything inline merged into it. With it comes what breaks the rules of the API.
-fn load(cli: &Cli) -> Result<(pb::Bootstrap, Vec<String>), Vec<String>> {
-    let mut texts = Vec::new();
-    if let Some(path) = &cli.config_path {
-        let bytes = fs::read(path)
-            .map_err(|error| vec![format!("unable to read file: {}: {error}", path.display())])?;
-        texts.push((path.display().to_string(), Format::of_path(path), bytes));
-    }
-    for yaml in cli.config_yaml.iter().filter(|yaml| !yaml.is_empty()) {
-        let name = "--config-yaml".to_owned();
-        texts.push((name, Format::Yaml, yaml.clone().into_bytes()));
-    }
-    if texts.is_empty() {
-        return Err(vec![
-            "there is no configuration: give --config-path, --config-yaml, or both".to_owned(),
-        ]);
-    }
-    let sources: Vec<Source<'_>> = texts
-        .iter()
-        .map(|(name, format, bytes)| Source {
-            name,
-            format: *format,
-            bytes,
-        })
-        .collect();
-    let unknown = if cli.allow_unknown_static_fields {
-        UnknownFields::Ignore
-    } else {
-        UnknownFields::Refuse
-    };
-    let name = pb::Bootstrap::full_name();
-    // The bytes hold what the Rust types lack as well, so that it can be refused.
-    let bytes = encode(&name, &sources, unknown)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let violations = check(&name, &bytes);
-    let broken: Vec<String> = violations
-        .iter()
-        // What is merely old is taken, as Envoy does.
-        .filter(|violation| !matches!(violation.problem, Problem::Deprecated { .. }))
-        .map(|violation| format!("bootstrap / {violation}"))
-        .collect();
-    pb::Bootstrap::decode(bytes.as_slice())
-        .map(|proto| (proto, broken))
-        .map_err(|error| vec![format!("the configuration is no bootstrap: {error}")])
-}
-
 fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
     let pattern = bootstrap
         .log_pattern
@@ -478,99 +448,6 @@ fn install_log(cli: &Cli, bootstrap: &Bootstrap) -> Result<LogControl, String> {
         LogPattern::parse(pattern.unwrap_or(DEFAULT_PATTERN), cli.log_format_escaped),
         cli.log_path.as_deref(),
     )
-}
-
-/// Converts all clusters. What is wrong with them is in the report.
-fn convert_clusters(protos: &[Cluster], report: &ConfigReport) -> Vec<ClusterConfig> {
-    let mut names = HashSet::new();
-    let convert = |proto: &Cluster| {
-        let resource = format!("cluster \"{}\"", proto.name);
-        let path = ConfigPath::root(report, &resource);
-        if !names.insert(proto.name.clone()) {
-            path.field("name")
-                .reject("is the name of an earlier cluster already");
-            return None;
-        }
-        ClusterConfig::from_proto(proto.clone(), &path).ok()
-    };
-    protos.iter().filter_map(convert).collect()
-}
-
-fn convert_overload(
-    context: &Arc<ServerContext>,
-    bootstrap: &mut Bootstrap,
-    report: &ConfigReport,
-) -> Option<OverloadManager> {
-    let proto = bootstrap.overload_manager.take()?;
-    let root = ConfigPath::root(report, "bootstrap");
-    OverloadManager::from_proto(proto, context, &root.field("overload_manager")).ok()
-}
-
-/// What the bootstrap says of the cluster manager as a whole.
-fn check_cluster_manager(bootstrap: &mut Bootstrap, clusters: &[Cluster], report: &ConfigReport) {
-    let Some(proto) = bootstrap.cluster_manager.take() else {
-        return;
-    };
-    let pb::ClusterManager {
-        local_cluster_name,
-        outlier_detection,
-        upstream_bind_config,
-        load_stats_config,
-        // Harmless: what a worker needs of a cluster is made when first used in any case.
-        enable_deferred_cluster_creation: _,
-    } = proto;
-    let root = ConfigPath::root(report, "bootstrap");
-    let path = root.field("cluster_manager");
-    // Each reports what it refuses.
-    let _ = path.unsupported_if_set("outlier_detection", outlier_detection);
-    let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
-    let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
-    let known = clusters
-        .iter()
-        .any(|cluster| cluster.name == local_cluster_name);
-    if !local_cluster_name.is_empty() && !known {
-        path.field("local_cluster_name").reject(format!(
-            "\"{local_cluster_name}\" is not the name of a static cluster"
-        ));
-    }
-}
-
-/// Converts all listeners. What is wrong with them is in the report.
-fn convert_listeners(
-    context: &Arc<ServerContext>,
-    workers: usize,
-    protos: Vec<Listener>,
-    report: &ConfigReport,
-) -> ListenerManager {
-    let mut manager = ListenerManager::new(context.clone(), workers);
-    for (index, mut proto) in protos.into_iter().enumerate() {
-        let resource = if proto.name.is_empty() {
-            format!("static_resources.listeners[{index}]")
-        } else {
-            format!("listener \"{}\"", proto.name)
-        };
-        if proto.name.is_empty() {
-            // Envoy makes up a name as well.
-            proto.name = format!("{:032x}", rand::random::<u128>());
-        }
-        let path = ConfigPath::root(report, &resource);
-        // A rejection is in the report already.
-        let _ = manager.add(proto, &path);
-    }
-    manager
-}
-
-/// All errors, and before them what they are errors of.
-fn with_config(cli: &Cli, broken: Vec<String>, report: &ConfigReport) -> Vec<String> {
-    let converted = report.take();
-    let count = broken.len() + converted.len();
-    let name = cli.config_name();
-    let mut lines = vec![format!(
-        "error initializing configuration '{name}': {count} found"
-    )];
-    lines.extend(broken);
-    lines.extend(converted.iter().map(ToString::to_string));
-    lines
 }
 
 /// A worker that has not read this many messages is stuck, or overwhelmed.

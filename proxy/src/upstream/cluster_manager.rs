@@ -26,6 +26,7 @@ use super::pool::SocketSettings;
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::runtime::RuntimeInteger;
 use crate::server::ServerContext;
+use crate::stats::Scope;
 
 crate::stats_group! {
     /// What the cluster manager does.
@@ -172,9 +173,7 @@ impl ClusterInfo {
             "" => name.clone(),
             other => other.into(),
         };
-        let scope = server
-            .stats
-            .scope(&format!("cluster.{}.", stat_name(&observability_name)));
+        let scope = stats_scope(server, &observability_name);
         Self {
             id,
             name,
@@ -185,6 +184,7 @@ impl ClusterInfo {
             socket_match_stats: TransportSocketMatchStats::new(&scope.scope("default.")),
             timeout_budget_stats: None,
             request_response_size_stats: None,
+            http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
             metadata: Default::default(),
@@ -193,9 +193,10 @@ impl ClusterInfo {
     }
 }
 
-/// Colons would end a name in text formats.
-fn stat_name(name: &str) -> String {
-    name.replace(':', "_")
+/// Where the stats of a cluster are. Colons would end a name in text formats.
+pub(super) fn stats_scope(server: &ServerContext, observability_name: &str) -> Scope {
+    let name = observability_name.replace(':', "_");
+    server.stats.scope(&format!("cluster.{name}."))
 }
 
 impl ClusterTable {
@@ -326,6 +327,7 @@ impl ClusterManager {
             wait_for_warm,
             timeout_budgets,
             request_response_sizes,
+            http_filters,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
             settings.sockets = SocketSettings {
@@ -340,6 +342,7 @@ impl ClusterManager {
         );
         let mut info = ClusterInfo::with_names(&self.server, &name, &alt_stat_name, settings);
         info.metadata = metadata;
+        info.http_filters = http_filters;
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));

@@ -1,6 +1,6 @@
 //! Numbers for cluster names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -19,10 +19,13 @@ pub struct ClusterNames {
 struct Inner {
     ids: HashMap<Arc<str>, ClusterId>,
     names: Vec<Arc<str>>,
+    /// The clusters of the bootstrap; none before they are known.
+    fixed: Option<HashSet<ClusterId>>,
 }
 
 impl ClusterNames {
     /// The number of `name`, a new one if it has none yet.
+    #[allow(clippy::expect_used, reason = "stated by the expectation")]
     pub fn id(&self, name: &str) -> ClusterId {
         let mut inner = self.inner.lock();
         if let Some(id) = inner.ids.get(name) {
@@ -36,6 +39,18 @@ impl ClusterNames {
         inner.names.push(name.clone());
         inner.ids.insert(name, id);
         id
+    }
+
+    /// Says which clusters the bootstrap has, before anything that may name them is converted.
+    pub fn set_static<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let ids = names.into_iter().map(|name| self.id(name)).collect();
+        self.inner.lock().fixed = Some(ids);
+    }
+
+    /// Whether it is certain that no static cluster has this number.
+    pub fn is_missing(&self, id: ClusterId) -> bool {
+        let inner = self.inner.lock();
+        inner.fixed.as_ref().is_some_and(|fixed| !fixed.contains(&id))
     }
 
     /// The number of `name`, if anything has mentioned it: for names that come with a request.

@@ -10,6 +10,8 @@ pub mod load_balancer;
 pub mod pool;
 mod priority_set;
 mod status;
+#[cfg(test)]
+pub(crate) mod test_support;
 mod worker_clusters;
 
 pub use circuit_breaker::{

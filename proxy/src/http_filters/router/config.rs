@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
+use super::upstream_filters::ClusterChains;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::HeaderName;
 use crate::http_connection_manager::HcmStats;
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
+use crate::route::RouteTable;
 use crate::server::{FactoryContext, Worker};
 
 /// The message that a terminal filter of a chain is configured with.
 pub const TYPE_NAME: &str = "envoy.extensions.filters.http.router.v3.Router";
-/// The message that ends `upstream_http_filters`.
-const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 
 /// `Router`.
 pub struct RouterConfig {
@@ -36,12 +36,14 @@ pub struct WorkerRouter {
     pub config: Arc<RouterConfig>,
     /// The stats of the connection manager that it belongs to.
     pub stats: HcmStats,
-    /// The filters of upstream attempts.
+    /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
+    pub(super) cluster_chains: ClusterChains,
 }
 
 impl RouterConfig {
     /// Converts the message. Every field is decided here.
+    #[allow(deprecated, reason = "every field is decided, old ones too")]
     pub fn from_proto(config: &TypedConfig, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         const CHECKED: [&str; 5] = [
             "x-envoy-upstream-rq-timeout-ms",
@@ -76,7 +78,7 @@ impl RouterConfig {
         let upstream = if upstream_http_filters.is_empty() {
             Ok(ChainConfig::default())
         } else {
-            ChainConfig::from_proto(upstream_http_filters, UPSTREAM_CODEC, cx, &path.field("upstream_http_filters")).map(|(chain, _)| chain)
+            ChainConfig::upstream_from_proto("upstream_http_filters", upstream_http_filters, cx, path)
         };
         log?;
         log_options?;
@@ -86,8 +88,9 @@ impl RouterConfig {
 }
 
 impl WorkerRouter {
-    /// This worker's instance.
-    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>) -> Self {
-        Self { upstream_chain: config.upstream_http_filters.on_worker(worker, None), config, stats }
+    /// This worker's instance, for streams routed by `table`.
+    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>, table: &RouteTable) -> Self {
+        let upstream_chain = config.upstream_http_filters.on_worker(worker, Some(table));
+        Self { upstream_chain, cluster_chains: ClusterChains::default(), config, stats }
     }
 }

@@ -5,12 +5,15 @@
 //! Stats: `http.<stat_prefix>.no_route`, `no_cluster`, `rq_*`; `cluster.<name>.upstream_rq_*`.
 //! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
 //! if it is idempotent and had no body; Envoy answers 503.
+//! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;
+//! Envoy's change the only one.
 
 mod config;
 mod outcome;
 mod replay;
 mod retry;
 mod timeouts;
+mod upstream_filters;
 mod upstream_request;
 
 use std::rc::Rc;
@@ -21,7 +24,7 @@ use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
 
-use crate::http::{EndStream, Fields, HeaderName, Known, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, HeaderName, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{Action, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
@@ -33,6 +36,7 @@ use outcome::Failure;
 use replay::RequestBody;
 use retry::{RetryDecision, RetryState};
 use timeouts::Timeouts;
+use upstream_filters::{Filtered, UpstreamFilters, poll_filtered};
 use upstream_request::UpstreamRequest;
 
 /// The router of one stream.
@@ -50,6 +54,8 @@ pub struct Router {
     route_deadline: Option<Instant>,
     is_grpc: bool,
     is_upgrade: bool,
+    /// Filters of an attempt that was given up, which still have to be told of the end.
+    left: Option<Box<UpstreamFilters>>,
 }
 
 /// What the router does.
@@ -97,6 +103,7 @@ impl Router {
             route_deadline: None,
             is_grpc: false,
             is_upgrade: false,
+            left: None,
         }
     }
 
@@ -159,7 +166,7 @@ impl Router {
         env: &mut ChainEnv<'_>,
         cluster: &Rc<WorkerCluster>,
         action: &crate::route::RouteAction,
-        selected: &crate::route::SelectedRoute,
+        selected: &SelectedRoute,
     ) {
         let config = &self.shared.config;
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
@@ -181,7 +188,16 @@ impl Router {
         }
         if let State::Attempt(attempt) = &mut self.state {
             attempt.body_moves(env.info);
-            self.body.push(data, end, attempt.stream());
+            if let Some(stream) = attempt.stream() {
+                self.body.push(data, end, Some(stream));
+            } else if let Some(filters) = attempt.filters() {
+                self.body.note(&data, end, true);
+                if let Err(reply) = filters.request_data(env, data, end) {
+                    return Some(RouterEvent::LocalReply(reply));
+                }
+            } else {
+                self.body.push(data, end, None);
+            }
         } else if matches!(self.state, State::BackingOff(_)) {
             self.body.push(data, end, None);
         }
@@ -195,8 +211,15 @@ impl Router {
     }
 
     /// The request trailers have passed the filters.
-    pub fn trailers(&mut self, _env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
+    pub fn trailers(&mut self, env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
         self.request_ended();
+        if let State::Attempt(attempt) = &mut self.state
+            && let Some(filters) = attempt.filters()
+        {
+            let passed = filters.request_trailers(env, trailers.clone());
+            self.body.push_trailers(trailers, None);
+            return passed.err().map(RouterEvent::LocalReply);
+        }
         let stream = if let State::Attempt(attempt) = &mut self.state { attempt.stream() } else { None };
         self.body.push_trailers(trailers, stream);
         None
@@ -209,7 +232,11 @@ impl Router {
             State::BackingOff(_) => self.body.poll_room(),
             State::Attempt(attempt) => match attempt.stream() {
                 Some(stream) => stream.poll_ready(cx),
-                None => self.body.poll_room(),
+                None => match attempt.filters() {
+                    None => self.body.poll_room(),
+                    Some(filters) if !filters.has_room() => Poll::Pending,
+                    Some(_) => attempt.filtered().map_or(Poll::Ready(()), |(stream, _)| stream.poll_ready(cx)),
+                },
             },
         }
     }
@@ -253,6 +280,9 @@ impl Router {
         loop {
             let State::Attempt(attempt) = &mut self.state else { return Poll::Pending };
             if attempt.stream().is_none() {
+                if attempt.filters().is_some() {
+                    return self.poll_filtered(env, cx);
+                }
                 match attempt.poll_connect(cx, env.info) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) => {
@@ -268,28 +298,43 @@ impl Router {
             let Poll::Ready(event) = stream.poll_event(cx) else { return Poll::Pending };
             let now = Instant::now();
             attempt.received(now, env.info);
-            return match event {
-                ResponseEvent::Informational(head) => Poll::Ready(RouterEvent::Informational(head)),
-                ResponseEvent::Head(head, end) => Poll::Ready(self.on_head(env, head, end, now)),
-                ResponseEvent::Data(data, end) => {
-                    env.info.timing.first_upstream_rx_body.get_or_insert(now);
-                    if end.is_end() {
-                        self.response_ended(env, now);
-                    }
-                    Poll::Ready(RouterEvent::Data(data, end))
-                }
-                ResponseEvent::Trailers(trailers) => {
+            return Poll::Ready(self.on_event(env, event, now));
+        }
+    }
+
+    /// The same for an attempt behind filters.
+    #[cold]
+    fn poll_filtered(&mut self, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<RouterEvent> {
+        let State::Attempt(attempt) = &mut self.state else { return Poll::Pending };
+        poll_filtered(attempt, env, cx, self.is_upgrade).map(|filtered| match filtered {
+            Filtered::Event(event) => self.on_event(env, event, Instant::now()),
+            Filtered::Reply(reply) => RouterEvent::LocalReply(reply),
+        })
+    }
+
+    fn on_event(&mut self, env: &mut ChainEnv<'_>, event: ResponseEvent, now: Instant) -> RouterEvent {
+        match event {
+            ResponseEvent::Informational(head) => RouterEvent::Informational(head),
+            ResponseEvent::Head(head, end) => self.on_head(env, head, end, now),
+            ResponseEvent::Data(data, end) => {
+                env.info.timing.first_upstream_rx_body.get_or_insert(now);
+                if end.is_end() {
                     self.response_ended(env, now);
-                    Poll::Ready(RouterEvent::Trailers(trailers))
                 }
-                ResponseEvent::Reset(reason) => Poll::Ready(self.on_failure(env, Failure::Reset(reason))),
-            };
+                RouterEvent::Data(data, end)
+            }
+            ResponseEvent::Trailers(trailers) => {
+                self.response_ended(env, now);
+                RouterEvent::Trailers(trailers)
+            }
+            ResponseEvent::Reset(reason) => self.on_failure(env, Failure::Reset(reason)),
         }
     }
 
     /// Gives the attempt up: nobody waits for the response.
     pub fn abandon(&mut self) {
-        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+        if let State::Attempt(mut attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            self.left = attempt.take_filters();
             attempt.reset();
         }
         self.route_deadline = None;
@@ -299,6 +344,9 @@ impl Router {
     pub fn finish(&mut self, info: &mut StreamInfo) {
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.finish(info);
+        }
+        if let Some(mut filters) = self.left.take() {
+            filters.complete(info);
         }
     }
 
@@ -319,7 +367,7 @@ impl Router {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
-            self.charge(503, env, true);
+            self.charge(503, env);
             let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
@@ -329,12 +377,36 @@ impl Router {
         if self.request_complete.is_some() {
             attempt.arm(Instant::now(), &self.timeouts);
         }
+        let filters = self.shared.upstream_filters(&cluster, env, self.body.limit());
+        if let Some(filters) = filters {
+            attempt.put_filters(filters);
+            self.state = State::Attempt(attempt);
+            return self.start_filtered(env).err().map(RouterEvent::LocalReply);
+        }
         let ready = attempt.stream().is_some();
         self.state = State::Attempt(attempt);
         if ready {
             self.send_request(env);
         }
         None
+    }
+
+    /// Shows the filters of an attempt what there is of the request.
+    #[cold]
+    fn start_filtered(&mut self, env: &mut ChainEnv<'_>) -> Result<(), LocalReply> {
+        let State::Attempt(attempt) = &mut self.state else { return Ok(()) };
+        if attempt.is_open() {
+            attempt.ready(env.info);
+        }
+        let Some(filters) = attempt.filters() else { return Ok(()) };
+        let end = self.body.is_empty_and_ended() && !self.is_upgrade;
+        filters.request_head(env, end.into())?;
+        let (pieces, ends_with_data, trailers) = self.body.hand_on();
+        let last = pieces.len();
+        for (index, piece) in pieces.into_iter().enumerate() {
+            filters.request_data(env, piece, EndStream::from(ends_with_data && index + 1 == last))?;
+        }
+        trailers.map_or(Ok(()), |trailers| filters.request_trailers(env, trailers))
     }
 
     fn send_request(&mut self, env: &mut ChainEnv<'_>) {
@@ -358,14 +430,14 @@ impl Router {
         let selected = env.info.route.clone();
         let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
         if let RetryDecision::After(wait) = self.retry.on_response(&head, policy, &cluster, self.priority, env.worker.random.next()) {
-            self.charge(head.status, env, false);
+            self.charge(head.status, env);
             return self.back_off(env, wait);
         }
         self.flag_retries(env.info);
         self.response_started = true;
         env.info.response_code = Some(head.status);
         self.route_response(env, &mut head, now);
-        self.charge(head.status, env, false);
+        self.charge(head.status, env);
         env.info.response_code_details = Some("via_upstream".into());
         if head.status == 101 && self.is_upgrade {
             self.route_deadline = None;
@@ -451,7 +523,7 @@ impl Router {
         if failure.is_overflow() && !self.shared.config.suppress_envoy_headers {
             reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
         }
-        self.charge(reply.status, env, true);
+        self.charge(reply.status, env);
         self.reply(env, reply)
     }
 
@@ -480,7 +552,7 @@ impl Router {
             return RouterEvent::Reset;
         }
         let status = if self.timeouts.alt_response { 204 } else { 504 };
-        self.charge(status, env, true);
+        self.charge(status, env);
         let mut reply = LocalReply::new(status, "response_timeout");
         if status == 504 {
             reply = reply.with_body(Bytes::from_static(b"upstream request timeout"));
@@ -489,7 +561,7 @@ impl Router {
     }
 
     /// Counts a response of the cluster by its status.
-    fn charge(&self, status: u16, env: &ChainEnv<'_>, local: bool) {
+    fn charge(&self, status: u16, env: &ChainEnv<'_>) {
         let Some(cluster) = &self.cluster else { return };
         if self.shared.config.dynamic_stats {
             cluster.record_code(status, code_origin(env));
@@ -613,3 +685,6 @@ impl Digits {
         &self.bytes[self.start..]
     }
 }
+
+#[cfg(test)]
+mod tests;

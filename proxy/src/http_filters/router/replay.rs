@@ -36,20 +36,25 @@ impl RequestBody {
 
     /// A piece has come. It goes on `stream` at once if there is one.
     pub(super) fn push(&mut self, data: Bytes, end: EndStream, stream: Option<&mut ClientStream>) {
+        self.note(&data, end, stream.is_some());
+        if let Some(stream) = stream {
+            stream.send_data(data, end);
+        }
+    }
+
+    /// A piece has come; it is kept if it may be needed again. `goes_on`: it has somewhere to go at once.
+    pub(super) fn note(&mut self, data: &Bytes, end: EndStream, goes_on: bool) {
         self.ended |= end.is_end();
         self.any |= !data.is_empty();
-        if self.keep && stream.is_some() && self.kept + data.len() as u64 > self.limit {
+        if self.keep && goes_on && self.kept + data.len() as u64 > self.limit {
             self.keep = false;
             self.overflowed = true;
             self.pieces.clear();
             self.kept = 0;
         }
-        if self.keep || stream.is_none() {
+        if self.keep || !goes_on {
             self.kept += data.len() as u64;
             self.pieces.push(data.clone());
-        }
-        if let Some(stream) = stream {
-            stream.send_data(data, end);
         }
     }
 
@@ -76,6 +81,21 @@ impl RequestBody {
             self.pieces.clear();
             self.kept = 0;
         }
+    }
+
+    /// What was kept, to be handed on elsewhere: the pieces, whether the last one ends the request, and the trailers.
+    pub(super) fn hand_on(&mut self) -> (Vec<Bytes>, bool, Option<Fields>) {
+        let ends_with_data = self.ended && self.trailers.is_none();
+        let pieces = if self.keep { self.pieces.clone() } else { std::mem::take(&mut self.pieces) };
+        if !self.keep {
+            self.kept = 0;
+        }
+        (pieces, ends_with_data, self.trailers.clone())
+    }
+
+    /// The most bytes that may be kept.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Whether there is no body and none will come.

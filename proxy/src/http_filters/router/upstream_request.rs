@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::outcome::Failure;
 use super::timeouts::Timeouts;
+use super::upstream_filters::UpstreamFilters;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::StreamInfo;
 use crate::upstream::pool::{Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamRequest};
@@ -23,6 +24,8 @@ pub(super) struct UpstreamRequest {
     max_duration: Option<Instant>,
     head_received: bool,
     anything_received: bool,
+    /// Set: the stream is `Filtered` once there is one.
+    filters: Option<Box<UpstreamFilters>>,
 }
 
 enum UpstreamState {
@@ -32,10 +35,13 @@ enum UpstreamState {
     Refused(PoolError),
     /// The request is sent, the response comes.
     Open(ClientStream),
+    /// The same, behind filters.
+    Filtered(ClientStream),
     /// Nothing is left.
     Closed,
 }
 
+#[allow(clippy::boxed_local, reason = "it lives in a box; to move it out would copy it")]
 impl UpstreamRequest {
     /// Asks the pool of `host` for a stream.
     pub(super) fn new(
@@ -67,10 +73,53 @@ impl UpstreamRequest {
             max_duration: max.map(|d| Instant::now() + d),
             head_received: false,
             anything_received: false,
+            filters: None,
         }
     }
 
-    /// The stream, once there is one.
+    /// Puts filters before the stream. `stream` gives none from now on.
+    pub(super) fn put_filters(&mut self, filters: Box<UpstreamFilters>) {
+        self.filters = Some(filters);
+        self.state = match std::mem::replace(&mut self.state, UpstreamState::Closed) {
+            UpstreamState::Open(stream) => UpstreamState::Filtered(stream),
+            other => other,
+        };
+    }
+
+    /// The filters, if there are any.
+    pub(super) fn filters(&mut self) -> Option<&mut UpstreamFilters> {
+        self.filters.as_deref_mut()
+    }
+
+    /// The filters and the stream behind them, once there is one.
+    pub(super) fn filtered(&mut self) -> Option<(&mut ClientStream, &mut UpstreamFilters)> {
+        match (&mut self.state, &mut self.filters) {
+            (UpstreamState::Filtered(stream), Some(filters)) => Some((stream, filters)),
+            _ => None,
+        }
+    }
+
+    /// The attempt ends: what is left are its filters.
+    pub(super) fn take_filters(&mut self) -> Option<Box<UpstreamFilters>> {
+        self.filters.take()
+    }
+
+    /// The stream, behind filters or not.
+    fn any_stream(&self) -> Option<&ClientStream> {
+        match &self.state {
+            UpstreamState::Open(stream) | UpstreamState::Filtered(stream) => Some(stream),
+            UpstreamState::Waiting(_) | UpstreamState::Refused(_) | UpstreamState::Closed => None,
+        }
+    }
+
+    fn take_stream(&mut self) -> Option<ClientStream> {
+        match std::mem::replace(&mut self.state, UpstreamState::Closed) {
+            UpstreamState::Open(stream) | UpstreamState::Filtered(stream) => Some(stream),
+            UpstreamState::Waiting(_) | UpstreamState::Refused(_) | UpstreamState::Closed => None,
+        }
+    }
+
+    /// The stream, once there is one and if nothing stands before it.
     pub(super) fn stream(&mut self) -> Option<&mut ClientStream> {
         match &mut self.state {
             UpstreamState::Open(stream) => Some(stream),
@@ -80,7 +129,7 @@ impl UpstreamRequest {
 
     /// Whether the request was sent and the response has not ended.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, UpstreamState::Open(_))
+        self.any_stream().is_some()
     }
 
     /// Waits for the pool.
@@ -91,12 +140,15 @@ impl UpstreamRequest {
                 Poll::Ready(result) => result,
             },
             UpstreamState::Refused(error) => Err(error.clone()),
-            UpstreamState::Open(_) => return Poll::Ready(Ok(())),
+            UpstreamState::Open(_) | UpstreamState::Filtered(_) => return Poll::Ready(Ok(())),
             UpstreamState::Closed => return Poll::Pending,
         };
         Poll::Ready(match result {
             Ok(stream) => {
-                self.state = UpstreamState::Open(stream);
+                self.state = match &self.filters {
+                    Some(_) => UpstreamState::Filtered(stream),
+                    None => UpstreamState::Open(stream),
+                };
                 Ok(())
             }
             Err(error) => {
@@ -117,7 +169,7 @@ impl UpstreamRequest {
     /// The pool gave a stream: notes what is known of its connection.
     pub(super) fn ready(&mut self, info: &mut StreamInfo) {
         let now = Instant::now();
-        let UpstreamState::Open(stream) = &self.state else { return };
+        let Some(stream) = self.any_stream() else { return };
         let connection = stream.connection_info();
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
@@ -183,7 +235,7 @@ impl UpstreamRequest {
 
     /// Whether the attempt met a pooled connection that its peer had closed before it could have seen the request.
     pub(super) fn was_stale(&self, failure: &Failure) -> bool {
-        let UpstreamState::Open(stream) = &self.state else { return false };
+        let Some(stream) = self.any_stream() else { return false };
         let broke = matches!(failure, Failure::Reset(ResetReason::ConnectionTermination));
         broke && !self.anything_received && stream.connection_info().reused()
     }
@@ -195,15 +247,15 @@ impl UpstreamRequest {
             upstream.transport_failure_reason = Some(text.into());
         }
         self.host.count(HostStat::RqError);
-        self.meter(info);
-        if let UpstreamState::Open(mut stream) = std::mem::replace(&mut self.state, UpstreamState::Closed) {
+        self.complete(info);
+        if let Some(mut stream) = self.take_stream() {
             stream.reset(&ResetReason::LocalReset);
         }
     }
 
     /// Nobody waits for the response.
     pub(super) fn reset(mut self: Box<Self>) {
-        if let UpstreamState::Open(mut stream) = std::mem::replace(&mut self.state, UpstreamState::Closed) {
+        if let Some(mut stream) = self.take_stream() {
             stream.reset(&ResetReason::LocalReset);
         }
     }
@@ -211,14 +263,21 @@ impl UpstreamRequest {
     /// The response has ended.
     pub(super) fn finish(mut self: Box<Self>, info: &mut StreamInfo) {
         self.host.count(HostStat::RqSuccess);
-        self.meter(info);
-        if let UpstreamState::Open(stream) = std::mem::replace(&mut self.state, UpstreamState::Closed) {
+        self.complete(info);
+        if let Some(stream) = self.take_stream() {
             stream.finish();
         }
     }
 
+    fn complete(&mut self, info: &mut StreamInfo) {
+        self.meter(info);
+        if let Some(mut filters) = self.filters.take() {
+            filters.complete(info);
+        }
+    }
+
     fn meter(&self, info: &mut StreamInfo) {
-        if let UpstreamState::Open(stream) = &self.state {
+        if let Some(stream) = self.any_stream() {
             let bytes = stream.bytes();
             let total = &mut info.upstream_bytes;
             total.header_received += bytes.header_received;

@@ -6,6 +6,7 @@
 //! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
 //! Deviations: discovery by EDS and by original destination, TLS, health checks and outlier detection are refused by name.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
@@ -20,7 +21,10 @@ use super::limits::circuit_breakers;
 use super::sockets::socket_settings;
 use crate::matchers::metadata_from_proto;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http_filters::chain_config::ChainConfig;
+use crate::server::{FactoryContext, ServerContext};
 use crate::stream_info::DynamicMetadata;
+use crate::upstream::cluster_manager::stats_scope;
 use crate::upstream::load_balancer::LegacyPolicy;
 
 /// A converted cluster, from which the cluster manager makes one.
@@ -41,6 +45,8 @@ pub struct ClusterConfig {
     pub(in crate::upstream) wait_for_warm: bool,
     pub(in crate::upstream) timeout_budgets: bool,
     pub(in crate::upstream) request_response_sizes: bool,
+    /// `HttpProtocolOptions.http_filters`; none: the router's count.
+    pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
 }
 
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
@@ -53,7 +59,11 @@ impl ClusterConfig {
         clippy::too_many_lines,
         reason = "the older fields are decided like all others, and there are many"
     )]
-    pub fn from_proto(proto: pb::Cluster, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    pub fn from_proto(
+        proto: pb::Cluster,
+        server: &Arc<ServerContext>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let pb::Cluster {
             transport_socket_matches,
             transport_socket_matcher,
@@ -144,7 +154,15 @@ impl ClusterConfig {
             use_downstream: uses_downstream_protocol(protocol_selection, path)?,
             max_requests_per_connection: max_requests_per_connection.map(|v| v.value),
         };
-        let http = http_options(typed_extension_protocol_options, legacy_http, path);
+        let observability_name = match alt_stat_name.as_str() {
+            "" => name.as_deref().unwrap_or_default(),
+            other => other,
+        };
+        let cx = FactoryContext {
+            server,
+            scope: &stats_scope(server, observability_name),
+        };
+        let http = http_options(typed_extension_protocol_options, legacy_http, &cx, path);
         let policy = LegacyPolicy {
             lb_policy,
             lb_config,
@@ -181,6 +199,7 @@ impl ClusterConfig {
         }
         let (dns, assignment) = (discovery?, assignment?);
         check_addresses(dns.as_ref(), &assignment, path)?;
+        let (http, http_filters) = http?;
         Ok(Self {
             name: name?,
             alt_stat_name,
@@ -188,7 +207,7 @@ impl ClusterConfig {
                 connect_timeout: connect_timeout?.unwrap_or(Duration::from_secs(5)),
                 per_connection_buffer_limit_bytes: per_connection_buffer_limit_bytes
                     .map_or(1024 * 1024, |v| v.value),
-                http: http?,
+                http,
                 circuit_breakers: breakers?.unwrap_or_default(),
                 load_balancer: load_balancer?,
                 sockets: sockets?,
@@ -200,6 +219,7 @@ impl ClusterConfig {
             wait_for_warm: wait_for_warm_on_init.is_none_or(|v| v.value),
             timeout_budgets: timeout_budgets || track_timeout_budgets,
             request_response_sizes,
+            http_filters,
         })
     }
 }
@@ -216,20 +236,21 @@ fn uses_downstream_protocol(value: i32, path: &ConfigPath<'_>) -> Result<bool, R
 fn http_options(
     typed: impl IntoIterator<Item = (String, outrigger_proto::pb::google::protobuf::Any)>,
     legacy: LegacyHttpFields,
+    cx: &FactoryContext<'_>,
     path: &ConfigPath<'_>,
-) -> Result<UpstreamHttpOptions, Rejected> {
+) -> Result<(UpstreamHttpOptions, Option<Arc<ChainConfig>>), Rejected> {
     let mut options = None;
     for (key, any) in typed {
         let path = path.key("typed_extension_protocol_options", &key);
-        let config = TypedConfig::from_any(any, &path)?;
+        let config = TypedConfig::from_any_or_default(any, TYPE_NAME, &path)?;
         if key.rsplit('.').next() != TYPE_NAME.rsplit('.').next() {
             return Err(config.unknown(&path, &[TYPE_NAME]));
         }
-        options = Some(UpstreamHttpOptions::from_any(&config, &path)?);
+        options = Some(UpstreamHttpOptions::from_any(&config, cx, &path)?);
     }
     match options {
         Some(options) => Ok(options),
-        None => legacy.convert(path),
+        None => legacy.convert(path).map(|options| (options, None)),
     }
 }
 

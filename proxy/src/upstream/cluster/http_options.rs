@@ -2,8 +2,9 @@
 //!
 //! Type URL: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions` in `Cluster.typed_extension_protocol_options`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/upstreams/http/v3/http_protocol_options.proto>
-//! Deviations: `auto_config` needs TLS and is refused, as are HTTP/3, upstream HTTP filters and the options that belong to TLS.
+//! Deviations: `auto_config` needs TLS and is refused, as are HTTP/3 and the options that belong to TLS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
@@ -18,6 +19,8 @@ use crate::http_connection_manager::codec::h1::{
     HeadersWithUnderscoresAction, Http1ProtocolOptions,
 };
 use crate::http_connection_manager::codec::h2::Http2ProtocolOptions;
+use crate::http_filters::chain_config::ChainConfig;
+use crate::server::FactoryContext;
 
 /// The type that stands in `typed_extension_protocol_options`.
 pub(super) const TYPE_NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -138,8 +141,12 @@ impl CommonHttpOptions {
 }
 
 impl UpstreamHttpOptions {
-    /// Converts the typed extension protocol options.
-    pub fn from_any(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    /// Converts the typed extension protocol options; gives the cluster's upstream filters beside them, if it has a list.
+    pub fn from_any(
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<(Self, Option<Arc<ChainConfig>>), Rejected> {
         if config.type_name != TYPE_NAME {
             return Err(config.unknown(path, &[TYPE_NAME]));
         }
@@ -159,7 +166,11 @@ impl UpstreamHttpOptions {
             &path.field("common_http_protocol_options"),
         );
         let upstream = tls_options(upstream_http_protocol_options, path);
-        let filters = only_upstream_codec(http_filters, path);
+        let filters = match http_filters.is_empty() {
+            true => Ok(None),
+            false => ChainConfig::upstream_from_proto("http_filters", http_filters, cx, path)
+                .map(|chain| Some(Arc::new(chain))),
+        };
         let validation =
             path.unsupported_if_set("header_validation_config", header_validation_config);
         let outlier = path.unsupported_if_set("outlier_detection", outlier_detection);
@@ -169,16 +180,17 @@ impl UpstreamHttpOptions {
         let protocol = path
             .required("upstream_protocol_options", upstream_protocol_options)
             .and_then(|options| protocol_options(options, path));
-        for result in [upstream, filters, validation, outlier, mirror, hash, retry] {
+        for result in [upstream, validation, outlier, mirror, hash, retry] {
             result?;
         }
         let (protocol, http1, http2) = protocol?;
-        Ok(Self {
+        let options = Self {
             protocol,
             common: common?,
             http1,
             http2,
-        })
+        };
+        Ok((options, filters?))
     }
 }
 
@@ -299,29 +311,6 @@ fn tls_options(
         .field("upstream_http_protocol_options")
         .field("override_auto_sni_header")
         .reject(format!("{override_auto_sni_header:?} is not a header name")))
-}
-
-/// The one upstream filter that there is: the codec itself, which ends every chain.
-fn only_upstream_codec(
-    filters: Vec<outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter>,
-    path: &ConfigPath<'_>,
-) -> Result<(), Rejected> {
-    const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
-    let codec_only = match filters.as_slice() {
-        [] => true,
-        [filter] => matches!(
-            &filter.config_type,
-            Some(outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType::TypedConfig(any))
-                if any.type_url.rsplit('/').next() == Some(CODEC)
-        ),
-        _ => false,
-    };
-    if codec_only {
-        return Ok(());
-    }
-    Err(path.field("http_filters").reject(
-        "upstream HTTP filters other than envoy.filters.http.upstream_codec are not supported",
-    ))
 }
 
 fn not_zero(duration: Duration) -> Option<Duration> {

@@ -27,6 +27,7 @@ use super::ClusterId;
 use super::circuit_breaker::{CircuitBreakerSettings, CircuitBreakers};
 use super::load_balancer::LoadBalancerSettings;
 use super::pool::SocketSettings;
+use crate::http_filters::chain_config::ChainConfig;
 use crate::stats::Scope;
 use crate::stream_info::DynamicMetadata;
 
@@ -55,6 +56,8 @@ pub struct ClusterInfo {
     pub timeout_budget_stats: Option<TimeoutBudgetStats>,
     /// With `track_cluster_stats.request_response_sizes`.
     pub request_response_size_stats: Option<RequestResponseSizeStats>,
+    /// The filters of requests to it, in place of the router's; none: the router's.
+    pub http_filters: Option<Arc<ChainConfig>>,
     /// What is in use of its limits.
     pub circuit_breakers: CircuitBreakers,
     /// `cluster.<observability name>.`

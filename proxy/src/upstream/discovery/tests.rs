@@ -78,7 +78,8 @@ fn config(yaml: &str) -> ClusterConfig {
     };
     let proto: pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
     let report = ConfigReport::new();
-    ClusterConfig::from_proto(proto, &ConfigPath::root(&report, "cluster"))
+    let server = Arc::new(ServerContext::new(0, LocalInfo::default()));
+    ClusterConfig::from_proto(proto, &server, &ConfigPath::root(&report, "cluster"))
         .unwrap_or_else(|_| panic!("{:?}", report.take()))
 }
 

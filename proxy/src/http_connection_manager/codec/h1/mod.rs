@@ -19,6 +19,8 @@ mod reject;
 mod request;
 mod response;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod settings;
 mod target;
 #[cfg(test)]
@@ -55,6 +57,14 @@ pub fn parse_request(
     request::parse(bytes, &mut HeadSearch::default(), settings)
 }
 
+/// [`parse_request`] without the fast path: for fuzzing, which holds one against the other.
+pub fn parse_request_leniently(
+    bytes: &[u8],
+    settings: &Http1Settings,
+) -> Result<Option<(Request, usize)>, Reject> {
+    request::parse_lenient(bytes, &mut HeadSearch::default(), settings)
+}
+
 /// Reads a response head from the start of `bytes`, as [`parse_request`] does for requests.
 pub fn parse_response(
     bytes: &[u8],
@@ -62,4 +72,13 @@ pub fn parse_response(
     settings: &ClientHttp1Settings,
 ) -> Result<Option<(Response, usize)>, Reject> {
     response::parse(bytes, &mut HeadSearch::default(), to, settings)
+}
+
+/// [`parse_response`] without the fast path.
+pub fn parse_response_leniently(
+    bytes: &[u8],
+    to: ResponseTo,
+    settings: &ClientHttp1Settings,
+) -> Result<Option<(Response, usize)>, Reject> {
+    response::parse_lenient(bytes, &mut HeadSearch::default(), to, settings)
 }

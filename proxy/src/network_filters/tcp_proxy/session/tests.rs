@@ -95,7 +95,7 @@ fn harness(yaml: &str) -> Harness {
         "name: c\nload_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}}}]}]}",
     );
     let manager = ClusterManager::new(server.clone(), 1, Rc::new(HickoryResolver::default()));
-    let cluster = ClusterConfig::from_proto(cluster, &path);
+    let cluster = ClusterConfig::from_proto(cluster, &server, &path);
     manager.add([cluster.unwrap_or_else(|_| panic!("{:?}", report.take()))]);
     let upstreams = Rc::new(Prepared::default());
     let clusters = WorkerClusters::with_connector(manager.table().clone(), 0, upstreams.clone());
