@@ -53,9 +53,6 @@ mod tests {
         let proto = wkt::Struct {
             fields: [("a".into(), number(3.0)), ("b".into(), number(0.5))].into(),
         };
-        assert_eq!(
-            Value::Object(json_object(proto)),
-            json!({"a": 3, "b": 0.5})
-        );
+        assert_eq!(Value::Object(json_object(proto)), json!({"a": 3, "b": 0.5}));
     }
 }

@@ -22,11 +22,11 @@ use super::rewrite::render;
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::Formatter;
 use crate::http::RequestHead;
-use crate::net::CidrRange;
 use crate::matchers::{
-    CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath,
-    QueryParameterMatcher, first_query_value,
+    CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath, QueryParameterMatcher,
+    first_query_value,
 };
+use crate::net::CidrRange;
 use crate::server::{FactoryContext, ServerContext};
 use crate::stream_info::StreamInfo;
 
