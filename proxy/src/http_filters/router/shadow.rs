@@ -6,11 +6,11 @@
 
 use bytes::Bytes;
 
-use super::{RequestBody, Router};
-use crate::http::{EndStream, Fields};
+use super::Router;
+use crate::http::{EndStream, Fields, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::route::RouteAction;
-use crate::upstream::WorkerCluster;
+use crate::upstream::{ClusterId, WorkerCluster};
 use crate::upstream::async_client::{AsyncClient, Body, BodySender, Piece, RequestOptions, body};
 
 /// The bodies of copies that have not ended.
@@ -72,7 +72,7 @@ impl Router {
     }
 
     fn shadow_body(&mut self) -> Body {
-        if RequestBody::is_empty_and_ended(&self.body) {
+        if self.body.is_empty_and_ended() {
             return Body::Whole(Bytes::new());
         }
         let (sender, reader) = body(usize::try_from(self.body.limit()).unwrap_or(usize::MAX));
@@ -82,7 +82,7 @@ impl Router {
 }
 
 /// Sends a copy, and drops what comes back as it comes.
-fn send(client: &AsyncClient, cluster: crate::upstream::ClusterId, head: crate::http::RequestHead, body: Body, options: RequestOptions) {
+fn send(client: &AsyncClient, cluster: ClusterId, head: RequestHead, body: Body, options: RequestOptions) {
     let opening = client.open(cluster, head, body, options);
     tokio::task::spawn_local(async move {
         let Ok(mut response) = opening.await else { return };

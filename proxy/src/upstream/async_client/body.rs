@@ -172,7 +172,7 @@ impl Upload {
                 self.sent += 1;
                 self.end_sent = self.ended && self.sent == self.pieces.len() && self.trailers.is_none();
                 stream.send_data(piece, self.end_sent.into());
-                if !self.keep {
+                if !self.keep && self.sent == self.pieces.len() {
                     self.pieces.clear();
                     self.sent = 0;
                 }

@@ -9,7 +9,7 @@ use crate::http::Protocol;
 use crate::upstream::test_support::{Answer, TestWorker};
 
 fn setup() -> (TestWorker, AsyncClient, ClusterId) {
-    let test = TestWorker::new(&[("a", "")]);
+    let test = TestWorker::new(&[("a", "http_protocol_options: {enable_trailers: true}")]);
     let client = AsyncClient::new(test.worker.clone());
     let id = client.find("a").unwrap();
     (test, client, id)
