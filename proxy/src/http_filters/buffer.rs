@@ -268,7 +268,7 @@ mod tests {
         use pb::buffer_per_route::Override;
         assert_eq!(
             errors(&pb::Buffer::default()),
-            ["config / max_request_bytes: is required"]
+            ["config / max_request_bytes: has to be set"]
         );
         assert_eq!(
             errors(&per_route(Override::Buffer(buffer(0)))),
