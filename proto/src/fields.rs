@@ -95,6 +95,36 @@ pub(crate) fn int32(value: WireValue<'_>) -> Option<i32> {
     }
 }
 
+/// The fields of an encoded `Struct` in their order: each name with its encoded value.
+pub(crate) fn struct_fields(structure: &[u8]) -> impl Iterator<Item = Result<(&str, &[u8]), Malformed>> {
+    WireReader::new(structure).filter_map(|field| match field {
+        Ok(WireField {
+            number: 1,
+            value: WireValue::Bytes(entry),
+        }) => Some(struct_field(entry)),
+        Ok(_) => None,
+        Err(malformed) => Some(Err(malformed)),
+    })
+}
+
+fn struct_field(entry: &[u8]) -> Result<(&str, &[u8]), Malformed> {
+    let (mut key, mut value) = ("", &[][..]);
+    for part in WireReader::new(entry) {
+        match part? {
+            WireField {
+                number: 1,
+                value: WireValue::Bytes(bytes),
+            } => key = text(bytes)?,
+            WireField {
+                number: 2,
+                value: WireValue::Bytes(bytes),
+            } => value = bytes,
+            WireField { .. } => {}
+        }
+    }
+    Ok((key, value))
+}
+
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed)
 }

@@ -4,6 +4,8 @@
 //! * Core modules name extensions only through their `FACTORIES`.
 //! * Only code that converts configuration, and the pages that print it, knows protobuf types.
 
+#![allow(clippy::expect_used, reason = "a test may end at once")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use prost::Name;
 
-use crate::fields::{Values, collect, int32, joined, seconds_and_nanos, text, unpack};
+use crate::fields::{Values, collect, int32, joined, seconds_and_nanos, struct_fields, text, unpack};
 use crate::schema::{Field, Kind, Message, WellKnown};
 use crate::wire::{Malformed, WireField, WireReader, WireValue};
 use crate::yaml::UnknownFields;
@@ -343,30 +343,7 @@ impl<S: Sink> Printer<'_, S> {
     }
 
     fn structure(&mut self, bytes: &[u8], hidden: bool) -> Printed {
-        let mut entries = std::collections::BTreeMap::new();
-        for field in WireReader::new(bytes) {
-            if let WireField {
-                number: 1,
-                value: WireValue::Bytes(entry),
-            } = field?
-            {
-                let (mut key, mut value) = ("", &[][..]);
-                for part in WireReader::new(entry) {
-                    match part? {
-                        WireField {
-                            number: 1,
-                            value: WireValue::Bytes(bytes),
-                        } => key = text(bytes)?,
-                        WireField {
-                            number: 2,
-                            value: WireValue::Bytes(bytes),
-                        } => value = bytes,
-                        WireField { .. } => {}
-                    }
-                }
-                entries.insert(key, value);
-            }
-        }
+        let entries: std::collections::BTreeMap<_, _> = struct_fields(bytes).collect::<Result<_, _>>()?;
         self.sink.begin_object();
         for (key, value) in entries {
             self.sink.key(key);

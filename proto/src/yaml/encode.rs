@@ -174,19 +174,27 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
         }
     }
 
-    fn map(&mut self, node: &'d Node<'a>, field: Field, entry: Message, out: &mut Vec<u8>) {
-        let entries = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => return,
-            other => {
-                return self.fail(
-                    node.line,
-                    ErrorKind::Type,
-                    format!("expected an object, found {}", other.describe()),
-                );
+    /// The entries of an object, each key once. Null has none; anything else is an error.
+    fn entries(&mut self, node: &'d Node<'a>) -> Option<&'d [Entry<'a>]> {
+        match &node.value {
+            Value::Map(entries) => {
+                self.refuse_repeated(entries);
+                Some(entries)
             }
+            Value::Null => None,
+            other => {
+                let found = other.describe();
+                let message = format!("expected an object, found {found}");
+                self.fail(node.line, ErrorKind::Type, message);
+                None
+            }
+        }
+    }
+
+    fn map(&mut self, node: &'d Node<'a>, field: Field, entry: Message, out: &mut Vec<u8>) {
+        let Some(entries) = self.entries(node) else {
+            return;
         };
-        self.refuse_repeated(entries);
         let (Some(key_field), Some(value_field)) =
             (entry.field_by_number(1), entry.field_by_number(2))
         else {
@@ -325,18 +333,9 @@ impl<'d, 'a> Encoder<'d, 'a, '_> {
     }
 
     fn structure(&mut self, node: &'d Node<'a>, out: &mut Vec<u8>) {
-        let entries = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => return,
-            other => {
-                return self.fail(
-                    node.line,
-                    ErrorKind::Type,
-                    format!("expected an object, found {}", other.describe()),
-                );
-            }
+        let Some(entries) = self.entries(node) else {
+            return;
         };
-        self.refuse_repeated(entries);
         for entry in entries {
             self.path.push(Step::Key(&entry.key));
             let start = wire::begin_field(out, 1);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::node::{Document, Entry, NodeId, Value};
 use super::read_yaml::last_of_equal_keys;
+use crate::fields::{struct_fields, text};
 use crate::wire::{Malformed, WireField, WireReader, WireValue};
 
 /// Deeper nesting is refused, so that a message cannot exhaust the stack. Protobuf decoders stop at the same depth.
@@ -22,33 +23,14 @@ fn read_struct<'a>(
     depth: u32,
 ) -> Result<NodeId, Malformed> {
     let mut entries = Vec::new();
-    for field in WireReader::new(bytes) {
-        if let WireField {
-            number: 1,
-            value: WireValue::Bytes(entry),
-        } = field?
-        {
-            let (mut key, mut value) = ("", &[][..]);
-            for part in WireReader::new(entry) {
-                match part? {
-                    WireField {
-                        number: 1,
-                        value: WireValue::Bytes(bytes),
-                    } => key = text(bytes)?,
-                    WireField {
-                        number: 2,
-                        value: WireValue::Bytes(bytes),
-                    } => value = bytes,
-                    _ => {}
-                }
-            }
-            let value = read_value(document, value, depth + 1)?;
-            entries.push(Entry {
-                line: 0,
-                key: Cow::Borrowed(key),
-                value,
-            });
-        }
+    for field in struct_fields(bytes) {
+        let (key, value) = field?;
+        let value = read_value(document, value, depth + 1)?;
+        entries.push(Entry {
+            line: 0,
+            key: Cow::Borrowed(key),
+            value,
+        });
     }
     add(document, Value::Map(last_of_equal_keys(entries)))
 }
@@ -116,10 +98,6 @@ fn number(value: f64) -> String {
     } else {
         value.to_string()
     }
-}
-
-fn text(bytes: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(bytes).map_err(|_| Malformed)
 }
 
 fn add<'a>(document: &mut Document<'a>, value: Value<'a>) -> Result<NodeId, Malformed> {

@@ -35,6 +35,10 @@ pub trait AccessLoggerFactory: Sync {
     fn type_names(&self) -> &'static [&'static str];
 
     /// Converts the configuration.
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "the name that every conversion has"
+    )]
     fn from_proto(
         &self,
         config: &TypedConfig,
@@ -87,16 +91,7 @@ impl AccessLog {
         let any = config_type.map(|ConfigType::TypedConfig(any)| any);
         let config = TypedConfig::required("typed_config", any, path)?;
         let path = path.field("typed_config");
-        let factory = FACTORIES
-            .iter()
-            .find(|factory| factory.type_names().contains(&config.type_name.as_str()))
-            .ok_or_else(|| {
-                let supported: Vec<_> = FACTORIES
-                    .iter()
-                    .flat_map(|factory| factory.type_names().iter().copied())
-                    .collect();
-                config.unknown(&path, &supported)
-            })?;
+        let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
         let logger = factory.from_proto(&config, cx, &path);
         Ok(Self {
             filter: filter?.map(Arc::new),

@@ -95,7 +95,7 @@ impl ConfigReport {
             Problem::Disallowed { runtime_key } => {
                 self.runtime.is_some()
                     && !self.is(runtime_key, true)
-                    && !(self.is(ENABLE_ALL, true) && !self.is(runtime_key, false))
+                    && (!self.is(ENABLE_ALL, true) || self.is(runtime_key, false))
             }
             Problem::Deprecated { runtime_key } => {
                 self.is(runtime_key, false)

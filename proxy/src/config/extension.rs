@@ -64,6 +64,20 @@ impl TypedConfig {
         Self::from_any(path.required(name, any)?, &path.field(name))
     }
 
+    /// The one of `factories` that takes this type; `type_names` are the types that a factory takes.
+    pub fn factory<F: ?Sized>(
+        &self,
+        factories: &[&'static F],
+        type_names: impl Fn(&'static F) -> &'static [&'static str],
+        path: &ConfigPath<'_>,
+    ) -> Result<&'static F, Rejected> {
+        let takes = |factory: &&&'static F| type_names(factory).contains(&self.type_name.as_str());
+        factories.iter().find(takes).copied().ok_or_else(|| {
+            let supported: Vec<_> = factories.iter().flat_map(|f| type_names(f)).copied().collect();
+            self.unknown(path, &supported)
+        })
+    }
+
     /// Decodes the message as `M`.
     pub fn decode<M: prost::Message + Default>(
         &self,

@@ -1,7 +1,7 @@
 //! `google.protobuf.Struct` as JSON.
 
 use outrigger_proto::pb::google::protobuf::{Struct, value::Kind};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// The fields of a struct. What JSON cannot express (NaN, infinities) becomes null.
 pub fn json_object(proto: Struct) -> Map<String, Value> {
@@ -14,9 +14,7 @@ pub fn json_object(proto: Struct) -> Map<String, Value> {
 fn json_value(kind: Option<Kind>) -> Value {
     match kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::NumberValue(number)) => {
-            serde_json::Number::from_f64(number).map_or(Value::Null, Value::Number)
-        }
+        Some(Kind::NumberValue(value)) => number(value),
         Some(Kind::StringValue(text)) => Value::String(text),
         Some(Kind::BoolValue(value)) => Value::Bool(value),
         Some(Kind::StructValue(object)) => Value::Object(json_object(object)),
@@ -25,5 +23,39 @@ fn json_value(kind: Option<Kind>) -> Value {
             .into_iter()
             .map(|value| json_value(value.kind))
             .collect(),
+    }
+}
+
+/// Whole numbers print without a fraction, as in protobuf's JSON.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "only whole numbers within 2^53 are cast, which every i64 holds"
+)]
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
+        Value::from(value as i64)
+    } else {
+        Number::from_f64(value).map_or(Value::Null, Value::Number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrigger_proto::pb::google::protobuf as wkt;
+    use serde_json::json;
+
+    #[test]
+    fn whole_numbers_of_a_struct_have_no_fraction() {
+        let number = |value| wkt::Value {
+            kind: Some(wkt::value::Kind::NumberValue(value)),
+        };
+        let proto = wkt::Struct {
+            fields: [("a".into(), number(3.0)), ("b".into(), number(0.5))].into(),
+        };
+        assert_eq!(
+            Value::Object(json_object(proto)),
+            json!({"a": 3, "b": 0.5})
+        );
     }
 }

@@ -575,7 +575,7 @@ fn count(name: &str) -> Option<Count> {
         "RESPONSE_CODE" => Count::ResponseCode,
         "CONNECTION_ID" => Count::ConnectionId,
         "UPSTREAM_CONNECTION_ID" => Count::UpstreamConnectionId,
-        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Count::AttemptCount,
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Count::Attempts,
         "DOWNSTREAM_WIRE_BYTES_RECEIVED" => Count::DownstreamWireReceived,
         "DOWNSTREAM_WIRE_BYTES_SENT" => Count::DownstreamWireSent,
         "DOWNSTREAM_HEADER_BYTES_RECEIVED" | "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" => {
@@ -595,7 +595,7 @@ fn count(name: &str) -> Option<Count> {
         "REQUEST_HEADERS_BYTES" => Count::RequestHeadersBytes,
         "RESPONSE_HEADERS_BYTES" => Count::ResponseHeadersBytes,
         "RESPONSE_TRAILERS_BYTES" => Count::ResponseTrailersBytes,
-        "ROUTE_RESOLUTION_COUNT" => Count::RouteResolutionCount,
+        "ROUTE_RESOLUTION_COUNT" => Count::RouteResolutions,
         "ROUTE_RESOLUTION_TIME_US" => Count::RouteResolutionTime,
         "DURATION" => Count::Duration,
         "UPSTREAM_CONNECTION_POOL_READY_DURATION" => Count::PoolReady,

@@ -7,6 +7,7 @@ fn error(format: &str) -> Option<String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_wrong_is_said_in_envoys_words() {
     for (format, message) in [
         ("%FOO%", "Not supported field in StreamInfo: FOO"),

@@ -1,6 +1,5 @@
 //! `envoy.config.core.v3.SubstitutionFormatString`: a format as text or as JSON.
 
-use outrigger_proto::pb::envoy::config::core::v3::data_source::Specifier;
 use outrigger_proto::pb::envoy::config::core::v3::substitution_format_string::Format as PbFormat;
 use outrigger_proto::pb::envoy::config::core::v3::{
     DataSource, JsonFormatOptions, SubstitutionFormatString as Pb, TypedExtensionConfig,
@@ -9,7 +8,7 @@ use outrigger_proto::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use super::command::Extensions;
 use super::{FormatData, Formatter, json};
-use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::config::{ConfigPath, Rejected, TypedConfig, data_source};
 use crate::server::FactoryContext;
 
 const REQ_WITHOUT_QUERY: &str = "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery";
@@ -283,25 +282,7 @@ fn extensions(
     Ok(extensions)
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a data source may be an environment variable, and is read once"
-)]
 fn read(source: DataSource, path: &ConfigPath<'_>) -> Result<String, Rejected> {
-    let DataSource {
-        watched_directory,
-        specifier,
-    } = source;
-    path.unsupported_if_set("watched_directory", watched_directory)?;
-    match path.required("specifier", specifier)? {
-        Specifier::InlineString(text) => Ok(text),
-        Specifier::InlineBytes(bytes) => String::from_utf8(bytes)
-            .map_err(|error| path.field("inline_bytes").reject(error.to_string())),
-        Specifier::Filename(name) => std::fs::read_to_string(&name)
-            .map_err(|error| path.field("filename").reject(format!("{name}: {error}"))),
-        Specifier::EnvironmentVariable(name) => std::env::var(&name).map_err(|error| {
-            path.field("environment_variable")
-                .reject(format!("{name}: {error}"))
-        }),
-    }
+    let bytes = data_source(source, path)?;
+    String::from_utf8(bytes.into()).map_err(|error| path.reject(error.to_string()))
 }

@@ -53,6 +53,7 @@ struct ConnectionContext {
 }
 
 /// Why a connection without streams is given up.
+#[allow(clippy::large_enum_variant, reason = "one lives on the stack for a moment; a box would cost each request an allocation")]
 enum Rest {
     /// A request came.
     Request(Result<Option<(crate::http::RequestHead, crate::http::EndStream)>, HeadError>),
@@ -305,9 +306,10 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
 
 /// The head of a stream, or what is wrong with it, and the rest of the stream.
 type AcceptedStream =
-    (Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>, super::codec::h2::ServerHttp2Stream);
+    (Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>, super::codec::h2::ServerHttp2Stream);
 
 /// What a waiting HTTP/2 connection came across.
+#[allow(clippy::large_enum_variant, reason = "one lives on the stack for a moment; a box would cost each request an allocation")]
 enum Accepted {
     Stream(Option<AcceptedStream>),
     Drain,
@@ -318,20 +320,20 @@ fn spawn_http2_stream(
     hcm: &Rc<Hcm>,
     info: &Rc<ConnectionInfo>,
     buffer_limit: usize,
-    head: Result<(crate::http::RequestHead, crate::http::EndStream), super::codec::ProtocolError>,
+    head: Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>,
     codec: super::codec::h2::ServerHttp2Stream,
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
         Ok((head, end)) => (head, Ok(end)),
-        Err(error) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(error)),
+        Err(details) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(details)),
     };
     let mut stream = Box::new(Stream::new(hcm.clone(), codec, stream_info, head, buffer_limit));
     let hcm = hcm.clone();
     tokio::task::spawn_local(async move {
         match begin {
             Ok(end) => stream.start(end),
-            Err(error) => stream.start_refused(&error),
+            Err(details) => stream.start_reset(details),
         }
         let mut timer = hcm.timers.take();
         poll_fn(|cx| stream.poll(cx, &mut timer)).await;

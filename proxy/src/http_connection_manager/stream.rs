@@ -5,6 +5,8 @@
 //! encode filters to the codec. Neither waits for the other: a response may come before the request has ended, a filter that
 //! waits stops only its own direction, and a side that cannot take more stops only the reading of what would go there.
 
+#![allow(clippy::expect_used, reason = "a stream that runs has its record; each expectation says so")]
+
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -182,6 +184,16 @@ impl<S: ServerStream> Stream<S> {
         self.close_connection = true;
         self.info().response_flags.set(ResponseFlag::DownstreamProtocolError);
         self.local_reply(protocol_error_reply(error));
+    }
+
+    /// Resets a stream whose head its codec refused without an answer.
+    pub(super) fn start_reset(&mut self, details: &'static str) {
+        self.request = Half::Received;
+        self.hcm.config.stats.downstream_rq_rx_reset().inc();
+        self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
+        self.info().response_code_details = Some(details.into());
+        self.codec.reset(StreamReset::LocalReset);
+        self.gone();
     }
 
     /// Notes a client that went away within its head.
@@ -408,9 +420,23 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        // Like Envoy's, filters that wait for the whole body see the end of an HTTP/1 body apart from its last bytes: so the
+        // limit of what they buffer holds for these as well.
+        let apart = end.is_end() && !data.is_empty() && self.decode.is_holding() && self.is_http1();
+        self.decode_data(data, if apart { EndStream::No } else { end });
+        if apart && self.response == Half::Start && self.record.is_some() {
+            self.decode_data(Bytes::new(), EndStream::Yes);
+        }
+    }
+
+    fn decode_data(&mut self, data: Bytes, end: EndStream) {
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
         self.after_decode(flow);
+    }
+
+    fn is_http1(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.request.version.is_http1())
     }
 
     fn on_request_trailers(&mut self, trailers: Fields) {

@@ -64,6 +64,7 @@ impl HttpFilterFactory for Factory {
     }
 
     /// Each field comes from the most specific policy that has it; whether the filter runs, from the most specific of all.
+    #[allow(clippy::expect_used, reason = "the trait promises at least one")]
     fn merge(&self, configs: &[RouteFilterConfig]) -> RouteFilterConfig {
         let policies = || configs.iter().rev().filter_map(|c| c.downcast_ref());
         match (policies().next(), configs) {

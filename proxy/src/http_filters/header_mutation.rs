@@ -26,6 +26,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::formatter::{FormatData, Formatter};
 use crate::http::{EndStream, Fields, HeaderName, RequestHead, ResponseHead};
 use crate::matchers::StringMatcher;
+use crate::route::append_action_of;
 use crate::server::{FactoryContext, Worker};
 
 /// Makes header mutation filters.
@@ -208,21 +209,7 @@ impl Mutation {
             value,
             raw_value,
         } = path.required("header", header)?;
-        let action = match (append, path.enumeration("append_action", append_action)?) {
-            (None, action) => action,
-            (Some(append), HeaderAppendAction::AppendIfExistsOrAdd) => {
-                if append.value {
-                    HeaderAppendAction::AppendIfExistsOrAdd
-                } else {
-                    HeaderAppendAction::OverwriteIfExistsOrAdd
-                }
-            }
-            (Some(_), _) => {
-                return Err(path
-                    .field("append")
-                    .reject("must not be set together with append_action"));
-            }
-        };
+        let action = append_action_of(append, append_action, path)?;
         let path = path.field("header");
         path.unsupported_if_set("raw_value", raw_value)?;
         let key = path.non_empty("key", key)?;

@@ -209,6 +209,10 @@ pub trait HttpFilterFactory: Sync {
     }
 
     /// Converts the configuration of the filter.
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "the name that every conversion has"
+    )]
     fn from_proto(
         &self,
         config: &TypedConfig,
@@ -228,6 +232,7 @@ pub trait HttpFilterFactory: Sync {
 
     /// Merges the configurations of virtual host, route and weighted cluster, given from the least to the most specific
     /// (at least one). The most specific one counts, unless the filter says otherwise.
+    #[allow(clippy::expect_used, reason = "stated by the expectation")]
     fn merge(&self, configs: &[RouteFilterConfig]) -> RouteFilterConfig {
         configs
             .last()

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
 
-use super::socket_options::{Keepalive, SocketOption};
 use crate::config::{ConfigPath, Rejected};
-use crate::net::Address;
+use crate::net::{Address, Keepalive, SocketOption};
 
 /// One address of a listener.
 #[derive(Debug, Clone)]

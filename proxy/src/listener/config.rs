@@ -15,12 +15,11 @@ use super::filter_chain::{FilterChain, metadata_from};
 use super::filter_chain_match::{FilterChainMatch, FilterChainMatcher};
 use super::predicate::Predicate;
 use super::socket::SocketSettings;
-use super::socket_options::{Keepalive, SocketOption};
 use super::stats::ListenerStats;
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::listener_filters::{FACTORIES, ListenerFilterConfig, ListenerFilterFactory};
-use crate::net::Address;
+use crate::net::{Address, Keepalive, SocketOption};
 use crate::runtime::RuntimeInteger;
 use crate::server::{FactoryContext, ServerContext};
 use crate::stream_info::{ListenerIdentity, TrafficDirection};
@@ -363,22 +362,9 @@ fn listener_filters_from(
         };
         let path = path.field("typed_config");
         let config = TypedConfig::from_any(any, &path)?;
-        let factory = FACTORIES
-            .iter()
-            .find(|factory| factory.type_names().contains(&config.type_name.as_str()));
-        let config = match factory {
-            Some(factory) => factory.from_proto(&config, cx, &path)?,
-            None => {
-                let supported: Vec<&str> = FACTORIES
-                    .iter()
-                    .flat_map(|f| f.type_names())
-                    .copied()
-                    .collect();
-                return Err(config.unknown(&path, &supported));
-            }
-        };
+        let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
         Ok(ListenerFilterEntry {
-            config,
+            config: factory.from_proto(&config, cx, &path)?,
             disabled: disabled?,
         })
     })?;

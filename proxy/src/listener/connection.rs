@@ -13,6 +13,7 @@ use super::handler::{ActiveListener, OpenGuard};
 use crate::formatter::FormatData;
 use crate::listener_filters::ListenerFilterStatus;
 use crate::net::Io;
+use crate::network_filters::filtered_io::FilteredIo;
 use crate::network_filters::{Connection, NetworkFilter, NetworkStatus};
 use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 
@@ -209,12 +210,19 @@ impl Established {
         let passed =
             filters.is_empty() || Box::pin(start_filters(&mut filters, &self.io, &self.info)).await;
         if let (true, Some(terminal)) = (passed, &chain.terminal) {
+            let limit = listener.config.buffer_limit;
+            let mut io = self.io;
+            if filters.iter().any(|filter| filter.wants_data()) {
+                let filters = std::mem::take(&mut filters);
+                let filtered = FilteredIo::new(io, filters, self.info.clone(), limit);
+                io = Io::layered(Box::new(filtered));
+            }
             let connection = Connection {
-                io: self.io,
+                io,
                 info: self.info,
                 worker: listener.worker.clone(),
                 drain: listener.drain.clone(),
-                buffer_limit: listener.config.buffer_limit,
+                buffer_limit: limit,
             };
             terminal.clone().serve(connection).await;
         }
@@ -230,12 +238,6 @@ async fn start_filters(
     info: &ConnectionInfo,
 ) -> bool {
     for filter in filters {
-        if filter.wants_data() {
-            // Fails closed: a filter that is to see the bytes must not be passed by.
-            info.termination_details
-                .replace(Some("network_filter_data_not_supported".into()));
-            return false;
-        }
         let mut status = filter.on_new_connection(info);
         loop {
             match status {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::listener::v3 as pb;
 
+use crate::matchers::metadata_from_proto;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::network_filters::{
     FACTORIES, FilterConfig, NetworkFilterConfig, TerminalConfig, TerminalFilter,
@@ -106,19 +107,7 @@ impl FilterChain {
 
 /// Converts metadata as far as filters and formatters read it.
 pub(super) fn metadata_from(proto: Option<core::Metadata>) -> DynamicMetadata {
-    let mut metadata = DynamicMetadata::default();
-    let Some(core::Metadata {
-        filter_metadata,
-        // Harmless: nothing reads typed metadata of a listener yet.
-        typed_filter_metadata: _,
-    }) = proto
-    else {
-        return metadata;
-    };
-    for (namespace, values) in filter_metadata {
-        metadata.merge(&namespace, crate::config::json_object(values));
-    }
-    metadata
+    proto.map(metadata_from_proto).unwrap_or_default()
 }
 
 fn network_filter(
@@ -139,20 +128,8 @@ fn network_filter(
     };
     let path = path.field("typed_config");
     let config = TypedConfig::from_any(any, &path)?;
-    let factory = FACTORIES
-        .iter()
-        .find(|factory| factory.type_names().contains(&config.type_name.as_str()));
-    match factory {
-        Some(factory) => factory.from_proto(&config, cx, &path),
-        None => {
-            let supported: Vec<&str> = FACTORIES
-                .iter()
-                .flat_map(|f| f.type_names())
-                .copied()
-                .collect();
-            Err(config.unknown(&path, &supported))
-        }
-    }
+    let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
+    factory.from_proto(&config, cx, &path)
 }
 
 fn transport_socket_from(

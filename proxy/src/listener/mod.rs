@@ -17,7 +17,6 @@ mod handler;
 mod manager;
 mod predicate;
 mod socket;
-mod socket_options;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -31,5 +30,4 @@ pub use handler::{Accepted, ConnectionHandler, NewListener};
 pub use manager::{BindError, ListenerManager, ManagedListener};
 pub use predicate::Predicate;
 pub use socket::{SocketSettings, listen_alone};
-pub use socket_options::{Keepalive, SocketOption, SocketStage};
 pub use stats::{ListenerManagerStats, ListenerStats, WorkerListenerStats};

@@ -8,8 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::ListenAddress;
-use super::socket_options::{Keepalive, SocketOption, SocketStage};
-use crate::net::{Address, set_socket_option};
+use crate::net::{Address, set_socket_option, Keepalive, SocketOption, SocketStage};
 
 /// What all sockets of a listener have in common.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ mod regex_rewrite;
 mod string;
 mod value;
 
-pub use cidr::{CidrRange, CidrRanges};
+pub use cidr::CidrRanges;
 pub use cookie::{CookieMatcher, cookie_value};
 pub use header::{HeaderKey, HeaderMatcher, HeaderSource};
 pub use metadata::{MetadataMatcher, MetadataPath};
@@ -18,4 +18,4 @@ pub use query_parameter::{QueryParameterMatcher, first_query_value};
 pub use regex::Regex;
 pub use regex_rewrite::RegexRewrite;
 pub use string::StringMatcher;
-pub use value::{ValueMatcher, metadata_from_proto, struct_to_json};
+pub use value::{ValueMatcher, metadata_from_proto};

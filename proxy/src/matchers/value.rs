@@ -1,13 +1,12 @@
-//! `envoy.type.matcher.v3.ValueMatcher`, and how the values of protobuf's `Struct` become JSON.
+//! `envoy.type.matcher.v3.ValueMatcher`, and the metadata that it looks into.
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as pb;
-use outrigger_proto::pb::google::protobuf as wkt;
 use pb::value_matcher::MatchPattern;
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
 
 use super::StringMatcher;
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Rejected, json_object};
 use crate::stream_info::DynamicMetadata;
 
 /// A condition on a value of metadata.
@@ -107,15 +106,6 @@ impl ValueMatcher {
     }
 }
 
-/// A `Struct` as JSON.
-pub fn struct_to_json(proto: wkt::Struct) -> Map<String, Value> {
-    let wkt::Struct { fields } = proto;
-    fields
-        .into_iter()
-        .map(|(key, value)| (key, value_to_json(value)))
-        .collect()
-}
-
 /// Converts `Metadata`; `typed_filter_metadata` has no reader yet and is left out.
 pub fn metadata_from_proto(proto: core::Metadata) -> DynamicMetadata {
     let core::Metadata {
@@ -125,36 +115,9 @@ pub fn metadata_from_proto(proto: core::Metadata) -> DynamicMetadata {
     } = proto;
     let mut metadata = DynamicMetadata::default();
     for (namespace, values) in filter_metadata {
-        metadata.merge(&namespace, struct_to_json(values));
+        metadata.merge(&namespace, json_object(values));
     }
     metadata
-}
-
-fn value_to_json(proto: wkt::Value) -> Value {
-    use wkt::value::Kind;
-    match proto.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::BoolValue(value)) => Value::Bool(value),
-        Some(Kind::StringValue(value)) => Value::String(value),
-        Some(Kind::NumberValue(value)) => number(value),
-        Some(Kind::StructValue(value)) => Value::Object(struct_to_json(value)),
-        Some(Kind::ListValue(list)) => {
-            Value::Array(list.values.into_iter().map(value_to_json).collect())
-        }
-    }
-}
-
-/// Whole numbers print without a fraction, as in protobuf's JSON.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "only whole numbers within 2^53 are cast, which every i64 holds"
-)]
-fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
-        Value::from(value as i64)
-    } else {
-        Number::from_f64(value).map_or(Value::Null, Value::Number)
-    }
 }
 
 #[cfg(test)]
@@ -192,19 +155,5 @@ mod tests {
             assert!(!matcher.matches(no.as_ref()), "{matcher:?} {no:?}");
         }
         assert!(!ValueMatcher::Present(false).matches(None));
-    }
-
-    #[test]
-    fn whole_numbers_of_a_struct_have_no_fraction() {
-        let number = |value| wkt::Value {
-            kind: Some(wkt::value::Kind::NumberValue(value)),
-        };
-        let proto = wkt::Struct {
-            fields: [("a".into(), number(3.0)), ("b".into(), number(0.5))].into(),
-        };
-        assert_eq!(
-            Value::Object(struct_to_json(proto)),
-            json!({"a": 3, "b": 0.5})
-        );
     }
 }

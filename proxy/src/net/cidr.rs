@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
+use outrigger_proto::pb::xds::core::v3 as xds;
 
 use crate::config::{ConfigPath, Rejected};
 
@@ -32,16 +33,33 @@ impl CidrRange {
             address_prefix,
             prefix_len,
         } = proto;
-        let address: IpAddr = address_prefix.parse().map_err(|_| {
+        Self::parse(&address_prefix, prefix_len.map_or(0, |len| len.value), path)
+    }
+
+    /// Converts an `xds.core.v3.CidrRange`.
+    pub fn from_xds(proto: xds::CidrRange, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let xds::CidrRange {
+            address_prefix,
+            prefix_len,
+        } = proto;
+        Self::parse(&address_prefix, prefix_len.map_or(0, |len| len.value), path)
+    }
+
+    fn parse(prefix: &str, length: u32, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        let address: IpAddr = prefix.parse().map_err(|_| {
             path.field("address_prefix")
-                .reject(format!("\"{address_prefix}\" is not an IP address"))
+                .reject(format!("\"{prefix}\" is not an IP address"))
         })?;
-        let length = prefix_len.map_or(0, |length| length.value);
         let length = u8::try_from(length.min(u32::from(bits(address)))).unwrap_or(u8::MAX);
         Self::new(address, length).ok_or_else(|| {
             path.field("prefix_len")
                 .reject("is longer than the address")
         })
+    }
+
+    /// The first address of the range.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Whether `address` lies within. IPv4 and IPv6 never match each other.
@@ -160,5 +178,22 @@ mod tests {
         assert!(range("0.0.0.0/0").contains("255.1.2.3".parse().unwrap()));
         assert!(!range("0.0.0.0/0").contains("::1".parse().unwrap()));
         assert!(CidrRange::new("1.2.3.4".parse().unwrap(), 33).is_none());
+    }
+
+    #[test]
+    fn an_address_is_in_a_range_by_its_leading_bits() {
+        for (block, address, expected) in [
+            ("10.1.2.3/8", "10.200.0.1", true),
+            ("10.1.2.3/8", "11.0.0.1", false),
+            ("10.1.2.3/32", "10.1.2.3", true),
+            ("10.1.2.3/32", "10.1.2.2", false),
+            ("::/0", "::1", true),
+            ("::/0", "1.2.3.4", false),
+            ("2001:db8::/33", "2001:db8:7fff::1", true),
+            ("2001:db8::/33", "2001:db8:8000::1", false),
+        ] {
+            let holds = range(block).contains(address.parse().unwrap());
+            assert_eq!(holds, expected, "{block} {address}");
+        }
     }
 }

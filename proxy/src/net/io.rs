@@ -1,5 +1,6 @@
-//! A byte stream: TCP, UNIX or in memory. TLS joins here.
+//! A byte stream: TCP, UNIX, in memory, or what is laid over one of them. TLS joins here.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,16 @@ enum Kind {
     Tcp(TcpStream),
     Unix(UnixStream),
     Memory(DuplexStream),
+    Layered(Box<dyn IoLayer>),
+}
+
+/// What is laid over another stream: it sees and may change all bytes.
+pub trait IoLayer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
+    /// As [`Io::poll_read_ready`]. Ready may also mean that only a read can tell.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// The stream below.
+    fn below(&self) -> &Io;
 }
 
 macro_rules! each {
@@ -28,11 +39,20 @@ macro_rules! each {
             Kind::Tcp($stream) => $body,
             Kind::Unix($stream) => $body,
             Kind::Memory($stream) => $body,
+            Kind::Layered($stream) => $body,
         }
     };
 }
 
 impl Io {
+    /// A stream that goes through a layer.
+    pub fn layered(layer: Box<dyn IoLayer>) -> Self {
+        Self {
+            kind: Kind::Layered(layer),
+            prefix: Bytes::new(),
+        }
+    }
+
     /// Puts bytes that were already read in front of what is still to be read.
     pub fn with_prefix(mut self, prefix: Bytes) -> Self {
         self.prefix = prefix;
@@ -49,19 +69,20 @@ impl Io {
             Kind::Tcp(stream) => stream.poll_read_ready(cx).map(|_| ()),
             Kind::Unix(stream) => stream.poll_read_ready(cx).map(|_| ()),
             Kind::Memory(_) => Poll::Pending,
+            Kind::Layered(layer) => layer.poll_read_ready(cx),
         }
     }
 
-    /// As [`Self::poll_read_ready`], but a connection in memory is always worth a try.
+    /// As [`Self::poll_read_ready`], but a connection that is no socket is always worth a try.
     #[inline]
     pub fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.kind {
-            Kind::Memory(_) => Poll::Ready(()),
-            _ => self.poll_read_ready(cx),
+            Kind::Tcp(_) | Kind::Unix(_) => self.poll_read_ready(cx),
+            _ => Poll::Ready(()),
         }
     }
 
-    /// The socket below, for its options and for `splice`.
+    /// The socket, if nothing lies between, for its options and for `splice`.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
         match &self.kind {
             Kind::Tcp(stream) => Some(stream),
@@ -71,8 +92,10 @@ impl Io {
 
     /// Where the client wanted to go before the kernel redirected the connection (`SO_ORIGINAL_DST`).
     pub fn original_destination(&self) -> Option<std::net::SocketAddr> {
-        let Kind::Tcp(stream) = &self.kind else {
-            return None;
+        let stream = match &self.kind {
+            Kind::Tcp(stream) => stream,
+            Kind::Layered(layer) => return layer.below().original_destination(),
+            Kind::Unix(_) | Kind::Memory(_) => return None,
         };
         let socket = socket2::SockRef::from(stream);
         let address = match stream.local_addr().ok()? {
@@ -84,8 +107,12 @@ impl Io {
 
     /// Makes `close` send a reset instead of a FIN, for peers that must notice.
     pub fn reset_on_close(&self) {
-        if let Kind::Tcp(stream) = &self.kind {
-            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        match &self.kind {
+            Kind::Tcp(stream) => {
+                let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+            }
+            Kind::Layered(layer) => layer.below().reset_on_close(),
+            Kind::Unix(_) | Kind::Memory(_) => {}
         }
     }
 }
@@ -149,7 +176,7 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        !matches!(self.kind, Kind::Memory(_))
+        matches!(self.kind, Kind::Tcp(_) | Kind::Unix(_))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

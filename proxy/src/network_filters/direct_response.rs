@@ -8,14 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::filters::network::direct_response::v3 as pb;
 use tokio::io::AsyncWriteExt;
 
 use super::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };
-use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::config::{ConfigPath, Rejected, TypedConfig, data_source};
 use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};
 
@@ -38,7 +37,7 @@ impl NetworkFilterFactory for Factory {
         path: &ConfigPath<'_>,
     ) -> Result<NetworkFilterConfig, Rejected> {
         let pb::Config { response } = config.decode(path)?;
-        let response = path.optional("response", response, read_source)?;
+        let response = path.optional("response", response, data_source)?;
         Ok(NetworkFilterConfig::Terminal(Arc::new(DirectResponse {
             response: response.unwrap_or_default(),
         })))
@@ -64,25 +63,5 @@ impl TerminalFilter for DirectResponse {
             let _ = io.write_all(&self.response).await;
             let _ = io.shutdown().await;
         })
-    }
-}
-
-fn read_source(proto: core::DataSource, path: &ConfigPath<'_>) -> Result<Bytes, Rejected> {
-    use core::data_source::Specifier;
-    let core::DataSource {
-        watched_directory,
-        specifier,
-    } = proto;
-    path.unsupported_if_set("watched_directory", watched_directory)?;
-    match path.required("specifier", specifier)? {
-        Specifier::InlineBytes(bytes) => Ok(bytes.into()),
-        Specifier::InlineString(text) => Ok(text.into()),
-        Specifier::Filename(file) => std::fs::read(&file).map(Bytes::from).map_err(|error| {
-            path.field("filename")
-                .reject(format!("\"{file}\" cannot be read: {error}"))
-        }),
-        Specifier::EnvironmentVariable(_) => Err(path
-            .field("environment_variable")
-            .reject("is not supported; supported are inline_bytes, inline_string and filename")),
     }
 }

@@ -6,6 +6,7 @@
 pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
+pub mod filtered_io;
 pub mod tcp_proxy;
 
 use std::fmt;
@@ -61,8 +62,7 @@ pub trait NetworkFilter {
         NetworkStatus::Continue
     }
 
-    /// Whether `on_data` and `on_write` are to be called at all. A connection with such a filter is closed until there is a
-    /// stream that calls them.
+    /// Whether `on_data` and `on_write` are to be called at all. One such filter in a chain is enough to have all of them called.
     fn wants_data(&self) -> bool {
         false
     }

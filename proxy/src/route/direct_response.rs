@@ -1,11 +1,9 @@
 //! `DirectResponseAction`: answers that the proxy gives by itself.
 
 use bytes::Bytes;
-use core::data_source::Specifier;
-use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Rejected, data_source};
 use crate::formatter::{FormatData, SubstitutionFormatString};
 use crate::http::RequestHead;
 use crate::server::FactoryContext;
@@ -36,7 +34,7 @@ impl DirectResponse {
         let status = path.in_range("status", status, 200..=599);
         let body = body.map_or(Ok(Bytes::new()), |body| {
             let path = path.field("body");
-            let body = read_data_source(body, &path)?;
+            let body = data_source(body, &path)?;
             if body.len() > most as usize {
                 return Err(path.reject(format!(
                     "has {} bytes; max_direct_response_body_size_bytes allows {most}",
@@ -79,37 +77,5 @@ impl DirectResponse {
     /// The content type of the answer, where its format says one. Otherwise it is `text/plain`, for a body that is not empty.
     pub fn content_type(&self) -> Option<&str> {
         self.format.as_ref().map(|format| format.content_type())
-    }
-}
-
-/// What a `DataSource` holds now.
-fn read_data_source(proto: core::DataSource, path: &ConfigPath<'_>) -> Result<Bytes, Rejected> {
-    let core::DataSource {
-        watched_directory,
-        specifier,
-    } = proto;
-    path.unsupported_if_set("watched_directory", watched_directory)?;
-    match specifier {
-        None => {
-            Err(path
-                .reject("needs one of filename, inline_bytes, inline_string, environment_variable"))
-        }
-        Some(Specifier::InlineBytes(bytes)) => Ok(bytes.into()),
-        Some(Specifier::InlineString(text)) => Ok(text.into()),
-        Some(Specifier::Filename(name)) => std::fs::read(&name).map(Into::into).map_err(|error| {
-            path.field("filename")
-                .reject(format!("\"{name}\": {error}"))
-        }),
-        Some(Specifier::EnvironmentVariable(name)) => {
-            #[allow(
-                clippy::disallowed_methods,
-                reason = "the configuration names the variable"
-            )]
-            let value = std::env::var(&name);
-            value.map(Into::into).map_err(|error| {
-                path.field("environment_variable")
-                    .reject(format!("\"{name}\": {error}"))
-            })
-        }
     }
 }

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
+use outrigger_proto::pb::google::protobuf as wkt;
 use pb::header_value_option::HeaderAppendAction;
 use smallvec::SmallVec;
 
@@ -245,22 +246,7 @@ impl HeaderToAdd {
             append_action,
             keep_empty_value,
         } = proto;
-        let action = path.enumeration::<HeaderAppendAction>("append_action", append_action);
-        let action = match (append, action?) {
-            (None, action) => action,
-            (Some(append), HeaderAppendAction::AppendIfExistsOrAdd) => {
-                if append.value {
-                    HeaderAppendAction::AppendIfExistsOrAdd
-                } else {
-                    HeaderAppendAction::OverwriteIfExistsOrAdd
-                }
-            }
-            (Some(_), _) => {
-                return Err(path
-                    .field("append")
-                    .reject("must not be set together with append_action"));
-            }
-        };
+        let action = append_action_of(append, append_action, path)?;
         let pb::HeaderValue {
             key,
             value,
@@ -281,6 +267,25 @@ impl HeaderToAdd {
             action,
             keep_empty: keep_empty_value,
         })
+    }
+}
+
+/// What `append_action`, or `append` that came before it, says of a header that is there already.
+pub(crate) fn append_action_of(
+    append: Option<wkt::BoolValue>,
+    append_action: i32,
+    path: &ConfigPath<'_>,
+) -> Result<HeaderAppendAction, Rejected> {
+    match (append, path.enumeration("append_action", append_action)?) {
+        (None, action) => Ok(action),
+        (Some(append), HeaderAppendAction::AppendIfExistsOrAdd) => Ok(if append.value {
+            HeaderAppendAction::AppendIfExistsOrAdd
+        } else {
+            HeaderAppendAction::OverwriteIfExistsOrAdd
+        }),
+        (Some(_), _) => Err(path
+            .field("append")
+            .reject("must not be set together with append_action")),
     }
 }
 

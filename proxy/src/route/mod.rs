@@ -47,6 +47,7 @@ pub use cluster::{
 pub use direct_response::DirectResponse;
 pub use entry::{Action, Decorator, Route, RouteTracing};
 pub use hash_policy::{HashPolicy, NewCookie};
+pub(crate) use header_parser::append_action_of;
 pub use header_parser::{HeaderMutations, HeaderParser};
 pub use rate_limit::{Descriptor, RateLimit};
 pub use redirect::{RedirectAction, https_location};

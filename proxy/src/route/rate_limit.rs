@@ -22,8 +22,9 @@ use super::rewrite::render;
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::Formatter;
 use crate::http::RequestHead;
+use crate::net::CidrRange;
 use crate::matchers::{
-    CidrRange, CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath,
+    CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath,
     QueryParameterMatcher, first_query_value,
 };
 use crate::server::{FactoryContext, ServerContext};
@@ -300,8 +301,13 @@ impl Action {
             Self::MaskedRemoteAddress { v4, v6 } => match info.remote_address().ip() {
                 Some(ip) => {
                     let len = if ip.is_ipv4() { *v4 } else { *v6 };
-                    let text = format!("{}/{len}", CidrRange::new(ip, len).address());
-                    Entry::Add("masked_remote_address", Cow::Owned(text))
+                    match CidrRange::new(ip, len) {
+                        Some(range) => Entry::Add(
+                            "masked_remote_address",
+                            Cow::Owned(format!("{}/{len}", range.address())),
+                        ),
+                        None => Entry::Fail,
+                    }
                 }
                 None => Entry::Fail,
             },

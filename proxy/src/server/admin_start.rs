@@ -15,8 +15,8 @@ use super::{FactoryContext, ServerContext};
 use crate::access_loggers::AccessLog;
 use crate::admin::{Admin, AdminConfig, AdminSource};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::listener::{ListenAddress, SocketOption, listen_alone};
-use crate::net::Address;
+use crate::listener::{ListenAddress, listen_alone};
+use crate::net::{Address, SocketOption};
 
 /// A converted `admin`.
 #[derive(Debug)]

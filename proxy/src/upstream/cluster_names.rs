@@ -25,6 +25,7 @@ struct Inner {
 
 impl ClusterNames {
     /// The number of `name`, a new one if it has none yet.
+    #[allow(clippy::expect_used, reason = "stated by the expectation")]
     pub fn id(&self, name: &str) -> ClusterId {
         let mut inner = self.inner.lock();
         if let Some(id) = inner.ids.get(name) {

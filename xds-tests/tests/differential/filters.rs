@@ -173,7 +173,11 @@ fn buffer() -> Vec<Case> {
             .lacks(["> transfer-encoding*"]),
         buffer("buffer refuses a larger body with 413")
             .send(request("POST", "/").body(&"x".repeat(300)))
-            .both()
+            .shows(["< 413", "< body Payload Too Large", "log details=request_payload_too_large"])
+            .lacks(["> *"]),
+        buffer("buffer refuses a body of several frames over HTTP/2 with 413")
+            .send(request("POST", "/").body(&"x".repeat(40_000)))
+            .http2()
             .shows(["< 413", "< body Payload Too Large", "log details=request_payload_too_large"])
             .lacks(["> *"]),
         buffer("a route can turn buffer off")

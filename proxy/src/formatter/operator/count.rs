@@ -15,7 +15,7 @@ pub(in crate::formatter) enum Count {
     ResponseCode,
     ConnectionId,
     UpstreamConnectionId,
-    AttemptCount,
+    Attempts,
     DownstreamWireReceived,
     DownstreamWireSent,
     DownstreamHeaderReceived,
@@ -27,7 +27,7 @@ pub(in crate::formatter) enum Count {
     RequestHeadersBytes,
     ResponseHeadersBytes,
     ResponseTrailersBytes,
-    RouteResolutionCount,
+    RouteResolutions,
     RouteResolutionTime,
     Duration,
     PoolReady,
@@ -45,7 +45,7 @@ impl Count {
             Self::UpstreamConnectionId => {
                 upstream_of(data).and_then(|u| u.connection_id).unwrap_or(0)
             }
-            Self::AttemptCount => info.attempt_count.into(),
+            Self::Attempts => info.attempt_count.into(),
             Self::DownstreamWireReceived => info.downstream_bytes.wire_received,
             Self::DownstreamWireSent => info.downstream_bytes.wire_sent,
             Self::DownstreamHeaderReceived => info.downstream_bytes.header_received,
@@ -61,7 +61,7 @@ impl Count {
             Self::ResponseTrailersBytes => {
                 data.response_trailers.map_or(0, Fields::byte_size) as u64
             }
-            Self::RouteResolutionCount => info.route_resolution_count.into(),
+            Self::RouteResolutions => info.route_resolution_count.into(),
             Self::RouteResolutionTime => micros(info.route_resolution_time),
             Self::Duration => millis(completed(data).checked_duration_since(info.start)?),
             Self::PoolReady => {

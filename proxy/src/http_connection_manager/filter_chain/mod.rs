@@ -450,6 +450,7 @@ impl<D: Direction> Chain<D> {
         Flow::Done
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what a filter said, about what, and the chain lent to it")]
     fn apply_data(
         &mut self,
         position: usize,

@@ -8,9 +8,9 @@ use outrigger_proto::pb::envoy::extensions::filters::http::fault::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::v3::FractionalPercent;
 
 use super::UNSET;
-use crate::config::{ConfigPath, Fraction, Rejected};
+use crate::config::{ConfigPath, Fraction, Rejected, json_object};
 use crate::http::RequestHead;
-use crate::matchers::{HeaderMatcher, struct_to_json};
+use crate::matchers::HeaderMatcher;
 use crate::runtime::{RuntimeFraction, RuntimeInteger};
 use crate::server::FactoryContext;
 use crate::stream_info::StreamInfo;
@@ -171,7 +171,7 @@ impl FaultSettings {
                 UNSET,
             ),
             disable_downstream_cluster_stats,
-            filter_metadata: filter_metadata.map(struct_to_json).unwrap_or_default(),
+            filter_metadata: filter_metadata.map(json_object).unwrap_or_default(),
         })
     }
 

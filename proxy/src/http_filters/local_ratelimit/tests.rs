@@ -261,8 +261,8 @@ fn the_default_bucket_is_spared_where_configured() {
 
 #[test]
 fn rules_of_route_and_virtual_host_apply_by_stage_and_option() {
-    use common::VhRateLimitsOptions::{Ignore, Include, Override};
-    let refused = |of_route: Option<u32>, option: common::VhRateLimitsOptions| {
+    use common::VhRateLimitsOptions::{self, Ignore, Include, Override};
+    let refused = |of_route: Option<u32>, option: VhRateLimitsOptions| {
         let staged = |stage: u32| route_pb::RateLimit {
             stage: Some(wkt::UInt32Value { value: stage }),
             ..by_header()

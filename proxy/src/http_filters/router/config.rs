@@ -43,6 +43,7 @@ pub struct WorkerRouter {
 
 impl RouterConfig {
     /// Converts the message. Every field is decided here.
+    #[allow(deprecated, reason = "every field is decided, old ones too")]
     pub fn from_proto(config: &TypedConfig, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         const CHECKED: [&str; 5] = [
             "x-envoy-upstream-rq-timeout-ms",

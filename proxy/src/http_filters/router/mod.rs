@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
 
-use crate::http::{EndStream, Fields, HeaderName, Known, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, HeaderName, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{Action, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
@@ -166,7 +166,7 @@ impl Router {
         env: &mut ChainEnv<'_>,
         cluster: &Rc<WorkerCluster>,
         action: &crate::route::RouteAction,
-        selected: &crate::route::SelectedRoute,
+        selected: &SelectedRoute,
     ) {
         let config = &self.shared.config;
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
@@ -335,11 +335,6 @@ impl Router {
     /// Gives the attempt up: nobody waits for the response.
     pub fn abandon(&mut self) {
         if let State::Attempt(mut attempt) = std::mem::replace(&mut self.state, State::Idle) {
-            if let Some(cluster) = &self.cluster
-                && attempt.is_open()
-            {
-                cluster.info().stats.upstream_rq_tx_reset().inc();
-            }
             self.left = attempt.take_filters();
             attempt.reset();
         }
@@ -372,7 +367,7 @@ impl Router {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
-            self.charge(503, env, true);
+            self.charge(503, env);
             let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
@@ -435,14 +430,14 @@ impl Router {
         let selected = env.info.route.clone();
         let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
         if let RetryDecision::After(wait) = self.retry.on_response(&head, policy, &cluster, self.priority, env.worker.random.next()) {
-            self.charge(head.status, env, false);
+            self.charge(head.status, env);
             return self.back_off(env, wait);
         }
         self.flag_retries(env.info);
         self.response_started = true;
         env.info.response_code = Some(head.status);
         self.route_response(env, &mut head, now);
-        self.charge(head.status, env, false);
+        self.charge(head.status, env);
         env.info.response_code_details = Some("via_upstream".into());
         if head.status == 101 && self.is_upgrade {
             self.route_deadline = None;
@@ -528,7 +523,7 @@ impl Router {
         if failure.is_overflow() && !self.shared.config.suppress_envoy_headers {
             reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
         }
-        self.charge(reply.status, env, true);
+        self.charge(reply.status, env);
         self.reply(env, reply)
     }
 
@@ -557,7 +552,7 @@ impl Router {
             return RouterEvent::Reset;
         }
         let status = if self.timeouts.alt_response { 204 } else { 504 };
-        self.charge(status, env, true);
+        self.charge(status, env);
         let mut reply = LocalReply::new(status, "response_timeout");
         if status == 504 {
             reply = reply.with_body(Bytes::from_static(b"upstream request timeout"));
@@ -566,7 +561,7 @@ impl Router {
     }
 
     /// Counts a response of the cluster by its status.
-    fn charge(&self, status: u16, env: &ChainEnv<'_>, local: bool) {
+    fn charge(&self, status: u16, env: &ChainEnv<'_>) {
         let Some(cluster) = &self.cluster else { return };
         if self.shared.config.dynamic_stats {
             cluster.record_code(status, code_origin(env));

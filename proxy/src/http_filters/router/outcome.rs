@@ -77,13 +77,8 @@ impl Failure {
 
     /// Counts the failure in the cluster.
     pub(super) fn count(&self, cluster: &Rc<WorkerCluster>) {
-        let stats = &cluster.info().stats;
-        match self {
-            Self::Reset(ResetReason::RemoteReset | ResetReason::RemoteRefusedStream | ResetReason::ConnectionTermination) => {
-                stats.upstream_rq_rx_reset().inc();
-            }
-            Self::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
-            _ => {}
+        if *self == Self::MaxStreamDuration {
+            cluster.info().stats.upstream_rq_max_duration_reached().inc();
         }
     }
 

@@ -64,7 +64,7 @@ impl RetryState {
         }
         let mut on = policy.map_or(RetryOn::NONE, |p| p.retry_on);
         for asked in [asked_on, asked_grpc].into_iter().flatten() {
-            on = on | asked;
+            on |= asked;
         }
         if on == RetryOn::NONE {
             return Self::default();

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::http::Protocol;
+use crate::http::{Protocol, RequestHead};
 use crate::http_connection_manager::HcmStats;
 use crate::http_connection_manager::filter_chain::RouteResolver;
 use crate::http_filters::chain_config::ChainConfig;
@@ -65,6 +65,7 @@ impl Harness {
         assert!(report.is_empty(), "{:?}", report.take());
         let table = Rc::new(Arc::new(table.unwrap()));
         let config = Arc::new(RouterConfig {
+            dynamic_stats: true,
             suppress_envoy_headers: true,
             respect_expected_rq_timeout: false,
             strict_check_headers: Vec::new(),

@@ -42,6 +42,7 @@ enum UpstreamState {
     Closed,
 }
 
+#[allow(clippy::boxed_local, reason = "it lives in a box; to move it out would copy it")]
 impl UpstreamRequest {
     /// Asks the pool of `host` for a stream.
     pub(super) fn new(

@@ -7,7 +7,7 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::endpoint::v3 as pb;
 use pb::lb_endpoint::HostIdentifier;
 
-use super::metadata::metadata_from_proto;
+use crate::matchers::metadata_from_proto;
 use crate::config::{ConfigPath, Rejected};
 use crate::net::Address;
 use crate::stream_info::DynamicMetadata;

@@ -5,7 +5,6 @@ mod dns_config;
 mod endpoint;
 mod http_options;
 mod limits;
-mod metadata;
 mod sockets;
 mod stats;
 #[cfg(test)]

@@ -14,8 +14,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::ConnectError;
 use crate::http_filters::LocalBoxFuture;
-use crate::listener::{Keepalive, SocketOption, SocketStage};
-use crate::net::{Address, Io};
+use crate::net::{Address, Io, Keepalive, SocketOption, SocketStage};
 use crate::upstream::Host;
 
 /// Makes connections. The one of the process opens sockets; tests have their own.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::circuit_breaker::{Resource, RoutingPriority};
+use super::super::cluster::ClusterTrafficStats;
 use super::super::host::{HostHandle, HostStat};
 use super::super::worker_clusters::ClusterHandle;
 use super::{PoolOwner, ResetReason};
@@ -157,6 +158,11 @@ impl ConnectionGuard {
         }
         stats.upstream_cx_connect_fail().inc();
         self.host.count(HostStat::CxConnectFail);
+    }
+
+    /// What the cluster counts of its traffic.
+    pub(super) fn stats(&self) -> &ClusterTrafficStats {
+        &self.cluster.info.stats
     }
 
     /// Requests that have not ended.

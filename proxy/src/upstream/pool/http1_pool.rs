@@ -84,7 +84,7 @@ impl Http1Pool {
         self.state.borrow_mut().busy -= 1;
         let reusable = reusable
             && !self.state.borrow().draining
-            && !connection.has_served_enough(&self.owner)
+            && !self.owner.has_had_enough(&connection.info)
             && !connection.is_expired(&self.owner);
         if reusable {
             self.offer(connection);
@@ -354,20 +354,5 @@ impl PooledHttp1 {
                 .inc();
         }
         expired
-    }
-
-    fn has_served_enough(&self, owner: &PoolOwner) -> bool {
-        let max = owner
-            .cluster
-            .info
-            .settings
-            .http
-            .common
-            .max_requests_per_connection;
-        let enough = max.is_some_and(|max| self.info.requests.get() >= max);
-        if enough {
-            owner.cluster.info.stats.upstream_cx_max_requests().inc();
-        }
-        enough
     }
 }

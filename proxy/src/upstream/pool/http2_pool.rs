@@ -134,7 +134,7 @@ impl Http2Pool {
             RequestGuard::try_new(cluster, Some(host), *priority).ok_or(PoolError::Overflow)?;
         connection.idle_since.set(None);
         let stream = Http2Stream::new(connection.clone(), self.clone(), request);
-        if connection.has_served_enough(&self.owner) {
+        if self.owner.has_had_enough(&connection.info) {
             self.retire(connection);
         }
         Ok(ClientStream::Http2(stream))
@@ -293,21 +293,6 @@ fn poll_watch(
 }
 
 impl PooledHttp2 {
-    fn has_served_enough(&self, owner: &PoolOwner) -> bool {
-        let max = owner
-            .cluster
-            .info
-            .settings
-            .http
-            .common
-            .max_requests_per_connection;
-        let enough = max.is_some_and(|max| self.info.requests.get() >= max);
-        if enough {
-            owner.cluster.info.stats.upstream_cx_max_requests().inc();
-        }
-        enough
-    }
-
     fn wake_watcher(&self) {
         if let Some(waker) = self.watcher.take() {
             waker.wake();

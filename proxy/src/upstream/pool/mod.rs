@@ -57,6 +57,19 @@ pub(super) struct PoolOwner {
     pub(super) priority: RoutingPriority,
 }
 
+impl PoolOwner {
+    /// Whether a connection has carried `max_requests_per_connection`, which is counted.
+    fn has_had_enough(&self, connection: &UpstreamConnectionInfo) -> bool {
+        let info = &self.cluster.info;
+        let max = info.settings.http.common.max_requests_per_connection;
+        let enough = max.is_some_and(|max| connection.requests.get() >= max);
+        if enough {
+            info.stats.upstream_cx_max_requests().inc();
+        }
+        enough
+    }
+}
+
 /// Gets a stream for a request from the right pool of `host`.
 pub(super) fn new_http_stream(
     cluster: &Rc<ClusterHandle>,

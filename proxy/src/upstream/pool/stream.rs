@@ -64,6 +64,8 @@ pub struct Http2Stream {
     stream: Option<Box<http2::ClientStream>>,
     connection: Rc<PooledHttp2>,
     pool: Rc<Http2Pool>,
+    /// Reset by one of the sides, and counted.
+    was_reset: bool,
     _request: RequestGuard,
 }
 
@@ -163,7 +165,10 @@ impl ClientStream {
         match self {
             Self::Http1(stream) => stream.reset = true,
             Self::Http2(stream) => {
-                stream.pool.stats().tx_reset().inc();
+                if !std::mem::replace(&mut stream.was_reset, true) {
+                    stream.pool.stats().tx_reset().inc();
+                    stream.connection.guard.stats().upstream_rq_tx_reset().inc();
+                }
                 if let Some(stream) = &mut stream.stream {
                     stream.reset();
                 }
@@ -253,21 +258,32 @@ impl Http2Stream {
             stream: Some(Box::new(connection.codec.new_stream())),
             connection,
             pool,
+            was_reset: false,
             _request: request,
         }
     }
 }
 
 impl Http2Stream {
-    fn saw(&self, event: &ResponseEvent) {
+    fn saw(&mut self, event: &ResponseEvent) {
         let stats = self.pool.stats();
         match event {
             ResponseEvent::Reset(reason) => {
+                self.was_reset = true;
+                let cluster = self.connection.guard.stats();
                 match reason {
-                    ResetReason::RemoteReset | ResetReason::RemoteRefusedStream => {
+                    ResetReason::RemoteReset => {
                         stats.rx_reset().inc();
+                        cluster.upstream_rq_rx_reset().inc();
                     }
-                    ResetReason::ProtocolError(_) => stats.rx_messaging_error().inc(),
+                    ResetReason::RemoteRefusedStream => stats.rx_reset().inc(),
+                    ResetReason::ProtocolError(_) => {
+                        stats.rx_messaging_error().inc();
+                        cluster.upstream_rq_tx_reset().inc();
+                    }
+                    ResetReason::ConnectionTermination => {
+                        cluster.upstream_rq_pending_failure_eject().inc();
+                    }
                     _ => {}
                 }
                 self.connection.guard.broke_off(reason);

@@ -19,6 +19,8 @@ mod reject;
 mod request;
 mod response;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod settings;
 mod target;
 #[cfg(test)]

@@ -134,8 +134,8 @@ impl ServerConnection {
         self
     }
 
-    /// Drives the connection and gives its next stream. An error belongs to one stream: what the codec refused after it
-    /// had a head (the answer is to be sent on it). None: the connection has ended, with all of its streams.
+    /// Drives the connection and gives its next stream. An error belongs to one stream, whose head was refused, and
+    /// is the details of that; the stream is to be reset. None: the connection has ended, with all of its streams.
     #[allow(
         clippy::type_complexity,
         reason = "a stream is its head, whether it ended and the rest of it"
@@ -145,7 +145,7 @@ impl ServerConnection {
         cx: &mut Context<'_>,
     ) -> Poll<
         Option<(
-            Result<(RequestHead, EndStream), ProtocolError>,
+            Result<(RequestHead, EndStream), &'static str>,
             ServerHttp2Stream,
         )>,
     > {
@@ -179,9 +179,7 @@ impl ServerConnection {
             };
             match accepted {
                 Some(Ok((request, respond))) => {
-                    if let Some(stream) = self.accept(request, respond) {
-                        return Poll::Ready(Some(stream));
-                    }
+                    return Poll::Ready(Some(self.accept(request, respond)));
                 }
                 Some(Err(_)) | None => {
                     self.flusher.poll(cx);
@@ -223,7 +221,6 @@ impl ServerConnection {
         self.state = State::Open(Box::new(connection));
     }
 
-    /// None: the stream was reset and nobody hears of it.
     #[allow(
         clippy::type_complexity,
         reason = "a stream is its head, whether it ended and the rest of it"
@@ -231,11 +228,11 @@ impl ServerConnection {
     fn accept(
         &mut self,
         request: http::Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
-    ) -> Option<(
-        Result<(RequestHead, EndStream), ProtocolError>,
+        respond: SendResponse<Bytes>,
+    ) -> (
+        Result<(RequestHead, EndStream), &'static str>,
         ServerHttp2Stream,
-    )> {
+    ) {
         let (parts, body) = request.into_parts();
         let Incoming {
             head,
@@ -250,12 +247,10 @@ impl ServerConnection {
             });
         }
         if refusal == Some(Refusal::Underscore) {
-            self.active.count(|stats| {
+            let rejected = |stats: &Http2CodecStats| {
                 stats.requests_rejected_with_underscores_in_headers().inc();
-                stats.tx_reset().inc();
-            });
-            respond.send_reset(Reason::PROTOCOL_ERROR);
-            return None;
+            };
+            self.active.count(rejected);
         }
         let end = EndStream::from(body.is_end_stream());
         let stream = ServerHttp2Stream {
@@ -277,14 +272,11 @@ impl ServerConnection {
             active: ActiveStream::new(&self.active),
         };
         let result = match refusal {
-            Some(Refusal::TooManyHeaders) => Err(ProtocolError {
-                status: 431,
-                body: Cow::Borrowed("Request Header Fields Too Large"),
-                details: Cow::Borrowed("http2.too_many_headers"),
-            }),
-            _ => Ok((head, end)),
+            None => Ok((head, end)),
+            Some(Refusal::TooManyHeaders) => Err("http2.too_many_headers"),
+            Some(Refusal::Underscore) => Err("http2.unexpected_underscore"),
         };
-        Some((result, stream))
+        (result, stream)
     }
 }
 
@@ -441,6 +433,7 @@ impl ServerStream for ServerHttp2Stream {
             StreamReset::ProtocolError(_) => Reason::PROTOCOL_ERROR,
             _ => Reason::INTERNAL_ERROR,
         };
+        self.active.0.count(|stats| stats.tx_reset().inc());
         self.request = RequestState::Broken;
         match &mut self.send {
             Some(send) => send.reset(reason),

@@ -1,4 +1,4 @@
-//! Options of listen sockets.
+//! What `SocketOption` and `TcpKeepalive` of the API set on sockets, of listeners and of upstream connections alike.
 
 use std::io;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use pb::socket_option::{SocketIpVersion, SocketState, Value};
 use socket2::{Socket, TcpKeepalive};
 
 use crate::config::{ConfigPath, Rejected};
-use crate::net::{Address, set_socket_option};
+use super::{Address, set_socket_option};
 
 /// When in the life of a socket an option is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
