@@ -326,7 +326,7 @@ fn spawn_http2_stream(
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
         Ok((head, end)) => (head, Ok(end)),
-        Err(error) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(error)),
+        Err(details) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(details)),
     };
     let mut stream = Box::new(Stream::new(hcm.clone(), codec, stream_info, head, buffer_limit));
     let hcm = hcm.clone();

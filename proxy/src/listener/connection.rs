@@ -210,10 +210,10 @@ impl Established {
         let passed =
             filters.is_empty() || Box::pin(start_filters(&mut filters, &self.io, &self.info)).await;
         if let (true, Some(terminal)) = (passed, &chain.terminal) {
+            let limit = listener.config.buffer_limit;
             let mut io = self.io;
             if filters.iter().any(|filter| filter.wants_data()) {
                 let filters = std::mem::take(&mut filters);
-                let limit = listener.config.buffer_limit;
                 let filtered = FilteredIo::new(io, filters, self.info.clone(), limit);
                 io = Io::layered(Box::new(filtered));
             }
@@ -222,7 +222,7 @@ impl Established {
                 info: self.info,
                 worker: listener.worker.clone(),
                 drain: listener.drain.clone(),
-                buffer_limit: listener.config.buffer_limit,
+                buffer_limit: limit,
             };
             terminal.clone().serve(connection).await;
         }

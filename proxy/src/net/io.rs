@@ -73,12 +73,12 @@ impl Io {
         }
     }
 
-    /// As [`Self::poll_read_ready`], but a connection in memory is always worth a try.
+    /// As [`Self::poll_read_ready`], but a connection that is no socket is always worth a try.
     #[inline]
     pub fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.kind {
-            Kind::Memory(_) | Kind::Layered(_) => Poll::Ready(()),
-            _ => self.poll_read_ready(cx),
+            Kind::Tcp(_) | Kind::Unix(_) => self.poll_read_ready(cx),
+            _ => Poll::Ready(()),
         }
     }
 
