@@ -347,7 +347,6 @@ impl Open {
         if self.stream.take().is_some() {
             self.host.count(HostStat::RqSuccess);
             let stats = &self.cluster.info().stats;
-            stats.upstream_rq_completed().inc();
             let took = Instant::now() - self.start;
             stats.upstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         }

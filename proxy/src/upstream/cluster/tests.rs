@@ -184,7 +184,7 @@ fn upstream_filters_end_in_the_upstream_codec() {
     let codec = "{name: codec, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
     let errors = errors(&list(&format!("[{mutation}]")));
     assert!(errors[0].contains("must end with a filter of type envoy.extensions.filters.http.upstream_codec"), "{errors:?}");
-    let filters = |filters: &str| convert(&list(filters)).unwrap().http_filters.map(|chain| format!("{chain:?}"));
+    let filters = |filters: &str| convert(&format!("name: a\n{}", list(filters))).unwrap().http_filters.map(|chain| format!("{chain:?}"));
     assert_eq!(filters(&format!("[{mutation}, {codec}]")).as_deref(), Some("[\"x\"]"));
     assert_eq!(filters(&format!("[{codec}]")).as_deref(), Some("[]"));
     assert_eq!(filters("[]"), None);
