@@ -290,7 +290,9 @@ fn streaming() -> Vec<Case> {
 
 /// A route with a mirror policy, and the backend of the copies.
 fn mirrored(title: &'static str, policy: &str) -> Case {
-    let action = format!("host_rewrite_literal: front\nrequest_mirror_policies: [{{ cluster: @shadow{policy} }}]");
+    let action = format!(
+        "host_rewrite_literal: front\nrequest_mirror_policies: [{{ cluster: @shadow{policy} }}]"
+    );
     case(title)
         .route(&action, "")
         .and_backend("shadow", Kind::Http1(vec![reply(ok("nobody sees this"))]))
