@@ -48,14 +48,11 @@ mod tests {
     #[test]
     fn whole_numbers_of_a_struct_have_no_fraction() {
         let number = |value| wkt::Value {
-            kind: Some(wkt::value::Kind::NumberValue(value)),
+            kind: Some(Kind::NumberValue(value)),
         };
-        let proto = wkt::Struct {
+        let proto = Struct {
             fields: [("a".into(), number(3.0)), ("b".into(), number(0.5))].into(),
         };
-        assert_eq!(
-            Value::Object(json_object(proto)),
-            json!({"a": 3, "b": 0.5})
-        );
+        assert_eq!(Value::Object(json_object(proto)), json!({"a": 3, "b": 0.5}));
     }
 }

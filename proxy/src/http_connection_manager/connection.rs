@@ -367,7 +367,8 @@ async fn sniff(mut io: Io, info: &ConnectionInfo, idle: Option<Duration>) -> Opt
     let read = async {
         loop {
             match io.read_buf(&mut seen).await {
-                Ok(0) | Err(_) => return None,
+                // The beginning of a preface that never came is the beginning of an HTTP/1 head.
+                Ok(0) | Err(_) => return (!seen.is_empty()).then_some(Protocol::Http11),
                 Ok(_) if seen.len() >= PREFACE.len() || !PREFACE.starts_with(&seen) => {
                     return Some(if seen.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http11 });
                 }

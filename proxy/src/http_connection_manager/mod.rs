@@ -3,6 +3,7 @@
 //! Type URL: `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/http_conn_man>
 //! Stats: `http.<stat_prefix>.*`, `listener.<address>.http.<stat_prefix>.*`.
+//! Deviations: `downstream_cx_{rx,tx}_bytes_total` count the bytes of messages when a stream ends, not each read and write.
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
 //! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 

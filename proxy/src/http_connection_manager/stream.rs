@@ -414,22 +414,28 @@ impl<S: ServerStream> Stream<S> {
         }
         let info = self.info();
         info.bytes_received += data.len() as u64;
-        if end.is_end() {
-            self.request_received();
-        }
-        if self.response == Half::Done {
-            return;
-        }
         // Like Envoy's, filters that wait for the whole body see the end of an HTTP/1 body apart from its last bytes: so the
         // limit of what they buffer holds for these as well.
         let apart = end.is_end() && !data.is_empty() && self.decode.is_holding() && self.is_http1();
-        self.decode_data(data, if apart { EndStream::No } else { end });
-        if apart && self.response == Half::Start && self.record.is_some() {
-            self.decode_data(Bytes::new(), EndStream::Yes);
+        let (before_end, last) = if apart { (data, Bytes::new()) } else { (Bytes::new(), data) };
+        if apart {
+            self.decode_data(before_end, EndStream::No);
+            if self.record.is_none() {
+                return;
+            }
+        }
+        if end.is_end() {
+            self.request_received();
+        }
+        if !apart || self.response == Half::Start {
+            self.decode_data(last, end);
         }
     }
 
     fn decode_data(&mut self, data: Bytes, end: EndStream) {
+        if self.response == Half::Done {
+            return;
+        }
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
         self.after_decode(flow);

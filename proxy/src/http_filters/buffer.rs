@@ -268,15 +268,15 @@ mod tests {
         use pb::buffer_per_route::Override;
         assert_eq!(
             errors(&pb::Buffer::default()),
-            ["config / max_request_bytes: is required"]
+            ["config / max_request_bytes: has to be set"]
         );
         assert_eq!(
             errors(&per_route(Override::Buffer(buffer(0)))),
-            ["config / buffer / max_request_bytes: 0 is not in 1..=4294967295"]
+            ["config / buffer / max_request_bytes: 0: has to be > 0"]
         );
         assert_eq!(
             errors(&per_route(Override::Disabled(false))),
-            ["config / disabled: must be true"]
+            ["config / disabled: false: has to be true"]
         );
     }
 }

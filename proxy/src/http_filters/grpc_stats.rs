@@ -691,7 +691,7 @@ mod tests {
         assert_eq!(
             errors(&config),
             [
-                "config / individual_method_stats_allowlist / services[0] / method_names: must not be empty"
+                "config / individual_method_stats_allowlist / services[0] / method_names: 0 elements: has to have at least 1 elements"
             ]
         );
     }

@@ -234,7 +234,6 @@ fn what_must_not_be_changed_is_refused_with_its_path() {
             remove(":path"),
             add("x", "%FOO%"),
             add("a b", "x"),
-            rules::HeaderMutation::default(),
         ],
         query_parameter_mutations: vec![core::KeyValueMutation::default()],
         ..Default::default()
@@ -247,8 +246,17 @@ fn what_must_not_be_changed_is_refused_with_its_path() {
             "config / mutations / request_mutations[2] / remove: :path: a pseudo header cannot be removed",
             "config / mutations / request_mutations[3] / append / header / value: Not supported field in StreamInfo: FOO",
             "config / mutations / request_mutations[4] / append / header / key: \"a b\" is not a header name",
-            "config / mutations / request_mutations[5] / action: is required",
             "config / mutations / query_parameter_mutations[0] / remove: must not be empty",
+        ]
+    );
+    let without_action = filter(pb::Mutations {
+        request_mutations: vec![rules::HeaderMutation::default()],
+        ..Default::default()
+    });
+    assert_eq!(
+        errors(&without_action),
+        [
+            "config / mutations / request_mutations[0]: one of remove, append, remove_on_match has to be set"
         ]
     );
 }

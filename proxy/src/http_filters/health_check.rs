@@ -559,7 +559,7 @@ load_assignment:
         );
         assert_eq!(
             errors(&pb::HealthCheck::default()),
-            ["config / pass_through_mode: is required"]
+            ["config / pass_through_mode: has to be set"]
         );
     }
 }

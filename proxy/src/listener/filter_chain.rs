@@ -6,8 +6,8 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::listener::v3 as pb;
 
-use crate::matchers::metadata_from_proto;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::matchers::metadata_from_proto;
 use crate::network_filters::{
     FACTORIES, FilterConfig, NetworkFilterConfig, TerminalConfig, TerminalFilter,
 };

@@ -4,7 +4,7 @@
 //! The main thread owns every socket ([`ListenerManager`]); each worker accepts for itself ([`ConnectionHandler`]).
 //! Stats: `listener.<address>.*`, `listener.<address>.worker_<index>.*`, `listener_manager.*`.
 //! Deviations: a connection that its client ends while listener filters wait for more is closed at once, not at their timeout.
-//! Deviations: the access log of a listener shows nothing of what a filter such as `tcp_proxy` did; that is in the filter's own.
+//! Deviations: the access log of a listener shows bytes, but no upstream of a filter such as `tcp_proxy`; its own log does.
 //! Deviations: `listener_filters_timeout` counts from the start of the first filter on, also where a connection is handed off.
 
 mod address;

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::ListenAddress;
-use crate::net::{Address, set_socket_option, Keepalive, SocketOption, SocketStage};
+use crate::net::{Address, Keepalive, SocketOption, SocketStage, set_socket_option};
 
 /// What all sockets of a listener have in common.
 #[derive(Debug)]

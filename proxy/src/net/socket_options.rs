@@ -7,8 +7,8 @@ use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use pb::socket_option::{SocketIpVersion, SocketState, Value};
 use socket2::{Socket, TcpKeepalive};
 
-use crate::config::{ConfigPath, Rejected};
 use super::{Address, set_socket_option};
+use crate::config::{ConfigPath, Rejected};
 
 /// When in the life of a socket an option is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

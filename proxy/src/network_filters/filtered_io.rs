@@ -1,8 +1,7 @@
 //! The bytes of a connection on their way through network filters that want to see them.
 //!
 //! A chain in which no filter asks for data never makes one: its terminal filter has the socket itself.
-//! Deviations: a filter that stops reading for good (at the end of the stream, or with a full buffer) ends the connection;
-//! with Envoy it stays until somebody else closes it.
+//! Deviations: a filter that stops at the end of the stream or with a full buffer ends the connection, which Envoy leaves open.
 
 use std::fmt;
 use std::io;

@@ -11,6 +11,7 @@ use pb::route_action::ClusterNotFoundResponseCode;
 
 use super::cluster::ClusterSpecifier;
 use super::hash_policy::HashPolicy;
+use super::mirror::MirrorPolicy;
 use super::path::PathCriterion;
 use super::per_filter::{FilterLevel, PerFilter};
 use super::rate_limit::RateLimit;
@@ -57,6 +58,7 @@ struct Rare {
     rate_limits: Box<[RateLimit]>,
     include_vh_rate_limits: bool,
     upgrades: Box<[UpgradeConfig]>,
+    mirrors: Arc<[MirrorPolicy]>,
 }
 
 /// Timeouts that few routes have.
@@ -109,6 +111,8 @@ pub(super) struct ActionContext<'a> {
     /// The per-filter configurations of table, virtual host and route.
     pub(super) filter_levels: &'a [&'a FilterLevel],
     pub(super) criterion: Option<&'a PathCriterion>,
+    /// The mirror policies of virtual host or table.
+    pub(super) mirrors: &'a Arc<[MirrorPolicy]>,
     /// The retry policy of the virtual host.
     pub(super) retry_policy: Option<&'a Arc<RetryPolicy>>,
 }
@@ -159,7 +163,6 @@ impl RouteAction {
             path.unsupported_if_set("metadata_match", metadata_match),
             path.unsupported_if_set("early_data_policy", early_data_policy),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
-            path.unsupported_if_set("request_mirror_policies", request_mirror_policies),
             path.unsupported_if_set("cors", cors),
             path.unsupported_if_set("internal_redirect_policy", internal_redirect_policy),
             path.unsupported_if_set("internal_redirect_action", internal_redirect_action),
@@ -205,6 +208,9 @@ impl RouteAction {
             RateLimit::from_proto(limit, cx, path)
         });
         let upgrades = upgrades(upgrade_configs, path);
+        let mirrors = path.each("request_mirror_policies", request_mirror_policies, |policy, path| {
+            MirrorPolicy::from_proto(policy, cx, path)
+        });
         for result in unsupported {
             result?;
         }
@@ -221,6 +227,10 @@ impl RouteAction {
             rate_limits: rate_limits?.into(),
             include_vh_rate_limits: include_vh_rate_limits.is_some_and(|include| include.value),
             upgrades: upgrades?.into(),
+            mirrors: match mirrors? {
+                none if none.is_empty() => context.mirrors.clone(),
+                own => own.into(),
+            },
         };
         Ok(Self {
             cluster: cluster?,
@@ -277,6 +287,11 @@ impl RouteAction {
         self.rare.as_ref().map_or(&[], |rare| &rare.upgrades)
     }
 
+    /// Where requests are mirrored to: as the route says, else its virtual host, else its table.
+    pub fn mirrors(&self) -> &[MirrorPolicy] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.mirrors)
+    }
+
     pub(super) fn path_rewrite(&self) -> Option<&PathRewrite> {
         self.rare.as_ref()?.path_rewrite.as_ref()
     }
@@ -296,6 +311,7 @@ impl Rare {
             rate_limits,
             include_vh_rate_limits,
             upgrades,
+            mirrors,
         } = self;
         path_rewrite.is_none()
             && host_rewrite.is_none()
@@ -304,6 +320,7 @@ impl Rare {
             && rate_limits.is_empty()
             && !include_vh_rate_limits
             && upgrades.is_empty()
+            && mirrors.is_empty()
     }
 }
 

@@ -11,6 +11,7 @@ use super::criteria::Criteria;
 use super::direct_response::DirectResponse;
 use super::header_parser::{HeaderLists, HeaderMutations};
 use super::path::PathCriterion;
+use super::mirror::MirrorPolicy;
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
 use super::redirect::RedirectAction;
 use super::retry_policy::RetryPolicy;
@@ -83,6 +84,7 @@ pub(super) struct RouteContext<'a> {
     pub(super) filter_levels: [&'a FilterLevel; 2],
     pub(super) filters: &'a FilterSlots,
     pub(super) retry_policy: Option<&'a Arc<RetryPolicy>>,
+    pub(super) mirrors: &'a Arc<[MirrorPolicy]>,
     pub(super) max_direct_response_body: u32,
 }
 
@@ -156,6 +158,7 @@ impl Route {
                 filter_levels: &levels,
                 criterion: criteria.as_ref().ok().map(|(criterion, _)| criterion),
                 retry_policy: context.retry_policy,
+                mirrors: context.mirrors,
             },
             context.max_direct_response_body,
             path,

@@ -22,11 +22,11 @@ use super::rewrite::render;
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::Formatter;
 use crate::http::RequestHead;
-use crate::net::CidrRange;
 use crate::matchers::{
-    CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath,
-    QueryParameterMatcher, first_query_value,
+    CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath, QueryParameterMatcher,
+    first_query_value,
 };
+use crate::net::CidrRange;
 use crate::server::{FactoryContext, ServerContext};
 use crate::stream_info::StreamInfo;
 
@@ -298,19 +298,11 @@ impl Action {
                 Some(ip) => Entry::Add("remote_address", Cow::Owned(ip.to_string())),
                 None => Entry::Fail,
             },
-            Self::MaskedRemoteAddress { v4, v6 } => match info.remote_address().ip() {
-                Some(ip) => {
-                    let len = if ip.is_ipv4() { *v4 } else { *v6 };
-                    match CidrRange::new(ip, len) {
-                        Some(range) => Entry::Add(
-                            "masked_remote_address",
-                            Cow::Owned(format!("{}/{len}", range.address())),
-                        ),
-                        None => Entry::Fail,
-                    }
-                }
-                None => Entry::Fail,
-            },
+            Self::MaskedRemoteAddress { v4, v6 } => {
+                masked_address(info, *v4, *v6).map_or(Entry::Fail, |network| {
+                    Entry::Add("masked_remote_address", Cow::Owned(network))
+                })
+            }
             Self::Header {
                 header,
                 key,
@@ -389,6 +381,14 @@ impl Action {
             }
         }
     }
+}
+
+/// The network of the client, of this many bits for either family: `10.0.0.0/8`.
+fn masked_address(info: &StreamInfo, v4: u8, v6: u8) -> Option<String> {
+    let ip = info.remote_address().ip()?;
+    let len = if ip.is_ipv4() { v4 } else { v6 };
+    let range = CidrRange::new(ip, len)?;
+    Some(format!("{}/{len}", range.address()))
 }
 
 fn into_text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {

@@ -1,11 +1,14 @@
 //! `RouteConfiguration` as a table: domains to virtual hosts, paths to routes.
 
+use std::sync::Arc;
+
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 
 use super::cluster::ClusterSpecifier;
 use super::domains::Domains;
 use super::entry::{Action, Route};
 use super::header_parser::{HeaderLists, HeaderMutations};
+use super::mirror::MirrorPolicy;
 use super::per_filter::PerFilter;
 use super::virtual_host::{HostContext, VirtualHost};
 use super::{RouteIndex, Selection};
@@ -75,7 +78,6 @@ impl RouteTable {
         let unsupported = [
             path.unsupported_if_set("vhds", vhds),
             path.unsupported_if_set("cluster_specifier_plugins", cluster_specifier_plugins),
-            path.unsupported_if_set("request_mirror_policies", request_mirror_policies),
             path.unsupported_if_set("vhost_header", vhost_header),
             path.unsupported_if_set("route_specifiers", route_specifiers),
         ];
@@ -92,10 +94,18 @@ impl RouteTable {
         let filter_level = per_filter.level(typed_per_filter_config, path);
         let no_filters = Default::default();
         let level = filter_level.as_ref().unwrap_or(&no_filters);
+        let mirrors = path.each("request_mirror_policies", request_mirror_policies, |policy, path| {
+            MirrorPolicy::from_proto(policy, cx, path)
+        });
+        let (mirrors, bad_mirrors) = match mirrors {
+            Ok(mirrors) => (Arc::from(mirrors), None),
+            Err(rejected) => (Arc::from([]), Some(rejected)),
+        };
         let context = HostContext {
             per_filter: &per_filter,
             filter_level: level,
             filters: &per_filter.resolve(&[level]),
+            mirrors: &mirrors,
             max_direct_response_body: max_direct_response_body_size_bytes
                 .map_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY, |most| most.value),
         };
@@ -108,6 +118,7 @@ impl RouteTable {
             inserted.map(|()| host)
         });
         domains.shrink();
+        bad_mirrors.map_or(Ok(()), Err)?;
         for result in unsupported {
             result?;
         }

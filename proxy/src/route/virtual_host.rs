@@ -10,6 +10,7 @@ use pb::virtual_host::TlsRequirementType;
 use super::entry::{Route, RouteContext};
 use super::header_parser::{HeaderLists, HeaderMutations};
 use super::path_index::{Candidates, PathIndex};
+use super::mirror::MirrorPolicy;
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
 use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
@@ -54,6 +55,8 @@ pub(super) struct HostContext<'a> {
     /// The per-filter configurations of the table, and their slots.
     pub(super) filter_level: &'a FilterLevel,
     pub(super) filters: &'a FilterSlots,
+    /// The mirror policies of the table.
+    pub(super) mirrors: &'a Arc<[MirrorPolicy]>,
     pub(super) max_direct_response_body: u32,
 }
 
@@ -101,7 +104,6 @@ impl VirtualHost {
             path.unsupported_if_set("cors", cors),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
             path.unsupported_if_set("hedge_policy", hedge_policy),
-            path.unsupported_if_set("request_mirror_policies", request_mirror_policies),
             path.unsupported_if_set("route_specifiers", route_specifiers),
         ];
         let name = path.non_empty("name", name);
@@ -133,11 +135,19 @@ impl VirtualHost {
         } else {
             context.per_filter.resolve(&filter_levels)
         };
+        let mirrors = path.each("request_mirror_policies", request_mirror_policies, |policy, path| {
+            MirrorPolicy::from_proto(policy, cx, path)
+        });
+        let own_mirrors = mirrors.map(Arc::<[_]>::from);
         let route_context = RouteContext {
             per_filter: context.per_filter,
             filter_levels,
             filters: &filters,
             retry_policy: retry_policy.as_ref().ok().and_then(Option::as_ref),
+            mirrors: match &own_mirrors {
+                Ok(own) if !own.is_empty() => own,
+                _ => context.mirrors,
+            },
             max_direct_response_body: context.max_direct_response_body,
         };
         let routes = path.each("routes", routes, |route, path| {
@@ -153,6 +163,7 @@ impl VirtualHost {
                 .map(|limit| limit.value)
                 .or(per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value))),
         };
+        own_mirrors.map(drop)?;
         retry_policy.map(drop)?;
         own_filters.map(drop)?;
         let routes: Box<[Route]> = routes?.into();

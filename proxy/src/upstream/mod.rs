@@ -1,5 +1,6 @@
 //! Clusters, hosts, load balancing and connection pools.
 
+pub mod async_client;
 mod circuit_breaker;
 pub mod cluster;
 mod cluster_manager;

@@ -61,6 +61,14 @@ impl WorkerClusters {
         Self::with_connector(table, index, Rc::new(SocketConnector))
     }
 
+    /// The clusters of `table` on main, whose shard of the stats is the first.
+    pub fn on_main(table: Arc<ClusterTable>) -> Self {
+        Self {
+            shard: 0,
+            ..Self::new(table, 0)
+        }
+    }
+
     /// The same with connections of another kind.
     pub fn with_connector(
         table: Arc<ClusterTable>,

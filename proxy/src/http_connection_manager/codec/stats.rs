@@ -1,8 +1,7 @@
 //! What codecs count, downstream below `http1.` and `http2.`, upstream below `cluster.<name>.http1.` and `.http2.`
 //!
 //! The groups come to be with the first connection that speaks the protocol.
-//! Deviations: the crate `h2` does not tell of floods, header overflow, refused streams, graceful GOAWAYs and frames that wait:
-//! those stats stay at zero.
+//! Deviations: `h2` does not tell of floods, header overflow, refused streams and waiting frames; those stats stay at zero.
 
 crate::stats_group! {
     /// `http1.`

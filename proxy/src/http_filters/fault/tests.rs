@@ -351,9 +351,9 @@ fn what_is_no_fault_is_refused_with_its_path() {
     assert_eq!(
         errors(&config),
         [
-            "config / delay / fault_delay_secifier: is required",
-            "config / abort / http_status: 42 is not in 200..=599",
-            "config / response_rate_limit / fixed_limit / limit_kbps: 0 is not in 1..=18446744073709551615",
+            "config / delay: one of fixed_delay, header_delay has to be set",
+            "config / abort / http_status: 42: has to be >= 200 and < 600",
+            "config / response_rate_limit / fixed_limit / limit_kbps: 0: has to be >= 1",
         ]
     );
 }

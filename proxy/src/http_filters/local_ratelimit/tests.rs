@@ -344,9 +344,7 @@ fn a_route_has_its_own_bucket_and_needs_one() {
 #[test]
 fn what_cannot_be_counted_is_refused_with_its_path() {
     let mut config = pb::LocalRateLimit {
-        stat_prefix: String::new(),
         descriptors: vec![descriptor("v", 1), descriptor("v", 2)],
-        stage: 11,
         local_cluster_rate_limit: Some(common::LocalClusterRateLimit {}),
         ..limit(1)
     };
@@ -362,9 +360,21 @@ fn what_cannot_be_counted_is_refused_with_its_path() {
         [
             "config / descriptors[1]: duplicate descriptor in the local rate descriptor: k=v",
             "config / local_cluster_rate_limit: is not supported",
-            "config / stage: 11 is not in 0..=10",
-            "config / stat_prefix: must not be empty",
             "config / token_bucket / fill_interval: local rate limit token bucket fill timer must be >= 50ms",
+        ]
+    );
+    let against_the_api = pb::LocalRateLimit {
+        stat_prefix: String::new(),
+        stage: 11,
+        ..limit(1)
+    };
+    let mut found = errors(&against_the_api);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "config / stage: 11: has to be <= 10",
+            "config / stat_prefix: \"\": must not be empty",
         ]
     );
 }

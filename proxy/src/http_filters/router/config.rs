@@ -12,6 +12,7 @@ use crate::http_connection_manager::HcmStats;
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
 use crate::route::RouteTable;
 use crate::server::{FactoryContext, Worker};
+use crate::upstream::async_client::AsyncClient;
 
 /// The message that a terminal filter of a chain is configured with.
 pub const TYPE_NAME: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -39,6 +40,8 @@ pub struct WorkerRouter {
     /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
     pub(super) cluster_chains: ClusterChains,
+    /// Sends what is mirrored.
+    pub(super) client: AsyncClient,
 }
 
 impl RouterConfig {
@@ -91,6 +94,6 @@ impl WorkerRouter {
     /// This worker's instance, for streams routed by `table`.
     pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>, table: &RouteTable) -> Self {
         let upstream_chain = config.upstream_http_filters.on_worker(worker, Some(table));
-        Self { upstream_chain, cluster_chains: ClusterChains::default(), config, stats }
+        Self { upstream_chain, cluster_chains: ClusterChains::default(), client: AsyncClient::new(worker.clone()), config, stats }
     }
 }

@@ -9,9 +9,10 @@
 //! Envoy's change the only one.
 
 mod config;
-mod outcome;
+pub(crate) mod outcome;
 mod replay;
-mod retry;
+pub(crate) mod retry;
+mod shadow;
 mod timeouts;
 mod upstream_filters;
 mod upstream_request;
@@ -35,6 +36,7 @@ use crate::upstream::{CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCl
 use outcome::Failure;
 use replay::RequestBody;
 use retry::{RetryDecision, RetryState};
+use shadow::Shadows;
 use timeouts::Timeouts;
 use upstream_filters::{Filtered, UpstreamFilters, poll_filtered};
 use upstream_request::UpstreamRequest;
@@ -56,6 +58,7 @@ pub struct Router {
     is_upgrade: bool,
     /// Filters of an attempt that was given up, which still have to be told of the end.
     left: Option<Box<UpstreamFilters>>,
+    shadows: Shadows,
 }
 
 /// What the router does.
@@ -104,6 +107,7 @@ impl Router {
             is_grpc: false,
             is_upgrade: false,
             left: None,
+            shadows: Shadows::default(),
         }
     }
 
@@ -155,7 +159,11 @@ impl Router {
                 }
                 self.body.start(end, self.retry.may_retry());
                 self.cluster = Some(cluster);
-                self.attempt(env)
+                let event = self.attempt(env);
+                if event.is_none() && !action.mirrors().is_empty() {
+                    self.start_shadows(env, action);
+                }
+                event
             }
         }
     }
@@ -172,7 +180,7 @@ impl Router {
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
         self.timeouts.write_headers(env.request, self.is_grpc, config.suppress_envoy_headers);
         let host = selected.virtual_host();
-        self.retry = RetryState::of(action.retry_policy.as_deref(), env.request, &self.shared);
+        self.retry = RetryState::of(action.retry_policy.as_deref(), env.request);
         self.body.set_limit(selected.request_body_buffer_limit().unwrap_or(u64::from(cluster.info().settings.per_connection_buffer_limit_bytes)));
         if host.include_request_attempt_count {
             env.request.fields.set(Known::EnvoyAttemptCount, "1");
@@ -185,6 +193,9 @@ impl Router {
     pub fn data(&mut self, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream) -> Option<RouterEvent> {
         if end.is_end() {
             self.request_ended(env.info.now);
+        }
+        if !self.shadows.is_empty() {
+            self.shadows.data(&data, end, self.cluster.as_deref());
         }
         if let State::Attempt(attempt) = &mut self.state {
             attempt.body_moves(env.info);
@@ -213,6 +224,7 @@ impl Router {
     /// The request trailers have passed the filters.
     pub fn trailers(&mut self, env: &mut ChainEnv<'_>, trailers: Fields) -> Option<RouterEvent> {
         self.request_ended(env.info.now);
+        self.shadows.trailers(&trailers);
         if let State::Attempt(attempt) = &mut self.state
             && let Some(filters) = attempt.filters()
         {
@@ -334,6 +346,7 @@ impl Router {
 
     /// Gives the attempt up: nobody waits for the response.
     pub fn abandon(&mut self) {
+        self.shadows.abandon();
         if let State::Attempt(mut attempt) = std::mem::replace(&mut self.state, State::Idle) {
             self.left = attempt.take_filters();
             attempt.reset();
@@ -343,6 +356,7 @@ impl Router {
 
     /// The stream has ended: what is left of the attempt goes back to its pool.
     pub fn finish(&mut self, info: &mut StreamInfo) {
+        self.shadows.abandon();
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.finish(info);
         }

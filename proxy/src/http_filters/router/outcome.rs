@@ -10,7 +10,7 @@ use crate::upstream::pool::{ConnectError, ResetReason};
 
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The stream broke off, or there never was one.
     Reset(ResetReason),
     /// `per_try_timeout` elapsed.
@@ -25,7 +25,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// The response flag.
-    pub(super) fn flag(&self) -> ResponseFlag {
+    pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
             Self::Reset(reason) => match reason {
                 ResetReason::LocalReset => ResponseFlag::LocalReset,
@@ -41,12 +41,12 @@ impl Failure {
     }
 
     /// Whether a limit of the pool was reached.
-    pub(super) fn is_overflow(&self) -> bool {
+    pub(crate) fn is_overflow(&self) -> bool {
         matches!(self, Self::Reset(ResetReason::Overflow))
     }
 
     /// The answer to a client that has not got a head yet.
-    pub(super) fn reply(&self, retried: bool) -> LocalReply {
+    pub(crate) fn reply(&self, retried: bool) -> LocalReply {
         match self {
             Self::Reset(reason) => {
                 let status = if matches!(reason, ResetReason::ProtocolError(_)) { 502 } else { 503 };
@@ -65,7 +65,7 @@ impl Failure {
     }
 
     /// `%RESPONSE_CODE_DETAILS%` when the head was sent already.
-    pub(super) fn details_after_response(&self) -> Cow<'static, str> {
+    pub(crate) fn details_after_response(&self) -> Cow<'static, str> {
         match self {
             Self::Reset(_) => self.details("upstream_reset_after_response_started").into(),
             Self::PerTryTimeout => "upstream_per_try_timeout".into(),
@@ -76,14 +76,14 @@ impl Failure {
     }
 
     /// Counts the failure in the cluster.
-    pub(super) fn count(&self, cluster: &Rc<WorkerCluster>) {
+    pub(crate) fn count(&self, cluster: &Rc<WorkerCluster>) {
         if *self == Self::MaxStreamDuration {
             cluster.info().stats.upstream_rq_max_duration_reached().inc();
         }
     }
 
     /// What the transport says, as `%UPSTREAM_TRANSPORT_FAILURE_REASON%` prints it.
-    pub(super) fn transport_failure(&self) -> Option<&str> {
+    pub(crate) fn transport_failure(&self) -> Option<&str> {
         match self {
             Self::Reset(ResetReason::ConnectionFailure(ConnectError::Failed(text) | ConnectError::Local(text))) if !text.is_empty() => Some(text),
             _ => None,

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::config::WorkerRouter;
 use super::outcome::Failure;
 use crate::http::{Known, RequestHead, ResponseHead};
 use crate::route::{HostPredicate, RetryOn, RetryPolicy};
@@ -14,7 +13,7 @@ use crate::upstream::{Host, RoutingPriority, WorkerCluster, WorkerHost};
 
 /// The retries of one request.
 #[derive(Default)]
-pub(super) struct RetryState {
+pub(crate) struct RetryState {
     policy: Option<Rc<Effective>>,
     remaining: u32,
     attempts: u32,
@@ -38,7 +37,7 @@ struct Effective {
 
 /// What becomes of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RetryDecision {
+pub(crate) enum RetryDecision {
     /// It stands.
     No,
     /// Another attempt after this long.
@@ -47,7 +46,7 @@ pub(super) enum RetryDecision {
 
 impl RetryState {
     /// Works out the policy of a request, and takes the headers that ask for retries off it.
-    pub(super) fn of(policy: Option<&RetryPolicy>, head: &mut RequestHead, _router: &WorkerRouter) -> Self {
+    pub(crate) fn of(policy: Option<&RetryPolicy>, head: &mut RequestHead) -> Self {
         let asked_on = head.fields.get(Known::EnvoyRetryOn).map(|v| RetryOn::parse_http(v).0);
         let asked_grpc = head.fields.get(Known::EnvoyRetryGrpcOn).map(|v| RetryOn::parse_grpc(v).0);
         let asked_codes = head.fields.get_str(Known::EnvoyRetriableStatusCodes).map(parse_codes);
@@ -90,52 +89,52 @@ impl RetryState {
     }
 
     /// Whether an outcome of this request could be tried again.
-    pub(super) fn may_retry(&self) -> bool {
+    pub(crate) fn may_retry(&self) -> bool {
         self.policy.is_some() && self.remaining > 0
     }
 
     /// Gives retries up: the body was too large to be kept.
-    pub(super) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.policy = None;
     }
 
     /// Whether the last outcome would have been tried again, had retries been left.
-    pub(super) fn is_exhausted(&self) -> bool {
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.exhausted
     }
 
     /// Whether the cluster's limit of retries kept the last outcome from being tried again.
-    pub(super) fn has_overflowed(&self) -> bool {
+    pub(crate) fn has_overflowed(&self) -> bool {
         self.overflowed
     }
 
     /// An attempt goes to this host.
-    pub(super) fn tried(&mut self, host: &Rc<WorkerHost>) {
+    pub(crate) fn tried(&mut self, host: &Rc<WorkerHost>) {
         if self.policy.as_ref().is_some_and(|p| p.avoid_previous_hosts) {
             self.tried.push(host.clone());
         }
     }
 
     /// Whether a host should be left out while others can be had.
-    pub(super) fn avoids(&self, host: &Host) -> bool {
+    pub(crate) fn avoids(&self, host: &Host) -> bool {
         self.tried.iter().any(|tried| tried.address == host.address)
             || self.policy.as_ref().is_some_and(|p| p.omit_canary_hosts && host.canary)
     }
 
     /// How often the load balancer may be asked for a host that is not avoided.
-    pub(super) fn host_selection_attempts(&self) -> u32 {
+    pub(crate) fn host_selection_attempts(&self) -> u32 {
         self.policy.as_ref().map_or(1, |p| p.host_selection_attempts)
     }
 
     /// `x-envoy-immediate-health-check-fail` is for active health checks; a response that carries it is not tried again.
-    pub(super) fn observe_health(&mut self, head: &ResponseHead) {
+    pub(crate) fn observe_health(&mut self, head: &ResponseHead) {
         if head.fields.contains(Known::EnvoyImmediateHealthCheckFail) {
             self.policy = None;
         }
     }
 
     /// Decides about a response.
-    pub(super) fn on_response(
+    pub(crate) fn on_response(
         &mut self,
         head: &ResponseHead,
         route: Option<&RetryPolicy>,
@@ -149,7 +148,7 @@ impl RetryState {
     }
 
     /// Decides about a failure.
-    pub(super) fn on_failure(
+    pub(crate) fn on_failure(
         &mut self,
         failure: &Failure,
         cluster: &Rc<WorkerCluster>,

@@ -22,7 +22,7 @@ use crate::net::Address;
 use crate::route::{RouteTable, Selection};
 use crate::server::{FactoryContext, Worker};
 use crate::stream_info::ConnectionInfo;
-use crate::upstream::test_support::TestWorker;
+use crate::upstream::test_support::{Answer, TestWorker};
 
 /// A router on a route to the cluster `backend`.
 struct Harness {
@@ -54,7 +54,7 @@ macro_rules! env {
 
 impl Harness {
     fn new(cluster: &str, filters: ChainConfig, route: &str) -> Self {
-        let test = TestWorker::new(&[("backend", cluster)]);
+        let test = TestWorker::new(&[("backend", cluster), ("mirror", "")]);
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "test");
         let cx = FactoryContext { server: &test.server, scope: &test.server.stats.scope("") };
@@ -80,6 +80,7 @@ impl Harness {
         request.set_scheme(b"http");
         let Selection::Route(index) = table.select(&request, &info, 0) else { panic!("no route") };
         info.route = Some(SelectedRoute { table, index });
+        info.cluster = test.worker.clusters.get(test.server.cluster_names.id("backend"));
         let router = Router::new(shared.into());
         Self { test, router, info, request, response: None, effects: Effects::default() }
     }
@@ -305,7 +306,7 @@ async fn a_filter_sees_everything_of_its_attempt_and_the_end_once() {
     let probe = Probe::default();
     let mut h = Harness::new("", probe.clone().chain(), FORWARD);
     let response = "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
-    h.test.backends.answer(crate::upstream::test_support::Answer::With(response.into()));
+    h.test.backends.answer(Answer::With(response.into()));
     h.send(&["a", "b"]);
     assert!(matches!(h.next().await, RouterEvent::Informational(head) if head.status == 103));
     assert_eq!(h.response().await, "200 HI");
@@ -355,4 +356,77 @@ async fn trailers_pass_upstream_filters() {
     options.router.trailers(env!(options), trailers);
     assert_eq!(h.response().await, "200");
     assert_eq!(probe.calls.borrow()[..3], ["head false", "data x false", "trailers"]);
+}
+
+const MIRROR: &str = "route: {cluster: backend, request_mirror_policies: [{cluster: mirror}]}";
+
+/// The next two requests: the client's own, and its copy.
+async fn both(h: &Harness) -> [String; 2] {
+    let mut requests = Vec::new();
+    while requests.len() < 2 {
+        requests.extend(h.test.backends.request());
+        tokio::task::yield_now().await;
+    }
+    requests.sort_by_key(|request| request.contains("-shadow"));
+    requests.try_into().unwrap()
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_mirrored_request_goes_to_both_clusters_with_its_body() {
+    let mut h = Harness::new("", ChainConfig::default(), MIRROR);
+    h.test.backends.respond(200, "", "one");
+    h.test.backends.respond(200, "", "one");
+    h.send(&["some ", "body"]);
+    assert_eq!(h.response().await, "200 one");
+    let [own, copy] = both(&h).await;
+    assert!(!own.contains("x-envoy-internal"), "{own}");
+    assert!(copy.contains("host: example.com-shadow\r\n") && copy.contains("x-envoy-internal: true\r\n"), "{copy}");
+    for request in [own, copy] {
+        assert!(request.contains("some ") && request.contains("body"), "{request}");
+    }
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    for stat in ["upstream_rq_total", "upstream_rq_completed", "internal.upstream_rq_200"] {
+        assert_eq!(h.test.stat(&format!("cluster.mirror.{stat}")), 1, "{stat}");
+    }
+    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 0);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn what_the_mirror_does_changes_nothing_for_the_client() {
+    let mut h = Harness::new("", ChainConfig::default(), MIRROR);
+    h.test.backends.answer(Answer::Never);
+    h.test.backends.answer(Answer::Never);
+    h.send(&[]);
+    // Neither is answered.
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(14), h.next()).await;
+    assert!(waited.is_err());
+    assert!(matches!(h.next().await, RouterEvent::LocalReply(reply) if reply.status == 504));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_copy_breaks_off_with_its_request() {
+    let mut h = Harness::new("", ChainConfig::default(), MIRROR);
+    h.router.start(env!(h), EndStream::No);
+    for _ in 0..20 {
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(1), h.next()).await;
+    }
+    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 1);
+    h.router.abandon();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 0);
+    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_tx_reset"), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_fraction_of_nothing_mirrors_nothing() {
+    let route = "route: {cluster: backend, request_mirror_policies: [{cluster: mirror, runtime_fraction: {default_value: {numerator: 0}}}]}";
+    let mut h = Harness::new("", ChainConfig::default(), route);
+    h.test.backends.respond(200, "", "");
+    h.send(&[]);
+    assert_eq!(h.response().await, "200");
+    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_total"), 0);
 }

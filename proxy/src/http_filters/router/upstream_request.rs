@@ -17,7 +17,6 @@ use crate::upstream::{HostStat, RoutingPriority, WorkerCluster, WorkerHost};
 /// An attempt.
 pub(super) struct UpstreamRequest {
     state: UpstreamState,
-    cluster: Rc<WorkerCluster>,
     host: Rc<WorkerHost>,
     per_try: Option<Instant>,
     per_try_idle: Option<Duration>,
@@ -67,7 +66,6 @@ impl UpstreamRequest {
         let max = cluster.info().settings.http.common.max_stream_duration;
         Self {
             state,
-            cluster: cluster.clone(),
             host,
             per_try: None,
             per_try_idle: None,

@@ -3,7 +3,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/tcp_proxy_filter>
 //! Stats: `tcp.<stat_prefix>.*`. Filter state: `envoy.tcp_proxy.cluster` names the cluster in place of the configured one.
 //! Deviations: `tunneling_config`, `metadata_match`, `on_demand`, `proxy_protocol_tlvs` and idle timeouts of single sides are refused.
-//! Deviations: while the upstream connection is being made, the end of the client is not noticed.
+//! While the upstream connection is being made, the end of the client is not noticed, as in Envoy.
 
 mod config;
 mod copy;

@@ -7,8 +7,8 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::endpoint::v3 as pb;
 use pb::lb_endpoint::HostIdentifier;
 
-use crate::matchers::metadata_from_proto;
 use crate::config::{ConfigPath, Rejected};
+use crate::matchers::metadata_from_proto;
 use crate::net::Address;
 use crate::stream_info::DynamicMetadata;
 use crate::upstream::host::{HealthFlag, Host, Locality};

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use outrigger_proto::pb::envoy::config::cluster::v3::UpstreamConnectionOptions;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 
-use crate::net::{Keepalive, SocketOption};
 use crate::config::{ConfigPath, Rejected};
+use crate::net::{Keepalive, SocketOption};
 use crate::upstream::pool::{SocketSettings, SourceAddress};
 
 /// Converts both.

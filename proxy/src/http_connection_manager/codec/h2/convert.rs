@@ -31,10 +31,7 @@ pub(crate) struct Incoming {
 }
 
 /// Converts the head of a request that came in.
-pub(crate) fn request_in(
-    parts: &http::request::Parts,
-    settings: &Http2Settings,
-) -> Incoming {
+pub(crate) fn request_in(parts: &http::request::Parts, settings: &Http2Settings) -> Incoming {
     let mut head = RequestHead::new(Protocol::Http2, parts.method.as_str().as_bytes());
     let mut refusal = None;
     let mut bytes = 0u64;
