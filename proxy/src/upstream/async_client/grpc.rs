@@ -39,6 +39,10 @@ const PREFIX: usize = 5;
 impl AsyncClient {
     /// Calls `path`, such as `/package.Service/Method`, with `metadata` beside the fields of the protocol. The message that
     /// comes back may have up to `max_message_bytes`; `options.max_response_bytes` does not count.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a call is where, what, and its limits; a type for them would be built for each call"
+    )]
     pub fn unary<M: Message, R: Message + Default>(
         &self,
         cluster: ClusterId,
