@@ -21,7 +21,7 @@ const EXTENSIONS: &[(&str, &[&str])] = &[
 const NO_PROTO: &[&str] = &[
     "http/",
     "http_connection_manager/filter_chain/",
-    "http_connection_manager/stream.rs",
+    "http_connection_manager/stream/",
     "http_connection_manager/manager.rs",
     "http_filters/context.rs",
     "http_filters/status.rs",
