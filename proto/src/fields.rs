@@ -96,7 +96,9 @@ pub(crate) fn int32(value: WireValue<'_>) -> Option<i32> {
 }
 
 /// The fields of an encoded `Struct` in their order: each name with its encoded value.
-pub(crate) fn struct_fields(structure: &[u8]) -> impl Iterator<Item = Result<(&str, &[u8]), Malformed>> {
+pub(crate) fn struct_fields(
+    structure: &[u8],
+) -> impl Iterator<Item = Result<(&str, &[u8]), Malformed>> {
     WireReader::new(structure).filter_map(|field| match field {
         Ok(WireField {
             number: 1,

@@ -11,7 +11,9 @@ use std::borrow::Cow;
 
 use prost::Name;
 
-use crate::fields::{Values, collect, int32, joined, seconds_and_nanos, struct_fields, text, unpack};
+use crate::fields::{
+    Values, collect, int32, joined, seconds_and_nanos, struct_fields, text, unpack,
+};
 use crate::schema::{Field, Kind, Message, WellKnown};
 use crate::wire::{Malformed, WireField, WireReader, WireValue};
 use crate::yaml::UnknownFields;
@@ -343,7 +345,8 @@ impl<S: Sink> Printer<'_, S> {
     }
 
     fn structure(&mut self, bytes: &[u8], hidden: bool) -> Printed {
-        let entries: std::collections::BTreeMap<_, _> = struct_fields(bytes).collect::<Result<_, _>>()?;
+        let entries: std::collections::BTreeMap<_, _> =
+            struct_fields(bytes).collect::<Result<_, _>>()?;
         self.sink.begin_object();
         for (key, value) in entries {
             self.sink.key(key);

@@ -29,7 +29,10 @@ impl ConfigPath<'_> {
                 && self.report.warned.borrow_mut().insert(subject)
             {
                 let (path, _) = self.below(&path);
-                self.report.warnings.borrow_mut().push(format!("{path}: {message}"));
+                self.report
+                    .warnings
+                    .borrow_mut()
+                    .push(format!("{path}: {message}"));
             }
         }
         rejected.map_or(Ok(()), Err)
@@ -41,7 +44,11 @@ impl ConfigPath<'_> {
             self.reject_below(&error.path, &error.reason);
         }
         // The list has one entry at least; where it has none, this still refuses.
-        if errors.is_empty() { self.reject("does not fit its type") } else { Rejected(()) }
+        if errors.is_empty() {
+            self.reject("does not fit its type")
+        } else {
+            Rejected(())
+        }
     }
 
     /// What becomes of fields that no message has.
@@ -142,7 +149,8 @@ mod tests {
     use crate::runtime::Runtime;
 
     const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
-    const KEY: &str = "envoy.deprecated_features:envoy.config.cluster.v3.Cluster.track_timeout_budgets";
+    const KEY: &str =
+        "envoy.deprecated_features:envoy.config.cluster.v3.Cluster.track_timeout_budgets";
 
     fn check(message: &impl Message, report: &ConfigReport) -> Vec<String> {
         let path = ConfigPath::resource(report, "cluster \"a\"", "static_resources.clusters[0]");
@@ -154,7 +162,9 @@ mod tests {
 
     fn runtime(values: &[(&str, &str)]) -> Runtime {
         let runtime = Runtime::default();
-        let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let values = values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         runtime.set_layer("static", HashMap::from_iter(values));
         runtime
     }
@@ -178,11 +188,16 @@ mod tests {
         let report = ConfigReport::new();
         let path = ConfigPath::resource(&report, "cluster \"a\"", "static_resources.clusters[0]");
         assert!(path.check(CLUSTER, &cluster.encode_to_vec()).is_err());
-        let _ = path.field("connect_timeout").reject("must be longer than 0s");
+        let _ = path
+            .field("connect_timeout")
+            .reject("must be longer than 0s");
         let errors = report.take();
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert_eq!(errors[0].path, "cluster \"a\" / connect_timeout");
-        assert_eq!(errors[0].place, "static_resources.clusters[0].connect_timeout");
+        assert_eq!(
+            errors[0].place,
+            "static_resources.clusters[0].connect_timeout"
+        );
     }
 
     #[test]
@@ -191,14 +206,14 @@ mod tests {
         assert!(check(&old(), &report).is_empty());
         assert!(check(&old(), &report).is_empty());
         assert_eq!(report.take_warnings().len(), 1);
-        for values in [
-            &[(KEY, "false")][..],
-            &[(FAIL_ON_ANY, "true")],
-        ] {
+        for values in [&[(KEY, "false")][..], &[(FAIL_ON_ANY, "true")]] {
             let report = ConfigReport::new().with_runtime(&runtime(values));
             let errors = check(&old(), &report);
             assert_eq!(errors.len(), 1, "{errors:?}");
-            assert!(errors[0].starts_with("cluster \"a\" / track_timeout_budgets: "), "{errors:?}");
+            assert!(
+                errors[0].starts_with("cluster \"a\" / track_timeout_budgets: "),
+                "{errors:?}"
+            );
         }
         let both = runtime(&[(FAIL_ON_ANY, "true"), (KEY, "true")]);
         assert!(check(&old(), &ConfigReport::new().with_runtime(&both)).is_empty());
@@ -210,13 +225,18 @@ mod tests {
             runtime_key: "k".to_owned(),
         };
         let refuses = |values: &[(&str, &str)]| {
-            ConfigReport::new().with_runtime(&runtime(values)).refuses(&problem)
+            ConfigReport::new()
+                .with_runtime(&runtime(values))
+                .refuses(&problem)
         };
         assert!(refuses(&[]));
         assert!(refuses(&[("k", "false"), (ENABLE_ALL, "true")]));
         assert!(!refuses(&[("k", "true")]));
         assert!(!refuses(&[(ENABLE_ALL, "true")]));
-        assert!(!ConfigReport::new().refuses(&problem), "there is no runtime yet");
+        assert!(
+            !ConfigReport::new().refuses(&problem),
+            "there is no runtime yet"
+        );
     }
 
     #[test]

@@ -73,7 +73,11 @@ impl TypedConfig {
     ) -> Result<&'static F, Rejected> {
         let takes = |factory: &&&'static F| type_names(factory).contains(&self.type_name.as_str());
         factories.iter().find(takes).copied().ok_or_else(|| {
-            let supported: Vec<_> = factories.iter().flat_map(|f| type_names(f)).copied().collect();
+            let supported: Vec<_> = factories
+                .iter()
+                .flat_map(|f| type_names(f))
+                .copied()
+                .collect();
             self.unknown(path, &supported)
         })
     }
@@ -130,7 +134,10 @@ mod tests {
             assert!(errors(&typed("{stat_prefix: a, cluster: b}")).is_empty());
             let found = errors(&typed("{cluster: b, access_log: [{nam: x}]}"));
             assert_eq!(found.len(), 1, "{found:?}");
-            assert!(found[0].starts_with("filter / access_log[0]: no such field"), "{found:?}");
+            assert!(
+                found[0].starts_with("filter / access_log[0]: no such field"),
+                "{found:?}"
+            );
             let found = errors(&typed("{cluster: b, access_log: [{}]}"));
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].starts_with("filter / stat_prefix: "), "{found:?}");

@@ -189,7 +189,9 @@ impl fmt::Display for ConfigPath<'_> {
             write!(f, "{parent} / ")?;
         }
         match self.segment {
-            Segment::Root(name) | Segment::Resource(name, _) | Segment::Field(name) => f.write_str(name),
+            Segment::Root(name) | Segment::Resource(name, _) | Segment::Field(name) => {
+                f.write_str(name)
+            }
             Segment::Index(name, index) => write!(f, "{name}[{index}]"),
             Segment::Key(name, key) => write!(f, "{name}[\"{key}\"]"),
         }

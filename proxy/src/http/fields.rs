@@ -576,7 +576,10 @@ mod tests {
         fields.append_to("x-e", b",", "8");
         fields.remove("x-d");
         fields.append("x-f", "9");
-        assert_eq!(written(&fields), "x-first: 0|x-a: 7|x-b: 2|x-c: 4|x-e: 6,8|x-f: 9|");
+        assert_eq!(
+            written(&fields),
+            "x-first: 0|x-a: 7|x-b: 2|x-c: 4|x-e: 6,8|x-f: 9|"
+        );
     }
 
     #[test]

@@ -30,10 +30,22 @@ mod tests {
 
     #[test]
     fn units_are_read_and_nonsense_is_not() {
-        for (text, expected) in [("5S", Some(5000)), ("250m", Some(250)), ("1H", Some(3_600_000)), ("123456789S", None), ("5", None), ("", None), ("xS", None)] {
+        for (text, expected) in [
+            ("5S", Some(5000)),
+            ("250m", Some(250)),
+            ("1H", Some(3_600_000)),
+            ("123456789S", None),
+            ("5", None),
+            ("", None),
+            ("xS", None),
+        ] {
             let mut head = RequestHead::new(Protocol::Http2, b"POST");
             head.fields.append(Known::GrpcTimeout, text);
-            assert_eq!(head.grpc_timeout(), expected.map(Duration::from_millis), "{text}");
+            assert_eq!(
+                head.grpc_timeout(),
+                expected.map(Duration::from_millis),
+                "{text}"
+            );
         }
     }
 }

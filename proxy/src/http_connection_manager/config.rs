@@ -6,8 +6,8 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_connection_manager::{
-    CodecType, HcmAccessLogOptions, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation as PbServerHeader,
-    StripPortMode,
+    CodecType, HcmAccessLogOptions, PathWithEscapedSlashesAction, RouteSpecifier,
+    ServerHeaderTransformation as PbServerHeader, StripPortMode,
 };
 
 use super::codec::h1::{HeadersWithUnderscoresAction, Http1ProtocolOptions, Http1Settings};
@@ -158,8 +158,16 @@ pub struct AccessLogOptions {
 
 impl HcmConfig {
     /// Converts the message. Every field is decided here.
-    #[allow(deprecated, clippy::too_many_lines, reason = "one message with sixty fields, each decided in a line or two")]
-    pub fn from_proto(proto: pb::HttpConnectionManager, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    #[allow(
+        deprecated,
+        clippy::too_many_lines,
+        reason = "one message with sixty fields, each decided in a line or two"
+    )]
+    pub fn from_proto(
+        proto: pb::HttpConnectionManager,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let pb::HttpConnectionManager {
             codec_type,
             stat_prefix,
@@ -227,41 +235,88 @@ impl HcmConfig {
         let stat_prefix = path.non_empty("stat_prefix", stat_prefix);
         let codec_type = path.enumeration::<CodecType>("codec_type", codec_type);
         if codec_type == Ok(CodecType::Http3) {
-            let _ = path.field("codec_type").reject("HTTP3 is not supported; supported are AUTO, HTTP1 and HTTP2");
+            let _ = path
+                .field("codec_type")
+                .reject("HTTP3 is not supported; supported are AUTO, HTTP1 and HTTP2");
         }
         let refused = [
             path.unsupported_if_set("tracing", tracing),
             path.unsupported_if_set("drain_timeout_jitter", drain_timeout_jitter),
-            path.unsupported_if_set("original_ip_detection_extensions", original_ip_detection_extensions),
-            path.unsupported_if_set("early_header_mutation_extensions", early_header_mutation_extensions),
+            path.unsupported_if_set(
+                "original_ip_detection_extensions",
+                original_ip_detection_extensions,
+            ),
+            path.unsupported_if_set(
+                "early_header_mutation_extensions",
+                early_header_mutation_extensions,
+            ),
             path.unsupported_if_set("forward_client_cert_matcher", forward_client_cert_matcher),
             path.unsupported_if_set("path_normalization_options", path_normalization_options),
             path.unsupported_if_set("proxy_status_config", proxy_status_config),
-            path.unsupported_if_set("typed_header_validation_config", typed_header_validation_config),
+            path.unsupported_if_set(
+                "typed_header_validation_config",
+                typed_header_validation_config,
+            ),
             path.unsupported_if_set("forward_proto_config", forward_proto_config),
         ];
-        let common = CommonOptions::from_proto(common_http_protocol_options, &path.field("common_http_protocol_options"));
-        let max_request_headers_kb = path.in_range("max_request_headers_kb", max_request_headers_kb.map_or(60, |v| v.value), 1..=8192);
-        let http1 = Http1ProtocolOptions::from_proto(http_protocol_options, &path.field("http_protocol_options"));
-        let http2 = Http2ProtocolOptions::from_proto(http2_protocol_options, &path.field("http2_protocol_options"));
+        let common = CommonOptions::from_proto(
+            common_http_protocol_options,
+            &path.field("common_http_protocol_options"),
+        );
+        let max_request_headers_kb = path.in_range(
+            "max_request_headers_kb",
+            max_request_headers_kb.map_or(60, |v| v.value),
+            1..=8192,
+        );
+        let http1 = Http1ProtocolOptions::from_proto(
+            http_protocol_options,
+            &path.field("http_protocol_options"),
+        );
+        let http2 = Http2ProtocolOptions::from_proto(
+            http2_protocol_options,
+            &path.field("http2_protocol_options"),
+        );
         let stream_error = stream_error_on_invalid_http_message.is_some_and(|v| v.value);
-        let server_header_transformation = path.enumeration::<PbServerHeader>("server_header_transformation", server_header_transformation);
-        let scheme = path.optional("scheme_header_transformation", scheme_header_transformation, SchemeTransformation::from_proto);
+        let server_header_transformation = path.enumeration::<PbServerHeader>(
+            "server_header_transformation",
+            server_header_transformation,
+        );
+        let scheme = path.optional(
+            "scheme_header_transformation",
+            scheme_header_transformation,
+            SchemeTransformation::from_proto,
+        );
         let stream_idle = path.duration("stream_idle_timeout", stream_idle_timeout);
         let stream_flush = path.duration("stream_flush_timeout", stream_flush_timeout);
         let request = path.duration("request_timeout", request_timeout);
         let request_headers = path.duration("request_headers_timeout", request_headers_timeout);
         let drain = path.duration("drain_timeout", drain_timeout);
         let delayed_close = path.duration("delayed_close_timeout", delayed_close_timeout);
-        let access_logs = path.each("access_log", access_log, |log, path| AccessLog::from_proto(log, cx, path));
-        let log_options = AccessLogOptions::from_proto(access_log_options, access_log_flush_interval, flush_access_log_on_new_request, path);
+        let access_logs = path.each("access_log", access_log, |log, path| {
+            AccessLog::from_proto(log, cx, path)
+        });
+        let log_options = AccessLogOptions::from_proto(
+            access_log_options,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            path,
+        );
         let prefix = stat_prefix.clone().unwrap_or_default();
         let http_scope = cx.server.stats.scope(&format!("http.{prefix}."));
-        let filter_cx = FactoryContext { server: cx.server, scope: &http_scope };
+        let filter_cx = FactoryContext {
+            server: cx.server,
+            scope: &http_scope,
+        };
         let chain = ChainConfig::from_proto(http_filters, router::TYPE_NAME, &filter_cx, path);
-        let upgrades = path.each("upgrade_configs", upgrade_configs, |upgrade, path| UpgradeConfig::from_proto(upgrade, &filter_cx, path));
-        let escaped_slashes = path.enumeration::<PathWithEscapedSlashesAction>("path_with_escaped_slashes_action", path_with_escaped_slashes_action);
-        let local_reply = LocalReplyConfig::from_proto(local_reply_config, cx, &path.field("local_reply_config"));
+        let upgrades = path.each("upgrade_configs", upgrade_configs, |upgrade, path| {
+            UpgradeConfig::from_proto(upgrade, &filter_cx, path)
+        });
+        let escaped_slashes = path.enumeration::<PathWithEscapedSlashesAction>(
+            "path_with_escaped_slashes_action",
+            path_with_escaped_slashes_action,
+        );
+        let local_reply =
+            LocalReplyConfig::from_proto(local_reply_config, cx, &path.field("local_reply_config"));
         let forwarding = ForwardingConfig::from_proto(
             super::conn_headers::ForwardingFields {
                 use_remote_address: use_remote_address.is_some_and(|v| v.value),
@@ -287,12 +342,24 @@ impl HcmConfig {
                 RouteTable::from_proto(routes, &filter_cx, &path)
                     .and_then(|table| clusters_exist(&table, cx, &path).map(|()| table))
             }
-            Some(RouteSpecifier::Rds(_)) => Err(path.field("rds").reject("is not supported yet; supported is route_config")),
-            Some(RouteSpecifier::ScopedRoutes(_)) => Err(path.field("scoped_routes").reject("is not supported yet; supported is route_config")),
-            None => Err(path.field("route_config").reject("is required: one of route_config, rds, scoped_routes")),
+            Some(RouteSpecifier::Rds(_)) => Err(path
+                .field("rds")
+                .reject("is not supported yet; supported is route_config")),
+            Some(RouteSpecifier::ScopedRoutes(_)) => Err(path
+                .field("scoped_routes")
+                .reject("is not supported yet; supported is route_config")),
+            None => Err(path
+                .field("route_config")
+                .reject("is required: one of route_config, rds, scoped_routes")),
         };
         let router = chain.as_ref().map_err(|e| *e).and_then(|(_, config)| {
-            RouterConfig::from_proto(config, &filter_cx, &path.key("http_filters", "envoy.filters.http.router").field("typed_config"))
+            RouterConfig::from_proto(
+                config,
+                &filter_cx,
+                &path
+                    .key("http_filters", "envoy.filters.http.router")
+                    .field("typed_config"),
+            )
         });
         refused.into_iter().collect::<Result<Vec<()>, Rejected>>()?;
         let common = common?;
@@ -301,7 +368,9 @@ impl HcmConfig {
             codec_type: codec_type?,
             stats: HcmStats::of(cx.scope, &stat_prefix?),
             listener_stats: ListenerHttpStats::new(&cx.scope.scope(&format!("http.{prefix}."))),
-            tracing_stats: TracingStats::new(&cx.scope.store().scope(&format!("http.{prefix}.tracing."))),
+            tracing_stats: TracingStats::new(
+                &cx.scope.store().scope(&format!("http.{prefix}.tracing.")),
+            ),
             filters: chain?.0,
             router: Arc::new(router?),
             upgrades: upgrades?,
@@ -319,7 +388,11 @@ impl HcmConfig {
                 headers_with_underscores_action: common.underscores,
             },
             server: ServerHeader {
-                name: if server_name.is_empty() { "envoy".into() } else { server_name.into() },
+                name: if server_name.is_empty() {
+                    "envoy".into()
+                } else {
+                    server_name.into()
+                },
                 transformation: match server_header_transformation? {
                     PbServerHeader::Overwrite => ServerHeaderTransformation::Overwrite,
                     PbServerHeader::AppendIfAbsent => ServerHeaderTransformation::AppendIfAbsent,
@@ -346,15 +419,23 @@ impl HcmConfig {
                 normalize: normalize_path.is_some_and(|v| v.value),
                 merge_slashes,
                 escaped_slashes: match escaped_slashes? {
-                    PathWithEscapedSlashesAction::ImplementationSpecificDefault | PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
+                    PathWithEscapedSlashesAction::ImplementationSpecificDefault
+                    | PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
                     PathWithEscapedSlashesAction::RejectRequest => EscapedSlashes::Reject,
-                    PathWithEscapedSlashesAction::UnescapeAndRedirect => EscapedSlashes::UnescapeAndRedirect,
-                    PathWithEscapedSlashesAction::UnescapeAndForward => EscapedSlashes::UnescapeAndForward,
+                    PathWithEscapedSlashesAction::UnescapeAndRedirect => {
+                        EscapedSlashes::UnescapeAndRedirect
+                    }
+                    PathWithEscapedSlashesAction::UnescapeAndForward => {
+                        EscapedSlashes::UnescapeAndForward
+                    }
                 },
             },
             host: HostNormalization {
                 strip_matching_port: strip_matching_host_port,
-                strip_any_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
+                strip_any_port: matches!(
+                    strip_port_mode,
+                    Some(StripPortMode::StripAnyHostPort(true))
+                ),
                 strip_trailing_dot: strip_trailing_host_dot,
             },
             local_reply: local_reply?,
@@ -377,7 +458,10 @@ struct CommonOptions {
 }
 
 impl CommonOptions {
-    fn from_proto(proto: Option<core::HttpProtocolOptions>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    fn from_proto(
+        proto: Option<core::HttpProtocolOptions>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let core::HttpProtocolOptions {
             idle_timeout,
             max_connection_duration,
@@ -390,18 +474,31 @@ impl CommonOptions {
             max_requests_per_connection,
         } = proto.unwrap_or_default();
         let idle = path.duration("idle_timeout", idle_timeout);
-        let max_connection_duration = path.duration("max_connection_duration", max_connection_duration);
+        let max_connection_duration =
+            path.duration("max_connection_duration", max_connection_duration);
         let max_stream_duration = path.duration("max_stream_duration", max_stream_duration);
-        let jitter = path.unsupported_if_set("max_connection_duration_jitter", max_connection_duration_jitter);
-        let headers = path.in_range("max_headers_count", max_headers_count.map_or(100, |v| v.value), 1..=u32::MAX);
-        let underscores = HeadersWithUnderscoresAction::from_proto(headers_with_underscores_action, &path.field("headers_with_underscores_action"));
+        let jitter = path.unsupported_if_set(
+            "max_connection_duration_jitter",
+            max_connection_duration_jitter,
+        );
+        let headers = path.in_range(
+            "max_headers_count",
+            max_headers_count.map_or(100, |v| v.value),
+            1..=u32::MAX,
+        );
+        let underscores = HeadersWithUnderscoresAction::from_proto(
+            headers_with_underscores_action,
+            &path.field("headers_with_underscores_action"),
+        );
         jitter?;
         Ok(Self {
             idle: or_default(idle?, Duration::from_secs(3600)),
             max_connection_duration: max_connection_duration?.filter(|d| !d.is_zero()),
             max_stream_duration: max_stream_duration?.filter(|d| !d.is_zero()),
             max_headers_count: headers?,
-            max_requests_per_connection: max_requests_per_connection.map(|v| v.value).filter(|n| *n > 0),
+            max_requests_per_connection: max_requests_per_connection
+                .map(|v| v.value)
+                .filter(|n| *n > 0),
             underscores: underscores?,
         })
     }
@@ -413,17 +510,32 @@ fn or_default(value: Option<Duration>, default: Duration) -> Option<Duration> {
 }
 
 impl SchemeTransformation {
-    fn from_proto(proto: core::SchemeHeaderTransformation, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    fn from_proto(
+        proto: core::SchemeHeaderTransformation,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         use core::scheme_header_transformation::Transformation;
-        let core::SchemeHeaderTransformation { match_upstream, transformation } = proto;
+        let core::SchemeHeaderTransformation {
+            match_upstream,
+            transformation,
+        } = proto;
         let overwrite = match transformation {
-            Some(Transformation::SchemeToOverwrite(scheme)) if matches!(&*scheme, "http" | "https") => Some(scheme.into()),
+            Some(Transformation::SchemeToOverwrite(scheme))
+                if matches!(&*scheme, "http" | "https") =>
+            {
+                Some(scheme.into())
+            }
             Some(Transformation::SchemeToOverwrite(scheme)) => {
-                return Err(path.field("scheme_to_overwrite").reject(format!("{scheme:?} is not one of \"http\", \"https\"")));
+                return Err(path
+                    .field("scheme_to_overwrite")
+                    .reject(format!("{scheme:?} is not one of \"http\", \"https\"")));
             }
             None => None,
         };
-        Ok(Self { overwrite, match_upstream })
+        Ok(Self {
+            overwrite,
+            match_upstream,
+        })
     }
 }
 
@@ -434,9 +546,15 @@ impl AccessLogOptions {
         deprecated_on_new_request: bool,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let HcmAccessLogOptions { access_log_flush_interval, flush_access_log_on_new_request, flush_log_on_tunnel_successfully_established } =
-            options.unwrap_or_default();
-        let interval = path.positive_duration("access_log_flush_interval", access_log_flush_interval.or(deprecated_interval))?;
+        let HcmAccessLogOptions {
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            flush_log_on_tunnel_successfully_established,
+        } = options.unwrap_or_default();
+        let interval = path.positive_duration(
+            "access_log_flush_interval",
+            access_log_flush_interval.or(deprecated_interval),
+        )?;
         Ok(Self {
             flush_interval: interval,
             flush_on_new_request: flush_access_log_on_new_request || deprecated_on_new_request,
@@ -451,12 +569,28 @@ impl UpgradeConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let pb::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = proto;
-        let filters = if filters.is_empty() { None } else { Some(ChainConfig::from_proto(filters, router::TYPE_NAME, cx, path)?.0) };
-        if upgrade_type.eq_ignore_ascii_case("connect") || upgrade_type.eq_ignore_ascii_case("connect-udp") {
-            return Err(path.field("upgrade_type").reject(format!("{upgrade_type} is not supported")));
+        let pb::http_connection_manager::UpgradeConfig {
+            upgrade_type,
+            filters,
+            enabled,
+        } = proto;
+        let filters = if filters.is_empty() {
+            None
+        } else {
+            Some(ChainConfig::from_proto(filters, router::TYPE_NAME, cx, path)?.0)
+        };
+        if upgrade_type.eq_ignore_ascii_case("connect")
+            || upgrade_type.eq_ignore_ascii_case("connect-udp")
+        {
+            return Err(path
+                .field("upgrade_type")
+                .reject(format!("{upgrade_type} is not supported")));
         }
-        Ok(Self { upgrade_type: upgrade_type.into(), filters, enabled: enabled.is_none_or(|v| v.value) })
+        Ok(Self {
+            upgrade_type: upgrade_type.into(),
+            filters,
+            enabled: enabled.is_none_or(|v| v.value),
+        })
     }
 }
 

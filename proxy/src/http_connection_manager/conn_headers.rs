@@ -71,10 +71,25 @@ struct RequestIdConfig {
 
 impl ForwardingConfig {
     /// Converts the fields.
-    pub fn from_proto(fields: ForwardingFields, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let cert = path.enumeration::<ForwardClientCertDetails>("forward_client_cert_details", fields.forward_client_cert_details);
-        let extension = path.optional("request_id_extension", fields.request_id_extension, check_request_id_extension);
-        let internal = path.optional("internal_address_config", fields.internal_address_config, InternalAddresses::from_proto);
+    pub fn from_proto(
+        fields: ForwardingFields,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let cert = path.enumeration::<ForwardClientCertDetails>(
+            "forward_client_cert_details",
+            fields.forward_client_cert_details,
+        );
+        let extension = path.optional(
+            "request_id_extension",
+            fields.request_id_extension,
+            check_request_id_extension,
+        );
+        let internal = path.optional(
+            "internal_address_config",
+            fields.internal_address_config,
+            InternalAddresses::from_proto,
+        );
         extension?;
         Ok(Self {
             use_remote_address: fields.use_remote_address,
@@ -91,14 +106,23 @@ impl ForwardingConfig {
             // Without TLS no certificate was verified: only ALWAYS_FORWARD_ONLY lets a header of the client pass.
             keep_client_cert: cert? == ForwardClientCertDetails::AlwaysForwardOnly,
             map_ipv4: fields.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-            user_agent: fields.add_user_agent.then(|| cx.server.local_info.cluster.clone().into()),
+            user_agent: fields
+                .add_user_agent
+                .then(|| cx.server.local_info.cluster.clone().into()),
             node: cx.server.local_info.node_id.clone().into(),
             local_address: crate::net::local_address(),
         })
     }
 
     /// Completes a request head before its route is chosen.
-    pub fn mutate_request(&self, head: &mut RequestHead, info: &mut StreamInfo, random: &Random, is_upgrade: bool, internal_only: &[HeaderName]) {
+    pub fn mutate_request(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+        random: &Random,
+        is_upgrade: bool,
+        internal_only: &[HeaderName],
+    ) {
         remove_hop_by_hop(&mut head.fields, is_upgrade);
         sanitize_te(&mut head.fields);
         let connection = std::rc::Rc::clone(&info.connection);
@@ -119,7 +143,9 @@ impl ForwardingConfig {
         }
         if edge && let Some(ip) = info.remote_address().ip() {
             let ip = self.mapped(ip);
-            with_text(ip, |text| head.fields.set(Known::EnvoyExternalAddress, text));
+            with_text(ip, |text| {
+                head.fields.set(Known::EnvoyExternalAddress, text)
+            });
         }
         self.add_user_agent(&mut head.fields);
         if !self.keep_client_cert {
@@ -127,27 +153,44 @@ impl ForwardingConfig {
         }
         self.set_request_id(head, random, edge);
         if !self.via.is_empty() {
-            head.fields.append_to(Known::Via, b", ", self.via.as_bytes());
+            head.fields
+                .append_to(Known::Via, b", ", self.via.as_bytes());
         }
     }
 
     /// Completes a response head before it is sent.
-    pub fn mutate_response(&self, response: &mut ResponseHead, request: &RequestHead, is_upgrade: bool) {
+    pub fn mutate_response(
+        &self,
+        response: &mut ResponseHead,
+        request: &RequestHead,
+        is_upgrade: bool,
+    ) {
         remove_hop_by_hop(&mut response.fields, is_upgrade);
-        if (self.request_id.always_set_in_response || request.fields.contains(Known::EnvoyForceTrace))
+        if (self.request_id.always_set_in_response
+            || request.fields.contains(Known::EnvoyForceTrace))
             && let Some(id) = request.fields.get(Known::RequestId)
         {
             response.fields.set(Known::RequestId, id);
         }
         if !self.via.is_empty() {
-            response.fields.append_to(Known::Via, b", ", self.via.as_bytes());
+            response
+                .fields
+                .append_to(Known::Via, b", ", self.via.as_bytes());
         }
     }
 
     /// Finds out who really asks, and extends `x-forwarded-for`. Says whether the address may be checked for being internal.
-    fn find_client(&self, head: &mut RequestHead, info: &mut StreamInfo, connection: &ConnectionInfo) -> bool {
+    fn find_client(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+        connection: &ConnectionInfo,
+    ) -> bool {
         if !self.use_remote_address {
-            let found = head.fields.get(Known::ForwardedFor).and_then(|xff| address_from_xff(xff, self.xff_num_trusted_hops));
+            let found = head
+                .fields
+                .get(Known::ForwardedFor)
+                .and_then(|xff| address_from_xff(xff, self.xff_num_trusted_hops));
             if let Some((address, alone)) = found {
                 info.remote_address = Some(Address::Ip((address, 0).into()));
                 return alone;
@@ -156,7 +199,8 @@ impl ForwardingConfig {
         }
         // With an edge proxy's view, the last hop in front of us counts as one of the trusted.
         let hops = self.xff_num_trusted_hops.checked_sub(1);
-        let found = hops.and_then(|hops| address_from_xff(head.fields.get(Known::ForwardedFor)?, hops));
+        let found =
+            hops.and_then(|hops| address_from_xff(head.fields.get(Known::ForwardedFor)?, hops));
         if let Some((address, _)) = found {
             info.remote_address = Some(Address::Ip((address, 0).into()));
         }
@@ -164,18 +208,26 @@ impl ForwardingConfig {
         if !self.skip_xff_append
             && let Some(ip) = connection.remote_address.ip()
         {
-            let appended = if ip.is_loopback() { self.local_address.unwrap_or(ip) } else { ip };
-            with_text(self.mapped(appended), |text| head.fields.append_to(Known::ForwardedFor, b",", text));
+            let appended = if ip.is_loopback() {
+                self.local_address.unwrap_or(ip)
+            } else {
+                ip
+            };
+            with_text(self.mapped(appended), |text| {
+                head.fields.append_to(Known::ForwardedFor, b",", text)
+            });
         }
         if self.xff_num_trusted_hops == 0 {
-            head.fields.set(Known::ForwardedProto, connection_scheme(connection));
+            head.fields
+                .set(Known::ForwardedProto, connection_scheme(connection));
         }
         single
     }
 
     fn set_proto_and_port(&self, head: &mut RequestHead, connection: &ConnectionInfo) {
         if !head.fields.contains(Known::ForwardedProto) {
-            head.fields.set(Known::ForwardedProto, connection_scheme(connection));
+            head.fields
+                .set(Known::ForwardedProto, connection_scheme(connection));
         }
         if self.append_x_forwarded_port
             && !head.fields.contains(Known::ForwardedPort)
@@ -185,13 +237,21 @@ impl ForwardingConfig {
         }
         if head.scheme().is_none() {
             let proto = head.fields.get(Known::ForwardedProto).unwrap_or_default();
-            let valid = ["http", "https"].into_iter().find(|scheme| proto.eq_ignore_ascii_case(scheme.as_bytes()));
-            head.set_scheme(valid.unwrap_or_else(|| connection_scheme(connection)).as_bytes());
+            let valid = ["http", "https"]
+                .into_iter()
+                .find(|scheme| proto.eq_ignore_ascii_case(scheme.as_bytes()));
+            head.set_scheme(
+                valid
+                    .unwrap_or_else(|| connection_scheme(connection))
+                    .as_bytes(),
+            );
         }
     }
 
     fn add_user_agent(&self, fields: &mut Fields) {
-        let Some(agent) = &self.user_agent else { return };
+        let Some(agent) = &self.user_agent else {
+            return;
+        };
         fields.set(Known::EnvoyDownstreamServiceCluster, agent.as_bytes());
         if !fields.contains(Known::UserAgent) {
             fields.set(Known::UserAgent, agent.as_bytes());
@@ -220,8 +280,14 @@ impl ForwardingConfig {
 
 impl InternalAddresses {
     fn from_proto(proto: InternalAddressConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let InternalAddressConfig { unix_sockets, cidr_ranges } = proto;
-        Ok(Self { unix_sockets, ranges: CidrRanges::from_proto("cidr_ranges", cidr_ranges, path)? })
+        let InternalAddressConfig {
+            unix_sockets,
+            cidr_ranges,
+        } = proto;
+        Ok(Self {
+            unix_sockets,
+            ranges: CidrRanges::from_proto("cidr_ranges", cidr_ranges, path)?,
+        })
     }
 
     fn contains(&self, address: &Address) -> bool {
@@ -232,14 +298,20 @@ impl InternalAddresses {
     }
 }
 
-fn check_request_id_extension(proto: pb::RequestIdExtension, path: &ConfigPath<'_>) -> Result<(), Rejected> {
+fn check_request_id_extension(
+    proto: pb::RequestIdExtension,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
     const UUID: &str = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig";
     let config = TypedConfig::required("typed_config", proto.typed_config, path)?;
     if config.type_name != UUID {
         return Err(config.unknown(&path.field("typed_config"), &[UUID]));
     }
     // Both only say how a trace decision is packed into the id; without a tracer there is none.
-    let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } = config.decode(path)?;
+    let UuidRequestIdConfig {
+        pack_trace_reason: _,
+        use_request_id_for_trace_sampling: _,
+    } = config.decode(path)?;
     Ok(())
 }
 
@@ -256,8 +328,12 @@ fn remove_hop_by_hop(fields: &mut Fields, is_upgrade: bool) {
 
 /// Of `te` only `trailers` concerns the upstream.
 fn sanitize_te(fields: &mut Fields) {
-    let Some(te) = fields.get(Known::Te) else { return };
-    let trailers = te.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    let Some(te) = fields.get(Known::Te) else {
+        return;
+    };
+    let trailers = te
+        .split(|b| *b == b',')
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
     if trailers {
         fields.set(Known::Te, "trailers");
     } else {
@@ -304,9 +380,17 @@ fn parse_xff_address(entry: &str) -> Option<IpAddr> {
         return Some(ip);
     }
     if let Some(v6) = entry.strip_prefix('[') {
-        return v6.split(']').next()?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+        return v6
+            .split(']')
+            .next()?
+            .parse::<Ipv6Addr>()
+            .ok()
+            .map(IpAddr::V6);
     }
-    entry.split_once(':').and_then(|(ip, port)| port.parse::<u16>().ok().and(ip.parse::<Ipv4Addr>().ok())).map(IpAddr::V4)
+    entry
+        .split_once(':')
+        .and_then(|(ip, port)| port.parse::<u16>().ok().and(ip.parse::<Ipv4Addr>().ok()))
+        .map(IpAddr::V4)
 }
 
 /// No transport socket encrypts yet.
@@ -346,10 +430,23 @@ mod tests {
     #[test]
     fn trusted_hops_count_from_the_right() {
         let xff = b"1.1.1.1, 2.2.2.2,[::1]:80";
-        for (hops, expected) in [(0, Some("::1")), (1, Some("2.2.2.2")), (2, Some("1.1.1.1")), (3, None)] {
-            assert_eq!(address_from_xff(xff, hops).map(|(ip, _)| ip.to_string()).as_deref(), expected);
+        for (hops, expected) in [
+            (0, Some("::1")),
+            (1, Some("2.2.2.2")),
+            (2, Some("1.1.1.1")),
+            (3, None),
+        ] {
+            assert_eq!(
+                address_from_xff(xff, hops)
+                    .map(|(ip, _)| ip.to_string())
+                    .as_deref(),
+                expected
+            );
         }
-        assert_eq!(address_from_xff(b"10.0.0.1:1234", 0), Some(("10.0.0.1".parse().unwrap(), true)));
+        assert_eq!(
+            address_from_xff(b"10.0.0.1:1234", 0),
+            Some(("10.0.0.1".parse().unwrap(), true))
+        );
         assert_eq!(address_from_xff(b"nonsense", 0), None);
     }
 

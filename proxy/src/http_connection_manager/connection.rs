@@ -23,7 +23,13 @@ use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_ma
 
 /// Serves a connection to its end.
 pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
-    let Connection { io, info, drain, buffer_limit, worker: _ } = connection;
+    let Connection {
+        io,
+        info,
+        drain,
+        buffer_limit,
+        worker: _,
+    } = connection;
     let active = ActiveConnection::new(&hcm, &info);
     let codec = hcm.config.codec_type;
     let (io, protocol) = match codec {
@@ -34,7 +40,12 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
         CodecType::Http2 => (io, Protocol::Http2),
         CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
     };
-    let context = ConnectionContext { hcm, info, drain, buffer_limit };
+    let context = ConnectionContext {
+        hcm,
+        info,
+        drain,
+        buffer_limit,
+    };
     let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
     if protocol == Protocol::Http2 {
         Box::pin(serve_http2(context, io, &active)).await;
@@ -53,7 +64,10 @@ struct ConnectionContext {
 }
 
 /// Why a connection without streams is given up.
-#[allow(clippy::large_enum_variant, reason = "one lives on the stack for a moment; a box would cost each request an allocation")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives on the stack for a moment; a box would cost each request an allocation"
+)]
 enum Rest {
     /// A request came.
     Request(Result<Option<(crate::http::RequestHead, crate::http::EndStream)>, HeadError>),
@@ -68,8 +82,11 @@ enum Rest {
 }
 
 async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnection) {
-    let ConnectionContext { hcm, buffer_limit, .. } = &context;
-    let mut codec = Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
+    let ConnectionContext {
+        hcm, buffer_limit, ..
+    } = &context;
+    let mut codec =
+        Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
     let mut requests = 0u32;
     let mut ended_early;
@@ -81,7 +98,10 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
                 ended_early = is_refused || stream.has_ended_early();
                 if is_refused {
-                    hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+                    hcm.config
+                        .stats
+                        .downstream_rq_response_before_rq_complete()
+                        .inc();
                     hcm.config.stats.downstream_rq_rx_reset().inc();
                 } else if stream.client_is_gone() {
                     active.closed_by_peer();
@@ -115,18 +135,37 @@ enum Begun<'a> {
 }
 
 /// Begins a stream, which the future of the connection holds as a pointer: while it waits for a request it is small.
-fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, rest: Rest, requests: &mut u32) -> Begun<'a> {
-    let ConnectionContext { hcm, info, drain, buffer_limit } = context;
+fn begin_http1<'a>(
+    context: &ConnectionContext,
+    codec: &'a mut Http1Connection,
+    rest: Rest,
+    requests: &mut u32,
+) -> Begun<'a> {
+    let ConnectionContext {
+        hcm,
+        info,
+        drain,
+        buffer_limit,
+    } = context;
     let stats = &hcm.config.stats;
     let stream = |codec: &'a mut Http1Connection, head: Option<crate::http::RequestHead>| {
         let head = head.unwrap_or_else(|| crate::http::RequestHead::new(Protocol::Http11, b""));
         let stream_info = begin_stream(hcm, info, head.version);
-        Box::new(Stream::new(hcm.clone(), codec, stream_info, head, *buffer_limit))
+        Box::new(Stream::new(
+            hcm.clone(),
+            codec,
+            stream_info,
+            head,
+            *buffer_limit,
+        ))
     };
     match rest {
         Rest::Request(Ok(Some((head, end)))) => {
             *requests += 1;
-            let mut close = hcm.config.max_requests_per_connection.is_some_and(|max| *requests >= max);
+            let mut close = hcm
+                .config
+                .max_requests_per_connection
+                .is_some_and(|max| *requests >= max);
             if close {
                 stats.downstream_cx_max_requests_reached().inc();
             }
@@ -178,8 +217,15 @@ fn begin_http1<'a>(context: &ConnectionContext, codec: &'a mut Http1Connection, 
 }
 
 /// Waits for the head of the next request, or for a reason to end the connection.
-async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, timer: &mut Timer, between: bool) -> Rest {
-    let ConnectionContext { hcm, info, drain, .. } = context;
+async fn next_request(
+    context: &ConnectionContext,
+    codec: &mut Http1Connection,
+    timer: &mut Timer,
+    between: bool,
+) -> Rest {
+    let ConnectionContext {
+        hcm, info, drain, ..
+    } = context;
     let timeouts = &hcm.config.timeouts;
     let max = timeouts.max_connection_duration.map(|d| info.start + d);
     let mut since: Option<Instant> = None;
@@ -204,8 +250,13 @@ async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, 
                 }
             }
         }
-        let idle = timeouts.idle.map(|d| now + d).filter(|_| head_since.is_none());
-        let headers = head_since.zip(timeouts.request_headers).map(|(since, d)| since + d);
+        let idle = timeouts
+            .idle
+            .map(|d| now + d)
+            .filter(|_| head_since.is_none());
+        let headers = head_since
+            .zip(timeouts.request_headers)
+            .map(|(since, d)| since + d);
         let request = head_since.zip(timeouts.request).map(|(since, d)| since + d);
         let headers = nearer(headers, request);
         if !timer.poll(nearer(nearer(idle, headers), max), cx) {
@@ -226,11 +277,21 @@ async fn next_request(context: &ConnectionContext, codec: &mut Http1Connection, 
 
 /// Ends the connection. A client that was answered before it had sent its request gets the chance to close first, so that
 /// what it still sends does not make the kernel throw the answer away.
-async fn close_http1(hcm: &Rc<Hcm>, codec: &mut Http1Connection, ended_early: bool, active: &ActiveConnection) {
-    let Some(wait) = hcm.config.timeouts.delayed_close else { return };
+async fn close_http1(
+    hcm: &Rc<Hcm>,
+    codec: &mut Http1Connection,
+    ended_early: bool,
+    active: &ActiveConnection,
+) {
+    let Some(wait) = hcm.config.timeouts.delayed_close else {
+        return;
+    };
     if !ended_early {
         let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
-    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx))).await.is_ok() {
+    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx)))
+        .await
+        .is_ok()
+    {
         active.closed_by_peer();
     } else {
         hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
@@ -238,10 +299,20 @@ async fn close_http1(hcm: &Rc<Hcm>, codec: &mut Http1Connection, ended_early: bo
 }
 
 async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnection) {
-    let ConnectionContext { hcm, info, drain, buffer_limit } = context;
-    let mut codec = Http2Connection::new(io, hcm.http2.clone(), buffer_limit).with_stats(hcm.http2_stats());
+    let ConnectionContext {
+        hcm,
+        info,
+        drain,
+        buffer_limit,
+    } = context;
+    let mut codec =
+        Http2Connection::new(io, hcm.http2.clone(), buffer_limit).with_stats(hcm.http2_stats());
     let mut timer = Timer::default();
-    let max = hcm.config.timeouts.max_connection_duration.map(|d| info.start + d);
+    let max = hcm
+        .config
+        .timeouts
+        .max_connection_duration
+        .map(|d| info.start + d);
     let mut draining = Some(drain.draining());
     let mut idle_since = Instant::now();
     let mut streams = 0u32;
@@ -251,7 +322,10 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             if let Poll::Ready(accepted) = codec.poll_accept(cx) {
                 return Poll::Ready(Accepted::Stream(accepted));
             }
-            if draining.as_mut().is_some_and(|signal| signal.as_mut().poll(cx).is_ready()) {
+            if draining
+                .as_mut()
+                .is_some_and(|signal| signal.as_mut().poll(cx).is_ready())
+            {
                 draining = None;
                 return Poll::Ready(Accepted::Drain);
             }
@@ -260,7 +334,11 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             }
             let idle = hcm.config.timeouts.idle.map(|d| idle_since + d);
             let deadline = nearer(idle, max.filter(|_| draining.is_some()));
-            if timer.poll(deadline, cx) { Poll::Ready(Accepted::Deadline) } else { Poll::Pending }
+            if timer.poll(deadline, cx) {
+                Poll::Ready(Accepted::Deadline)
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         match accepted {
@@ -276,10 +354,14 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             Accepted::Stream(Some((head, stream))) => {
                 streams += 1;
                 spawn_http2_stream(&hcm, &info, buffer_limit, head, stream);
-                if hcm.config.max_requests_per_connection.is_some_and(|limit| streams == limit) {
+                if hcm
+                    .config
+                    .max_requests_per_connection
+                    .is_some_and(|limit| streams == limit)
+                {
                     hcm.config.stats.downstream_cx_max_requests_reached().inc();
                     codec.graceful_shutdown();
-                shutting_down = true;
+                    shutting_down = true;
                 }
             }
             Accepted::Drain => {
@@ -305,11 +387,16 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
 }
 
 /// The head of a stream, or what is wrong with it, and the rest of the stream.
-type AcceptedStream =
-    (Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>, super::codec::h2::ServerHttp2Stream);
+type AcceptedStream = (
+    Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>,
+    super::codec::h2::ServerHttp2Stream,
+);
 
 /// What a waiting HTTP/2 connection came across.
-#[allow(clippy::large_enum_variant, reason = "one lives on the stack for a moment; a box would cost each request an allocation")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives on the stack for a moment; a box would cost each request an allocation"
+)]
 enum Accepted {
     Stream(Option<AcceptedStream>),
     Drain,
@@ -326,9 +413,18 @@ fn spawn_http2_stream(
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
         Ok((head, end)) => (head, Ok(end)),
-        Err(details) => (crate::http::RequestHead::new(Protocol::Http2, b""), Err(details)),
+        Err(details) => (
+            crate::http::RequestHead::new(Protocol::Http2, b""),
+            Err(details),
+        ),
     };
-    let mut stream = Box::new(Stream::new(hcm.clone(), codec, stream_info, head, buffer_limit));
+    let mut stream = Box::new(Stream::new(
+        hcm.clone(),
+        codec,
+        stream_info,
+        head,
+        buffer_limit,
+    ));
     let hcm = hcm.clone();
     tokio::task::spawn_local(async move {
         match begin {
@@ -354,7 +450,11 @@ fn begin_stream(hcm: &Rc<Hcm>, info: &Rc<ConnectionInfo>, protocol: Protocol) ->
 }
 
 /// Tells HTTP/2 by its preface from HTTP/1, for `codec_type: AUTO`.
-async fn sniff(mut io: Io, info: &ConnectionInfo, idle: Option<Duration>) -> Option<(Io, Protocol)> {
+async fn sniff(
+    mut io: Io,
+    info: &ConnectionInfo,
+    idle: Option<Duration>,
+) -> Option<(Io, Protocol)> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     if let Some(protocol) = info.application_protocols.first() {
         match &protocol[..] {
@@ -370,7 +470,11 @@ async fn sniff(mut io: Io, info: &ConnectionInfo, idle: Option<Duration>) -> Opt
                 // The beginning of a preface that never came is the beginning of an HTTP/1 head.
                 Ok(0) | Err(_) => return (!seen.is_empty()).then_some(Protocol::Http11),
                 Ok(_) if seen.len() >= PREFACE.len() || !PREFACE.starts_with(&seen) => {
-                    return Some(if seen.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http11 });
+                    return Some(if seen.starts_with(PREFACE) {
+                        Protocol::Http2
+                    } else {
+                        Protocol::Http11
+                    });
                 }
                 Ok(_) => {}
             }
@@ -397,7 +501,12 @@ impl ActiveConnection {
     fn new(hcm: &Rc<Hcm>, info: &ConnectionInfo) -> Self {
         hcm.config.stats.downstream_cx_total().inc();
         hcm.config.stats.downstream_cx_active().inc();
-        Self { hcm: hcm.clone(), start: info.start, remote: Cell::new(false), busy: Cell::new(false) }
+        Self {
+            hcm: hcm.clone(),
+            start: info.start,
+            remote: Cell::new(false),
+            busy: Cell::new(false),
+        }
     }
 
     fn closed_by_peer(&self) {
@@ -415,9 +524,15 @@ impl Drop for ActiveConnection {
         stats.downstream_cx_active().dec();
         stats.downstream_cx_destroy().inc();
         let (all, busy) = if self.remote.get() {
-            (stats.downstream_cx_destroy_remote(), stats.downstream_cx_destroy_remote_active_rq())
+            (
+                stats.downstream_cx_destroy_remote(),
+                stats.downstream_cx_destroy_remote_active_rq(),
+            )
         } else {
-            (stats.downstream_cx_destroy_local(), stats.downstream_cx_destroy_local_active_rq())
+            (
+                stats.downstream_cx_destroy_local(),
+                stats.downstream_cx_destroy_local_active_rq(),
+            )
         };
         all.inc();
         if self.busy.get() {
@@ -425,7 +540,9 @@ impl Drop for ActiveConnection {
             busy.inc();
         }
         let length = Instant::now() - self.start;
-        stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        stats
+            .downstream_cx_length_ms()
+            .record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     }
 }
 
@@ -445,13 +562,20 @@ impl ProtocolGuard {
             stats.downstream_cx_http2_total().inc();
             stats.downstream_cx_http2_active().inc();
         }
-        Self { hcm: hcm.clone(), protocol }
+        Self {
+            hcm: hcm.clone(),
+            protocol,
+        }
     }
 }
 
 impl Drop for ProtocolGuard {
     fn drop(&mut self) {
         let stats = &self.hcm.config.stats;
-        if self.protocol.is_http1() { stats.downstream_cx_http1_active().dec() } else { stats.downstream_cx_http2_active().dec() }
+        if self.protocol.is_http1() {
+            stats.downstream_cx_http1_active().dec()
+        } else {
+            stats.downstream_cx_http2_active().dec()
+        }
     }
 }

@@ -41,11 +41,16 @@ fn render(seconds: u64) -> [u8; 29] {
 fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
     let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
@@ -71,7 +76,9 @@ mod tests {
             (1_798_761_599, "Thu, 31 Dec 2026 23:59:59 GMT"),
         ] {
             let at = UNIX_EPOCH + Duration::from_secs(seconds);
-            with_http_date(at, |date| assert_eq!(std::str::from_utf8(date).unwrap(), text));
+            with_http_date(at, |date| {
+                assert_eq!(std::str::from_utf8(date).unwrap(), text)
+            });
         }
     }
 }

@@ -38,15 +38,38 @@ pub struct PreparedReply {
 
 impl LocalReplyConfig {
     /// Converts the message; none rewrites nothing.
-    pub fn from_proto(proto: Option<pb::LocalReplyConfig>, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let Some(pb::LocalReplyConfig { mappers, body_format }) = proto else { return Ok(Self::default()) };
-        let mappers = path.each("mappers", mappers, |mapper, path| ResponseMapper::from_proto(mapper, cx, path));
-        let body_format = path.optional("body_format", body_format, |format, path| SubstitutionFormatString::from_proto(format, cx, path));
-        Ok(Self { mappers: mappers?, body_format: body_format? })
+    pub fn from_proto(
+        proto: Option<pb::LocalReplyConfig>,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let Some(pb::LocalReplyConfig {
+            mappers,
+            body_format,
+        }) = proto
+        else {
+            return Ok(Self::default());
+        };
+        let mappers = path.each("mappers", mappers, |mapper, path| {
+            ResponseMapper::from_proto(mapper, cx, path)
+        });
+        let body_format = path.optional("body_format", body_format, |format, path| {
+            SubstitutionFormatString::from_proto(format, cx, path)
+        });
+        Ok(Self {
+            mappers: mappers?,
+            body_format: body_format?,
+        })
     }
 
     /// Makes the head and the body of a reply, as the client is to see them.
-    pub fn prepare(&self, reply: LocalReply, request: &RequestHead, info: &mut StreamInfo, random: &Random) -> PreparedReply {
+    pub fn prepare(
+        &self,
+        reply: LocalReply,
+        request: &RequestHead,
+        info: &mut StreamInfo,
+        random: &Random,
+    ) -> PreparedReply {
         let mut head = ResponseHead::new(reply.status);
         let mut body = reply.body;
         for (name, value) in &reply.headers {
@@ -63,10 +86,13 @@ impl LocalReplyConfig {
             head.fields.remove(Known::ContentLength);
             head.fields.remove(Known::ContentType);
         } else {
-            head.fields.set(Known::ContentLength, body.len().to_string());
+            head.fields
+                .set(Known::ContentLength, body.len().to_string());
             match content_type {
                 Some(content_type) => head.fields.set(Known::ContentType, content_type.as_bytes()),
-                None if !head.fields.contains(Known::ContentType) => head.fields.set(Known::ContentType, "text/plain"),
+                None if !head.fields.contains(Known::ContentType) => {
+                    head.fields.set(Known::ContentType, "text/plain")
+                }
                 None => {}
             }
         }
@@ -76,9 +102,19 @@ impl LocalReplyConfig {
         PreparedReply { head, body }
     }
 
-    fn rewrite(&self, head: &mut ResponseHead, body: &mut Bytes, (request, random): (&RequestHead, &Random), info: &mut StreamInfo) -> Option<Box<str>> {
+    fn rewrite(
+        &self,
+        head: &mut ResponseHead,
+        body: &mut Bytes,
+        (request, random): (&RequestHead, &Random),
+        info: &mut StreamInfo,
+    ) -> Option<Box<str>> {
         info.response_code = Some(head.status);
-        let data = |info: &StreamInfo, head: &ResponseHead, body: &Bytes, out: &mut Vec<u8>, format: &SubstitutionFormatString| {
+        let data = |info: &StreamInfo,
+                    head: &ResponseHead,
+                    body: &Bytes,
+                    out: &mut Vec<u8>,
+                    format: &SubstitutionFormatString| {
             let data = FormatData {
                 info,
                 request: Some(request),
@@ -91,15 +127,18 @@ impl LocalReplyConfig {
             format.render(&data, out);
         };
         let matching = self.mappers.iter().find(|mapper| {
-            mapper.filter.evaluate(&FormatData {
-                info,
-                request: Some(request),
-                response: Some(head),
-                request_trailers: None,
-                response_trailers: None,
-                local_reply_body: body,
-                log_type: "NotSet",
-            }, random)
+            mapper.filter.evaluate(
+                &FormatData {
+                    info,
+                    request: Some(request),
+                    response: Some(head),
+                    request_trailers: None,
+                    response_trailers: None,
+                    local_reply_body: body,
+                    log_type: "NotSet",
+                },
+                random,
+            )
         });
         if let Some(mapper) = matching {
             if let Some(status) = mapper.status_code {
@@ -113,7 +152,9 @@ impl LocalReplyConfig {
                 headers.evaluate_response(head, Some(request), info);
             }
         }
-        let format = matching.and_then(|mapper| mapper.body_format.as_ref()).or(self.body_format.as_ref())?;
+        let format = matching
+            .and_then(|mapper| mapper.body_format.as_ref())
+            .or(self.body_format.as_ref())?;
         let mut out = Vec::new();
         data(info, head, body, &mut out, format);
         *body = out.into();
@@ -122,13 +163,36 @@ impl LocalReplyConfig {
 }
 
 impl ResponseMapper {
-    fn from_proto(proto: pb::ResponseMapper, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let pb::ResponseMapper { filter, status_code, body, body_format_override, headers_to_add } = proto;
-        let filter = path.required("filter", filter).and_then(|filter| AccessLogFilter::from_proto(filter, cx, &path.field("filter")));
-        let status = status_code.map(|v| path.in_range("status_code", v.value, 200..=599)).transpose();
+    fn from_proto(
+        proto: pb::ResponseMapper,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::ResponseMapper {
+            filter,
+            status_code,
+            body,
+            body_format_override,
+            headers_to_add,
+        } = proto;
+        let filter = path
+            .required("filter", filter)
+            .and_then(|filter| AccessLogFilter::from_proto(filter, cx, &path.field("filter")));
+        let status = status_code
+            .map(|v| path.in_range("status_code", v.value, 200..=599))
+            .transpose();
         let body = path.optional("body", body, data_source);
-        let format = path.optional("body_format_override", body_format_override, |format, path| SubstitutionFormatString::from_proto(format, cx, path));
-        let headers = HeaderParser::from_proto(("headers_to_add", headers_to_add), ("headers_to_remove", Vec::new()), cx, path);
+        let format = path.optional(
+            "body_format_override",
+            body_format_override,
+            |format, path| SubstitutionFormatString::from_proto(format, cx, path),
+        );
+        let headers = HeaderParser::from_proto(
+            ("headers_to_add", headers_to_add),
+            ("headers_to_remove", Vec::new()),
+            cx,
+            path,
+        );
         Ok(Self {
             filter: filter?,
             status_code: status?.and_then(|v| u16::try_from(v).ok()),
@@ -149,7 +213,10 @@ fn grpc_reply(mut head: ResponseHead, body: &[u8], grpc_status: Option<u32>) -> 
     if !body.is_empty() {
         head.fields.set(Known::GrpcMessage, percent_encode(body));
     }
-    PreparedReply { head, body: Bytes::new() }
+    PreparedReply {
+        head,
+        body: Bytes::new(),
+    }
 }
 
 /// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>
@@ -172,7 +239,11 @@ fn percent_encode(text: &[u8]) -> Vec<u8> {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
             out.push(byte);
         } else {
-            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            out.extend_from_slice(&[
+                b'%',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]);
         }
     }
     out
@@ -184,7 +255,13 @@ pub(super) fn protocol_error_reply(error: &super::codec::ProtocolError) -> Local
         std::borrow::Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
         std::borrow::Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
     };
-    LocalReply { status: error.status, body, details: error.details.clone(), headers: Vec::<(HeaderName, Bytes)>::new(), grpc_status: None }
+    LocalReply {
+        status: error.status,
+        body,
+        details: error.details.clone(),
+        headers: Vec::<(HeaderName, Bytes)>::new(),
+        grpc_status: None,
+    }
 }
 
 #[cfg(test)]
@@ -196,25 +273,46 @@ mod tests {
 
     fn info() -> StreamInfo {
         let address = || Address::Ip(([127, 0, 0, 1], 1).into());
-        StreamInfo::new(ConnectionInfo::between(address(), address()).into(), 1, Some(Protocol::Http11))
+        StreamInfo::new(
+            ConnectionInfo::between(address(), address()).into(),
+            1,
+            Some(Protocol::Http11),
+        )
     }
 
     #[tokio::test]
     async fn a_grpc_client_gets_its_status_in_the_head() {
         let mut request = RequestHead::new(Protocol::Http2, b"POST");
-        request.fields.append(Known::ContentType, "application/grpc");
+        request
+            .fields
+            .append(Known::ContentType, "application/grpc");
         let reply = LocalReply::new(503, "x").with_body("no healthy\nupstream");
-        let prepared = LocalReplyConfig::default().prepare(reply, &request, &mut info(), &Random::new(1));
+        let prepared =
+            LocalReplyConfig::default().prepare(reply, &request, &mut info(), &Random::new(1));
         assert_eq!((prepared.head.status, prepared.body.len()), (200, 0));
-        assert_eq!(prepared.head.fields.get(Known::GrpcStatus), Some(&b"14"[..]));
-        assert_eq!(prepared.head.fields.get(Known::GrpcMessage), Some(&b"no healthy%0Aupstream"[..]));
+        assert_eq!(
+            prepared.head.fields.get(Known::GrpcStatus),
+            Some(&b"14"[..])
+        );
+        assert_eq!(
+            prepared.head.fields.get(Known::GrpcMessage),
+            Some(&b"no healthy%0Aupstream"[..])
+        );
     }
 
     #[tokio::test]
     async fn a_head_request_gets_the_length_but_not_the_body() {
         let request = RequestHead::new(Protocol::Http11, b"HEAD");
-        let prepared = LocalReplyConfig::default().prepare(LocalReply::new(503, "x").with_body("abc"), &request, &mut info(), &Random::new(1));
-        assert_eq!(prepared.head.fields.get(Known::ContentLength), Some(&b"3"[..]));
+        let prepared = LocalReplyConfig::default().prepare(
+            LocalReply::new(503, "x").with_body("abc"),
+            &request,
+            &mut info(),
+            &Random::new(1),
+        );
+        assert_eq!(
+            prepared.head.fields.get(Known::ContentLength),
+            Some(&b"3"[..])
+        );
         assert!(prepared.body.is_empty());
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::codec::h1::Http1Settings;
-use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::codec::h2::Http2Settings;
+use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
@@ -59,9 +59,18 @@ impl Hcm {
     /// This worker's instance.
     pub(super) fn new(config: Arc<HcmConfig>, worker: &Rc<Worker>) -> Self {
         let table = config.routes.clone();
-        let upgrade_chains = config.upgrades.iter().map(|u| u.filters.as_ref().map(|chain| chain.on_worker(worker, Some(&table))));
+        let upgrade_chains = config.upgrades.iter().map(|u| {
+            u.filters
+                .as_ref()
+                .map(|chain| chain.on_worker(worker, Some(&table)))
+        });
         Self {
-            router: Rc::new(WorkerRouter::new(config.router.clone(), config.stats.clone(), worker, &table)),
+            router: Rc::new(WorkerRouter::new(
+                config.router.clone(),
+                config.stats.clone(),
+                worker,
+                &table,
+            )),
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
             http2: Rc::new(config.http2.clone()),
@@ -81,13 +90,17 @@ impl Hcm {
     /// `http1.`, there from the first HTTP/1 connection on.
     pub(super) fn http1_stats(&self) -> Rc<Http1CodecStats> {
         let store = &self.worker.server.stats;
-        self.http1_stats.get_or_init(|| Rc::new(Http1CodecStats::new(&store.scope("http1.")))).clone()
+        self.http1_stats
+            .get_or_init(|| Rc::new(Http1CodecStats::new(&store.scope("http1."))))
+            .clone()
     }
 
     /// `http2.`, there from the first HTTP/2 connection on.
     pub(super) fn http2_stats(&self) -> Rc<Http2CodecStats> {
         let store = &self.worker.server.stats;
-        self.http2_stats.get_or_init(|| Rc::new(Http2CodecStats::new(&store.scope("http2.")))).clone()
+        self.http2_stats
+            .get_or_init(|| Rc::new(Http2CodecStats::new(&store.scope("http2."))))
+            .clone()
     }
 
     /// The number of a new stream.
@@ -97,13 +110,27 @@ impl Hcm {
     }
 
     /// Checks a request head and completes it, up to the choice of its route. Says whether it is an upgrade that is taken.
-    pub(super) fn admit(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Result<bool, Rejection> {
-        if self.worker.server.overload.stop_accepting_requests(self.worker.random.next()) {
+    pub(super) fn admit(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Result<bool, Rejection> {
+        if self
+            .worker
+            .server
+            .overload
+            .stop_accepting_requests(self.worker.random.next())
+        {
             self.config.stats.downstream_rq_overload_close().inc();
-            info.response_flags.set(ResponseFlag::OverloadManagerTerminated);
-            let mut rejection = Rejection::new(503, "overload").body("envoy overloaded").closing();
+            info.response_flags
+                .set(ResponseFlag::OverloadManagerTerminated);
+            let mut rejection = Rejection::new(503, "overload")
+                .body("envoy overloaded")
+                .closing();
             if self.config.append_local_overload {
-                rejection.reply = rejection.reply.with_header(HeaderName::new("x-envoy-local-overloaded"), "true");
+                rejection.reply = rejection
+                    .reply
+                    .with_header(HeaderName::new("x-envoy-local-overloaded"), "true");
             }
             return Err(rejection);
         }
@@ -118,7 +145,13 @@ impl Hcm {
         }
         self.check_path(head)?;
         normalize_host(self.config.host, head, info);
-        self.config.forwarding.mutate_request(head, info, &self.worker.random, upgrade, self.routes.internal_only_headers());
+        self.config.forwarding.mutate_request(
+            head,
+            info,
+            &self.worker.random,
+            upgrade,
+            self.routes.internal_only_headers(),
+        );
         if let Some(scheme) = &self.config.scheme.overwrite {
             head.set_scheme(scheme.as_bytes());
             head.fields.set(Known::ForwardedProto, scheme.as_bytes());
@@ -127,7 +160,9 @@ impl Hcm {
     }
 
     fn check_path(&self, head: &mut RequestHead) -> Result<(), Rejection> {
-        let Some(path) = head.path() else { return Ok(()) };
+        let Some(path) = head.path() else {
+            return Ok(());
+        };
         if path.first() != Some(&b'/') {
             self.config.stats.downstream_rq_non_relative_path().inc();
             return Err(Rejection::new(404, "absolute_path_rejected"));
@@ -143,14 +178,22 @@ impl Hcm {
             }
             Normalized::Redirect(path) => {
                 head.set_path(&path);
-                self.config.stats.downstream_rq_redirected_with_normalized_path().inc();
+                self.config
+                    .stats
+                    .downstream_rq_redirected_with_normalized_path()
+                    .inc();
                 let mut rejection = Rejection::new(307, "path_normalization_failed");
-                rejection.reply = rejection.reply.with_header(HeaderName::new("location"), path);
+                rejection.reply = rejection
+                    .reply
+                    .with_header(HeaderName::new("location"), path);
                 Err(rejection)
             }
             Normalized::Reject(path) => {
                 head.set_path(&path);
-                self.config.stats.downstream_rq_failed_path_normalization().inc();
+                self.config
+                    .stats
+                    .downstream_rq_failed_path_normalization()
+                    .inc();
                 Err(Rejection::new(400, "path_normalization_failed").closing())
             }
         }
@@ -158,20 +201,44 @@ impl Hcm {
 
     /// Whether an upgrade that a request asks for is taken: as its route says, or else as the connection manager does.
     /// 403 for one that is not.
-    pub(super) fn take_upgrade(&self, asked: bool, head: &RequestHead, info: &StreamInfo) -> Result<bool, Rejection> {
+    pub(super) fn take_upgrade(
+        &self,
+        asked: bool,
+        head: &RequestHead,
+        info: &StreamInfo,
+    ) -> Result<bool, Rejection> {
         if !asked {
             return Ok(false);
         }
         let connect = head.method() == Method::Connect;
-        let kind = if connect { Some(&b"connect"[..]) } else { head.fields.get(Known::Upgrade) };
+        let kind = if connect {
+            Some(&b"connect"[..])
+        } else {
+            head.fields.get(Known::Upgrade)
+        };
         let Some(kind) = kind else { return Ok(false) };
-        let action = info.route.as_ref().and_then(|route| route.route().forward());
+        let action = info
+            .route
+            .as_ref()
+            .and_then(|route| route.route().forward());
         if action.is_none() && connect {
             return Ok(false);
         }
-        let by_route = action.and_then(|a| a.upgrades().iter().find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind)));
-        let by_manager = || self.config.upgrades.iter().find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind));
-        let enabled = by_route.map_or_else(|| by_manager().is_some_and(|u| u.enabled), |u| u.enabled && u.connect.is_none());
+        let by_route = action.and_then(|a| {
+            a.upgrades()
+                .iter()
+                .find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind))
+        });
+        let by_manager = || {
+            self.config
+                .upgrades
+                .iter()
+                .find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind))
+        };
+        let enabled = by_route.map_or_else(
+            || by_manager().is_some_and(|u| u.enabled),
+            |u| u.enabled && u.connect.is_none(),
+        );
         if enabled {
             return Ok(true);
         }
@@ -181,7 +248,10 @@ impl Hcm {
 
     /// Whether the client waits for `100 Continue`, and gets it from us.
     pub(super) fn continues_at_once(&self, head: &mut RequestHead) -> bool {
-        let expects = head.fields.get(Known::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+        let expects = head
+            .fields
+            .get(Known::Expect)
+            .is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
         if !expects || self.config.proxy_100_continue {
             return false;
         }
@@ -190,10 +260,22 @@ impl Hcm {
     }
 
     /// The filters of a request: of its upgrade, if that has some of its own.
-    pub(super) fn chain_for(&self, upgrade: bool, head: &RequestHead, _info: &StreamInfo) -> &WorkerChain {
+    pub(super) fn chain_for(
+        &self,
+        upgrade: bool,
+        head: &RequestHead,
+        _info: &StreamInfo,
+    ) -> &WorkerChain {
         let kind = head.fields.get(Known::Upgrade).filter(|_| upgrade);
-        let index = kind.and_then(|kind| self.config.upgrades.iter().position(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind)));
-        index.and_then(|index| self.upgrade_chains.get(index)?.as_ref()).unwrap_or(&self.chain)
+        let index = kind.and_then(|kind| {
+            self.config
+                .upgrades
+                .iter()
+                .position(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind))
+        });
+        index
+            .and_then(|index| self.upgrade_chains.get(index)?.as_ref())
+            .unwrap_or(&self.chain)
     }
 
     /// Chooses the route of a request.
@@ -203,8 +285,13 @@ impl Hcm {
         info.requires_tls = false;
         match self.routes.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
-                let selected = SelectedRoute { table: self.routes.clone(), index };
-                if let ClusterChoice::Id(id) = selected.cluster(head, &self.worker.server.cluster_names) {
+                let selected = SelectedRoute {
+                    table: self.routes.clone(),
+                    index,
+                };
+                if let ClusterChoice::Id(id) =
+                    selected.cluster(head, &self.worker.server.cluster_names)
+                {
                     info.cluster = self.worker.clusters.get(id);
                 }
                 info.route = Some(selected);
@@ -217,23 +304,33 @@ impl Hcm {
     /// Whether the connection has to end after this response.
     pub(super) fn must_close(&self, request: &RequestHead) -> bool {
         let asked = |value: Option<&[u8]>, token: &[u8]| {
-            value.is_some_and(|v| v.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token)))
+            value.is_some_and(|v| {
+                v.split(|b| *b == b',')
+                    .any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+            })
         };
-        self.worker.server.draining.load(Relaxed) || request.version == Protocol::Http11 && asked(request.fields.get(Known::Connection), b"close")
+        self.worker.server.draining.load(Relaxed)
+            || request.version == Protocol::Http11
+                && asked(request.fields.get(Known::Connection), b"close")
     }
 
     /// Completes the head of every final response.
     pub(super) fn set_server_and_date(&self, head: &mut ResponseHead, info: &StreamInfo) {
         if !head.fields.contains(Known::Date) {
-            with_http_date(info.start_time + (info.now - info.start), |date| head.fields.append(Known::Date, date));
+            with_http_date(info.start_time + (info.now - info.start), |date| {
+                head.fields.append(Known::Date, date)
+            });
         }
         let server = &self.config.server;
         match server.transformation {
-            ServerHeaderTransformation::Overwrite => head.fields.set(Known::Server, server.name.as_bytes()),
+            ServerHeaderTransformation::Overwrite => {
+                head.fields.set(Known::Server, server.name.as_bytes())
+            }
             ServerHeaderTransformation::AppendIfAbsent if !head.fields.contains(Known::Server) => {
                 head.fields.append(Known::Server, server.name.as_bytes());
             }
-            ServerHeaderTransformation::AppendIfAbsent | ServerHeaderTransformation::PassThrough => {}
+            ServerHeaderTransformation::AppendIfAbsent
+            | ServerHeaderTransformation::PassThrough => {}
         }
     }
 
@@ -247,12 +344,16 @@ impl Hcm {
             self.config.listener_stats.record_response(status);
         }
         let bytes = info.downstream_bytes;
-        stats.downstream_cx_rx_bytes_total().add(bytes.wire_received);
+        stats
+            .downstream_cx_rx_bytes_total()
+            .add(bytes.wire_received);
         stats.downstream_cx_tx_bytes_total().add(bytes.wire_sent);
         let received = &info.connection.bytes_received;
         received.set(received.get() + bytes.wire_received);
         let took = info.now - info.start;
-        stats.downstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        stats
+            .downstream_rq_time()
+            .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.access_logs.log(&record.format_data("DownstreamEnd"));
     }
 }
@@ -265,7 +366,10 @@ impl RouteResolver for Routes<'_> {
 
 impl Rejection {
     fn new(status: u16, details: &'static str) -> Self {
-        Self { reply: LocalReply::new(status, details), close: false }
+        Self {
+            reply: LocalReply::new(status, details),
+            close: false,
+        }
     }
 
     fn body(mut self, body: &'static str) -> Self {
@@ -282,7 +386,10 @@ impl Rejection {
 /// How long a stream may last, as its route says; none if the route says nothing.
 pub(super) fn max_stream_duration(action: &RouteAction, head: &RequestHead) -> Option<Duration> {
     let limits = action.timeouts().max_stream_duration?;
-    let by_header = limits.grpc_timeout_header_max.filter(|_| head.is_grpc()).zip(head.grpc_timeout());
+    let by_header = limits
+        .grpc_timeout_header_max
+        .filter(|_| head.is_grpc())
+        .zip(head.grpc_timeout());
     match by_header {
         Some((max, asked)) => {
             let asked = if max.is_zero() { asked } else { asked.min(max) };
@@ -298,16 +405,24 @@ fn is_upgrade_request(head: &RequestHead) -> bool {
         return false;
     }
     let connection = head.fields.get(Known::Connection).unwrap_or_default();
-    connection.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    connection
+        .split(|b| *b == b',')
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Takes port and trailing dot off the host, as configured.
 fn normalize_host(options: HostNormalization, head: &mut RequestHead, info: &StreamInfo) {
-    let HostNormalization { strip_matching_port, strip_any_port, strip_trailing_dot } = options;
+    let HostNormalization {
+        strip_matching_port,
+        strip_any_port,
+        strip_trailing_dot,
+    } = options;
     if !(strip_matching_port || strip_any_port || strip_trailing_dot) {
         return;
     }
-    let Some(authority) = head.authority() else { return };
+    let Some(authority) = head.authority() else {
+        return;
+    };
     let (host, port) = split_port(authority);
     let keep_port = match port {
         None => false,
@@ -317,7 +432,11 @@ fn normalize_host(options: HostNormalization, head: &mut RequestHead, info: &Str
             !(strip_matching_port && own.as_deref().map(str::as_bytes) == Some(port))
         }
     };
-    let dotless = if strip_trailing_dot { host.strip_suffix(b".").unwrap_or(host) } else { host };
+    let dotless = if strip_trailing_dot {
+        host.strip_suffix(b".").unwrap_or(host)
+    } else {
+        host
+    };
     let mut result = dotless.to_vec();
     if keep_port && let Some(port) = port {
         result.push(b':');
@@ -332,7 +451,10 @@ fn normalize_host(options: HostNormalization, head: &mut RequestHead, info: &Str
 fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
     let colon = authority.iter().rposition(|b| *b == b':');
     match colon {
-        Some(colon) if !authority[colon..].contains(&b']') && authority[colon + 1..].iter().all(u8::is_ascii_digit) => {
+        Some(colon)
+            if !authority[colon..].contains(&b']')
+                && authority[colon + 1..].iter().all(u8::is_ascii_digit) =>
+        {
             (&authority[..colon], Some(&authority[colon + 1..]))
         }
         _ => (authority, None),

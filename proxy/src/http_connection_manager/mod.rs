@@ -30,7 +30,9 @@ pub use stats::HcmStats;
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::LocalBoxFuture;
-use crate::network_filters::{Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter};
+use crate::network_filters::{
+    Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
+};
 use crate::server::{FactoryContext, Worker};
 use manager::Hcm;
 
@@ -46,9 +48,16 @@ impl NetworkFilterFactory for Factory {
         &["envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"]
     }
 
-    fn from_proto(&self, config: &TypedConfig, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<NetworkFilterConfig, Rejected> {
+    fn from_proto(
+        &self,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<NetworkFilterConfig, Rejected> {
         let proto = config.decode::<pb::HttpConnectionManager>(path)?;
-        Ok(NetworkFilterConfig::Terminal(Arc::new(HcmConfig::from_proto(proto, cx, path)?)))
+        Ok(NetworkFilterConfig::Terminal(Arc::new(
+            HcmConfig::from_proto(proto, cx, path)?,
+        )))
     }
 }
 

@@ -47,7 +47,10 @@ impl PathNormalization {
         if self == Self::default() {
             return Normalized::Unchanged;
         }
-        let end = path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(path.len());
+        let end = path
+            .iter()
+            .position(|b| matches!(b, b'?' | b'#'))
+            .unwrap_or(path.len());
         let (original, rest) = path.split_at(end);
         if self.is_plain(original) {
             return Normalized::Unchanged;
@@ -58,7 +61,9 @@ impl PathNormalization {
             let unescaped = unescape_slashes(&current);
             if unescaped != current {
                 match self.escaped_slashes {
-                    EscapedSlashes::Reject => return Normalized::Reject([&unescaped, rest].concat()),
+                    EscapedSlashes::Reject => {
+                        return Normalized::Reject([&unescaped, rest].concat());
+                    }
                     EscapedSlashes::UnescapeAndRedirect => redirect = true,
                     EscapedSlashes::UnescapeAndForward | EscapedSlashes::Keep => {}
                 }
@@ -78,7 +83,11 @@ impl PathNormalization {
             return Normalized::Unchanged;
         }
         current.extend_from_slice(rest);
-        if redirect { Normalized::Redirect(current) } else { Normalized::Changed(current) }
+        if redirect {
+            Normalized::Redirect(current)
+        } else {
+            Normalized::Changed(current)
+        }
     }
 
     /// Whether none of the transformations can find anything to do: the case of nearly every request.
@@ -170,7 +179,11 @@ fn canonical_segment(piece: &[u8]) -> Option<Vec<u8>> {
         rest = tail;
         if byte != b'%' {
             if must_encode(byte) {
-                out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+                out.extend_from_slice(&[
+                    b'%',
+                    HEX[usize::from(byte >> 4)],
+                    HEX[usize::from(byte & 15)],
+                ]);
             } else {
                 out.push(byte);
             }
@@ -205,15 +218,20 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|d| u8::try_from(d).ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FULL: PathNormalization =
-        PathNormalization { normalize: true, merge_slashes: true, escaped_slashes: EscapedSlashes::UnescapeAndForward };
+    const FULL: PathNormalization = PathNormalization {
+        normalize: true,
+        merge_slashes: true,
+        escaped_slashes: EscapedSlashes::UnescapeAndForward,
+    };
 
     fn apply(options: PathNormalization, path: &str) -> String {
         match options.apply(path.as_bytes()) {
@@ -245,10 +263,22 @@ mod tests {
     #[test]
     fn a_nul_is_rejected_and_escaped_slashes_may_be() {
         assert_eq!(FULL.apply(b"/a%00"), Normalized::Reject(b"/a%00".to_vec()));
-        let reject = PathNormalization { escaped_slashes: EscapedSlashes::Reject, ..Default::default() };
-        assert_eq!(reject.apply(b"/a%2fb"), Normalized::Reject(b"/a/b".to_vec()));
-        let redirect = PathNormalization { escaped_slashes: EscapedSlashes::UnescapeAndRedirect, ..Default::default() };
-        assert_eq!(redirect.apply(b"/a%5Cb?c"), Normalized::Redirect(b"/a\\b?c".to_vec()));
+        let reject = PathNormalization {
+            escaped_slashes: EscapedSlashes::Reject,
+            ..Default::default()
+        };
+        assert_eq!(
+            reject.apply(b"/a%2fb"),
+            Normalized::Reject(b"/a/b".to_vec())
+        );
+        let redirect = PathNormalization {
+            escaped_slashes: EscapedSlashes::UnescapeAndRedirect,
+            ..Default::default()
+        };
+        assert_eq!(
+            redirect.apply(b"/a%5Cb?c"),
+            Normalized::Redirect(b"/a\\b?c".to_vec())
+        );
     }
 
     proptest::proptest! {

@@ -27,7 +27,10 @@ const KEPT: usize = 128;
 impl Timers {
     /// A timer, armed by a stream before if there is one.
     pub fn take(&self) -> Timer {
-        Timer { sleep: self.0.borrow_mut().pop(), armed: false }
+        Timer {
+            sleep: self.0.borrow_mut().pop(),
+            armed: false,
+        }
     }
 
     /// Gives a timer back.
@@ -45,8 +48,12 @@ impl Timer {
     /// Whether `deadline` has passed. If not, the task of `cx` is woken at or before it; a timer that another task has
     /// armed must not be asked, since a timer belongs to one task.
     pub fn poll(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = deadline else { return false };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
             self.armed = false;
@@ -87,7 +94,14 @@ mod tests {
         let start = Instant::now();
         poll_fn(|cx| Poll::Ready(timer.poll(Some(start + Duration::from_secs(1)), cx))).await;
         let late = start + Duration::from_secs(5);
-        poll_fn(|cx| if timer.poll(Some(late), cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|cx| {
+            if timer.poll(Some(late), cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
         assert_eq!(Instant::now() - start, Duration::from_secs(5));
     }
 
@@ -101,9 +115,20 @@ mod tests {
         let deadline = start + Duration::from_secs(3);
         let mut timer = timers.take();
         assert!(timer.sleep.is_some());
-        let waiting = async move { poll_fn(|cx| if timer.poll(Some(deadline), cx) { Poll::Ready(()) } else { Poll::Pending }).await };
+        let waiting = async move {
+            poll_fn(|cx| {
+                if timer.poll(Some(deadline), cx) {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await
+        };
         let local = tokio::task::LocalSet::new();
-        local.run_until(async { tokio::task::spawn_local(waiting).await.unwrap() }).await;
+        local
+            .run_until(async { tokio::task::spawn_local(waiting).await.unwrap() })
+            .await;
         assert_eq!(Instant::now(), deadline);
     }
 
@@ -113,7 +138,14 @@ mod tests {
         let start = Instant::now();
         poll_fn(|cx| Poll::Ready(timer.poll(Some(start + Duration::from_secs(9)), cx))).await;
         let near = start + Duration::from_secs(2);
-        poll_fn(|cx| if timer.poll(Some(near), cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|cx| {
+            if timer.poll(Some(near), cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
         assert_eq!(Instant::now() - start, Duration::from_secs(2));
         assert!(!poll_fn(|cx| Poll::Ready(timer.poll(None, cx))).await);
     }

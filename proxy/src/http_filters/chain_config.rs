@@ -4,9 +4,9 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrigger_proto::pb::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_filter::ConfigType;
-use outrigger_proto::pb::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
 
 use super::{FACTORIES, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
@@ -79,7 +79,8 @@ impl ChainConfig {
             let path = path.key(field, &name);
             match Self::entry(filter, place, cx, &path) {
                 Ok(Some(Converted::Terminal(_))) if index != last => {
-                    rejected = Some(path.reject("is a terminal filter and must be the last of its list"));
+                    rejected =
+                        Some(path.reject("is a terminal filter and must be the last of its list"));
                 }
                 Ok(Some(Converted::Terminal(config))) => end = Some(config),
                 Ok(Some(Converted::Entry(entry))) => entries.push(entry),
@@ -90,14 +91,25 @@ impl ChainConfig {
         if let Some(rejected) = rejected {
             return Err(rejected);
         }
-        let end = end.ok_or_else(|| path.field(field).reject(format!("must end with a filter of type {}", place.terminal())))?;
+        let end = end.ok_or_else(|| {
+            path.field(field).reject(format!(
+                "must end with a filter of type {}",
+                place.terminal()
+            ))
+        })?;
         Ok((Self { entries }, end))
     }
 
     /// A chain of one filter, for tests of chains.
     #[cfg(test)]
     pub(crate) fn of(config: Arc<dyn HttpFilterConfig>) -> Self {
-        Self { entries: vec![Entry { name: "x".into(), config, disabled: false }] }
+        Self {
+            entries: vec![Entry {
+                name: "x".into(),
+                config,
+                disabled: false,
+            }],
+        }
     }
 
     fn entry(
@@ -106,34 +118,62 @@ impl ChainConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Option<Converted>, Rejected> {
-        let pb::HttpFilter { name, is_optional, disabled, config_type } = filter;
+        let pb::HttpFilter {
+            name,
+            is_optional,
+            disabled,
+            config_type,
+        } = filter;
         if name.is_empty() {
             return Err(path.field("name").reject("must not be empty"));
         }
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => any,
-            Some(ConfigType::ConfigDiscovery(_)) => return Err(path.field("config_discovery").reject("is not supported")),
-            None => return Err(path.field("typed_config").reject("is required: a filter is chosen by the type of its configuration")),
+            Some(ConfigType::ConfigDiscovery(_)) => {
+                return Err(path.field("config_discovery").reject("is not supported"));
+            }
+            None => {
+                return Err(path
+                    .field("typed_config")
+                    .reject("is required: a filter is chosen by the type of its configuration"));
+            }
         };
         let config = TypedConfig::from_any(any, &path.field("typed_config"))?;
         if config.type_name == place.terminal() {
             if disabled {
-                return Err(path.field("disabled").reject("a terminal filter cannot be disabled"));
+                return Err(path
+                    .field("disabled")
+                    .reject("a terminal filter cannot be disabled"));
             }
             return Ok(Some(Converted::Terminal(config)));
         }
-        let Some(factory) = place.factories().find(|f| f.type_names().contains(&config.type_name.as_str())) else {
+        let Some(factory) = place
+            .factories()
+            .find(|f| f.type_names().contains(&config.type_name.as_str()))
+        else {
             // Envoy has what it knows, optional or not: to leave that out would change what happens to requests.
             if is_optional && !config.is_known() {
-                tracing::warn!(filter = name, r#type = config.type_name, "Skipping an optional HTTP filter that is not supported.");
+                tracing::warn!(
+                    filter = name,
+                    r#type = config.type_name,
+                    "Skipping an optional HTTP filter that is not supported."
+                );
                 return Ok(None);
             }
-            let mut supported: Vec<_> = place.factories().flat_map(|f| f.type_names()).copied().collect();
+            let mut supported: Vec<_> = place
+                .factories()
+                .flat_map(|f| f.type_names())
+                .copied()
+                .collect();
             supported.push(place.terminal());
             return Err(config.unknown(&path.field("typed_config"), &supported));
         };
         let config = factory.from_proto(&config, cx, &path.field("typed_config"))?;
-        Ok(Some(Converted::Entry(Entry { name: name.into(), config, disabled })))
+        Ok(Some(Converted::Entry(Entry {
+            name: name.into(),
+            config,
+            disabled,
+        })))
     }
 
     /// The chain on a worker, for streams routed by `table`.
@@ -143,7 +183,9 @@ impl ChainConfig {
             disabled: entry.disabled,
             slot: table.and_then(|table| table.filter_slot(&entry.name)),
         });
-        WorkerChain { entries: entries.collect() }
+        WorkerChain {
+            entries: entries.collect(),
+        }
     }
 }
 
@@ -152,7 +194,9 @@ impl WorkerChain {
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
         let mut filters = Filters::default();
         for entry in &self.entries {
-            let by_route = route.zip(entry.slot).and_then(|(route, slot)| route.filter_disabled(slot));
+            let by_route = route
+                .zip(entry.slot)
+                .and_then(|(route, slot)| route.filter_disabled(slot));
             if !by_route.unwrap_or(entry.disabled) {
                 filters.push(entry.filter.new_stream(), entry.slot);
             }
@@ -184,13 +228,17 @@ impl<'a> Place<'a> {
     }
 
     fn factories(self) -> impl Iterator<Item = &'static &'static dyn HttpFilterFactory> {
-        FACTORIES.iter().filter(move |factory| matches!(self, Self::Downstream(_)) || factory.supports_upstream())
+        FACTORIES.iter().filter(move |factory| {
+            matches!(self, Self::Downstream(_)) || factory.supports_upstream()
+        })
     }
 }
 
 impl fmt::Debug for ChainConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.entries.iter().map(|entry| &entry.name)).finish()
+        f.debug_list()
+            .entries(self.entries.iter().map(|entry| &entry.name))
+            .finish()
     }
 }
 

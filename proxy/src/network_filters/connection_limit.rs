@@ -97,7 +97,11 @@ impl Config {
             delay: delay?.filter(|delay| !delay.is_zero()),
             enabled: enabled?.unwrap_or_else(|| cx.server.runtime.flag("", true)),
             connections: AtomicU64::new(0),
-            stats: Stats::new(&cx.server.stats.scope(&format!("connection_limit.{}.", prefix?))),
+            stats: Stats::new(
+                &cx.server
+                    .stats
+                    .scope(&format!("connection_limit.{}.", prefix?)),
+            ),
         })
     }
 }

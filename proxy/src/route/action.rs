@@ -208,9 +208,11 @@ impl RouteAction {
             RateLimit::from_proto(limit, cx, path)
         });
         let upgrades = upgrades(upgrade_configs, path);
-        let mirrors = path.each("request_mirror_policies", request_mirror_policies, |policy, path| {
-            MirrorPolicy::from_proto(policy, cx, path)
-        });
+        let mirrors = path.each(
+            "request_mirror_policies",
+            request_mirror_policies,
+            |policy, path| MirrorPolicy::from_proto(policy, cx, path),
+        );
         for result in unsupported {
             result?;
         }

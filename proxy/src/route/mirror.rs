@@ -1,6 +1,8 @@
 //! `request_mirror_policies`: copies of requests for other clusters, whose responses nobody sees.
 
-use outrigger_proto::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation::Action};
+use outrigger_proto::pb::envoy::config::common::mutation_rules::v3::{
+    HeaderMutation, header_mutation::Action,
+};
 use outrigger_proto::pb::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 
 use super::cluster::{ClusterChoice, ClusterTarget};
@@ -33,7 +35,11 @@ enum MirroredHost {
 }
 
 impl MirrorPolicy {
-    pub(super) fn from_proto(proto: RequestMirrorPolicy, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    pub(super) fn from_proto(
+        proto: RequestMirrorPolicy,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let RequestMirrorPolicy {
             cluster,
             cluster_header,
@@ -52,20 +58,32 @@ impl MirrorPolicy {
         let fraction = path.optional("runtime_fraction", runtime_fraction, |fraction, path| {
             RuntimeFraction::from_proto(fraction, &cx.server.runtime, path)
         });
-        let mutations = path.each("request_headers_mutations", request_headers_mutations, |mutation, path| {
-            mutation_from_proto(mutation, cx, path)
-        });
-        let host = match (host_rewrite_literal.as_str(), disable_shadow_host_suffix_append) {
+        let mutations = path.each(
+            "request_headers_mutations",
+            request_headers_mutations,
+            |mutation, path| mutation_from_proto(mutation, cx, path),
+        );
+        let host = match (
+            host_rewrite_literal.as_str(),
+            disable_shadow_host_suffix_append,
+        ) {
             ("", false) => MirroredHost::Suffix,
             ("", true) => MirroredHost::Same,
             (literal, _) => MirroredHost::Literal(literal.into()),
         };
-        Ok(Self { target: target?, fraction: fraction?, host, mutations: mutations?.into_iter().flatten().collect() })
+        Ok(Self {
+            target: target?,
+            fraction: fraction?,
+            host,
+            mutations: mutations?.into_iter().flatten().collect(),
+        })
     }
 
     /// Whether a request is mirrored.
     pub fn applies(&self, random: u64) -> bool {
-        self.fraction.as_ref().is_none_or(|fraction| fraction.contains(random))
+        self.fraction
+            .as_ref()
+            .is_none_or(|fraction| fraction.contains(random))
     }
 
     /// Where a request is mirrored to; none if it does not say so.
@@ -97,12 +115,18 @@ impl MirrorPolicy {
     }
 }
 
-fn mutation_from_proto(proto: HeaderMutation, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Option<HeaderParser>, Rejected> {
+fn mutation_from_proto(
+    proto: HeaderMutation,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<Option<HeaderParser>, Rejected> {
     let HeaderMutation { action } = proto;
     let (add, remove) = match path.required("action", action)? {
         Action::Append(add) => (vec![add], Vec::new()),
         Action::Remove(name) => (Vec::new(), vec![name]),
-        Action::RemoveOnMatch(_) => return Err(path.field("remove_on_match").reject("is not supported")),
+        Action::RemoveOnMatch(_) => {
+            return Err(path.field("remove_on_match").reject("is not supported"));
+        }
     };
     HeaderParser::from_proto(("append", add), ("remove", remove), cx, path)
 }
@@ -122,7 +146,10 @@ mod tests {
         let server = Arc::new(ServerContext::new(0, LocalInfo::default()));
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "policy");
-        let cx = FactoryContext { server: &server, scope: &server.stats.scope("") };
+        let cx = FactoryContext {
+            server: &server,
+            scope: &server.stats.scope(""),
+        };
         MirrorPolicy::from_proto(proto, &cx, &path).map_err(|_| report.take()[0].to_string())
     }
 
@@ -131,34 +158,69 @@ mod tests {
         head.set_authority(authority.as_bytes());
         head.fields.append("x-gone", "1");
         let address = || Address::Ip(([127, 0, 0, 1], 1).into());
-        let info = StreamInfo::new(ConnectionInfo::between(address(), address()).into(), 1, None);
-        convert(RequestMirrorPolicy { cluster: "b".into(), ..proto }).unwrap().rewrite(&mut head, &info);
+        let info = StreamInfo::new(
+            ConnectionInfo::between(address(), address()).into(),
+            1,
+            None,
+        );
+        convert(RequestMirrorPolicy {
+            cluster: "b".into(),
+            ..proto
+        })
+        .unwrap()
+        .rewrite(&mut head, &info);
         head
     }
 
     #[test]
     fn the_host_of_a_mirrored_request_says_so() {
-        let authority = |host: &str, proto| String::from_utf8(rewritten(host, proto).authority().unwrap().to_vec()).unwrap();
-        assert_eq!(authority("a.com", RequestMirrorPolicy::default()), "a.com-shadow");
-        assert_eq!(authority("a.com:80", RequestMirrorPolicy::default()), "a.com-shadow:80");
-        assert_eq!(authority("[::1]:80", RequestMirrorPolicy::default()), "[::1]:80-shadow");
-        let disabled = RequestMirrorPolicy { disable_shadow_host_suffix_append: true, ..Default::default() };
+        let authority = |host: &str, proto| {
+            String::from_utf8(rewritten(host, proto).authority().unwrap().to_vec()).unwrap()
+        };
+        assert_eq!(
+            authority("a.com", RequestMirrorPolicy::default()),
+            "a.com-shadow"
+        );
+        assert_eq!(
+            authority("a.com:80", RequestMirrorPolicy::default()),
+            "a.com-shadow:80"
+        );
+        assert_eq!(
+            authority("[::1]:80", RequestMirrorPolicy::default()),
+            "[::1]:80-shadow"
+        );
+        let disabled = RequestMirrorPolicy {
+            disable_shadow_host_suffix_append: true,
+            ..Default::default()
+        };
         assert_eq!(authority("a.com", disabled), "a.com");
-        let literal = RequestMirrorPolicy { host_rewrite_literal: "lit".into(), ..Default::default() };
+        let literal = RequestMirrorPolicy {
+            host_rewrite_literal: "lit".into(),
+            ..Default::default()
+        };
         assert_eq!(authority("a.com", literal), "lit");
     }
 
     #[test]
     fn mutations_are_made_in_their_order() {
         let append = HeaderValueOption {
-            header: Some(HeaderValue { key: "x-m".into(), value: "m".into(), ..Default::default() }),
+            header: Some(HeaderValue {
+                key: "x-m".into(),
+                value: "m".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         };
-        let mutation = |action| HeaderMutation { action: Some(action) };
+        let mutation = |action| HeaderMutation {
+            action: Some(action),
+        };
         let head = rewritten(
             "a",
             RequestMirrorPolicy {
-                request_headers_mutations: vec![mutation(Action::Append(append)), mutation(Action::Remove("x-gone".into()))],
+                request_headers_mutations: vec![
+                    mutation(Action::Append(append)),
+                    mutation(Action::Remove("x-gone".into())),
+                ],
                 ..Default::default()
             },
         );
@@ -168,8 +230,16 @@ mod tests {
 
     #[test]
     fn a_policy_has_exactly_one_target() {
-        assert!(convert(RequestMirrorPolicy::default()).unwrap_err().contains("needs either cluster or cluster_header"));
-        let both = RequestMirrorPolicy { cluster: "a".into(), cluster_header: "b".into(), ..Default::default() };
+        assert!(
+            convert(RequestMirrorPolicy::default())
+                .unwrap_err()
+                .contains("needs either cluster or cluster_header")
+        );
+        let both = RequestMirrorPolicy {
+            cluster: "a".into(),
+            cluster_header: "b".into(),
+            ..Default::default()
+        };
         assert!(convert(both).is_err());
     }
 }

@@ -61,9 +61,9 @@ impl PathCriterion {
             Some(PathSpecifier::PathSeparatedPrefix(text)) => {
                 let at = path.field("path_separated_prefix");
                 if text.ends_with('/') || text.contains(['?', '#']) {
-                    return Err(at.reject(format!(
-                        "\"{text}\" must not end with / and has no query"
-                    )));
+                    return Err(
+                        at.reject(format!("\"{text}\" must not end with / and has no query"))
+                    );
                 }
                 PathKind::SeparatedPrefix(text.into_bytes().into())
             }

@@ -298,11 +298,10 @@ impl Action {
                 Some(ip) => Entry::Add("remote_address", Cow::Owned(ip.to_string())),
                 None => Entry::Fail,
             },
-            Self::MaskedRemoteAddress { v4, v6 } => {
-                masked_address(info, *v4, *v6).map_or(Entry::Fail, |network| {
+            Self::MaskedRemoteAddress { v4, v6 } => masked_address(info, *v4, *v6)
+                .map_or(Entry::Fail, |network| {
                     Entry::Add("masked_remote_address", Cow::Owned(network))
-                })
-            }
+                }),
             Self::Header {
                 header,
                 key,

@@ -94,9 +94,11 @@ impl RouteTable {
         let filter_level = per_filter.level(typed_per_filter_config, path);
         let no_filters = Default::default();
         let level = filter_level.as_ref().unwrap_or(&no_filters);
-        let mirrors = path.each("request_mirror_policies", request_mirror_policies, |policy, path| {
-            MirrorPolicy::from_proto(policy, cx, path)
-        });
+        let mirrors = path.each(
+            "request_mirror_policies",
+            request_mirror_policies,
+            |policy, path| MirrorPolicy::from_proto(policy, cx, path),
+        );
         let (mirrors, bad_mirrors) = match mirrors {
             Ok(mirrors) => (Arc::from(mirrors), None),
             Err(rejected) => (Arc::from([]), Some(rejected)),

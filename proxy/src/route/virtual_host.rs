@@ -9,8 +9,8 @@ use pb::virtual_host::TlsRequirementType;
 
 use super::entry::{Route, RouteContext};
 use super::header_parser::{HeaderLists, HeaderMutations};
-use super::path_index::{Candidates, PathIndex};
 use super::mirror::MirrorPolicy;
+use super::path_index::{Candidates, PathIndex};
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
 use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
@@ -135,9 +135,11 @@ impl VirtualHost {
         } else {
             context.per_filter.resolve(&filter_levels)
         };
-        let mirrors = path.each("request_mirror_policies", request_mirror_policies, |policy, path| {
-            MirrorPolicy::from_proto(policy, cx, path)
-        });
+        let mirrors = path.each(
+            "request_mirror_policies",
+            request_mirror_policies,
+            |policy, path| MirrorPolicy::from_proto(policy, cx, path),
+        );
         let own_mirrors = mirrors.map(Arc::<[_]>::from);
         let route_context = RouteContext {
             per_filter: context.per_filter,

@@ -67,11 +67,7 @@ impl LoadedBootstrap {
     }
 
     /// Takes one text for the whole bootstrap.
-    pub(super) fn from_bytes(
-        cli: &Cli,
-        format: Format,
-        bytes: &[u8],
-    ) -> Result<Self, Vec<String>> {
+    pub(super) fn from_bytes(cli: &Cli, format: Format, bytes: &[u8]) -> Result<Self, Vec<String>> {
         let text = Text {
             name: "bootstrap".to_owned(),
             format,
@@ -158,10 +154,15 @@ mod tests {
 
     #[test]
     fn what_breaks_a_rule_is_shown_with_its_line() {
-        let yaml = "admin:\n  address:\n    socket_address:\n      address: a\n      port_value: 70000\n";
+        let yaml =
+            "admin:\n  address:\n    socket_address:\n      address: a\n      port_value: 70000\n";
         let loaded = load(&["--config-yaml", yaml]).unwrap();
         let report = ConfigReport::new();
-        assert!(loaded.check(&ConfigPath::root(&report, "bootstrap")).is_err());
+        assert!(
+            loaded
+                .check(&ConfigPath::root(&report, "bootstrap"))
+                .is_err()
+        );
         let errors = loaded.errors(&report);
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(

@@ -118,10 +118,13 @@ fn check_cluster_manager(
     }
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
-    let known = clusters.iter().any(|cluster| cluster.name == local_cluster_name);
+    let known = clusters
+        .iter()
+        .any(|cluster| cluster.name == local_cluster_name);
     if !local_cluster_name.is_empty() && !known {
-        path.field("local_cluster_name")
-            .reject(format!("\"{local_cluster_name}\" is not the name of a static cluster"));
+        path.field("local_cluster_name").reject(format!(
+            "\"{local_cluster_name}\" is not the name of a static cluster"
+        ));
     }
 }
 

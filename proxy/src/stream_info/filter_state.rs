@@ -24,7 +24,10 @@ pub trait FilterStateObject: Any {
 /// The objects of one stream, or of one connection, by name. Empty, it costs nothing.
 #[derive(Default, Clone)]
 pub struct FilterState {
-    #[allow(clippy::box_collection, reason = "most are empty, and a word is all that an empty one takes")]
+    #[allow(
+        clippy::box_collection,
+        reason = "most are empty, and a word is all that an empty one takes"
+    )]
     objects: Option<Box<BTreeMap<Rc<str>, Rc<dyn FilterStateObject>>>>,
 }
 

@@ -95,7 +95,10 @@ pub struct TlsFingerprints {
 /// Metadata by namespace: what `envoy.config.core.v3.Metadata.filter_metadata` is. Empty, it costs nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DynamicMetadata {
-    #[allow(clippy::box_collection, reason = "most are empty, and a word is all that an empty one takes")]
+    #[allow(
+        clippy::box_collection,
+        reason = "most are empty, and a word is all that an empty one takes"
+    )]
     namespaces: Option<Box<BTreeMap<Box<str>, serde_json::Map<String, serde_json::Value>>>>,
 }
 

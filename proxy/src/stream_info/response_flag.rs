@@ -99,8 +99,15 @@ impl ResponseFlags {
 
     /// The flags of the set in the order in which they came; of more than seven, those after the seventh by their number.
     pub fn iter(self) -> impl Iterator<Item = ResponseFlag> {
-        let ordered = self.order.into_iter().filter_map(|slot| ResponseFlag::ALL.get(usize::from(slot.checked_sub(1)?)).copied());
-        let rest = ResponseFlag::ALL.iter().copied().filter(move |flag| self.contains(*flag) && !self.order.contains(&(*flag as u8 + 1)));
+        let ordered = self.order.into_iter().filter_map(|slot| {
+            ResponseFlag::ALL
+                .get(usize::from(slot.checked_sub(1)?))
+                .copied()
+        });
+        let rest = ResponseFlag::ALL
+            .iter()
+            .copied()
+            .filter(move |flag| self.contains(*flag) && !self.order.contains(&(*flag as u8 + 1)));
         ordered.chain(rest)
     }
 }
@@ -112,13 +119,23 @@ mod tests {
     #[test]
     fn flags_are_printed_in_the_order_in_which_they_came() {
         let mut flags = ResponseFlags::default();
-        for flag in [ResponseFlag::UpstreamRetryLimitExceeded, ResponseFlag::UpstreamConnectionFailure, ResponseFlag::UpstreamRetryLimitExceeded] {
+        for flag in [
+            ResponseFlag::UpstreamRetryLimitExceeded,
+            ResponseFlag::UpstreamConnectionFailure,
+            ResponseFlag::UpstreamRetryLimitExceeded,
+        ] {
             flags.set(flag);
         }
-        assert_eq!(flags.iter().map(ResponseFlag::short).collect::<Vec<_>>(), ["URX", "UF"]);
+        assert_eq!(
+            flags.iter().map(ResponseFlag::short).collect::<Vec<_>>(),
+            ["URX", "UF"]
+        );
         flags.clear(ResponseFlag::UpstreamRetryLimitExceeded);
         flags.set(ResponseFlag::DelayInjected);
-        assert_eq!(flags.iter().map(ResponseFlag::short).collect::<Vec<_>>(), ["UF", "DI"]);
+        assert_eq!(
+            flags.iter().map(ResponseFlag::short).collect::<Vec<_>>(),
+            ["UF", "DI"]
+        );
     }
 
     #[test]

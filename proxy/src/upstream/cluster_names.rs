@@ -50,7 +50,10 @@ impl ClusterNames {
     /// Whether it is certain that no static cluster has this number.
     pub fn is_missing(&self, id: ClusterId) -> bool {
         let inner = self.inner.lock();
-        inner.fixed.as_ref().is_some_and(|fixed| !fixed.contains(&id))
+        inner
+            .fixed
+            .as_ref()
+            .is_some_and(|fixed| !fixed.contains(&id))
     }
 
     /// The number of `name`, if anything has mentioned it: for names that come with a request.

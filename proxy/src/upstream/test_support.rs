@@ -48,7 +48,12 @@ pub(crate) struct TestWorker {
 struct NoResolver;
 
 impl Resolver for NoResolver {
-    fn resolve(&self, name: &str, _: LookupFamily, _: &ResolverSettings) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
+    fn resolve(
+        &self,
+        name: &str,
+        _: LookupFamily,
+        _: &ResolverSettings,
+    ) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
         panic!("{name} is to be resolved")
     }
 }
@@ -61,33 +66,56 @@ impl TestWorker {
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "cluster");
         for (name, fields) in clusters {
-            let endpoint = "{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}}";
-            let yaml =
-                format!("name: {name}\nload_assignment: {{cluster_name: x, endpoints: [{{lb_endpoints: [{endpoint}]}}]}}\n{fields}");
-            let source = Source { name: "test", format: Format::Yaml, bytes: yaml.as_bytes() };
+            let endpoint =
+                "{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}}";
+            let yaml = format!(
+                "name: {name}\nload_assignment: {{cluster_name: x, endpoints: [{{lb_endpoints: [{endpoint}]}}]}}\n{fields}"
+            );
+            let source = Source {
+                name: "test",
+                format: Format::Yaml,
+                bytes: yaml.as_bytes(),
+            };
             let proto: pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
             manager.add(ClusterConfig::from_proto(proto, &server, &path).ok());
         }
         assert!(report.is_empty(), "{:?}", report.take());
         let backends = Rc::new(Backends::default());
-        let clusters = WorkerClusters::with_connector(manager.table().clone(), 0, Rc::new(ToBackends(backends.clone())));
+        let clusters = WorkerClusters::with_connector(
+            manager.table().clone(),
+            0,
+            Rc::new(ToBackends(backends.clone())),
+        );
         let worker = Worker::new(0, server.clone(), clusters, 1);
-        Self { server, worker, backends, _manager: manager }
+        Self {
+            server,
+            worker,
+            backends,
+            _manager: manager,
+        }
     }
 
     /// The value of a counter or gauge; 0 for one that was never made.
     pub(crate) fn stat(&self, name: &str) -> u64 {
         let groups = self.server.stats.groups();
-        let stats = groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index)));
-        let named = stats.filter(|(group, index)| format!("{}{}", group.prefix(), group.stat(*index).0) == name);
-        named.map(|(group, index)| group.counter(index).value()).sum()
+        let stats = groups
+            .iter()
+            .flat_map(|group| (0..group.len()).map(move |index| (group, index)));
+        let named = stats
+            .filter(|(group, index)| format!("{}{}", group.prefix(), group.stat(*index).0) == name);
+        named
+            .map(|(group, index)| group.counter(index).value())
+            .sum()
     }
 }
 
 impl Backends {
     /// The next request without an answer yet is answered by `response`, with a body of known length.
     pub(crate) fn respond(&self, status: u16, fields: &str, body: &str) {
-        self.answer(Answer::With(format!("HTTP/1.1 {status} X\r\n{fields}content-length: {}\r\n\r\n{body}", body.len())));
+        self.answer(Answer::With(format!(
+            "HTTP/1.1 {status} X\r\n{fields}content-length: {}\r\n\r\n{body}",
+            body.len()
+        )));
     }
 
     pub(crate) fn answer(&self, answer: Answer) {
@@ -107,7 +135,9 @@ impl Backends {
     async fn serve(self: Rc<Self>, mut peer: DuplexStream) {
         let mut input = Vec::new();
         loop {
-            let Some(request) = read_request(&mut peer, &mut input).await else { break };
+            let Some(request) = read_request(&mut peer, &mut input).await else {
+                break;
+            };
             self.requests.borrow_mut().push_back(request);
             let answer = self.responses.borrow_mut().pop_front();
             match answer {
@@ -130,14 +160,20 @@ async fn read_request(peer: &mut DuplexStream, input: &mut Vec<u8>) -> Option<St
         let text = String::from_utf8_lossy(input).into_owned();
         if let Some(head_end) = text.find("\r\n\r\n").map(|at| at + 4) {
             let head = &text[..head_end];
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
             let end = match length {
                 Some(length) => Some(head_end + length).filter(|end| input.len() >= *end),
-                None if head.contains("transfer-encoding: chunked") => text.find("\r\n0\r\n").and_then(|at| Some(at + 1 + text[at + 1..].find("\r\n\r\n")? + 4)),
+                None if head.contains("transfer-encoding: chunked") => text
+                    .find("\r\n0\r\n")
+                    .and_then(|at| Some(at + 1 + text[at + 1..].find("\r\n\r\n")? + 4)),
                 None => Some(head_end),
             };
             if let Some(end) = end {
-                return Some(String::from_utf8_lossy(&input.drain(..end).collect::<Vec<_>>()).into_owned());
+                return Some(
+                    String::from_utf8_lossy(&input.drain(..end).collect::<Vec<_>>()).into_owned(),
+                );
             }
         }
         if peer.read_buf(input).await.ok()? == 0 {
@@ -151,9 +187,19 @@ async fn read_request(peer: &mut DuplexStream, input: &mut Vec<u8>) -> Option<St
 struct ToBackends(Rc<Backends>);
 
 impl Connector for ToBackends {
-    fn connect(&self, _: &Host, _: &SocketSettings) -> LocalBoxFuture<'static, Result<Connected, ConnectError>> {
+    fn connect(
+        &self,
+        _: &Host,
+        _: &SocketSettings,
+    ) -> LocalBoxFuture<'static, Result<Connected, ConnectError>> {
         let (near, far) = tokio::io::duplex(64 * 1024);
         tokio::task::spawn_local(self.0.clone().serve(far));
-        Box::pin(async { Ok(Connected { io: near.into(), local_address: None, remote_address: None }) })
+        Box::pin(async {
+            Ok(Connected {
+                io: near.into(),
+                local_address: None,
+                remote_address: None,
+            })
+        })
     }
 }

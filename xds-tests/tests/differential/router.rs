@@ -6,7 +6,7 @@ use crate::case::{
 };
 
 pub fn cases() -> Vec<Case> {
-    [timeouts(), retries(), resets(), streaming()]
+    [timeouts(), retries(), resets(), streaming(), mirrors()]
         .into_iter()
         .flatten()
         .collect()
@@ -285,5 +285,45 @@ fn streaming() -> Vec<Case> {
             .send(request("HEAD", "/"))
             .reply(raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n"))
             .shows(["> connection 1: HEAD / HTTP/1.1", "< content-length: 500"]),
+    ]
+}
+
+/// A route with a mirror policy, and the backend of the copies.
+fn mirrored(title: &'static str, policy: &str) -> Case {
+    let action = format!(
+        "host_rewrite_literal: front\nrequest_mirror_policies: [{{ cluster: @shadow{policy} }}]"
+    );
+    case(title)
+        .route(&action, "")
+        .and_backend("shadow", Kind::Http1(vec![reply(ok("nobody sees this"))]))
+        .any_order()
+}
+
+fn mirrors() -> Vec<Case> {
+    vec![
+        mirrored("a mirrored request goes to both clusters", "")
+            .get("/")
+            .wait(300)
+            .shows(["< body hello", "> host: front", "> host: front-shadow", "> x-envoy-internal: true"]),
+        mirrored("a mirrored request has the body of the request", "")
+            .send(request("POST", "/").body("payload"))
+            .wait(300)
+            .shows(["< body hello", "> body payload", "> body payload"]),
+        mirrored("the host of a mirrored request may stay as it is", ", disable_shadow_host_suffix_append: true")
+            .get("/")
+            .wait(300)
+            .shows(["> host: front", "> host: front"])
+            .lacks(["> host: front-shadow"]),
+        mirrored(
+            "a mirrored request may have another host and other fields",
+            ", host_rewrite_literal: other, request_headers_mutations: [{ append: { header: { key: x-mirrored, value: '1' } } }]",
+        )
+        .get("/")
+        .wait(300)
+        .shows(["> host: front", "> host: other", "> x-mirrored: 1"]),
+        mirrored("a fraction of nothing mirrors nothing", ", runtime_fraction: { default_value: { numerator: 0 } }")
+            .get("/")
+            .wait(300)
+            .lacks(["> host: front-shadow"]),
     ]
 }

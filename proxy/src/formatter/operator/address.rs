@@ -86,7 +86,12 @@ impl AddressPart {
 }
 
 impl Attempt {
-    pub(super) fn write_all(self, with_port: bool, data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
+    pub(super) fn write_all(
+        self,
+        with_port: bool,
+        data: &FormatData<'_>,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let Some(upstream) = upstream_of(data) else {
             return false;
         };

@@ -37,7 +37,11 @@ pub(super) enum StateValue<'a> {
     Json(Value),
 }
 
-pub(super) fn write_metadata(value: &MetadataValue<'_>, max: Option<usize>, out: &mut Vec<u8>) -> bool {
+pub(super) fn write_metadata(
+    value: &MetadataValue<'_>,
+    max: Option<usize>,
+    out: &mut Vec<u8>,
+) -> bool {
     let start = out.len();
     match value {
         MetadataValue::Value(Value::Null) => return false,
@@ -60,7 +64,11 @@ pub(super) fn write_state(value: &StateValue<'_>, max: Option<usize>, out: &mut 
 }
 
 impl MetadataSource {
-    pub(super) fn with(self, data: &FormatData<'_>, read: impl FnOnce(&DynamicMetadata) -> bool) -> bool {
+    pub(super) fn with(
+        self,
+        data: &FormatData<'_>,
+        read: impl FnOnce(&DynamicMetadata) -> bool,
+    ) -> bool {
         let info = data.info;
         let metadata = match self {
             Self::Dynamic => Some(&info.dynamic_metadata),

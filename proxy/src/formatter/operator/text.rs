@@ -2,7 +2,8 @@
 
 use super::address::host_name;
 use super::{
-    FormatData, NamedCluster, NamedRoute, append, append_count, append_str, replace_whitespace, upstream_of,
+    FormatData, NamedCluster, NamedRoute, append, append_count, append_str, replace_whitespace,
+    upstream_of,
 };
 use crate::http::Known;
 

@@ -12,7 +12,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::{
-    DataStatus, Effects, HeadersStatus, HttpFilter, Interests, LocalBoxFuture, LocalReply, StreamContext, TrailersStatus,
+    DataStatus, Effects, HeadersStatus, HttpFilter, Interests, LocalBoxFuture, LocalReply,
+    StreamContext, TrailersStatus,
 };
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
@@ -171,13 +172,33 @@ pub trait Direction {
     /// The filter that is met at `position` of `len`.
     fn index(position: usize, len: usize) -> usize;
     /// `decode_headers` or `encode_headers`; or the resuming one.
-    fn headers(filter: &mut dyn HttpFilter, env: &mut ChainEnv<'_>, slot: Option<usize>, end: EndStream, resume: bool) -> HeadersStatus;
+    fn headers(
+        filter: &mut dyn HttpFilter,
+        env: &mut ChainEnv<'_>,
+        slot: Option<usize>,
+        end: EndStream,
+        resume: bool,
+    ) -> HeadersStatus;
     /// `decode_data` or `encode_data`.
-    fn data(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, data: &mut Bytes, end: EndStream) -> DataStatus;
+    fn data(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        data: &mut Bytes,
+        end: EndStream,
+    ) -> DataStatus;
     /// `resume_decode_data` or `resume_encode_data`.
-    fn resume_data(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, buffer: &mut BytesMut, end: EndStream) -> DataStatus;
+    fn resume_data(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        buffer: &mut BytesMut,
+        end: EndStream,
+    ) -> DataStatus;
     /// `decode_trailers` or `encode_trailers`.
-    fn trailers(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, trailers: &mut Fields) -> TrailersStatus;
+    fn trailers(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus;
 }
 
 impl Direction for Decode {
@@ -189,7 +210,13 @@ impl Direction for Decode {
         position
     }
 
-    fn headers(filter: &mut dyn HttpFilter, env: &mut ChainEnv<'_>, slot: Option<usize>, end: EndStream, resume: bool) -> HeadersStatus {
+    fn headers(
+        filter: &mut dyn HttpFilter,
+        env: &mut ChainEnv<'_>,
+        slot: Option<usize>,
+        end: EndStream,
+        resume: bool,
+    ) -> HeadersStatus {
         let mut cx = StreamContext {
             info: env.info,
             worker: env.worker,
@@ -198,18 +225,36 @@ impl Direction for Decode {
             effects: env.effects,
             slot,
         };
-        if resume { filter.resume_decode(&mut cx, env.request) } else { filter.decode_headers(&mut cx, env.request, end) }
+        if resume {
+            filter.resume_decode(&mut cx, env.request)
+        } else {
+            filter.decode_headers(&mut cx, env.request, end)
+        }
     }
 
-    fn data(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, data: &mut Bytes, end: EndStream) -> DataStatus {
+    fn data(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        data: &mut Bytes,
+        end: EndStream,
+    ) -> DataStatus {
         filter.decode_data(cx, data, end)
     }
 
-    fn resume_data(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, buffer: &mut BytesMut, end: EndStream) -> DataStatus {
+    fn resume_data(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        buffer: &mut BytesMut,
+        end: EndStream,
+    ) -> DataStatus {
         filter.resume_decode_data(cx, buffer, end)
     }
 
-    fn trailers(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, trailers: &mut Fields) -> TrailersStatus {
+    fn trailers(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus {
         filter.decode_trailers(cx, trailers)
     }
 }
@@ -223,29 +268,66 @@ impl Direction for Encode {
         len - 1 - position
     }
 
-    fn headers(filter: &mut dyn HttpFilter, env: &mut ChainEnv<'_>, slot: Option<usize>, end: EndStream, resume: bool) -> HeadersStatus {
-        let Some(head) = env.response.as_mut() else { return HeadersStatus::Continue };
-        let mut cx =
-            StreamContext { info: env.info, worker: env.worker, request: Some(env.request), response: None, effects: env.effects, slot };
-        if resume { filter.resume_encode(&mut cx, head) } else { filter.encode_headers(&mut cx, head, end) }
+    fn headers(
+        filter: &mut dyn HttpFilter,
+        env: &mut ChainEnv<'_>,
+        slot: Option<usize>,
+        end: EndStream,
+        resume: bool,
+    ) -> HeadersStatus {
+        let Some(head) = env.response.as_mut() else {
+            return HeadersStatus::Continue;
+        };
+        let mut cx = StreamContext {
+            info: env.info,
+            worker: env.worker,
+            request: Some(env.request),
+            response: None,
+            effects: env.effects,
+            slot,
+        };
+        if resume {
+            filter.resume_encode(&mut cx, head)
+        } else {
+            filter.encode_headers(&mut cx, head, end)
+        }
     }
 
-    fn data(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, data: &mut Bytes, end: EndStream) -> DataStatus {
+    fn data(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        data: &mut Bytes,
+        end: EndStream,
+    ) -> DataStatus {
         filter.encode_data(cx, data, end)
     }
 
-    fn resume_data(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, buffer: &mut BytesMut, end: EndStream) -> DataStatus {
+    fn resume_data(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        buffer: &mut BytesMut,
+        end: EndStream,
+    ) -> DataStatus {
         filter.resume_encode_data(cx, buffer, end)
     }
 
-    fn trailers(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>, trailers: &mut Fields) -> TrailersStatus {
+    fn trailers(
+        filter: &mut dyn HttpFilter,
+        cx: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus {
         filter.encode_trailers(cx, trailers)
     }
 }
 
 impl<D> Default for Chain<D> {
     fn default() -> Self {
-        Self { held: Vec::new(), out: Vec::new(), buffered: 0, direction: PhantomData }
+        Self {
+            held: Vec::new(),
+            out: Vec::new(),
+            buffered: 0,
+            direction: PhantomData,
+        }
     }
 }
 
@@ -262,7 +344,9 @@ impl<D: Direction> Chain<D> {
 
     /// Whether anything is held back at all.
     pub fn is_holding(&self) -> bool {
-        self.held.iter().any(|held| held.state != State::Open || !held.buffer.is_empty())
+        self.held
+            .iter()
+            .any(|held| held.state != State::Open || !held.buffer.is_empty())
     }
 
     /// What passed the last filter since the last call.
@@ -279,25 +363,44 @@ impl<D: Direction> Chain<D> {
     }
 
     /// Pushes the head in.
-    pub fn headers(&mut self, filters: &mut Filters, env: &mut ChainEnv<'_>, end: EndStream) -> Flow {
+    pub fn headers(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+    ) -> Flow {
         self.held.resize_with(filters.len(), Held::default);
         self.run_headers(0, filters, env, end)
     }
 
     /// Pushes a piece of the body in. `limit` is the most that filters may hold back, in bytes.
-    pub fn data(&mut self, filters: &mut Filters, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream, limit: usize) -> Flow {
+    pub fn data(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        data: Bytes,
+        end: EndStream,
+        limit: usize,
+    ) -> Flow {
         if !filters.union.contains(D::DATA) && !self.is_holding() {
             self.out.push(Piece::Data(data, end));
             return Flow::Done;
         }
         match self.run_data(0, filters, env, data, end) {
-            Flow::Done if self.buffered > limit && self.held.iter().any(|h| h.limit_is_error) => Flow::BufferFull,
+            Flow::Done if self.buffered > limit && self.held.iter().any(|h| h.limit_is_error) => {
+                Flow::BufferFull
+            }
             flow => flow,
         }
     }
 
     /// Pushes the trailers in.
-    pub fn trailers(&mut self, filters: &mut Filters, env: &mut ChainEnv<'_>, trailers: Fields) -> Flow {
+    pub fn trailers(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        trailers: Fields,
+    ) -> Flow {
         if !filters.union.contains(D::TRAILERS) && !self.is_holding() {
             self.out.push(Piece::Trailers(trailers));
             return Flow::Done;
@@ -306,9 +409,16 @@ impl<D: Direction> Chain<D> {
     }
 
     /// Lets filters go on whose futures have ended.
-    pub fn poll_waits(&mut self, filters: &mut Filters, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<Flow> {
+    pub fn poll_waits(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Flow> {
         for position in 0..self.held.len() {
-            let Some(wait) = self.held[position].wait.as_mut() else { continue };
+            let Some(wait) = self.held[position].wait.as_mut() else {
+                continue;
+            };
             if wait.as_mut().poll(cx).is_ready() {
                 self.held[position].wait = None;
                 return Poll::Ready(self.resume(position, filters, env));
@@ -329,7 +439,13 @@ impl<D: Direction> Chain<D> {
         }
     }
 
-    fn run_headers(&mut self, from: usize, filters: &mut Filters, env: &mut ChainEnv<'_>, end: EndStream) -> Flow {
+    fn run_headers(
+        &mut self,
+        from: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+    ) -> Flow {
         if from >= filters.len() {
             self.out.push(Piece::Head(end));
             return Flow::Done;
@@ -338,7 +454,14 @@ impl<D: Direction> Chain<D> {
     }
 
     /// Shows the head to one filter, and to those after it as far as it goes.
-    fn one_head(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>, end: EndStream, resume: bool) -> Flow {
+    fn one_head(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+        resume: bool,
+    ) -> Flow {
         let index = D::index(position, filters.len());
         let (filter, interests, slot) = &mut filters.list[index];
         let status = if interests.contains(D::HEADERS) {
@@ -383,7 +506,14 @@ impl<D: Direction> Chain<D> {
     }
 
     /// The head has passed `position`: what the filter injected and what piled up behind the head follows.
-    fn after_head(&mut self, position: usize, resumed: bool, flow: Flow, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
+    fn after_head(
+        &mut self,
+        position: usize,
+        resumed: bool,
+        flow: Flow,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
         let Flow::Done = flow else { return flow };
         match self.send_injected(position, filters, env) {
             // Data that came while everything was stopped has not been shown to this filter yet.
@@ -420,7 +550,14 @@ impl<D: Direction> Chain<D> {
         }
     }
 
-    fn run_data(&mut self, from: usize, filters: &mut Filters, env: &mut ChainEnv<'_>, mut data: Bytes, mut end: EndStream) -> Flow {
+    fn run_data(
+        &mut self,
+        from: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        mut data: Bytes,
+        mut end: EndStream,
+    ) -> Flow {
         let len = filters.len();
         for position in from..len {
             match self.held[position].state {
@@ -450,7 +587,10 @@ impl<D: Direction> Chain<D> {
         Flow::Done
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a filter said, about what, and the chain lent to it")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a filter said, about what, and the chain lent to it"
+    )]
     fn apply_data(
         &mut self,
         position: usize,
@@ -464,9 +604,13 @@ impl<D: Direction> Chain<D> {
         match status {
             DataStatus::Continue => {
                 let flow = self.continue_head(position, filters, env);
-                let Flow::Done = flow else { return Step::Stop(flow) };
+                let Flow::Done = flow else {
+                    return Step::Stop(flow);
+                };
                 let flow = self.send_injected(position, filters, env);
-                let Flow::Done = flow else { return Step::Stop(flow) };
+                let Flow::Done = flow else {
+                    return Step::Stop(flow);
+                };
                 let (mut before, _) = self.take_buffer(position);
                 if before.is_empty() {
                     return Step::On(data, end);
@@ -497,14 +641,24 @@ impl<D: Direction> Chain<D> {
         }
     }
 
-    fn resume_data(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
+    fn resume_data(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
         let held = &mut self.held[position];
         let mut buffer = std::mem::take(&mut held.buffer);
         let before = buffer.len();
         let end = held.ended && held.trailers.is_none();
         let index = D::index(position, filters.len());
         let (filter, _, slot) = &mut filters.list[index];
-        let status = D::resume_data(&mut **filter, &mut context(env, *slot), &mut buffer, end.into());
+        let status = D::resume_data(
+            &mut **filter,
+            &mut context(env, *slot),
+            &mut buffer,
+            end.into(),
+        );
         self.buffered = self.buffered.saturating_sub(before) + buffer.len();
         let held = &mut self.held[position];
         held.buffer = buffer;
@@ -539,10 +693,19 @@ impl<D: Direction> Chain<D> {
         }
     }
 
-    fn run_trailers(&mut self, from: usize, filters: &mut Filters, env: &mut ChainEnv<'_>, mut trailers: Fields) -> Flow {
+    fn run_trailers(
+        &mut self,
+        from: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        mut trailers: Fields,
+    ) -> Flow {
         let len = filters.len();
         for position in from..len {
-            if matches!(self.held[position].state, State::AllStopped(_) | State::DataWaits | State::TrailersWait) {
+            if matches!(
+                self.held[position].state,
+                State::AllStopped(_) | State::DataWaits | State::TrailersWait
+            ) {
                 self.held[position].trailers = Some(trailers);
                 self.held[position].ended = false;
                 return Flow::Done;
@@ -562,7 +725,8 @@ impl<D: Direction> Chain<D> {
                     let Flow::Done = flow else { return flow };
                     let (data, _) = self.take_buffer(position);
                     if !data.is_empty() {
-                        let flow = self.run_data(position + 1, filters, env, data.freeze(), EndStream::No);
+                        let flow =
+                            self.run_data(position + 1, filters, env, data.freeze(), EndStream::No);
                         let Flow::Done = flow else { return flow };
                     }
                 }
@@ -585,13 +749,25 @@ impl<D: Direction> Chain<D> {
     }
 
     /// Lets a head go on that this filter had stopped, now that the filter lets its body go on.
-    fn continue_head(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
-        let State::HeadStopped(_) = self.held[position].state else { return Flow::Done };
+    fn continue_head(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let State::HeadStopped(_) = self.held[position].state else {
+            return Flow::Done;
+        };
         self.held[position].state = State::Open;
         self.run_headers(position + 1, filters, env, EndStream::No)
     }
 
-    fn send_injected(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
+    fn send_injected(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
         for injected in std::mem::take(&mut env.effects.injected) {
             let flow = self.continue_head(position, filters, env);
             let Flow::Done = flow else { return flow };

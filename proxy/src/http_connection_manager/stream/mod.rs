@@ -5,7 +5,10 @@
 //! encode filters to the codec. Neither waits for the other: a response may come before the request has ended, a filter that
 //! waits stops only its own direction, and a side that cannot take more stops only the reading of what would go there.
 
-#![allow(clippy::expect_used, reason = "a stream that runs has its record; each expectation says so")]
+#![allow(
+    clippy::expect_used,
+    reason = "a stream that runs has its record; each expectation says so"
+)]
 
 mod response;
 
@@ -101,7 +104,13 @@ struct Deadlines {
 
 impl<S: ServerStream> Stream<S> {
     /// A stream whose head has come. `codec` is where the rest comes from and the answer goes to.
-    pub(super) fn new(hcm: Rc<Hcm>, codec: S, info: StreamInfo, request: RequestHead, buffer_limit: usize) -> Self {
+    pub(super) fn new(
+        hcm: Rc<Hcm>,
+        codec: S,
+        info: StreamInfo,
+        request: RequestHead,
+        buffer_limit: usize,
+    ) -> Self {
         let timeouts = &hcm.config.timeouts;
         let start = info.start;
         let deadlines = Deadlines {
@@ -109,13 +118,23 @@ impl<S: ServerStream> Stream<S> {
             max_duration: timeouts.max_stream_duration.map(|d| start + d),
             idle: timeouts.stream_idle.map(|d| start + d),
             idle_after: timeouts.stream_idle,
-            log_flush: hcm.config.access_log_options.flush_interval.map(|d| start + d),
+            log_flush: hcm
+                .config
+                .access_log_options
+                .flush_interval
+                .map(|d| start + d),
             flush: None,
         };
         let router = Router::new(hcm.router.clone());
         Self {
             codec,
-            record: Some(Box::new(Record { info, request, response: None, request_trailers: None, response_trailers: None })),
+            record: Some(Box::new(Record {
+                info,
+                request,
+                response: None,
+                request_trailers: None,
+                response_trailers: None,
+            })),
             filters: Filters::default(),
             decode: Chain::default(),
             encode: Chain::default(),
@@ -138,8 +157,15 @@ impl<S: ServerStream> Stream<S> {
 
     /// Takes the head through checks, route and filters. Before the first `poll`.
     pub(super) fn start(&mut self, end: EndStream) {
-        self.request = if end.is_end() { Half::Received } else { Half::Open };
-        let record = self.record.as_mut().expect("a stream has its record until it ends");
+        self.request = if end.is_end() {
+            Half::Received
+        } else {
+            Half::Open
+        };
+        let record = self
+            .record
+            .as_mut()
+            .expect("a stream has its record until it ends");
         if end.is_end() {
             let now = record.info.start;
             record.info.timing.last_downstream_rx_byte = Some(now);
@@ -151,7 +177,8 @@ impl<S: ServerStream> Stream<S> {
             self.request = Half::Open;
         }
         let taken = admitted.and_then(|asked| {
-            self.hcm.resolve_route(&mut record.request, &mut record.info);
+            self.hcm
+                .resolve_route(&mut record.request, &mut record.info);
             self.hcm.take_upgrade(asked, &record.request, &record.info)
         });
         match taken {
@@ -169,8 +196,13 @@ impl<S: ServerStream> Stream<S> {
             self.codec.send_informational(&ResponseHead::new(100));
         }
         self.deadlines_of_route();
-        let record = self.record.as_mut().expect("a stream has its record until it ends");
-        let chain = self.hcm.chain_for(self.upgrade != Upgrade::No, &record.request, &record.info);
+        let record = self
+            .record
+            .as_mut()
+            .expect("a stream has its record until it ends");
+        let chain = self
+            .hcm
+            .chain_for(self.upgrade != Upgrade::No, &record.request, &record.info);
         self.filters = chain.new_stream(record.info.route.as_ref());
         if self.hcm.config.access_log_options.flush_on_new_request {
             self.log("DownstreamStart");
@@ -184,7 +216,9 @@ impl<S: ServerStream> Stream<S> {
     pub(super) fn start_refused(&mut self, error: &super::codec::ProtocolError) {
         self.request = Half::Received;
         self.close_connection = true;
-        self.info().response_flags.set(ResponseFlag::DownstreamProtocolError);
+        self.info()
+            .response_flags
+            .set(ResponseFlag::DownstreamProtocolError);
         self.local_reply(protocol_error_reply(error));
     }
 
@@ -192,7 +226,9 @@ impl<S: ServerStream> Stream<S> {
     pub(super) fn start_reset(&mut self, details: &'static str) {
         self.request = Half::Received;
         self.hcm.config.stats.downstream_rq_rx_reset().inc();
-        self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
+        self.info()
+            .response_flags
+            .set(ResponseFlag::DownstreamRemoteReset);
         self.info().response_code_details = Some(details.into());
         self.codec.reset(StreamReset::LocalReset);
         self.gone();
@@ -207,7 +243,8 @@ impl<S: ServerStream> Stream<S> {
     pub(super) fn start_headers_timeout(&mut self) {
         self.request = Half::Received;
         self.close_connection = true;
-        let reply = LocalReply::new(408, "request_header_timeout").with_body(Bytes::from_static(b"request header timeout"));
+        let reply = LocalReply::new(408, "request_header_timeout")
+            .with_body(Bytes::from_static(b"request header timeout"));
         self.local_reply(reply);
     }
 
@@ -270,7 +307,10 @@ impl<S: ServerStream> Stream<S> {
         if self.codec.poll_flush(cx).is_pending() {
             let timeouts = &self.hcm.config.timeouts;
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
-            let deadline = *self.deadlines.flush.get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            let deadline = *self
+                .deadlines
+                .flush
+                .get_or_insert_with(|| patience.map(|d| Instant::now() + d));
             if !timer.poll(deadline, cx) {
                 return Poll::Pending;
             }
@@ -284,7 +324,10 @@ impl<S: ServerStream> Stream<S> {
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
         loop {
-            let own = nearer(nearer(self.deadlines.request, self.deadlines.max_duration), nearer(self.deadlines.idle, self.deadlines.log_flush));
+            let own = nearer(
+                nearer(self.deadlines.request, self.deadlines.max_duration),
+                nearer(self.deadlines.idle, self.deadlines.log_flush),
+            );
             let nearest = nearer(own, self.router.deadline());
             if !timer.poll(nearest, cx) {
                 return Poll::Pending;
@@ -306,12 +349,25 @@ impl<S: ServerStream> Stream<S> {
                 self.on_router_event(event);
             }
         } else if passed(self.deadlines.log_flush) {
-            self.deadlines.log_flush = self.hcm.config.access_log_options.flush_interval.map(|d| now + d);
+            self.deadlines.log_flush = self
+                .hcm
+                .config
+                .access_log_options
+                .flush_interval
+                .map(|d| now + d);
             self.log("DownstreamPeriodic");
         } else if passed(self.deadlines.max_duration) {
             self.deadlines.max_duration = None;
-            self.hcm.config.stats.downstream_rq_max_duration_reached().inc();
-            self.time_out("downstream duration timeout", "max_duration_timeout", Some(4));
+            self.hcm
+                .config
+                .stats
+                .downstream_rq_max_duration_reached()
+                .inc();
+            self.time_out(
+                "downstream duration timeout",
+                "max_duration_timeout",
+                Some(4),
+            );
         } else if passed(self.deadlines.request) {
             self.deadlines.request = None;
             self.hcm.config.stats.downstream_rq_timeout().inc();
@@ -319,7 +375,9 @@ impl<S: ServerStream> Stream<S> {
         } else if passed(self.deadlines.idle) {
             self.deadlines.idle = None;
             self.hcm.config.stats.downstream_rq_idle_timeout().inc();
-            self.info().response_flags.set(ResponseFlag::StreamIdleTimeout);
+            self.info()
+                .response_flags
+                .set(ResponseFlag::StreamIdleTimeout);
             self.time_out("stream timeout", "stream_idle_timeout", None);
         }
     }
@@ -328,7 +386,8 @@ impl<S: ServerStream> Stream<S> {
     fn time_out(&mut self, body: &'static str, details: &'static str, grpc_status: Option<u32>) {
         if self.response == Half::Start {
             let status = if self.request == Half::Open { 408 } else { 504 };
-            let mut reply = LocalReply::new(status, details).with_body(Bytes::from_static(body.as_bytes()));
+            let mut reply =
+                LocalReply::new(status, details).with_body(Bytes::from_static(body.as_bytes()));
             reply.grpc_status = grpc_status;
             self.local_reply(reply);
         } else {
@@ -345,10 +404,17 @@ impl<S: ServerStream> Stream<S> {
     }
 
     fn deadlines_of_route(&mut self) {
-        let record = self.record.as_ref().expect("a stream has its record until it ends");
-        let Some(route) = &record.info.route else { return };
+        let record = self
+            .record
+            .as_ref()
+            .expect("a stream has its record until it ends");
+        let Some(route) = &record.info.route else {
+            return;
+        };
         let start = record.info.start;
-        let Some(action) = route.route().forward() else { return };
+        let Some(action) = route.route().forward() else {
+            return;
+        };
         if let Some(idle) = action.idle_timeout {
             self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
             self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
@@ -419,7 +485,11 @@ impl<S: ServerStream> Stream<S> {
         // Like Envoy's, filters that wait for the whole body see the end of an HTTP/1 body apart from its last bytes: so the
         // limit of what they buffer holds for these as well.
         let apart = end.is_end() && !data.is_empty() && self.decode.is_holding() && self.is_http1();
-        let (before_end, last) = if apart { (data, Bytes::new()) } else { (Bytes::new(), data) };
+        let (before_end, last) = if apart {
+            (data, Bytes::new())
+        } else {
+            (Bytes::new(), data)
+        };
         if apart {
             self.decode_data(before_end, EndStream::No);
             if self.record.is_none() {
@@ -444,7 +514,9 @@ impl<S: ServerStream> Stream<S> {
     }
 
     fn is_http1(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.request.version.is_http1())
+        self.record
+            .as_ref()
+            .is_some_and(|record| record.request.version.is_http1())
     }
 
     fn on_request_trailers(&mut self, trailers: Fields) {
@@ -474,7 +546,9 @@ impl<S: ServerStream> Stream<S> {
             StreamReset::ProtocolError(error) => {
                 self.close_connection = true;
                 self.hcm.config.stats.downstream_cx_protocol_error().inc();
-                self.info().response_flags.set(ResponseFlag::DownstreamProtocolError);
+                self.info()
+                    .response_flags
+                    .set(ResponseFlag::DownstreamProtocolError);
                 self.request = Half::Received;
                 if self.response == Half::Start {
                     return self.local_reply(protocol_error_reply(error));
@@ -485,14 +559,18 @@ impl<S: ServerStream> Stream<S> {
             StreamReset::RemoteReset => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
-                self.info().response_flags.set(ResponseFlag::DownstreamRemoteReset);
+                self.info()
+                    .response_flags
+                    .set(ResponseFlag::DownstreamRemoteReset);
                 self.info().response_code_details = Some("downstream_remote_reset".into());
                 self.gone();
             }
             StreamReset::ConnectionTermination | StreamReset::LocalReset => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
-                self.info().response_flags.set(ResponseFlag::DownstreamConnectionTermination);
+                self.info()
+                    .response_flags
+                    .set(ResponseFlag::DownstreamConnectionTermination);
                 self.info().response_code_details = Some("downstream_remote_disconnect".into());
                 self.gone();
             }
@@ -507,7 +585,8 @@ impl<S: ServerStream> Stream<S> {
             Flow::LocalReply(reply) => return self.local_reply(reply),
             Flow::BufferFull => {
                 self.hcm.config.stats.downstream_rq_too_large().inc();
-                let reply = LocalReply::new(413, "request_payload_too_large").with_body(Bytes::from_static(b"Payload Too Large"));
+                let reply = LocalReply::new(413, "request_payload_too_large")
+                    .with_body(Bytes::from_static(b"Payload Too Large"));
                 return self.local_reply(reply);
             }
         }
@@ -519,7 +598,9 @@ impl<S: ServerStream> Stream<S> {
             let event = match piece {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
                 Piece::Data(data, end) => self.with_env(|env, s| s.router.data(env, data, end)),
-                Piece::Trailers(trailers) => self.with_env(|env, s| s.router.trailers(env, trailers)),
+                Piece::Trailers(trailers) => {
+                    self.with_env(|env, s| s.router.trailers(env, trailers))
+                }
             };
             if let Some(event) = event {
                 self.on_router_event(event);
@@ -555,7 +636,9 @@ impl<S: ServerStream> Stream<S> {
 
     /// Ends the stream: filters, stats, logs. Only the first call has an effect.
     fn finish(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
         let info = &mut record.info;
         info.downstream_bytes = self.codec.bytes();
         self.router.finish(info);
@@ -572,7 +655,11 @@ impl<S: ServerStream> Stream<S> {
     // ---- plumbing
 
     fn info(&mut self) -> &mut StreamInfo {
-        &mut self.record.as_mut().expect("a stream has its record until it ends").info
+        &mut self
+            .record
+            .as_mut()
+            .expect("a stream has its record until it ends")
+            .info
     }
 
     fn carry_out_effects(&mut self) {
@@ -587,7 +674,10 @@ impl<S: ServerStream> Stream<S> {
 
     /// Runs `call` on the parts of the stream with its environment lent out.
     fn with_env<T>(&mut self, call: impl FnOnce(&mut ChainEnv<'_>, Parts<'_>) -> T) -> T {
-        let record = self.record.as_deref_mut().expect("a stream has its record until it ends");
+        let record = self
+            .record
+            .as_deref_mut()
+            .expect("a stream has its record until it ends");
         let mut env = ChainEnv {
             info: &mut record.info,
             worker: &self.hcm.worker,
@@ -596,7 +686,12 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes(&self.hcm),
             effects: &mut self.effects,
         };
-        let parts = Parts { filters: &mut self.filters, decode: &mut self.decode, encode: &mut self.encode, router: &mut self.router };
+        let parts = Parts {
+            filters: &mut self.filters,
+            decode: &mut self.decode,
+            encode: &mut self.encode,
+            router: &mut self.router,
+        };
         call(&mut env, parts)
     }
 }

@@ -15,16 +15,23 @@ use crate::http_filters::router::RouterEvent;
 
 impl<S: ServerStream> Stream<S> {
     pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.record.is_none() || matches!(self.response, Half::Received | Half::Done) && !self.router.is_active() {
+        if self.record.is_none()
+            || matches!(self.response, Half::Received | Half::Done) && !self.router.is_active()
+        {
             return false;
         }
-        if self.response != Half::Start && (self.codec.poll_ready(cx).is_pending() || self.encode.buffered() > self.buffer_limit) {
+        if self.response != Half::Start
+            && (self.codec.poll_ready(cx).is_pending()
+                || self.encode.buffered() > self.buffer_limit)
+        {
             return false;
         }
         // Several events go out with one write, such as a head and its body.
         let mut progress = false;
         for _ in 0..EVENTS_PER_WRITE {
-            let Poll::Ready(event) = self.poll_router(cx) else { break };
+            let Poll::Ready(event) = self.poll_router(cx) else {
+                break;
+            };
             self.touch();
             self.on_router_event(event);
             progress = true;
@@ -36,7 +43,9 @@ impl<S: ServerStream> Stream<S> {
     }
 
     fn poll_router(&mut self, cx: &mut Context<'_>) -> Poll<RouterEvent> {
-        let Some(record) = self.record.as_deref_mut() else { return Poll::Pending };
+        let Some(record) = self.record.as_deref_mut() else {
+            return Poll::Pending;
+        };
         let mut env = ChainEnv {
             info: &mut record.info,
             worker: &self.hcm.worker,
@@ -61,10 +70,14 @@ impl<S: ServerStream> Stream<S> {
     }
 
     fn on_informational(&mut self, mut head: ResponseHead) {
-        if self.response != Half::Start || (head.status == 100 && !self.hcm.config.proxy_100_continue) {
+        if self.response != Half::Start
+            || (head.status == 100 && !self.hcm.config.proxy_100_continue)
+        {
             return;
         }
-        let Some(record) = self.record.as_deref_mut() else { return };
+        let Some(record) = self.record.as_deref_mut() else {
+            return;
+        };
         let mut env = ChainEnv {
             info: &mut record.info,
             worker: &self.hcm.worker,
@@ -74,7 +87,10 @@ impl<S: ServerStream> Stream<S> {
             effects: &mut self.effects,
         };
         self.filters.encode_1xx(&mut env, &mut head);
-        self.hcm.config.forwarding.mutate_response(&mut head, env.request, false);
+        self.hcm
+            .config
+            .forwarding
+            .mutate_response(&mut head, env.request, false);
         self.codec.send_informational(&head);
     }
 
@@ -82,11 +98,17 @@ impl<S: ServerStream> Stream<S> {
         if self.response != Half::Start {
             return;
         }
-        self.response = if end.is_end() { Half::Received } else { Half::Open };
+        self.response = if end.is_end() {
+            Half::Received
+        } else {
+            Half::Open
+        };
         if head.status == 101 && self.upgrade == Upgrade::Asked {
             self.upgrade = Upgrade::Accepted;
         }
-        let Some(record) = self.record.as_deref_mut() else { return };
+        let Some(record) = self.record.as_deref_mut() else {
+            return;
+        };
         record.response = Some(head);
         if self.filters.is_empty() {
             return self.send_head(end);
@@ -129,7 +151,8 @@ impl<S: ServerStream> Stream<S> {
             Flow::LocalReply(reply) => return self.replace_response(reply),
             Flow::BufferFull => {
                 self.hcm.config.stats.rs_too_large().inc();
-                let reply = LocalReply::new(500, "response_payload_too_large").with_body(Bytes::from_static(b"Internal Server Error"));
+                let reply = LocalReply::new(500, "response_payload_too_large")
+                    .with_body(Bytes::from_static(b"Internal Server Error"));
                 return self.replace_response(reply);
             }
         }
@@ -146,7 +169,10 @@ impl<S: ServerStream> Stream<S> {
 
     /// A filter answers instead of the upstream: possible as long as the head was not sent.
     fn replace_response(&mut self, reply: LocalReply) {
-        let head_was_sent = self.record.as_ref().is_some_and(|r| r.info.timing.first_downstream_tx_byte.is_some());
+        let head_was_sent = self
+            .record
+            .as_ref()
+            .is_some_and(|r| r.info.timing.first_downstream_tx_byte.is_some());
         self.router.abandon();
         if head_was_sent {
             self.info().response_code_details = Some(reply.details);
@@ -171,12 +197,23 @@ impl<S: ServerStream> Stream<S> {
 
     fn send_reply(&mut self, reply: LocalReply) {
         let hcm = self.hcm.clone();
-        let Some(record) = self.record.as_deref_mut() else { return };
+        let Some(record) = self.record.as_deref_mut() else {
+            return;
+        };
         record.info.response_code_details = Some(reply.details.clone());
-        let PreparedReply { head, body } = hcm.config.local_reply.prepare(reply, &record.request, &mut record.info, &hcm.worker.random);
+        let PreparedReply { head, body } = hcm.config.local_reply.prepare(
+            reply,
+            &record.request,
+            &mut record.info,
+            &hcm.worker.random,
+        );
         let end = EndStream::from(body.is_empty());
         if self.bypass_encode {
-            self.response = if end.is_end() { Half::Received } else { Half::Open };
+            self.response = if end.is_end() {
+                Half::Received
+            } else {
+                Half::Open
+            };
             record.response = Some(head);
             self.send_head(end);
         } else {
@@ -191,14 +228,28 @@ impl<S: ServerStream> Stream<S> {
 
     fn send_head(&mut self, end: EndStream) {
         let hcm = &self.hcm;
-        let Some(record) = self.record.as_deref_mut() else { return };
-        let Record { info, request, response: Some(head), .. } = record else { return };
+        let Some(record) = self.record.as_deref_mut() else {
+            return;
+        };
+        let Record {
+            info,
+            request,
+            response: Some(head),
+            ..
+        } = record
+        else {
+            return;
+        };
         let upgraded = self.upgrade == Upgrade::Accepted;
-        hcm.config.forwarding.mutate_response(head, request, upgraded);
+        hcm.config
+            .forwarding
+            .mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head, info);
-        self.close_connection |= hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
+        self.close_connection |=
+            hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
-        self.close_connection |= self.request == Half::Open && !upgraded && request.version.is_http1();
+        self.close_connection |=
+            self.request == Half::Open && !upgraded && request.version.is_http1();
         if self.close_connection && !upgraded && request.version.is_http1() {
             head.fields.set(Known::Connection, "close");
         }
@@ -234,7 +285,11 @@ impl<S: ServerStream> Stream<S> {
         let info = self.info();
         info.timing.last_downstream_tx_byte = Some(info.now);
         if self.request == Half::Open && self.upgrade == Upgrade::No {
-            self.hcm.config.stats.downstream_rq_response_before_rq_complete().inc();
+            self.hcm
+                .config
+                .stats
+                .downstream_rq_response_before_rq_complete()
+                .inc();
             self.ended_early = true;
             self.close_connection = true;
         }

@@ -47,7 +47,11 @@ pub struct WorkerRouter {
 impl RouterConfig {
     /// Converts the message. Every field is decided here.
     #[allow(deprecated, reason = "every field is decided, old ones too")]
-    pub fn from_proto(config: &TypedConfig, cx: &FactoryContext<'_>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    pub fn from_proto(
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         const CHECKED: [&str; 5] = [
             "x-envoy-upstream-rq-timeout-ms",
             "x-envoy-upstream-rq-per-try-timeout-ms",
@@ -71,29 +75,55 @@ impl RouterConfig {
         } = config.decode(path)?;
         let log = path.unsupported_if_set("upstream_log", upstream_log);
         let log_options = path.unsupported_if_set("upstream_log_options", upstream_log_options);
-        let strict = path.each("strict_check_headers", strict_check_headers, |name, path| {
-            if CHECKED.contains(&name.to_ascii_lowercase().as_str()) {
-                Ok(HeaderName::new(name))
-            } else {
-                Err(path.reject(format!("{name:?} is not one of {}", CHECKED.join(", "))))
-            }
-        });
+        let strict = path.each(
+            "strict_check_headers",
+            strict_check_headers,
+            |name, path| {
+                if CHECKED.contains(&name.to_ascii_lowercase().as_str()) {
+                    Ok(HeaderName::new(name))
+                } else {
+                    Err(path.reject(format!("{name:?} is not one of {}", CHECKED.join(", "))))
+                }
+            },
+        );
         let upstream = if upstream_http_filters.is_empty() {
             Ok(ChainConfig::default())
         } else {
-            ChainConfig::upstream_from_proto("upstream_http_filters", upstream_http_filters, cx, path)
+            ChainConfig::upstream_from_proto(
+                "upstream_http_filters",
+                upstream_http_filters,
+                cx,
+                path,
+            )
         };
         log?;
         log_options?;
         let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
-        Ok(Self { dynamic_stats, suppress_envoy_headers, respect_expected_rq_timeout, strict_check_headers: strict?, upstream_http_filters: upstream? })
+        Ok(Self {
+            dynamic_stats,
+            suppress_envoy_headers,
+            respect_expected_rq_timeout,
+            strict_check_headers: strict?,
+            upstream_http_filters: upstream?,
+        })
     }
 }
 
 impl WorkerRouter {
     /// This worker's instance, for streams routed by `table`.
-    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>, table: &RouteTable) -> Self {
+    pub fn new(
+        config: Arc<RouterConfig>,
+        stats: HcmStats,
+        worker: &Rc<Worker>,
+        table: &RouteTable,
+    ) -> Self {
         let upstream_chain = config.upstream_http_filters.on_worker(worker, Some(table));
-        Self { upstream_chain, cluster_chains: ClusterChains::default(), client: AsyncClient::new(worker.clone()), config, stats }
+        Self {
+            upstream_chain,
+            cluster_chains: ClusterChains::default(),
+            client: AsyncClient::new(worker.clone()),
+            config,
+            stats,
+        }
     }
 }

@@ -31,7 +31,9 @@ use crate::http_filters::LocalReply;
 use crate::route::{Action, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
-use crate::upstream::{CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost};
+use crate::upstream::{
+    CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost,
+};
 
 use outcome::Failure;
 use replay::RequestBody;
@@ -126,12 +128,17 @@ impl Router {
         let Some(selected) = env.info.route.clone() else {
             self.shared.stats.no_route().inc();
             env.info.response_flags.set(ResponseFlag::NoRouteFound);
-            return Some(RouterEvent::LocalReply(LocalReply::new(404, "route_not_found")));
+            return Some(RouterEvent::LocalReply(LocalReply::new(
+                404,
+                "route_not_found",
+            )));
         };
         let route = selected.route();
         match &route.action {
             Action::Redirect(redirect) => {
-                let location = selected.redirect_location(env.request, env.info).unwrap_or_default();
+                let location = selected
+                    .redirect_location(env.request, env.info)
+                    .unwrap_or_default();
                 Some(self.redirect(env, redirect.status, location))
             }
             Action::DirectResponse(response) => Some(self.direct_response(env, response)),
@@ -145,7 +152,10 @@ impl Router {
                 let Some(cluster) = cluster else {
                     self.shared.stats.no_cluster().inc();
                     env.info.response_flags.set(ResponseFlag::NoClusterFound);
-                    let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found");
+                    let reply = LocalReply::new(
+                        action.cluster_not_found_response_code,
+                        "cluster_not_found",
+                    );
                     return Some(self.reply(env, reply));
                 };
                 self.priority = match action.priority {
@@ -178,10 +188,14 @@ impl Router {
     ) {
         let config = &self.shared.config;
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
-        self.timeouts.write_headers(env.request, self.is_grpc, config.suppress_envoy_headers);
+        self.timeouts
+            .write_headers(env.request, self.is_grpc, config.suppress_envoy_headers);
         let host = selected.virtual_host();
         self.retry = RetryState::of(action.retry_policy.as_deref(), env.request);
-        self.body.set_limit(selected.request_body_buffer_limit().unwrap_or(u64::from(cluster.info().settings.per_connection_buffer_limit_bytes)));
+        self.body
+            .set_limit(selected.request_body_buffer_limit().unwrap_or(u64::from(
+                cluster.info().settings.per_connection_buffer_limit_bytes,
+            )));
         if host.include_request_attempt_count {
             env.request.fields.set(Known::EnvoyAttemptCount, "1");
         }
@@ -190,7 +204,12 @@ impl Router {
     }
 
     /// A piece of the request body has passed the filters.
-    pub fn data(&mut self, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream) -> Option<RouterEvent> {
+    pub fn data(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        data: Bytes,
+        end: EndStream,
+    ) -> Option<RouterEvent> {
         if end.is_end() {
             self.request_ended(env.info.now);
         }
@@ -232,7 +251,11 @@ impl Router {
             self.body.push_trailers(trailers, None);
             return passed.err().map(RouterEvent::LocalReply);
         }
-        let stream = if let State::Attempt(attempt) = &mut self.state { attempt.stream() } else { None };
+        let stream = if let State::Attempt(attempt) = &mut self.state {
+            attempt.stream()
+        } else {
+            None
+        };
         self.body.push_trailers(trailers, stream);
         None
     }
@@ -247,7 +270,9 @@ impl Router {
                 None => match attempt.filters() {
                     None => self.body.poll_room(),
                     Some(filters) if !filters.has_room() => Poll::Pending,
-                    Some(_) => attempt.filtered().map_or(Poll::Ready(()), |(stream, _)| stream.poll_ready(cx)),
+                    Some(_) => attempt
+                        .filtered()
+                        .map_or(Poll::Ready(()), |(stream, _)| stream.poll_ready(cx)),
                 },
             },
         }
@@ -291,7 +316,9 @@ impl Router {
     /// Drives the attempt and gives the next event of its response.
     pub fn poll(&mut self, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<RouterEvent> {
         loop {
-            let State::Attempt(attempt) = &mut self.state else { return Poll::Pending };
+            let State::Attempt(attempt) = &mut self.state else {
+                return Poll::Pending;
+            };
             if attempt.stream().is_none() {
                 if attempt.filters().is_some() {
                     return self.poll_filtered(env, cx);
@@ -302,13 +329,19 @@ impl Router {
                         self.send_request(env);
                         continue;
                     }
-                    Poll::Ready(Err(reason)) => return Poll::Ready(self.on_failure(env, Failure::Reset(reason))),
+                    Poll::Ready(Err(reason)) => {
+                        return Poll::Ready(self.on_failure(env, Failure::Reset(reason)));
+                    }
                 }
             }
-            let Some(stream) = attempt.stream() else { return Poll::Pending };
+            let Some(stream) = attempt.stream() else {
+                return Poll::Pending;
+            };
             // Sends what has been queued; whether the queue is short again is asked before more is put into it.
             let _ = stream.poll_ready(cx);
-            let Poll::Ready(event) = stream.poll_event(cx) else { return Poll::Pending };
+            let Poll::Ready(event) = stream.poll_event(cx) else {
+                return Poll::Pending;
+            };
             let now = env.info.now;
             attempt.received(now, env.info);
             return Poll::Ready(self.on_event(env, event, now));
@@ -318,14 +351,21 @@ impl Router {
     /// The same for an attempt behind filters.
     #[cold]
     fn poll_filtered(&mut self, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<RouterEvent> {
-        let State::Attempt(attempt) = &mut self.state else { return Poll::Pending };
+        let State::Attempt(attempt) = &mut self.state else {
+            return Poll::Pending;
+        };
         poll_filtered(attempt, env, cx, self.is_upgrade).map(|filtered| match filtered {
             Filtered::Event(event) => self.on_event(env, event, Instant::now()),
             Filtered::Reply(reply) => RouterEvent::LocalReply(reply),
         })
     }
 
-    fn on_event(&mut self, env: &mut ChainEnv<'_>, event: ResponseEvent, now: Instant) -> RouterEvent {
+    fn on_event(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        event: ResponseEvent,
+        now: Instant,
+    ) -> RouterEvent {
         match event {
             ResponseEvent::Informational(head) => RouterEvent::Informational(head),
             ResponseEvent::Head(head, end) => self.on_head(env, head, end, now),
@@ -376,22 +416,35 @@ impl Router {
     /// Chooses a host and asks its pool for a stream.
     fn attempt(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
         let cluster = self.cluster.clone()?;
-        let choice = HostChoice { router: self, env_random: env.worker.random.next(), hash: hash_key(env) };
+        let choice = HostChoice {
+            router: self,
+            env_random: env.worker.random.next(),
+            hash: hash_key(env),
+        };
         let Some(host) = cluster.choose_host(&choice) else {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
             self.charge(503, env);
-            let reply = LocalReply::new(503, "no_healthy_upstream").with_body(Bytes::from_static(b"no healthy upstream"));
+            let reply = LocalReply::new(503, "no_healthy_upstream")
+                .with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
         rewrite_host_for(&host, env, !self.shared.config.suppress_envoy_headers);
         self.retry.tried(&host);
-        let mut attempt = Box::new(UpstreamRequest::new(&cluster, host, env, self.priority, self.is_upgrade));
+        let mut attempt = Box::new(UpstreamRequest::new(
+            &cluster,
+            host,
+            env,
+            self.priority,
+            self.is_upgrade,
+        ));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
         }
-        let filters = self.shared.upstream_filters(&cluster, env, self.body.limit());
+        let filters = self
+            .shared
+            .upstream_filters(&cluster, env, self.body.limit());
         if let Some(filters) = filters {
             attempt.put_filters(filters);
             self.state = State::Attempt(attempt);
@@ -408,27 +461,39 @@ impl Router {
     /// Shows the filters of an attempt what there is of the request.
     #[cold]
     fn start_filtered(&mut self, env: &mut ChainEnv<'_>) -> Result<(), LocalReply> {
-        let State::Attempt(attempt) = &mut self.state else { return Ok(()) };
+        let State::Attempt(attempt) = &mut self.state else {
+            return Ok(());
+        };
         if attempt.is_open() {
             attempt.ready(env.info);
         }
-        let Some(filters) = attempt.filters() else { return Ok(()) };
+        let Some(filters) = attempt.filters() else {
+            return Ok(());
+        };
         let end = self.body.is_empty_and_ended() && !self.is_upgrade;
         filters.request_head(env, end.into())?;
         let (pieces, ends_with_data, trailers) = self.body.hand_on();
         let last = pieces.len();
         for (index, piece) in pieces.into_iter().enumerate() {
-            filters.request_data(env, piece, EndStream::from(ends_with_data && index + 1 == last))?;
+            filters.request_data(
+                env,
+                piece,
+                EndStream::from(ends_with_data && index + 1 == last),
+            )?;
         }
         trailers.map_or(Ok(()), |trailers| filters.request_trailers(env, trailers))
     }
 
     fn send_request(&mut self, env: &mut ChainEnv<'_>) {
-        let State::Attempt(attempt) = &mut self.state else { return };
+        let State::Attempt(attempt) = &mut self.state else {
+            return;
+        };
         attempt.ready(env.info);
         let end = EndStream::from(self.body.is_empty_and_ended() && !self.is_upgrade);
         let is_upgrade = self.is_upgrade;
-        let Some(stream) = attempt.stream() else { return };
+        let Some(stream) = attempt.stream() else {
+            return;
+        };
         stream.send_head(env.request, end);
         if is_upgrade {
             stream.upgrade();
@@ -436,14 +501,30 @@ impl Router {
         self.body.flush_into(stream);
     }
 
-    fn on_head(&mut self, env: &mut ChainEnv<'_>, mut head: ResponseHead, end: EndStream, now: Instant) -> RouterEvent {
-        let Some(cluster) = self.cluster.clone() else { return RouterEvent::Progress };
+    fn on_head(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        mut head: ResponseHead,
+        end: EndStream,
+        now: Instant,
+    ) -> RouterEvent {
+        let Some(cluster) = self.cluster.clone() else {
+            return RouterEvent::Progress;
+        };
         // A protocol switch that nobody asked for has no bytes for anybody behind it.
         let end = EndStream::from(end.is_end() || head.status == 101 && !self.is_upgrade);
         self.retry.observe_health(&head);
         let selected = env.info.route.clone();
-        let policy = selected.as_ref().and_then(|selected| retry_policy(selected));
-        if let RetryDecision::After(wait) = self.retry.on_response(&head, policy, &cluster, self.priority, env.worker.random.next()) {
+        let policy = selected
+            .as_ref()
+            .and_then(|selected| retry_policy(selected));
+        if let RetryDecision::After(wait) = self.retry.on_response(
+            &head,
+            policy,
+            &cluster,
+            self.priority,
+            env.worker.random.next(),
+        ) {
             self.charge(head.status, env);
             return self.back_off(env, wait);
         }
@@ -468,7 +549,8 @@ impl Router {
     /// Says why an outcome that would have been tried again was not.
     fn flag_retries(&self, info: &mut StreamInfo) {
         if self.retry.is_exhausted() {
-            info.response_flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+            info.response_flags
+                .set(ResponseFlag::UpstreamRetryLimitExceeded);
         }
         if self.retry.has_overflowed() {
             info.response_flags.set(ResponseFlag::UpstreamOverflow);
@@ -482,11 +564,15 @@ impl Router {
         {
             let took = u64::try_from((now - origin).as_millis()).unwrap_or(u64::MAX);
             let mut digits = itoa_buffer(took);
-            head.fields.set(Known::EnvoyUpstreamServiceTime, digits.as_bytes());
+            head.fields
+                .set(Known::EnvoyUpstreamServiceTime, digits.as_bytes());
         }
-        let Some(route) = env.info.route.clone() else { return };
+        let Some(route) = env.info.route.clone() else {
+            return;
+        };
         if route.virtual_host().include_attempt_count_in_response {
-            head.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+            head.fields
+                .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
         route.finalize_response_headers(head, env.request, env.info);
     }
@@ -509,17 +595,25 @@ impl Router {
 
     /// An attempt failed: again, or an answer of our own.
     fn on_failure(&mut self, env: &mut ChainEnv<'_>, failure: Failure) -> RouterEvent {
-        let Some(cluster) = self.cluster.clone() else { return RouterEvent::Reset };
+        let Some(cluster) = self.cluster.clone() else {
+            return RouterEvent::Reset;
+        };
         let mut stale = false;
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             stale = attempt.was_stale(&failure);
             attempt.fail(&failure, env.info);
         }
-        if stale && !self.response_started && env.request.method().is_idempotent() && self.body.is_empty_and_ended() {
+        if stale
+            && !self.response_started
+            && env.request.method().is_idempotent()
+            && self.body.is_empty_and_ended()
+        {
             return self.attempt(env).unwrap_or(RouterEvent::Progress);
         }
         if !self.response_started {
-            let decision = self.retry.on_failure(&failure, &cluster, self.priority, env.worker.random.next());
+            let decision =
+                self.retry
+                    .on_failure(&failure, &cluster, self.priority, env.worker.random.next());
             if let RetryDecision::After(wait) = decision {
                 return self.back_off(env, wait);
             }
@@ -529,7 +623,10 @@ impl Router {
         env.info.response_flags.set(failure.flag());
         self.route_deadline = None;
         if self.response_started {
-            self.shared.stats.rq_reset_after_downstream_response_started().inc();
+            self.shared
+                .stats
+                .rq_reset_after_downstream_response_started()
+                .inc();
             env.info.response_code_details = Some(failure.details_after_response());
             return RouterEvent::Reset;
         }
@@ -546,8 +643,15 @@ impl Router {
             attempt.finish(env.info);
         }
         env.info.attempt_count += 1;
-        if env.info.route.as_ref().is_some_and(|r| r.virtual_host().include_request_attempt_count) {
-            env.request.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+        if env
+            .info
+            .route
+            .as_ref()
+            .is_some_and(|r| r.virtual_host().include_request_attempt_count)
+        {
+            env.request
+                .fields
+                .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
         self.body.rewind();
         self.state = State::BackingOff(env.info.now + wait);
@@ -555,12 +659,16 @@ impl Router {
     }
 
     fn route_timeout(&mut self, env: &mut ChainEnv<'_>) -> RouterEvent {
-        let Some(cluster) = self.cluster.clone() else { return RouterEvent::Reset };
+        let Some(cluster) = self.cluster.clone() else {
+            return RouterEvent::Reset;
+        };
         cluster.info().stats.upstream_rq_timeout().inc();
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.fail(&Failure::RouteTimeout, env.info);
         }
-        env.info.response_flags.set(ResponseFlag::UpstreamRequestTimeout);
+        env.info
+            .response_flags
+            .set(ResponseFlag::UpstreamRequestTimeout);
         if self.response_started {
             env.info.response_code_details = Some("response_timeout".into());
             return RouterEvent::Reset;
@@ -601,22 +709,36 @@ impl Router {
 
     /// A reply of the router, with the headers that the route adds to responses.
     fn reply(&self, env: &mut ChainEnv<'_>, mut reply: LocalReply) -> RouterEvent {
-        let Some(route) = env.info.route.clone() else { return RouterEvent::LocalReply(reply) };
+        let Some(route) = env.info.route.clone() else {
+            return RouterEvent::LocalReply(reply);
+        };
         let mut head = ResponseHead::new(reply.status);
         for (name, value) in &reply.headers {
             head.fields.set(name, value);
         }
         if route.virtual_host().include_attempt_count_in_response {
-            head.fields.set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+            head.fields
+                .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
         env.info.response_code = Some(reply.status);
         route.finalize_response_headers(&mut head, env.request, env.info);
-        reply.headers = head.fields.iter().map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value))).collect();
+        reply.headers = head
+            .fields
+            .iter()
+            .map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value)))
+            .collect();
         RouterEvent::LocalReply(reply)
     }
 
     /// A reply of the route itself.
-    fn respond(&self, env: &mut ChainEnv<'_>, status: u16, body: Bytes, location: Option<Bytes>, content_type: Option<&str>) -> RouterEvent {
+    fn respond(
+        &self,
+        env: &mut ChainEnv<'_>,
+        status: u16,
+        body: Bytes,
+        location: Option<Bytes>,
+        content_type: Option<&str>,
+    ) -> RouterEvent {
         let mut reply = LocalReply::new(status, "direct_response").with_body(body);
         if let Some(location) = location {
             reply = reply.with_header(HeaderName::new("location"), location);
@@ -630,8 +752,15 @@ impl Router {
 
 /// Where the stats of a response belong.
 fn code_origin(env: &ChainEnv<'_>) -> CodeOrigin {
-    let host = env.info.upstream.as_ref().and_then(|upstream| upstream.host.as_ref());
-    CodeOrigin { internal: env.request.fields.contains(Known::EnvoyInternal), canary: host.is_some_and(|host| host.canary) }
+    let host = env
+        .info
+        .upstream
+        .as_ref()
+        .and_then(|upstream| upstream.host.as_ref());
+    CodeOrigin {
+        internal: env.request.fields.contains(Known::EnvoyInternal),
+        canary: host.is_some_and(|host| host.canary),
+    }
 }
 
 /// What the load balancer may ask about the request.
@@ -663,21 +792,39 @@ fn retry_policy(selected: &SelectedRoute) -> Option<&RetryPolicy> {
 
 /// The hash of the request by its route's `hash_policy`.
 fn hash_key(env: &ChainEnv<'_>) -> Option<u64> {
-    env.info.route.as_ref()?.route().forward()?.hash_policy()?.hash(env.request, env.info, None)
+    env.info
+        .route
+        .as_ref()?
+        .route()
+        .forward()?
+        .hash_policy()?
+        .hash(env.request, env.info, None)
 }
 
 /// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
 fn rewrite_host_for(host: &WorkerHost, env: &mut ChainEnv<'_>, keep_original: bool) {
-    let Some(selected) = &env.info.route else { return };
-    let Some(action) = selected.route().forward() else { return };
+    let Some(selected) = &env.info.route else {
+        return;
+    };
+    let Some(action) = selected.route().forward() else {
+        return;
+    };
     if action.auto_host_rewrite() && !host.hostname.is_empty() {
-        crate::route::update_authority(env.request, host.hostname.as_bytes(), action.append_x_forwarded_host, keep_original);
+        crate::route::update_authority(
+            env.request,
+            host.hostname.as_bytes(),
+            action.append_x_forwarded_host,
+            keep_original,
+        );
     }
 }
 
 /// A number as text, without allocation.
 fn itoa_buffer(value: u64) -> Digits {
-    let mut digits = Digits { bytes: [0; 20], start: 20 };
+    let mut digits = Digits {
+        bytes: [0; 20],
+        start: 20,
+    };
     let mut rest = value;
     loop {
         digits.start -= 1;

@@ -29,13 +29,17 @@ impl Failure {
         match self {
             Self::Reset(reason) => match reason {
                 ResetReason::LocalReset => ResponseFlag::LocalReset,
-                ResetReason::RemoteReset | ResetReason::RemoteRefusedStream => ResponseFlag::UpstreamRemoteReset,
+                ResetReason::RemoteReset | ResetReason::RemoteRefusedStream => {
+                    ResponseFlag::UpstreamRemoteReset
+                }
                 ResetReason::ConnectionFailure(_) => ResponseFlag::UpstreamConnectionFailure,
                 ResetReason::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
                 ResetReason::Overflow => ResponseFlag::UpstreamOverflow,
                 ResetReason::ProtocolError(_) => ResponseFlag::UpstreamProtocolError,
             },
-            Self::PerTryTimeout | Self::PerTryIdleTimeout | Self::RouteTimeout => ResponseFlag::UpstreamRequestTimeout,
+            Self::PerTryTimeout | Self::PerTryIdleTimeout | Self::RouteTimeout => {
+                ResponseFlag::UpstreamRequestTimeout
+            }
             Self::MaxStreamDuration => ResponseFlag::UpstreamMaxStreamDurationReached,
         }
     }
@@ -49,18 +53,35 @@ impl Failure {
     pub(crate) fn reply(&self, retried: bool) -> LocalReply {
         match self {
             Self::Reset(reason) => {
-                let status = if matches!(reason, ResetReason::ProtocolError(_)) { 502 } else { 503 };
-                let latest = if retried { "retried and the latest " } else { "" };
-                let body =
-                    format!("upstream connect error or disconnect/reset before headers. {latest}reset reason: {}", self.reason_text());
-                LocalReply::new(status, self.details("upstream_reset_before_response_started")).with_body(body)
+                let status = if matches!(reason, ResetReason::ProtocolError(_)) {
+                    502
+                } else {
+                    503
+                };
+                let latest = if retried {
+                    "retried and the latest "
+                } else {
+                    ""
+                };
+                let body = format!(
+                    "upstream connect error or disconnect/reset before headers. {latest}reset reason: {}",
+                    self.reason_text()
+                );
+                LocalReply::new(
+                    status,
+                    self.details("upstream_reset_before_response_started"),
+                )
+                .with_body(body)
             }
-            Self::PerTryTimeout => LocalReply::new(504, "upstream_per_try_timeout").with_body("upstream request timeout"),
-            Self::PerTryIdleTimeout => LocalReply::new(504, "upstream_per_try_idle_timeout").with_body("upstream request timeout"),
-            Self::RouteTimeout => LocalReply::new(504, "response_timeout").with_body("upstream request timeout"),
-            Self::MaxStreamDuration => {
-                LocalReply::new(504, "upstream_max_stream_duration_reached").with_body("upstream max stream duration reached")
+            Self::PerTryTimeout => LocalReply::new(504, "upstream_per_try_timeout")
+                .with_body("upstream request timeout"),
+            Self::PerTryIdleTimeout => LocalReply::new(504, "upstream_per_try_idle_timeout")
+                .with_body("upstream request timeout"),
+            Self::RouteTimeout => {
+                LocalReply::new(504, "response_timeout").with_body("upstream request timeout")
             }
+            Self::MaxStreamDuration => LocalReply::new(504, "upstream_max_stream_duration_reached")
+                .with_body("upstream max stream duration reached"),
         }
     }
 
@@ -78,14 +99,20 @@ impl Failure {
     /// Counts the failure in the cluster.
     pub(crate) fn count(&self, cluster: &Rc<WorkerCluster>) {
         if *self == Self::MaxStreamDuration {
-            cluster.info().stats.upstream_rq_max_duration_reached().inc();
+            cluster
+                .info()
+                .stats
+                .upstream_rq_max_duration_reached()
+                .inc();
         }
     }
 
     /// What the transport says, as `%UPSTREAM_TRANSPORT_FAILURE_REASON%` prints it.
     pub(crate) fn transport_failure(&self) -> Option<&str> {
         match self {
-            Self::Reset(ResetReason::ConnectionFailure(ConnectError::Failed(text) | ConnectError::Local(text))) if !text.is_empty() => Some(text),
+            Self::Reset(ResetReason::ConnectionFailure(
+                ConnectError::Failed(text) | ConnectError::Local(text),
+            )) if !text.is_empty() => Some(text),
             _ => None,
         }
     }
@@ -97,13 +124,20 @@ impl Failure {
                 ResetReason::RemoteReset => "remote reset",
                 ResetReason::RemoteRefusedStream => "remote refused stream reset",
                 ResetReason::ConnectionFailure(ConnectError::Timeout) => "connection timeout",
-                ResetReason::ConnectionFailure(ConnectError::Failed(_)) => "remote connection failure",
-                ResetReason::ConnectionFailure(ConnectError::Local(_)) => "local connection failure",
+                ResetReason::ConnectionFailure(ConnectError::Failed(_)) => {
+                    "remote connection failure"
+                }
+                ResetReason::ConnectionFailure(ConnectError::Local(_)) => {
+                    "local connection failure"
+                }
                 ResetReason::ConnectionTermination => "connection termination",
                 ResetReason::Overflow => "overflow",
                 ResetReason::ProtocolError(_) => "protocol error",
             },
-            Self::PerTryTimeout | Self::PerTryIdleTimeout | Self::RouteTimeout | Self::MaxStreamDuration => "local reset",
+            Self::PerTryTimeout
+            | Self::PerTryIdleTimeout
+            | Self::RouteTimeout
+            | Self::MaxStreamDuration => "local reset",
         }
     }
 
@@ -125,7 +159,9 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_told_as_envoy_tells_it() {
-        let failure = Failure::Reset(ResetReason::ConnectionFailure(ConnectError::Failed("delayed connect error: Connection refused".into())));
+        let failure = Failure::Reset(ResetReason::ConnectionFailure(ConnectError::Failed(
+            "delayed connect error: Connection refused".into(),
+        )));
         let reply = failure.reply(false);
         assert_eq!((reply.status, failure.flag().short()), (503, "UF"));
         assert_eq!(

@@ -72,7 +72,10 @@ impl RequestBody {
         let last = self.pieces.len();
         let ends_with_data = self.ended && self.trailers.is_none();
         for (index, piece) in self.pieces.iter().enumerate() {
-            stream.send_data(piece.clone(), EndStream::from(ends_with_data && index + 1 == last));
+            stream.send_data(
+                piece.clone(),
+                EndStream::from(ends_with_data && index + 1 == last),
+            );
         }
         if let Some(trailers) = &self.trailers {
             stream.send_trailers(trailers);
@@ -86,7 +89,11 @@ impl RequestBody {
     /// What was kept, to be handed on elsewhere: the pieces, whether the last one ends the request, and the trailers.
     pub(super) fn hand_on(&mut self) -> (Vec<Bytes>, bool, Option<Fields>) {
         let ends_with_data = self.ended && self.trailers.is_none();
-        let pieces = if self.keep { self.pieces.clone() } else { std::mem::take(&mut self.pieces) };
+        let pieces = if self.keep {
+            self.pieces.clone()
+        } else {
+            std::mem::take(&mut self.pieces)
+        };
         if !self.keep {
             self.kept = 0;
         }
@@ -113,6 +120,10 @@ impl RequestBody {
 
     /// Ready while there is room for more without a stream.
     pub(super) fn poll_room(&self) -> Poll<()> {
-        if self.kept < self.limit { Poll::Ready(()) } else { Poll::Pending }
+        if self.kept < self.limit {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }

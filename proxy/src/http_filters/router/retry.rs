@@ -47,10 +47,22 @@ pub(crate) enum RetryDecision {
 impl RetryState {
     /// Works out the policy of a request, and takes the headers that ask for retries off it.
     pub(crate) fn of(policy: Option<&RetryPolicy>, head: &mut RequestHead) -> Self {
-        let asked_on = head.fields.get(Known::EnvoyRetryOn).map(|v| RetryOn::parse_http(v).0);
-        let asked_grpc = head.fields.get(Known::EnvoyRetryGrpcOn).map(|v| RetryOn::parse_grpc(v).0);
-        let asked_codes = head.fields.get_str(Known::EnvoyRetriableStatusCodes).map(parse_codes);
-        let asked_max = head.fields.get_str(Known::EnvoyMaxRetries).and_then(|v| v.parse().ok());
+        let asked_on = head
+            .fields
+            .get(Known::EnvoyRetryOn)
+            .map(|v| RetryOn::parse_http(v).0);
+        let asked_grpc = head
+            .fields
+            .get(Known::EnvoyRetryGrpcOn)
+            .map(|v| RetryOn::parse_grpc(v).0);
+        let asked_codes = head
+            .fields
+            .get_str(Known::EnvoyRetriableStatusCodes)
+            .map(parse_codes);
+        let asked_max = head
+            .fields
+            .get_str(Known::EnvoyMaxRetries)
+            .and_then(|v| v.parse().ok());
         for name in [
             Known::EnvoyRetryOn,
             Known::EnvoyRetryGrpcOn,
@@ -68,24 +80,38 @@ impl RetryState {
         if on == RetryOn::NONE {
             return Self::default();
         }
-        let excluded = policy.is_some_and(|p| !p.retriable_request_headers.is_empty() && !p.retriable_request_headers.iter().any(|m| m.matches(&head.fields)));
+        let excluded = policy.is_some_and(|p| {
+            !p.retriable_request_headers.is_empty()
+                && !p
+                    .retriable_request_headers
+                    .iter()
+                    .any(|m| m.matches(&head.fields))
+        });
         if excluded {
             return Self::default();
         }
         let mut status_codes = policy.map_or_else(Vec::new, |p| p.retriable_status_codes.to_vec());
         status_codes.extend(asked_codes.unwrap_or_default());
-        let base = policy.and_then(|p| p.base_interval).unwrap_or(Duration::from_millis(25));
+        let base = policy
+            .and_then(|p| p.base_interval)
+            .unwrap_or(Duration::from_millis(25));
         let effective = Effective {
             on,
             status_codes,
             base,
             max: policy.and_then(|p| p.max_interval).unwrap_or(base * 10),
-            avoid_previous_hosts: policy.is_some_and(|p| p.host_predicates.contains(&HostPredicate::PreviousHosts)),
-            omit_canary_hosts: policy.is_some_and(|p| p.host_predicates.contains(&HostPredicate::OmitCanaryHosts)),
+            avoid_previous_hosts: policy
+                .is_some_and(|p| p.host_predicates.contains(&HostPredicate::PreviousHosts)),
+            omit_canary_hosts: policy
+                .is_some_and(|p| p.host_predicates.contains(&HostPredicate::OmitCanaryHosts)),
             host_selection_attempts: policy.map_or(1, |p| p.host_selection_max_attempts),
         };
         let remaining = asked_max.unwrap_or_else(|| policy.map_or(1, |p| p.num_retries));
-        Self { policy: Some(Rc::new(effective)), remaining, ..Self::default() }
+        Self {
+            policy: Some(Rc::new(effective)),
+            remaining,
+            ..Self::default()
+        }
     }
 
     /// Whether an outcome of this request could be tried again.
@@ -118,12 +144,17 @@ impl RetryState {
     /// Whether a host should be left out while others can be had.
     pub(crate) fn avoids(&self, host: &Host) -> bool {
         self.tried.iter().any(|tried| tried.address == host.address)
-            || self.policy.as_ref().is_some_and(|p| p.omit_canary_hosts && host.canary)
+            || self
+                .policy
+                .as_ref()
+                .is_some_and(|p| p.omit_canary_hosts && host.canary)
     }
 
     /// How often the load balancer may be asked for a host that is not avoided.
     pub(crate) fn host_selection_attempts(&self) -> u32 {
-        self.policy.as_ref().map_or(1, |p| p.host_selection_attempts)
+        self.policy
+            .as_ref()
+            .map_or(1, |p| p.host_selection_attempts)
     }
 
     /// `x-envoy-immediate-health-check-fail` is for active health checks; a response that carries it is not tried again.
@@ -142,7 +173,9 @@ impl RetryState {
         priority: RoutingPriority,
         random: u64,
     ) -> RetryDecision {
-        let Some(policy) = self.policy.clone() else { return RetryDecision::No };
+        let Some(policy) = self.policy.clone() else {
+            return RetryDecision::No;
+        };
         let wanted = policy.wants_response(head, route);
         self.decide(wanted, &policy, cluster, priority, random)
     }
@@ -155,12 +188,21 @@ impl RetryState {
         priority: RoutingPriority,
         random: u64,
     ) -> RetryDecision {
-        let Some(policy) = self.policy.clone() else { return RetryDecision::No };
+        let Some(policy) = self.policy.clone() else {
+            return RetryDecision::No;
+        };
         let wanted = policy.wants_failure(failure);
         self.decide(wanted, &policy, cluster, priority, random)
     }
 
-    fn decide(&mut self, wanted: bool, policy: &Effective, cluster: &Rc<WorkerCluster>, priority: RoutingPriority, random: u64) -> RetryDecision {
+    fn decide(
+        &mut self,
+        wanted: bool,
+        policy: &Effective,
+        cluster: &Rc<WorkerCluster>,
+        priority: RoutingPriority,
+        random: u64,
+    ) -> RetryDecision {
         let stats = &cluster.info().stats;
         if !wanted {
             if self.attempts > 0 {
@@ -196,10 +238,19 @@ impl Effective {
         on.contains(RetryOn::SERVER_ERROR) && status >= 500
             || on.contains(RetryOn::GATEWAY_ERROR) && matches!(status, 502..=504)
             || on.contains(RetryOn::RETRIABLE_4XX) && status == 409
-            || on.contains(RetryOn::RETRIABLE_STATUS_CODES) && self.status_codes.contains(&u32::from(status))
-            || on.contains(RetryOn::RETRIABLE_HEADERS) && route.is_some_and(|p| p.retriable_headers.iter().any(|m| m.matches(&head.fields)))
-            || on.contains(RetryOn::ENVOY_RATE_LIMITED) && head.fields.contains(Known::EnvoyRateLimited)
-            || on.intersects(RetryOn::GRPC) && head.fields.get_str(Known::GrpcStatus).and_then(|s| s.parse().ok()).is_some_and(|s| wants_grpc(on, s))
+            || on.contains(RetryOn::RETRIABLE_STATUS_CODES)
+                && self.status_codes.contains(&u32::from(status))
+            || on.contains(RetryOn::RETRIABLE_HEADERS)
+                && route
+                    .is_some_and(|p| p.retriable_headers.iter().any(|m| m.matches(&head.fields)))
+            || on.contains(RetryOn::ENVOY_RATE_LIMITED)
+                && head.fields.contains(Known::EnvoyRateLimited)
+            || on.intersects(RetryOn::GRPC)
+                && head
+                    .fields
+                    .get_str(Known::GrpcStatus)
+                    .and_then(|s| s.parse().ok())
+                    .is_some_and(|s| wants_grpc(on, s))
     }
 
     fn wants_failure(&self, failure: &Failure) -> bool {
@@ -217,15 +268,22 @@ impl Effective {
                     || on.contains(RetryOn::REFUSED_STREAM) && refused
             }
             Failure::PerTryTimeout | Failure::PerTryIdleTimeout | Failure::MaxStreamDuration => {
-                on.contains(RetryOn::SERVER_ERROR) || on.contains(RetryOn::GATEWAY_ERROR) || on.contains(RetryOn::RESET)
+                on.contains(RetryOn::SERVER_ERROR)
+                    || on.contains(RetryOn::GATEWAY_ERROR)
+                    || on.contains(RetryOn::RESET)
             }
         }
     }
 
     /// Exponential back-off with full jitter.
     fn wait(&self, attempt: u32, random: u64) -> Duration {
-        let ceiling = self.base.saturating_mul(2u32.saturating_pow(attempt).saturating_sub(1)).min(self.max);
-        let millis = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX).max(1);
+        let ceiling = self
+            .base
+            .saturating_mul(2u32.saturating_pow(attempt).saturating_sub(1))
+            .min(self.max);
+        let millis = u64::try_from(ceiling.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         Duration::from_millis(random % millis)
     }
 }
@@ -243,5 +301,7 @@ fn wants_grpc(on: RetryOn, status: u32) -> bool {
 }
 
 fn parse_codes(text: &str) -> Vec<u32> {
-    text.split(',').filter_map(|code| code.trim().parse().ok()).collect()
+    text.split(',')
+        .filter_map(|code| code.trim().parse().ok())
+        .collect()
 }

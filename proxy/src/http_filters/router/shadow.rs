@@ -3,15 +3,14 @@
 //! A copy starts when the request itself has found a host. Its body follows piece by piece; one whose cluster does not take it
 //! fast enough is given up when more than the buffer limit of the route waits, and so is one whose request breaks off.
 
-
 use bytes::Bytes;
 
 use super::Router;
 use crate::http::{EndStream, Fields, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::route::RouteAction;
-use crate::upstream::{ClusterId, WorkerCluster};
 use crate::upstream::async_client::{AsyncClient, Body, BodySender, Piece, RequestOptions, body};
+use crate::upstream::{ClusterId, WorkerCluster};
 
 /// The bodies of copies that have not ended.
 #[derive(Default)]
@@ -54,7 +53,10 @@ impl Router {
     pub(super) fn start_shadows(&mut self, env: &mut ChainEnv<'_>, action: &RouteAction) {
         for policy in action.mirrors() {
             let random = env.worker.random.next();
-            let Some(cluster) = policy.cluster(env.request, &env.worker.server.cluster_names) else { continue };
+            let Some(cluster) = policy.cluster(env.request, &env.worker.server.cluster_names)
+            else {
+                continue;
+            };
             if !policy.applies(random) {
                 continue;
             }
@@ -82,10 +84,18 @@ impl Router {
 }
 
 /// Sends a copy, and drops what comes back as it comes.
-fn send(client: &AsyncClient, cluster: ClusterId, head: RequestHead, body: Body, options: RequestOptions) {
+fn send(
+    client: &AsyncClient,
+    cluster: ClusterId,
+    head: RequestHead,
+    body: Body,
+    options: RequestOptions,
+) {
     let opening = client.open(cluster, head, body, options);
     tokio::task::spawn_local(async move {
-        let Ok(mut response) = opening.await else { return };
+        let Ok(mut response) = opening.await else {
+            return;
+        };
         while let Ok(Some(Piece::Data(_) | Piece::Trailers(_))) = response.next().await {}
     });
 }

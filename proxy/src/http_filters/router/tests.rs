@@ -16,7 +16,8 @@ use crate::http_connection_manager::HcmStats;
 use crate::http_connection_manager::filter_chain::RouteResolver;
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::{
-    DataStatus, Effects, HeadersStatus, HttpFilter, HttpFilterConfig, Interests, StreamContext, TrailersStatus, WorkerHttpFilter,
+    DataStatus, Effects, HeadersStatus, HttpFilter, HttpFilterConfig, Interests, StreamContext,
+    TrailersStatus, WorkerHttpFilter,
 };
 use crate::net::Address;
 use crate::route::{RouteTable, Selection};
@@ -57,9 +58,18 @@ impl Harness {
         let test = TestWorker::new(&[("backend", cluster), ("mirror", "")]);
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "test");
-        let cx = FactoryContext { server: &test.server, scope: &test.server.stats.scope("") };
-        let yaml = format!("virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, {route}}}]}}]");
-        let source = Source { name: "test", format: Format::Yaml, bytes: yaml.as_bytes() };
+        let cx = FactoryContext {
+            server: &test.server,
+            scope: &test.server.stats.scope(""),
+        };
+        let yaml = format!(
+            "virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, {route}}}]}}]"
+        );
+        let source = Source {
+            name: "test",
+            format: Format::Yaml,
+            bytes: yaml.as_bytes(),
+        };
         let table: route_pb::RouteConfiguration = load(&[source], UnknownFields::Refuse).unwrap();
         let table = RouteTable::from_proto(table, &cx, &path);
         assert!(report.is_empty(), "{:?}", report.take());
@@ -71,18 +81,35 @@ impl Harness {
             strict_check_headers: Vec::new(),
             upstream_http_filters: filters,
         });
-        let shared = WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker, &table);
+        let shared =
+            WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker, &table);
         let address = || Address::Ip(([127, 0, 0, 1], 1).into());
-        let mut info = StreamInfo::new(ConnectionInfo::between(address(), address()).into(), 1, Some(Protocol::Http11));
+        let mut info = StreamInfo::new(
+            ConnectionInfo::between(address(), address()).into(),
+            1,
+            Some(Protocol::Http11),
+        );
         let mut request = RequestHead::new(Protocol::Http11, b"POST");
         request.set_path(b"/");
         request.set_authority(b"example.com");
         request.set_scheme(b"http");
-        let Selection::Route(index) = table.select(&request, &info, 0) else { panic!("no route") };
+        let Selection::Route(index) = table.select(&request, &info, 0) else {
+            panic!("no route")
+        };
         info.route = Some(SelectedRoute { table, index });
-        info.cluster = test.worker.clusters.get(test.server.cluster_names.id("backend"));
+        info.cluster = test
+            .worker
+            .clusters
+            .get(test.server.cluster_names.id("backend"));
         let router = Router::new(shared.into());
-        Self { test, router, info, request, response: None, effects: Effects::default() }
+        Self {
+            test,
+            router,
+            info,
+            request,
+            response: None,
+            effects: Effects::default(),
+        }
     }
 
     /// Sends the request, with this body.
@@ -91,7 +118,9 @@ impl Harness {
         let mut event = h.router.start(env!(h), EndStream::from(body.is_empty()));
         for (index, piece) in body.iter().enumerate() {
             let end = EndStream::from(index + 1 == body.len());
-            event = event.or(h.router.data(env!(h), Bytes::from_static(piece.as_bytes()), end));
+            event = event.or(h
+                .router
+                .data(env!(h), Bytes::from_static(piece.as_bytes()), end));
         }
         event
     }
@@ -124,8 +153,16 @@ impl Harness {
             let end = match self.next().await {
                 RouterEvent::Head(head, end) => {
                     text.push_str(&head.status.to_string());
-                    for (name, value) in head.fields.iter().filter(|(name, _)| name.starts_with(b"x-")) {
-                        text.push_str(&format!(" {}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)));
+                    for (name, value) in head
+                        .fields
+                        .iter()
+                        .filter(|(name, _)| name.starts_with(b"x-"))
+                    {
+                        text.push_str(&format!(
+                            " {}={}",
+                            String::from_utf8_lossy(name),
+                            String::from_utf8_lossy(value)
+                        ));
                     }
                     end
                 }
@@ -134,7 +171,9 @@ impl Harness {
                     end
                 }
                 RouterEvent::Trailers(_) => EndStream::Yes,
-                RouterEvent::LocalReply(reply) => return format!("reply {} {}", reply.status, reply.details),
+                RouterEvent::LocalReply(reply) => {
+                    return format!("reply {} {}", reply.status, reply.details);
+                }
                 other => return format!("{other:?}"),
             };
             if end.is_end() {
@@ -151,7 +190,9 @@ const RETRY: &str = "route: {cluster: backend, retry_policy: {retry_on: 5xx}}";
 /// `HttpProtocolOptions` with these filters before the codec.
 fn filters(filters: &str) -> String {
     let at = "'@type': type.googleapis.com/envoy.extensions";
-    let codec = format!("{{name: codec, typed_config: {{{at}.filters.http.upstream_codec.v3.UpstreamCodec}}}}");
+    let codec = format!(
+        "{{name: codec, typed_config: {{{at}.filters.http.upstream_codec.v3.UpstreamCodec}}}}"
+    );
     let comma = if filters.is_empty() { "" } else { ", " };
     format!(
         "typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{{at}.upstreams.http.v3.HttpProtocolOptions, \
@@ -206,18 +247,43 @@ impl Probe {
 
 impl HttpFilter for Probe {
     fn interests(&self) -> Interests {
-        let all = [Interests::DECODE_DATA, Interests::DECODE_TRAILERS, Interests::ENCODE_HEADERS, Interests::ENCODE_DATA, Interests::COMPLETE];
-        all.into_iter().fold(Interests::DECODE_HEADERS, Interests::and)
+        let all = [
+            Interests::DECODE_DATA,
+            Interests::DECODE_TRAILERS,
+            Interests::ENCODE_HEADERS,
+            Interests::ENCODE_DATA,
+            Interests::COMPLETE,
+        ];
+        all.into_iter()
+            .fold(Interests::DECODE_HEADERS, Interests::and)
     }
-    fn decode_headers(&mut self, _: &mut StreamContext<'_>, _: &mut RequestHead, end: EndStream) -> HeadersStatus {
+    fn decode_headers(
+        &mut self,
+        _: &mut StreamContext<'_>,
+        _: &mut RequestHead,
+        end: EndStream,
+    ) -> HeadersStatus {
         self.note(format!("head {}", end.is_end()));
         self.waited()
     }
-    fn decode_data(&mut self, _: &mut StreamContext<'_>, data: &mut Bytes, end: EndStream) -> DataStatus {
-        self.note(format!("data {} {}", String::from_utf8_lossy(data), end.is_end()));
+    fn decode_data(
+        &mut self,
+        _: &mut StreamContext<'_>,
+        data: &mut Bytes,
+        end: EndStream,
+    ) -> DataStatus {
+        self.note(format!(
+            "data {} {}",
+            String::from_utf8_lossy(data),
+            end.is_end()
+        ));
         DataStatus::Continue
     }
-    fn decode_trailers(&mut self, _: &mut StreamContext<'_>, trailers: &mut Fields) -> TrailersStatus {
+    fn decode_trailers(
+        &mut self,
+        _: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus {
         self.note("trailers");
         trailers.append("x-filtered", "1");
         TrailersStatus::Continue
@@ -225,12 +291,29 @@ impl HttpFilter for Probe {
     fn encode_1xx(&mut self, _: &mut StreamContext<'_>, head: &mut ResponseHead) {
         self.note(head.status.to_string());
     }
-    fn encode_headers(&mut self, _: &mut StreamContext<'_>, head: &mut ResponseHead, _: EndStream) -> HeadersStatus {
+    fn encode_headers(
+        &mut self,
+        _: &mut StreamContext<'_>,
+        head: &mut ResponseHead,
+        _: EndStream,
+    ) -> HeadersStatus {
         self.note(head.status.to_string());
-        if self.reply { HeadersStatus::LocalReply(LocalReply::new(418, "teapot")) } else { self.waited() }
+        if self.reply {
+            HeadersStatus::LocalReply(LocalReply::new(418, "teapot"))
+        } else {
+            self.waited()
+        }
     }
-    fn encode_data(&mut self, cx: &mut StreamContext<'_>, data: &mut Bytes, _: EndStream) -> DataStatus {
-        assert!(cx.response.is_some(), "the head can be seen while the body passes");
+    fn encode_data(
+        &mut self,
+        cx: &mut StreamContext<'_>,
+        data: &mut Bytes,
+        _: EndStream,
+    ) -> DataStatus {
+        assert!(
+            cx.response.is_some(),
+            "the head can be seen while the body passes"
+        );
         let mut upper = BytesMut::from(&**data);
         upper.make_ascii_uppercase();
         *data = upper.freeze();
@@ -248,7 +331,10 @@ async fn an_upstream_filter_changes_request_and_response() {
     assert!(h.send(&[]).is_none());
     assert_eq!(h.response().await, "200 x-out=b hello");
     assert!(h.test.backends.request().unwrap().contains("x-in: a\r\n"));
-    assert!(!h.request.fields.contains("x-in"), "the head of the stream stays as it is");
+    assert!(
+        !h.request.fields.contains("x-in"),
+        "the head of the stream stays as it is"
+    );
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
@@ -261,7 +347,10 @@ async fn a_retry_starts_from_the_unfiltered_request() {
     for _ in 0..2 {
         let request = h.test.backends.request().unwrap();
         assert_eq!(request.matches("x-in: a\r\n").count(), 1, "{request}");
-        assert!(request.contains("some ") && request.contains("body"), "{request}");
+        assert!(
+            request.contains("some ") && request.contains("body"),
+            "{request}"
+        );
     }
 }
 
@@ -269,7 +358,10 @@ async fn a_retry_starts_from_the_unfiltered_request() {
 async fn a_buffering_upstream_filter_answers_413_when_too_much_comes() {
     let mut h = Harness::new(&filters(BUFFER), ChainConfig::default(), RETRY);
     match h.send(&["123", "45", "6"]) {
-        Some(RouterEvent::LocalReply(reply)) => assert_eq!((reply.status, &*reply.details), (413, "request_payload_too_large")),
+        Some(RouterEvent::LocalReply(reply)) => assert_eq!(
+            (reply.status, &*reply.details),
+            (413, "request_payload_too_large")
+        ),
         other => panic!("{other:?}"),
     }
     h.router.abandon();
@@ -277,7 +369,14 @@ async fn a_buffering_upstream_filter_answers_413_when_too_much_comes() {
     h.test.backends.respond(200, "", "");
     assert!(h.send(&["12", "3"]).is_none());
     assert_eq!(h.response().await, "200");
-    assert!(h.test.backends.request().unwrap().contains("content-length: 3"), "the whole length is known");
+    assert!(
+        h.test
+            .backends
+            .request()
+            .unwrap()
+            .contains("content-length: 3"),
+        "the whole length is known"
+    );
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
@@ -288,7 +387,13 @@ async fn a_route_configures_an_upstream_filter_by_its_name() {
     h.test.backends.respond(200, "", "");
     h.send(&[]);
     h.response().await;
-    assert!(h.test.backends.request().unwrap().contains("x-route: r\r\n"));
+    assert!(
+        h.test
+            .backends
+            .request()
+            .unwrap()
+            .contains("x-route: r\r\n")
+    );
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
@@ -311,12 +416,25 @@ async fn a_filter_sees_everything_of_its_attempt_and_the_end_once() {
     assert!(matches!(h.next().await, RouterEvent::Informational(head) if head.status == 103));
     assert_eq!(h.response().await, "200 HI");
     h.router.finish(&mut h.info);
-    assert_eq!(*probe.calls.borrow(), ["head false", "data a false", "data b true", "103", "200", "complete"]);
+    assert_eq!(
+        *probe.calls.borrow(),
+        [
+            "head false",
+            "data a false",
+            "data b true",
+            "103",
+            "200",
+            "complete"
+        ]
+    );
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_filter_may_wait_with_either_head() {
-    let probe = Probe { wait: Some(Rc::default()), ..Probe::default() };
+    let probe = Probe {
+        wait: Some(Rc::default()),
+        ..Probe::default()
+    };
     let wait = probe.wait.clone().unwrap();
     let mut h = Harness::new("", probe.clone().chain(), FORWARD);
     h.test.backends.respond(200, "", "hi");
@@ -324,7 +442,11 @@ async fn a_filter_may_wait_with_either_head() {
     for round in 0..2 {
         let waited = tokio::time::timeout(std::time::Duration::from_secs(1), h.next()).await;
         assert!(waited.is_err(), "{round}: {waited:?}");
-        assert_eq!(h.test.backends.request().is_some(), round == 1, "the upstream sees nothing before");
+        assert_eq!(
+            h.test.backends.request().is_some(),
+            round == 1,
+            "the upstream sees nothing before"
+        );
         wait.notify_one();
     }
     assert_eq!(h.response().await, "200 HI");
@@ -332,13 +454,20 @@ async fn a_filter_may_wait_with_either_head() {
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn an_answer_of_an_upstream_filter_is_final() {
-    let probe = Probe { reply: true, ..Probe::default() };
+    let probe = Probe {
+        reply: true,
+        ..Probe::default()
+    };
     let mut h = Harness::new("", probe.clone().chain(), RETRY);
     h.test.backends.respond(503, "", "no");
     h.send(&[]);
     assert_eq!(h.response().await, "reply 418 teapot");
     h.router.abandon();
-    assert_eq!(*probe.calls.borrow(), ["head true", "503"], "nothing more can be said to the client yet");
+    assert_eq!(
+        *probe.calls.borrow(),
+        ["head true", "503"],
+        "nothing more can be said to the client yet"
+    );
     h.router.finish(&mut h.info);
     assert_eq!(probe.calls.borrow().last().unwrap(), "complete");
 }
@@ -350,12 +479,17 @@ async fn trailers_pass_upstream_filters() {
     h.test.backends.respond(200, "", "");
     let options = &mut h;
     options.router.start(env!(options), EndStream::No);
-    options.router.data(env!(options), Bytes::from_static(b"x"), EndStream::No);
+    options
+        .router
+        .data(env!(options), Bytes::from_static(b"x"), EndStream::No);
     let mut trailers = Fields::new();
     trailers.append("x-end", "1");
     options.router.trailers(env!(options), trailers);
     assert_eq!(h.response().await, "200");
-    assert_eq!(probe.calls.borrow()[..3], ["head false", "data x false", "trailers"]);
+    assert_eq!(
+        probe.calls.borrow()[..3],
+        ["head false", "data x false", "trailers"]
+    );
 }
 
 const MIRROR: &str = "route: {cluster: backend, request_mirror_policies: [{cluster: mirror}]}";
@@ -380,14 +514,25 @@ async fn a_mirrored_request_goes_to_both_clusters_with_its_body() {
     assert_eq!(h.response().await, "200 one");
     let [own, copy] = both(&h).await;
     assert!(!own.contains("x-envoy-internal"), "{own}");
-    assert!(copy.contains("host: example.com-shadow\r\n") && copy.contains("x-envoy-internal: true\r\n"), "{copy}");
+    assert!(
+        copy.contains("host: example.com-shadow\r\n")
+            && copy.contains("x-envoy-internal: true\r\n"),
+        "{copy}"
+    );
     for request in [own, copy] {
-        assert!(request.contains("some ") && request.contains("body"), "{request}");
+        assert!(
+            request.contains("some ") && request.contains("body"),
+            "{request}"
+        );
     }
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
-    for stat in ["upstream_rq_total", "upstream_rq_completed", "internal.upstream_rq_200"] {
+    for stat in [
+        "upstream_rq_total",
+        "upstream_rq_completed",
+        "internal.upstream_rq_200",
+    ] {
         assert_eq!(h.test.stat(&format!("cluster.mirror.{stat}")), 1, "{stat}");
     }
     assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 0);

@@ -21,19 +21,29 @@ pub(super) struct Timeouts {
 
 impl Timeouts {
     /// Works them out, and takes the headers that ask for them off the request.
-    pub(super) fn of(action: &RouteAction, head: &mut RequestHead, is_grpc: bool, config: &RouterConfig) -> Self {
+    pub(super) fn of(
+        action: &RouteAction,
+        head: &mut RequestHead,
+        is_grpc: bool,
+        config: &RouterConfig,
+    ) -> Self {
         let of_route = action.timeouts();
         // A limit of the whole stream takes the place of this one.
-        let mut global = action.timeout.filter(|_| of_route.max_stream_duration.is_none());
+        let mut global = action
+            .timeout
+            .filter(|_| of_route.max_stream_duration.is_none());
         if is_grpc && let Some(max) = of_route.max_grpc_timeout {
             global = Some(head.grpc_timeout().map_or(max, |asked| {
-                let asked = of_route.grpc_timeout_offset.map_or(asked, |offset| asked.saturating_sub(offset));
+                let asked = of_route
+                    .grpc_timeout_offset
+                    .map_or(asked, |offset| asked.saturating_sub(offset));
                 if max.is_zero() { asked } else { asked.min(max) }
             }));
         }
         let policy = action.retry_policy.as_deref();
         let mut per_try = policy.and_then(|p| p.per_try_timeout);
-        let expected = millis(head, Known::EnvoyExpectedRqTimeoutMs).filter(|_| config.respect_expected_rq_timeout);
+        let expected = millis(head, Known::EnvoyExpectedRqTimeoutMs)
+            .filter(|_| config.respect_expected_rq_timeout);
         if let Some(asked) = expected.or_else(|| millis(head, Known::EnvoyUpstreamRqTimeoutMs)) {
             global = Some(asked);
         }
@@ -45,23 +55,42 @@ impl Timeouts {
         let alt_response = head.fields.remove(Known::EnvoyUpstreamRqTimeoutAltResponse) > 0;
         let global = global.filter(|d| !d.is_zero());
         // An attempt that may take as long as the whole is not limited by itself.
-        let per_try = per_try.filter(|d| !d.is_zero()).filter(|d| global.is_none_or(|g| *d < g));
-        Self { global, per_try, per_try_idle: policy.and_then(|p| p.per_try_idle_timeout).filter(|d| !d.is_zero()), alt_response }
+        let per_try = per_try
+            .filter(|d| !d.is_zero())
+            .filter(|d| global.is_none_or(|g| *d < g));
+        Self {
+            global,
+            per_try,
+            per_try_idle: policy
+                .and_then(|p| p.per_try_idle_timeout)
+                .filter(|d| !d.is_zero()),
+            alt_response,
+        }
     }
 
     /// Tells the upstream how long it has.
     pub(super) fn write_headers(&self, head: &mut RequestHead, is_grpc: bool, suppress: bool) {
-        let Some(expected) = self.per_try.or(self.global).filter(|d| d.as_millis() > 0) else { return };
+        let Some(expected) = self.per_try.or(self.global).filter(|d| d.as_millis() > 0) else {
+            return;
+        };
         if !suppress {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-            head.fields.set(Known::EnvoyExpectedRqTimeoutMs, super::itoa_buffer(millis).as_bytes());
+            head.fields.set(
+                Known::EnvoyExpectedRqTimeoutMs,
+                super::itoa_buffer(millis).as_bytes(),
+            );
         }
         if is_grpc && head.fields.contains(Known::GrpcTimeout) {
-            head.fields.set(Known::GrpcTimeout, format!("{}m", expected.as_millis()));
+            head.fields
+                .set(Known::GrpcTimeout, format!("{}m", expected.as_millis()));
         }
     }
 }
 
 fn millis(head: &RequestHead, name: Known) -> Option<Duration> {
-    head.fields.get_str(name)?.parse().ok().map(Duration::from_millis)
+    head.fields
+        .get_str(name)?
+        .parse()
+        .ok()
+        .map(Duration::from_millis)
 }

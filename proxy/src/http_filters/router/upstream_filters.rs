@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use super::config::WorkerRouter;
 use super::upstream_request::UpstreamRequest;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_connection_manager::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece, RouteResolver};
+use crate::http_connection_manager::filter_chain::{
+    Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece, RouteResolver,
+};
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
 use crate::http_filters::{Effects, LocalReply};
 use crate::route::RouteTable;
@@ -71,15 +73,24 @@ impl RouteResolver for FixedRoute {
 impl WorkerRouter {
     /// The filters of an attempt on `cluster`: the cluster's if it has a list, else the router's. None: there are none.
     #[inline]
-    pub(super) fn upstream_filters(&self, cluster: &WorkerCluster, env: &ChainEnv<'_>, limit: u64) -> Option<Box<UpstreamFilters>> {
+    pub(super) fn upstream_filters(
+        &self,
+        cluster: &WorkerCluster,
+        env: &ChainEnv<'_>,
+        limit: u64,
+    ) -> Option<Box<UpstreamFilters>> {
         let route = env.info.route.as_ref();
         let filters = match &cluster.info().http_filters {
-            Some(config) => self.cluster_chains.get(cluster.info().id, config, env).new_stream(route),
+            Some(config) => self
+                .cluster_chains
+                .get(cluster.info().id, config, env)
+                .new_stream(route),
             None if self.upstream_chain.is_empty() => return None,
             None => self.upstream_chain.new_stream(route),
         };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        (!filters.is_empty()).then(|| Box::new(UpstreamFilters::new(filters, env.request.clone(), limit)))
+        (!filters.is_empty())
+            .then(|| Box::new(UpstreamFilters::new(filters, env.request.clone(), limit)))
     }
 }
 
@@ -98,7 +109,14 @@ impl ClusterChains {
             return known.chain.clone();
         }
         let chain = Rc::new(config.on_worker(env.worker, table.map(|table| &***table)));
-        chains.insert(id, ClusterChain { config: config.clone(), table: table.cloned(), chain: chain.clone() });
+        chains.insert(
+            id,
+            ClusterChain {
+                config: config.clone(),
+                table: table.cloned(),
+                chain: chain.clone(),
+            },
+        );
         chain
     }
 }
@@ -121,21 +139,40 @@ impl UpstreamFilters {
     }
 
     /// The request head, from the router.
-    pub(super) fn request_head(&mut self, env: &mut ChainEnv<'_>, end: EndStream) -> Result<(), LocalReply> {
-        let flow = self.run(env, |parts, env| parts.decode.headers(parts.filters, env, end));
+    pub(super) fn request_head(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+    ) -> Result<(), LocalReply> {
+        let flow = self.run(env, |parts, env| {
+            parts.decode.headers(parts.filters, env, end)
+        });
         self.after_decode(flow)
     }
 
     /// A piece of the request body.
-    pub(super) fn request_data(&mut self, env: &mut ChainEnv<'_>, data: Bytes, end: EndStream) -> Result<(), LocalReply> {
+    pub(super) fn request_data(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        data: Bytes,
+        end: EndStream,
+    ) -> Result<(), LocalReply> {
         let limit = self.limit;
-        let flow = self.run(env, |parts, env| parts.decode.data(parts.filters, env, data, end, limit));
+        let flow = self.run(env, |parts, env| {
+            parts.decode.data(parts.filters, env, data, end, limit)
+        });
         self.after_decode(flow)
     }
 
     /// The request trailers.
-    pub(super) fn request_trailers(&mut self, env: &mut ChainEnv<'_>, trailers: Fields) -> Result<(), LocalReply> {
-        let flow = self.run(env, |parts, env| parts.decode.trailers(parts.filters, env, trailers));
+    pub(super) fn request_trailers(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        trailers: Fields,
+    ) -> Result<(), LocalReply> {
+        let flow = self.run(env, |parts, env| {
+            parts.decode.trailers(parts.filters, env, trailers)
+        });
         self.after_decode(flow)
     }
 
@@ -173,10 +210,16 @@ impl UpstreamFilters {
             }
             ResponseEvent::Head(head, end) => {
                 self.response = Some(head);
-                self.run(env, |parts, env| parts.encode.headers(parts.filters, env, end))
+                self.run(env, |parts, env| {
+                    parts.encode.headers(parts.filters, env, end)
+                })
             }
-            ResponseEvent::Data(data, end) => self.run(env, |parts, env| parts.encode.data(parts.filters, env, data, end, limit)),
-            ResponseEvent::Trailers(trailers) => self.run(env, |parts, env| parts.encode.trailers(parts.filters, env, trailers)),
+            ResponseEvent::Data(data, end) => self.run(env, |parts, env| {
+                parts.encode.data(parts.filters, env, data, end, limit)
+            }),
+            ResponseEvent::Trailers(trailers) => self.run(env, |parts, env| {
+                parts.encode.trailers(parts.filters, env, trailers)
+            }),
             ResponseEvent::Reset(reason) => {
                 self.to_router.push_back(ResponseEvent::Reset(reason));
                 return Ok(());
@@ -186,14 +229,22 @@ impl UpstreamFilters {
     }
 
     /// Lets filters go on that have waited. Ready if one has.
-    fn poll_waits(&mut self, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<Result<(), LocalReply>> {
+    fn poll_waits(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LocalReply>> {
         if self.decode.is_waiting()
-            && let Poll::Ready(flow) = self.run(env, |parts, env| parts.decode.poll_waits(parts.filters, env, cx))
+            && let Poll::Ready(flow) = self.run(env, |parts, env| {
+                parts.decode.poll_waits(parts.filters, env, cx)
+            })
         {
             return Poll::Ready(self.after_decode(flow));
         }
         if self.encode.is_waiting()
-            && let Poll::Ready(flow) = self.run(env, |parts, env| parts.encode.poll_waits(parts.filters, env, cx))
+            && let Poll::Ready(flow) = self.run(env, |parts, env| {
+                parts.encode.poll_waits(parts.filters, env, cx)
+            })
         {
             return Poll::Ready(self.after_encode(flow));
         }
@@ -247,7 +298,11 @@ impl UpstreamFilters {
     }
 
     /// Runs `call` with the environment of the attempt, and carries out what filters asked for.
-    fn run<T>(&mut self, env: &mut ChainEnv<'_>, call: impl FnOnce(Parts<'_>, &mut ChainEnv<'_>) -> T) -> T {
+    fn run<T>(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        call: impl FnOnce(Parts<'_>, &mut ChainEnv<'_>) -> T,
+    ) -> T {
         let mut own = ChainEnv {
             info: &mut *env.info,
             worker: env.worker,
@@ -256,10 +311,19 @@ impl UpstreamFilters {
             routes: &FixedRoute,
             effects: &mut self.effects,
         };
-        let parts = Parts { filters: &mut self.filters, decode: &mut self.decode, encode: &mut self.encode };
+        let parts = Parts {
+            filters: &mut self.filters,
+            decode: &mut self.decode,
+            encode: &mut self.encode,
+        };
         let result = call(parts, &mut own);
         let asked = &mut self.effects;
-        self.to_router.extend(asked.informational.drain(..).map(ResponseEvent::Informational));
+        self.to_router.extend(
+            asked
+                .informational
+                .drain(..)
+                .map(ResponseEvent::Informational),
+        );
         if let Some(limit) = asked.buffer_limit.take() {
             self.limit = usize::try_from(limit).unwrap_or(usize::MAX);
         }
@@ -288,7 +352,9 @@ pub(super) fn poll_filtered(
     is_upgrade: bool,
 ) -> Poll<Filtered> {
     loop {
-        let Some(filters) = attempt.filters() else { return Poll::Pending };
+        let Some(filters) = attempt.filters() else {
+            return Poll::Pending;
+        };
         if let Some(event) = filters.to_router.pop_front() {
             return Poll::Ready(Filtered::Event(event));
         }

@@ -11,7 +11,9 @@ use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::StreamInfo;
-use crate::upstream::pool::{Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamRequest};
+use crate::upstream::pool::{
+    Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamRequest,
+};
 use crate::upstream::{HostStat, RoutingPriority, WorkerCluster, WorkerHost};
 
 /// An attempt.
@@ -41,7 +43,10 @@ enum UpstreamState {
     Closed,
 }
 
-#[allow(clippy::boxed_local, reason = "it lives in a box; to move it out would copy it")]
+#[allow(
+    clippy::boxed_local,
+    reason = "it lives in a box; to move it out would copy it"
+)]
 impl UpstreamRequest {
     /// Asks the pool of `host` for a stream.
     pub(super) fn new(
@@ -51,7 +56,11 @@ impl UpstreamRequest {
         priority: RoutingPriority,
         is_upgrade: bool,
     ) -> Self {
-        let request = StreamRequest { downstream_protocol: env.info.protocol, priority, is_upgrade };
+        let request = StreamRequest {
+            downstream_protocol: env.info.protocol,
+            priority,
+            is_upgrade,
+        };
         let state = match cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => UpstreamState::Open(stream),
             Acquire::Pending(pending) => UpstreamState::Waiting(pending),
@@ -133,7 +142,11 @@ impl UpstreamRequest {
     }
 
     /// Waits for the pool.
-    pub(super) fn poll_connect(&mut self, cx: &mut Context<'_>, info: &mut StreamInfo) -> Poll<Result<(), ResetReason>> {
+    pub(super) fn poll_connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        info: &mut StreamInfo,
+    ) -> Poll<Result<(), ResetReason>> {
         let result = match &mut self.state {
             UpstreamState::Waiting(pending) => match std::pin::Pin::new(pending).poll(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -169,7 +182,9 @@ impl UpstreamRequest {
     /// The pool gave a stream: notes what is known of its connection.
     pub(super) fn ready(&mut self, info: &mut StreamInfo) {
         let now = info.now;
-        let Some(stream) = self.any_stream() else { return };
+        let Some(stream) = self.any_stream() else {
+            return;
+        };
         let connection = stream.connection_info();
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
@@ -235,7 +250,9 @@ impl UpstreamRequest {
 
     /// Whether the attempt met a pooled connection that its peer had closed before it could have seen the request.
     pub(super) fn was_stale(&self, failure: &Failure) -> bool {
-        let Some(stream) = self.any_stream() else { return false };
+        let Some(stream) = self.any_stream() else {
+            return false;
+        };
         let broke = matches!(failure, Failure::Reset(ResetReason::ConnectionTermination));
         broke && !self.anything_received && stream.connection_info().reused()
     }

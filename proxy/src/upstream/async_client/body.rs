@@ -49,7 +49,10 @@ struct Queue {
 
 /// A body of which up to `limit` bytes wait for the upstream.
 pub fn body(limit: usize) -> (BodySender, BodyReader) {
-    let queue = Rc::new(RefCell::new(Queue { limit, ..Queue::default() }));
+    let queue = Rc::new(RefCell::new(Queue {
+        limit,
+        ..Queue::default()
+    }));
     (BodySender(queue.clone()), BodyReader(queue))
 }
 
@@ -141,7 +144,18 @@ impl Upload {
         let ended = incoming.is_none();
         // What is there already is no more for being kept.
         let kept = 0;
-        Self { incoming, pieces, sent: 0, trailers: None, ended, end_sent: false, keep: keep || ended, kept, limit, overflowed: false }
+        Self {
+            incoming,
+            pieces,
+            sent: 0,
+            trailers: None,
+            ended,
+            end_sent: false,
+            keep: keep || ended,
+            kept,
+            limit,
+            overflowed: false,
+        }
     }
 
     /// A head is sent: says whether the request ends with it.
@@ -162,7 +176,11 @@ impl Upload {
     }
 
     /// Sends what there is and what the stream takes.
-    pub(super) fn poll(&mut self, stream: &mut ClientStream, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    pub(super) fn poll(
+        &mut self,
+        stream: &mut ClientStream,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ClientError> {
         while !self.end_sent {
             if self.sent < self.pieces.len() {
                 if stream.poll_ready(cx).is_pending() {
@@ -170,7 +188,8 @@ impl Upload {
                 }
                 let piece = self.pieces[self.sent].clone();
                 self.sent += 1;
-                self.end_sent = self.ended && self.sent == self.pieces.len() && self.trailers.is_none();
+                self.end_sent =
+                    self.ended && self.sent == self.pieces.len() && self.trailers.is_none();
                 stream.send_data(piece, self.end_sent.into());
                 if !self.keep && self.sent == self.pieces.len() {
                     self.pieces.clear();
@@ -191,7 +210,9 @@ impl Upload {
 
     /// Whether something has come.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Result<bool, ClientError> {
-        let Some(reader) = &self.incoming else { return Ok(false) };
+        let Some(reader) = &self.incoming else {
+            return Ok(false);
+        };
         let mut queue = reader.0.borrow_mut();
         if queue.pieces.is_empty() && !queue.ended {
             if queue.sender_gone {

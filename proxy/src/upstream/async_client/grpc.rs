@@ -39,6 +39,10 @@ const PREFIX: usize = 5;
 impl AsyncClient {
     /// Calls `path`, such as `/package.Service/Method`, with `metadata` beside the fields of the protocol. The message that
     /// comes back may have up to `max_message_bytes`; `options.max_response_bytes` does not count.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a call is all of it; each has a type of its own"
+    )]
     pub fn unary<M: Message, R: Message + Default>(
         &self,
         cluster: ClusterId,
@@ -83,23 +87,37 @@ fn framed<M: Message>(message: &M) -> Bytes {
     bytes.freeze()
 }
 
-fn decode<R: Message + Default>(result: Result<WholeResponse, ClientError>, limit: usize) -> Result<R, GrpcError> {
+fn decode<R: Message + Default>(
+    result: Result<WholeResponse, ClientError>,
+    limit: usize,
+) -> Result<R, GrpcError> {
     let response = result.map_err(|error| {
         let status = match &error {
             ClientError::Timeout => DEADLINE_EXCEEDED,
             ClientError::TooLarge(_) => RESOURCE_EXHAUSTED,
             _ => UNAVAILABLE,
         };
-        GrpcError { status, message: error.to_string() }
+        GrpcError {
+            status,
+            message: error.to_string(),
+        }
     })?;
     let fields = response.trailers.as_ref().unwrap_or(&response.head.fields);
     match fields.get_str(Known::GrpcStatus).map(str::parse::<u32>) {
         Some(Ok(0)) => {}
         Some(status) => {
-            let message = fields.get_str(Known::GrpcMessage).unwrap_or_default().to_owned();
-            return Err(GrpcError { status: status.unwrap_or(UNKNOWN), message });
+            let message = fields
+                .get_str(Known::GrpcMessage)
+                .unwrap_or_default()
+                .to_owned();
+            return Err(GrpcError {
+                status: status.unwrap_or(UNKNOWN),
+                message,
+            });
         }
-        None if response.head.status == 200 => return Err(failed(INTERNAL, "the response has no grpc-status")),
+        None if response.head.status == 200 => {
+            return Err(failed(INTERNAL, "the response has no grpc-status"));
+        }
         None => {
             let status = match response.head.status {
                 400 => INTERNAL,
@@ -109,7 +127,10 @@ fn decode<R: Message + Default>(result: Result<WholeResponse, ClientError>, limi
                 429 | 502..=504 => UNAVAILABLE,
                 _ => UNKNOWN,
             };
-            return Err(failed(status, &format!("HTTP status {}", response.head.status)));
+            return Err(failed(
+                status,
+                &format!("HTTP status {}", response.head.status),
+            ));
         }
     }
     let Some((prefix, message)) = response.body.split_first_chunk::<PREFIX>() else {
@@ -118,10 +139,16 @@ fn decode<R: Message + Default>(result: Result<WholeResponse, ClientError>, limi
     let [compressed, length @ ..] = prefix;
     let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
     if *compressed != 0 {
-        return Err(failed(UNIMPLEMENTED, "the message is compressed, which was not asked for"));
+        return Err(failed(
+            UNIMPLEMENTED,
+            "the message is compressed, which was not asked for",
+        ));
     }
     if length > limit {
-        return Err(failed(RESOURCE_EXHAUSTED, &format!("the message has {length} bytes, more than {limit}")));
+        return Err(failed(
+            RESOURCE_EXHAUSTED,
+            &format!("the message has {length} bytes, more than {limit}"),
+        ));
     }
     if length != message.len() {
         return Err(failed(INTERNAL, "the response is not one message"));
@@ -130,5 +157,8 @@ fn decode<R: Message + Default>(result: Result<WholeResponse, ClientError>, limi
 }
 
 fn failed(status: u32, message: &str) -> GrpcError {
-    GrpcError { status, message: message.to_owned() }
+    GrpcError {
+        status,
+        message: message.to_owned(),
+    }
 }

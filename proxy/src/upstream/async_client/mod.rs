@@ -26,7 +26,10 @@ pub use body::{Body, BodyReader, BodySender, body};
 pub use grpc::GrpcError;
 
 use super::pool::{Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamRequest};
-use super::{ClusterId, CodeOrigin, Host, HostStat, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost};
+use super::{
+    ClusterId, CodeOrigin, Host, HostStat, LoadBalancerContext, RoutingPriority, WorkerCluster,
+    WorkerHost,
+};
 use crate::http::{EndStream, Fields, Known, RequestHead, ResponseHead};
 use crate::http_filters::router::outcome::Failure;
 use crate::http_filters::router::retry::{RetryDecision, RetryState};
@@ -128,7 +131,10 @@ pub enum Piece {
 impl AsyncClient {
     /// A client over the clusters and pools of `worker`.
     pub fn new(worker: Rc<Worker>) -> Self {
-        Self { worker, address: Rc::default() }
+        Self {
+            worker,
+            address: Rc::default(),
+        }
     }
 
     /// The number of a cluster, for callers that know only its name.
@@ -158,8 +164,12 @@ impl AsyncClient {
         options: RequestOptions,
     ) -> impl Future<Output = Result<Response, ClientError>> + use<> {
         head.fields.set(Known::EnvoyInternal, "true");
-        if let Some(address) = self.address.get_or_init(|| local_address().map(|ip| ip.to_string().into())) {
-            head.fields.append_to(Known::ForwardedFor, b",", address.as_bytes());
+        if let Some(address) = self
+            .address
+            .get_or_init(|| local_address().map(|ip| ip.to_string().into()))
+        {
+            head.fields
+                .append_to(Known::ForwardedFor, b",", address.as_bytes());
         }
         let worker = self.worker.clone();
         let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
@@ -167,9 +177,20 @@ impl AsyncClient {
             let cluster = worker.clusters.get(cluster).ok_or(ClientError::NoCluster)?;
             let retry = RetryState::of(options.retry_policy.as_deref(), &mut head);
             let upload = Upload::new(body, retry.may_retry(), options.max_request_bytes);
-            let job = Job { worker, cluster: cluster.clone(), head, retry, options, deadline };
-            let Some(deadline) = deadline else { return job.run(upload).await };
-            timeout_at(deadline, job.run(upload)).await.unwrap_or_else(|_| Err(timed_out(&cluster)))
+            let job = Job {
+                worker,
+                cluster: cluster.clone(),
+                head,
+                retry,
+                options,
+                deadline,
+            };
+            let Some(deadline) = deadline else {
+                return job.run(upload).await;
+            };
+            timeout_at(deadline, job.run(upload))
+                .await
+                .unwrap_or_else(|_| Err(timed_out(&cluster)))
         }
     }
 }
@@ -181,7 +202,10 @@ fn timed_out(cluster: &WorkerCluster) -> ClientError {
     ClientError::Timeout
 }
 
-const ORIGIN: CodeOrigin = CodeOrigin { internal: true, canary: false };
+const ORIGIN: CodeOrigin = CodeOrigin {
+    internal: true,
+    canary: false,
+};
 
 /// A request until the head of its response.
 struct Job {
@@ -207,9 +231,13 @@ impl Job {
             let decision = match &outcome {
                 Ok((_, head, _)) => {
                     self.cluster.record_code(head.status, ORIGIN);
-                    self.retry.on_response(head, policy, &self.cluster, priority, random)
+                    self.retry
+                        .on_response(head, policy, &self.cluster, priority, random)
                 }
-                Err(Ended::Failed(failure)) => self.retry.on_failure(failure, &self.cluster, priority, random),
+                Err(Ended::Failed(failure)) => {
+                    self.retry
+                        .on_failure(failure, &self.cluster, priority, random)
+                }
                 Err(Ended::With(_)) => RetryDecision::No,
             };
             if let RetryDecision::After(wait) = decision {
@@ -223,7 +251,12 @@ impl Job {
                     if end.is_end() {
                         open.complete();
                     }
-                    Ok(Response { head, open, upload, deadline: self.deadline })
+                    Ok(Response {
+                        head,
+                        open,
+                        upload,
+                        deadline: self.deadline,
+                    })
                 }
                 Err(Ended::With(error)) => Err(error),
                 Err(Ended::Failed(failure)) => Err(self.fail(failure)),
@@ -232,25 +265,52 @@ impl Job {
     }
 
     /// One attempt, up to the head of its response.
-    async fn attempt(&mut self, upload: &mut Upload) -> Result<(Open, ResponseHead, EndStream), Ended> {
-        let Some(host) = self.cluster.choose_host(&Choice { job: self, random: self.worker.random.next() }) else {
+    async fn attempt(
+        &mut self,
+        upload: &mut Upload,
+    ) -> Result<(Open, ResponseHead, EndStream), Ended> {
+        let Some(host) = self.cluster.choose_host(&Choice {
+            job: self,
+            random: self.worker.random.next(),
+        }) else {
             self.cluster.info().stats.upstream_cx_none_healthy().inc();
             self.cluster.record_code(503, ORIGIN);
             return Err(Ended::With(ClientError::NoHost));
         };
         self.retry.tried(&host);
-        let per_try = self.options.retry_policy.as_ref().and_then(|policy| policy.per_try_timeout).filter(|d| !d.is_zero());
+        let per_try = self
+            .options
+            .retry_policy
+            .as_ref()
+            .and_then(|policy| policy.per_try_timeout)
+            .filter(|d| !d.is_zero());
         let exchange = self.exchange(host.clone(), upload);
-        let Some(per_try) = per_try else { return exchange.await };
-        tokio::time::timeout(per_try, exchange).await.unwrap_or_else(|_| {
-            self.cluster.info().stats.upstream_rq_per_try_timeout().inc();
-            host.count(HostStat::RqError);
-            Err(Ended::Failed(Failure::PerTryTimeout))
-        })
+        let Some(per_try) = per_try else {
+            return exchange.await;
+        };
+        tokio::time::timeout(per_try, exchange)
+            .await
+            .unwrap_or_else(|_| {
+                self.cluster
+                    .info()
+                    .stats
+                    .upstream_rq_per_try_timeout()
+                    .inc();
+                host.count(HostStat::RqError);
+                Err(Ended::Failed(Failure::PerTryTimeout))
+            })
     }
 
-    async fn exchange(&self, host: Rc<WorkerHost>, upload: &mut Upload) -> Result<(Open, ResponseHead, EndStream), Ended> {
-        let request = StreamRequest { downstream_protocol: None, priority: self.options.priority, is_upgrade: false };
+    async fn exchange(
+        &self,
+        host: Rc<WorkerHost>,
+        upload: &mut Upload,
+    ) -> Result<(Open, ResponseHead, EndStream), Ended> {
+        let request = StreamRequest {
+            downstream_protocol: None,
+            priority: self.options.priority,
+            is_upgrade: false,
+        };
         let acquired = match self.cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => Ok(stream),
             Acquire::Pending(pending) => pending.await,
@@ -264,15 +324,26 @@ impl Job {
                 PoolError::Terminated => ResetReason::ConnectionTermination,
             }))
         })?;
-        let mut open = Open { stream: Some(stream), cluster: self.cluster.clone(), host, start: Instant::now() };
+        let mut open = Open {
+            stream: Some(stream),
+            cluster: self.cluster.clone(),
+            host,
+            start: Instant::now(),
+        };
         if let Some(stream) = &mut open.stream {
             stream.send_head(&self.head, upload.start());
         }
         loop {
             match poll_fn(|cx| open.poll_event(upload, cx)).await {
                 Ok(ResponseEvent::Head(head, end)) => return Ok((open, head, end)),
-                Ok(ResponseEvent::Reset(reason)) => return Err(Ended::Failed(Failure::Reset(reason))),
-                Ok(ResponseEvent::Informational(_) | ResponseEvent::Data(..) | ResponseEvent::Trailers(_)) => {}
+                Ok(ResponseEvent::Reset(reason)) => {
+                    return Err(Ended::Failed(Failure::Reset(reason)));
+                }
+                Ok(
+                    ResponseEvent::Informational(_)
+                    | ResponseEvent::Data(..)
+                    | ResponseEvent::Trailers(_),
+                ) => {}
                 Err(error) => return Err(Ended::With(error)),
             }
         }
@@ -328,8 +399,14 @@ struct Open {
 
 impl Open {
     /// Sends what the stream takes of the body, and waits for what comes back.
-    fn poll_event(&mut self, upload: &mut Upload, cx: &mut std::task::Context<'_>) -> Poll<Result<ResponseEvent, ClientError>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(ClientError::Reset(ResetReason::LocalReset))) };
+    fn poll_event(
+        &mut self,
+        upload: &mut Upload,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<ResponseEvent, ClientError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(ClientError::Reset(ResetReason::LocalReset)));
+        };
         if let Err(error) = upload.poll(stream, cx) {
             return Poll::Ready(Err(error));
         }
@@ -347,9 +424,10 @@ impl Open {
         if self.stream.take().is_some() {
             self.host.count(HostStat::RqSuccess);
             let stats = &self.cluster.info().stats;
-            stats.upstream_rq_completed().inc();
             let took = Instant::now() - self.start;
-            stats.upstream_rq_time().record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            stats
+                .upstream_rq_time()
+                .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         }
     }
 }
@@ -369,7 +447,12 @@ impl Response {
         if self.open.stream.is_none() {
             return Ok(None);
         }
-        let Self { open, upload, deadline, .. } = self;
+        let Self {
+            open,
+            upload,
+            deadline,
+            ..
+        } = self;
         let next = poll_fn(|cx| open.poll_event(upload, cx));
         let event = match deadline {
             None => next.await,
@@ -397,7 +480,9 @@ impl Response {
                 Err(ClientError::Reset(reason))
             }
             // Nothing of the kind comes after a head.
-            ResponseEvent::Informational(_) | ResponseEvent::Head(..) => Ok(Some(Piece::Data(Bytes::new()))),
+            ResponseEvent::Informational(_) | ResponseEvent::Head(..) => {
+                Ok(Some(Piece::Data(Bytes::new())))
+            }
         }
     }
 
@@ -407,13 +492,19 @@ impl Response {
         let mut trailers = None;
         while let Some(piece) = self.next().await? {
             match piece {
-                Piece::Data(data) if body.len() + data.len() > limit => return Err(ClientError::TooLarge(limit)),
+                Piece::Data(data) if body.len() + data.len() > limit => {
+                    return Err(ClientError::TooLarge(limit));
+                }
                 Piece::Data(data) => body.extend_from_slice(&data),
                 Piece::Trailers(fields) => trailers = Some(fields),
             }
         }
         let head = self.head.clone();
-        Ok(WholeResponse { head, body: body.freeze(), trailers })
+        Ok(WholeResponse {
+            head,
+            body: body.freeze(),
+            trailers,
+        })
     }
 }
 
@@ -425,6 +516,8 @@ impl fmt::Debug for AsyncClient {
 
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Response").field("status", &self.head.status).finish_non_exhaustive()
+        f.debug_struct("Response")
+            .field("status", &self.head.status)
+            .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,8 @@ fn convert(yaml: &str) -> Result<ClusterConfig, Vec<String>> {
     let proto: pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
     let report = ConfigReport::new();
     let server = Arc::new(ServerContext::new(0, LocalInfo::default()));
-    let converted = ClusterConfig::from_proto(proto, &server, &ConfigPath::root(&report, "cluster"));
+    let converted =
+        ClusterConfig::from_proto(proto, &server, &ConfigPath::root(&report, "cluster"));
     converted.map_err(|_| report.take().iter().map(ToString::to_string).collect())
 }
 
@@ -173,19 +174,39 @@ fn alpn_is_refused_and_so_are_filters_that_belong_before_the_router() {
 "
     ));
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].contains("http_filters") && errors[0].contains("buffer.v3.Buffer"), "{errors:?}");
+    assert!(
+        errors[0].contains("http_filters") && errors[0].contains("buffer.v3.Buffer"),
+        "{errors:?}"
+    );
     assert!(errors[1].contains("auto_config"));
 }
 
 #[test]
 fn upstream_filters_end_in_the_upstream_codec() {
-    let list = |filters: &str| format!("{TYPED}    explicit_http_config: {{http_protocol_options: {{}}}}\n    http_filters: {filters}");
+    let list = |filters: &str| {
+        format!(
+            "{TYPED}    explicit_http_config: {{http_protocol_options: {{}}}}\n    http_filters: {filters}"
+        )
+    };
     let mutation = "{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation}}";
     let codec = "{name: codec, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
     let errors = errors(&list(&format!("[{mutation}]")));
-    assert!(errors[0].contains("must end with a filter of type envoy.extensions.filters.http.upstream_codec"), "{errors:?}");
-    let filters = |filters: &str| convert(&list(filters)).unwrap().http_filters.map(|chain| format!("{chain:?}"));
-    assert_eq!(filters(&format!("[{mutation}, {codec}]")).as_deref(), Some("[\"x\"]"));
+    assert!(
+        errors[0].contains(
+            "must end with a filter of type envoy.extensions.filters.http.upstream_codec"
+        ),
+        "{errors:?}"
+    );
+    let filters = |filters: &str| {
+        convert(&format!("name: a\n{}", list(filters)))
+            .unwrap()
+            .http_filters
+            .map(|chain| format!("{chain:?}"))
+    };
+    assert_eq!(
+        filters(&format!("[{mutation}, {codec}]")).as_deref(),
+        Some("[\"x\"]")
+    );
     assert_eq!(filters(&format!("[{codec}]")).as_deref(), Some("[]"));
     assert_eq!(filters("[]"), None);
 }

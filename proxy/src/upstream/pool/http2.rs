@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::{ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, RequestHead};
 use crate::http_connection_manager::codec::h2::{
-    ClientHttp2Settings, Coalesced, Flusher, Keepalive, SendQueue, coalesce, fields_out, request_out, response_in, trailers_in,
+    ClientHttp2Settings, Coalesced, Flusher, Keepalive, SendQueue, coalesce, fields_out,
+    request_out, response_in, trailers_in,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;

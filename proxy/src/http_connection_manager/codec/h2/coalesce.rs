@@ -150,7 +150,8 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(1024);
         let (mut writer, flusher) = coalesce(Io::from(near));
         writer.write_all(&vec![7; LIMIT]).await.unwrap();
-        let blocked = poll_fn(|cx| Poll::Ready(Pin::new(&mut writer).poll_write(cx, b"x").is_pending()));
+        let blocked =
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut writer).poll_write(cx, b"x").is_pending()));
         assert!(blocked.await);
         let mut got = vec![0; LIMIT];
         let read = far.read_exact(&mut got);
