@@ -18,7 +18,7 @@ use super::socket::SocketSettings;
 use super::stats::ListenerStats;
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::listener_filters::{FACTORIES, ListenerFilterConfig, ListenerFilterFactory};
+use crate::listener_filters::{FACTORIES, ListenerFilterConfig};
 use crate::net::{Address, Keepalive, SocketOption};
 use crate::runtime::RuntimeInteger;
 use crate::server::{FactoryContext, ServerContext};
@@ -341,6 +341,9 @@ fn addresses_from(
     Ok(addresses)
 }
 
+/// The filter that `use_proxy_proto` stands for.
+const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+
 fn listener_filters_from(
     protos: Vec<pb::ListenerFilter>,
     uses_proxy_protocol: bool,
@@ -369,13 +372,14 @@ fn listener_filters_from(
         })
     })?;
     if uses_proxy_protocol {
-        let factory = crate::listener_filters::proxy_protocol::Factory;
+        let path = path.field("use_proxy_proto");
         let config = TypedConfig {
-            type_name: factory.type_names()[0].to_owned(),
+            type_name: PROXY_PROTOCOL.to_owned(),
             value: Default::default(),
         };
+        let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
         entries.push(ListenerFilterEntry {
-            config: factory.from_proto(&config, cx, &path.field("use_proxy_proto"))?,
+            config: factory.from_proto(&config, cx, &path)?,
             disabled: None,
         });
     }

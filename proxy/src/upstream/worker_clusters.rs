@@ -98,7 +98,7 @@ impl WorkerClusters {
     }
 
     /// Ends what belongs to clusters that were removed or replaced. `get` does it too; a worker without traffic should do it
-    /// when [`ClusterTable::changed`] says so.
+    /// when `ClusterTable::changed` says so.
     pub fn refresh(&self) {
         self.seen.set(self.table.version.load(Relaxed));
         let current = self.table.clusters.load();
