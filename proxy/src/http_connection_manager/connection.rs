@@ -37,7 +37,12 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
             Some(found) => found,
             None => return active.closed_by_peer(),
         },
-        CodecType::Http2 => (io, Protocol::Http2),
+        // The crate `h2` would greet anybody; what does not begin with the preface is closed without a byte, as Envoy does.
+        CodecType::Http2 => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
+            Some((io, Protocol::Http2)) => (io, Protocol::Http2),
+            Some(_) => return hcm.config.stats.downstream_cx_protocol_error().inc(),
+            None => return active.closed_by_peer(),
+        },
         CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
     };
     let context = ConnectionContext {

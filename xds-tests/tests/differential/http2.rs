@@ -25,7 +25,6 @@ fn downstream() -> Vec<Case> {
             .step(Step::ReadToEnd)
             .logs(0)
             .ends_somehow()
-            .deviates("h2 sends its SETTINGS before it reads the preface")
             .shows(["= connection 0: closed"])
             .lacks(["< 200"]),
         case("streams share an HTTP/2 connection")

@@ -324,6 +324,7 @@ fn mirrors() -> Vec<Case> {
         mirrored("a fraction of nothing mirrors nothing", ", runtime_fraction: { default_value: { numerator: 0 } }")
             .get("/")
             .wait(300)
+            .shows(["< 200", "> host: front"])
             .lacks(["> host: front-shadow"]),
     ]
 }

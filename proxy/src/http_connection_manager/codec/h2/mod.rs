@@ -7,7 +7,6 @@
 //! Deviations: a malformed message ends its stream, never the connection.
 //! Deviations: `allow_metadata`, `custom_settings_parameters` and `disallow_obs_text` are refused.
 //! Deviations: the bytes of heads on the wire are counted uncompressed.
-//! Deviations: SETTINGS are sent before the preface of the client was read.
 
 mod coalesce;
 mod convert;
