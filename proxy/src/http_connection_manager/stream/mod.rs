@@ -24,7 +24,7 @@ use super::local_reply::protocol_error_reply;
 use super::manager::{Hcm, Routes, max_stream_duration};
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
-use crate::http::{EndStream, Fields, Method, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::router::Router;
 use crate::http_filters::{Effects, LocalReply};
 use crate::network_filters::DrainSignal;
@@ -725,12 +725,6 @@ impl Record {
             local_reply_body: b"",
             log_type,
         }
-    }
-
-    /// Whether the client asked for nothing but the head.
-    #[allow(dead_code, reason = "asked by logs of later work")]
-    pub(super) fn is_head_request(&self) -> bool {
-        self.request.method() == Method::Head
     }
 }
 
