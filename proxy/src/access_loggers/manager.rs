@@ -74,6 +74,7 @@ struct Shared {
     /// `--file-flush-min-size-kb`, in bytes.
     min_size: AtomicU64,
     reopen: AtomicBool,
+    keep_closed: AtomicBool,
     wanted: Mutex<Wanted>,
     wake: Condvar,
 }
@@ -90,7 +91,7 @@ enum Output {
     File(File),
     Stdout,
     Stderr,
-    /// Reopening failed.
+    /// Reopening failed, or it was not to be opened.
     Closed,
 }
 
@@ -104,6 +105,7 @@ impl AccessLogManager {
                 interval: AtomicU64::new(10_000),
                 min_size: AtomicU64::new(64 * 1024),
                 reopen: AtomicBool::new(false),
+                keep_closed: AtomicBool::new(false),
                 wanted: Mutex::default(),
                 wake: Condvar::new(),
             }),
@@ -122,6 +124,11 @@ impl AccessLogManager {
         self.shared.wake.notify_one();
     }
 
+    /// Opens no file from now on: what is logged goes nowhere. For a configuration that is looked at, not run.
+    pub fn keep_closed(&self) {
+        self.shared.keep_closed.store(true, Relaxed);
+    }
+
     /// The file behind a destination, opened if it was not yet.
     pub fn open(&self, destination: &Destination) -> io::Result<Arc<LogFile>> {
         let mut files = self.shared.files.lock();
@@ -131,12 +138,18 @@ impl AccessLogManager {
         let file = Arc::new(LogFile {
             destination: destination.clone(),
             buffers: (0..=self.workers).map(|_| Mutex::default()).collect(),
-            output: Mutex::new(Output::open(destination)?),
+            output: Mutex::new(if self.shared.keep_closed.load(Relaxed) {
+                Output::Closed
+            } else {
+                Output::open(destination)?
+            }),
             shared: self.shared.clone(),
         });
         files.insert(destination.clone(), file.clone());
         drop(files);
-        self.start_thread()?;
+        if !self.shared.keep_closed.load(Relaxed) {
+            self.start_thread()?;
+        }
         Ok(file)
     }
 

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
+pub use timeouts::limits;
 
 use crate::http::{EndStream, Fields, HeaderName, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
