@@ -1,6 +1,6 @@
 //! Points of the wall clock: `%START_TIME(…)%` and its kin, with `strftime`'s specifiers and Envoy's for parts of a second.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,7 +56,7 @@ struct Civil {
     year_day: u32,
     epoch: i64,
     offset: i64,
-    abbreviation: String,
+    abbreviation: Cow<'static, str>,
 }
 
 const DAYS: [&str; 7] = [
@@ -268,13 +268,13 @@ impl Civil {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 4);
         let (offset, abbreviation) = match zone {
-            None => (0, "UTC".to_owned()),
+            None => (0, Cow::Borrowed("UTC")),
             Some(zone) => {
                 let at = jiff::Timestamp::from_second(epoch).unwrap_or(jiff::Timestamp::MAX);
                 let info = zone.to_offset_info(at);
                 (
                     i64::from(info.offset().seconds()),
-                    info.abbreviation().to_owned(),
+                    info.abbreviation().to_owned().into(),
                 )
             }
         };
@@ -426,6 +426,24 @@ fn from_days(days: i64) -> (i64, usize, u32) {
 }
 
 fn number(value: i64, width: usize, fill: u8, out: &mut Vec<u8>) {
+    const MOST: usize = 20;
+    let mut digits = [fill; MOST];
+    if let Ok(mut rest) = u64::try_from(value)
+        && width <= MOST
+    {
+        let mut at = MOST;
+        loop {
+            at -= 1;
+            // A single digit.
+            digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        out.extend_from_slice(&digits[at.min(MOST - width)..]);
+        return;
+    }
     let written = match fill {
         b' ' => write!(out, "{value:width$}"),
         _ => write!(out, "{value:0width$}"),
@@ -435,10 +453,14 @@ fn number(value: i64, width: usize, fill: u8, out: &mut Vec<u8>) {
 
 /// The first `digits` of nine digits, nothing rounded.
 fn fraction(nanosecond: u32, digits: usize, out: &mut Vec<u8>) {
-    let mut text = Digits::default();
-    let written = write!(text, "{nanosecond:09}");
-    debug_assert!(written.is_ok(), "nine digits fit");
-    out.extend_from_slice(&text.bytes[..digits.min(9)]);
+    let mut text = [b'0'; 9];
+    let mut rest = nanosecond;
+    for digit in text.iter_mut().rev() {
+        // A single digit.
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    out.extend_from_slice(&text[..digits.min(9)]);
 }
 
 /// How many of nine digits are left without the zeros at their end.
@@ -459,24 +481,6 @@ fn offset(seconds: i64, colon: bool, out: &mut Vec<u8>) {
         out.push(b':');
     }
     number(minutes % 60, 2, b'0', out);
-}
-
-#[derive(Default)]
-struct Digits {
-    bytes: [u8; 9],
-    len: usize,
-}
-
-impl std::fmt::Write for Digits {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.len + text.len();
-        self.bytes
-            .get_mut(self.len..end)
-            .ok_or(std::fmt::Error)?
-            .copy_from_slice(text.as_bytes());
-        self.len = end;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

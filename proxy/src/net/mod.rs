@@ -7,7 +7,7 @@ mod proxy_protocol;
 mod socket_option;
 mod socket_options;
 
-pub use address::{Address, local_address};
+pub use address::{Address, IpText, local_address};
 pub use cidr::{CidrRange, CidrTable};
 pub use io::{Io, IoLayer};
 pub use proxy_protocol::{PROXY_PROTOCOL_OPTIONS, ProxyProtocolData};
