@@ -285,8 +285,16 @@ impl<S: ServerStream> Stream<S> {
             let mut progress = false;
             if !self.is_over() {
                 progress |= self.poll_filters(cx);
-                progress |= self.poll_request(cx, &mut client_is_quiet);
-                progress |= self.poll_response(cx);
+                if self.request == Half::Open {
+                    progress |= self.poll_request(cx, &mut client_is_quiet);
+                    progress |= self.poll_response(cx);
+                } else {
+                    // A client that has sent all is only watched, and no longer once its response is there.
+                    progress |= self.poll_response(cx);
+                    if !self.is_over() {
+                        progress |= self.poll_request(cx, &mut client_is_quiet);
+                    }
+                }
             }
             if self.record.is_none() {
                 return Poll::Ready(());
