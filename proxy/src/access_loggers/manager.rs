@@ -62,6 +62,8 @@ pub struct LogFile {
     destination: Destination,
     buffers: Box<[Mutex<Vec<u8>>]>,
     output: Mutex<Output>,
+    /// An empty buffer for the worker whose own is written.
+    spare: Mutex<Vec<u8>>,
     shared: Arc<Shared>,
 }
 
@@ -143,6 +145,7 @@ impl AccessLogManager {
             } else {
                 Output::open(destination)?
             }),
+            spare: Mutex::default(),
             shared: self.shared.clone(),
         });
         files.insert(destination.clone(), file.clone());
@@ -267,23 +270,26 @@ impl LogFile {
                 Output::Closed
             });
         }
-        let mut taken = Vec::new();
+        let mut taken = std::mem::take(&mut *self.spare.lock());
         for buffer in &self.buffers {
-            taken.clear();
-            std::mem::swap(&mut *buffer.lock(), &mut taken);
-            if taken.is_empty() {
+            let mut buffer = buffer.lock();
+            if buffer.is_empty() {
                 continue;
             }
+            std::mem::swap(&mut *buffer, &mut taken);
+            drop(buffer);
             stats.write_total_buffered().sub(taken.len() as u64);
             match output.write(&taken) {
                 Ok(()) => stats.write_completed().inc(),
                 // Most likely the disk is full.
                 Err(_) => stats.write_failed().inc(),
             }
+            taken.clear();
             if taken.capacity() > KEPT {
                 taken = Vec::new();
             }
         }
+        *self.spare.lock() = taken;
     }
 }
 

@@ -16,6 +16,7 @@ use super::manager::Hcm;
 use super::stream::Stream;
 use super::timer::{Timer, nearer};
 use crate::http::Protocol;
+use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
@@ -93,11 +94,13 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
     let mut codec =
         Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
+    let mut draining = None;
     let mut requests = 0u32;
     let mut ended_early;
     loop {
         ended_early = false;
-        let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
+        let between = (requests > 0).then_some(&mut draining);
+        let rest = next_request(&context, &mut codec, &mut timer, between).await;
         let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
             Begun::Stream(mut stream, is_refused) => {
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
@@ -221,12 +224,13 @@ fn begin_http1<'a>(
     }
 }
 
-/// Waits for the head of the next request, or for a reason to end the connection.
+/// Waits for the head of the next request, or for a reason to end the connection. Between requests, draining is one: `between`
+/// keeps what waits for it, as long as the connection lives.
 async fn next_request(
     context: &ConnectionContext,
     codec: &mut Http1Connection,
     timer: &mut Timer,
-    between: bool,
+    mut between: Option<&mut Option<LocalBoxFuture<'static, ()>>>,
 ) -> Rest {
     let ConnectionContext {
         hcm, info, drain, ..
@@ -235,7 +239,6 @@ async fn next_request(
     let max = timeouts.max_connection_duration.map(|d| info.start + d);
     let mut since: Option<Instant> = None;
     let mut head_since: Option<Instant> = None;
-    let mut draining = None;
     poll_fn(|cx| {
         if let Poll::Ready(request) = codec.poll_head(cx) {
             return Poll::Ready(Rest::Request(request));
@@ -245,7 +248,7 @@ async fn next_request(
             head_since.get_or_insert_with(Instant::now);
         } else {
             codec.give_back_buffers();
-            if between {
+            if let Some(draining) = &mut between {
                 if drain.is_draining() {
                     return Poll::Ready(Rest::Drain);
                 }

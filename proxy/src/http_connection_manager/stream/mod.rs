@@ -25,7 +25,7 @@ use super::manager::{Hcm, Routes, max_stream_duration};
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_filters::router::Router;
+use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
 use crate::network_filters::DrainSignal;
 use crate::stream_info::{ResponseFlag, StreamInfo};
@@ -208,6 +208,10 @@ impl<S: ServerStream> Stream<S> {
             self.log("DownstreamStart");
         }
         let end = EndStream::from(self.request == Half::Received);
+        if self.filters.is_empty() {
+            let event = self.with_env(|env, s| s.router.start(env, end));
+            return self.on_any_router_event(event);
+        }
         let flow = self.with_env(|env, s| s.decode.headers(s.filters, env, end));
         self.after_decode(flow);
     }
@@ -281,8 +285,16 @@ impl<S: ServerStream> Stream<S> {
             let mut progress = false;
             if !self.is_over() {
                 progress |= self.poll_filters(cx);
-                progress |= self.poll_request(cx, &mut client_is_quiet);
-                progress |= self.poll_response(cx);
+                if self.request == Half::Open {
+                    progress |= self.poll_request(cx, &mut client_is_quiet);
+                    progress |= self.poll_response(cx);
+                } else {
+                    // A client that has sent all is only watched, and no longer once its response is there.
+                    progress |= self.poll_response(cx);
+                    if !self.is_over() {
+                        progress |= self.poll_request(cx, &mut client_is_quiet);
+                    }
+                }
             }
             if self.record.is_none() {
                 return Poll::Ready(());
@@ -508,6 +520,10 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        if self.filters.is_empty() {
+            let event = self.with_env(|env, s| s.router.data(env, data, end));
+            return self.on_any_router_event(event);
+        }
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
         self.after_decode(flow);
@@ -602,11 +618,15 @@ impl<S: ServerStream> Stream<S> {
                     self.with_env(|env, s| s.router.trailers(env, trailers))
                 }
             };
-            if let Some(event) = event {
-                self.on_router_event(event);
-            }
+            self.on_any_router_event(event);
         }
         self.decode.give_back(pieces);
+    }
+
+    fn on_any_router_event(&mut self, event: Option<RouterEvent>) {
+        if let Some(event) = event {
+            self.on_router_event(event);
+        }
     }
 
     // ---- the end
