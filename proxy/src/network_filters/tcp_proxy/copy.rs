@@ -57,7 +57,7 @@ impl Relay {
     pub(super) fn poll(
         &mut self,
         client: &mut Io,
-        upstream: &mut Io,
+        upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         let request = self
@@ -100,8 +100,8 @@ impl Direction {
 
     fn poll(
         &mut self,
-        source: &mut Io,
-        target: &mut Io,
+        source: &mut (impl AsyncRead + Unpin),
+        target: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Side>> {
         loop {
@@ -120,7 +120,11 @@ impl Direction {
         }
     }
 
-    fn poll_write(&mut self, target: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(
+        &mut self,
+        target: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(buffer) = &self.buffer else {
             return Poll::Ready(Ok(()));
         };
@@ -145,7 +149,11 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, source: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        source: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
         let mut room = ReadBuf::new(&mut buffer);
         let read = Pin::new(source).poll_read(cx, &mut room);
