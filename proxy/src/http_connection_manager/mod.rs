@@ -7,6 +7,7 @@
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
 //! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 
+mod client_cert;
 pub mod codec;
 mod config;
 mod conn_headers;
@@ -16,7 +17,9 @@ mod explain;
 pub mod filter_chain;
 mod local_reply;
 mod manager;
+mod original_ip;
 mod path_normalize;
+mod proxy_status;
 mod stats;
 mod stream;
 pub mod timer;
@@ -26,8 +29,11 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
+pub use client_cert::{ClientCertDetails, ClientCertForwarding, ForwardClientCertDetails};
 pub use config::HcmConfig;
 pub use stats::HcmStats;
+
+pub(crate) use conn_headers::uuid;
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::Verdict;

@@ -56,6 +56,8 @@ pub(super) struct Stream<S: ServerStream> {
     ended_early: bool,
     /// The client reset the stream or went away.
     client_gone: bool,
+    /// What the client has sent before its upgrade was granted.
+    held_back: Vec<(Bytes, EndStream)>,
 }
 
 /// What is known about a stream; outlives it by the moment in which it is logged.
@@ -84,9 +86,9 @@ enum Half {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upgrade {
     No,
-    /// `Connection: upgrade` was asked for and is allowed.
+    /// `Connection: upgrade` or CONNECT was asked for and is allowed.
     Asked,
-    /// 101 came back: both sides carry raw bytes.
+    /// 101, or 2xx to a CONNECT, came back: both sides carry raw bytes.
     Accepted,
 }
 
@@ -151,6 +153,7 @@ impl<S: ServerStream> Stream<S> {
             drain: None,
             ended_early: false,
             client_gone: false,
+            held_back: Vec::new(),
             hcm,
         }
     }
@@ -188,7 +191,9 @@ impl<S: ServerStream> Stream<S> {
             }
             Ok(false) => {}
             Err(rejection) => {
-                self.close_connection |= rejection.close;
+                if rejection.close {
+                    self.close_early();
+                }
                 return self.local_reply(rejection.reply);
             }
         }
@@ -202,7 +207,7 @@ impl<S: ServerStream> Stream<S> {
             .expect("a stream has its record until it ends");
         let chain = self
             .hcm
-            .chain_for(self.upgrade != Upgrade::No, &record.request, &record.info);
+            .chain_for(self.upgrade != Upgrade::No, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());
         if self.hcm.config.access_log_options.flush_on_new_request {
             self.log("DownstreamStart");
@@ -485,6 +490,10 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return true;
         }
+        if self.upgrade == Upgrade::Asked {
+            let held: usize = self.held_back.iter().map(|(data, _)| data.len()).sum();
+            return held + self.decode.buffered() <= self.buffer_limit;
+        }
         self.decode.buffered() <= self.buffer_limit && self.router.poll_ready(cx).is_ready()
     }
 
@@ -529,6 +538,12 @@ impl<S: ServerStream> Stream<S> {
         self.after_decode(flow);
     }
 
+    /// Ends the connection after this stream, and lets the client close it first.
+    fn close_early(&mut self) {
+        self.close_connection = true;
+        self.ended_early = true;
+    }
+
     fn is_http1(&self) -> bool {
         self.record
             .as_ref()
@@ -560,7 +575,7 @@ impl<S: ServerStream> Stream<S> {
     fn on_client_reset(&mut self, reset: &StreamReset) {
         match reset {
             StreamReset::ProtocolError(error) => {
-                self.close_connection = true;
+                self.close_early();
                 self.hcm.config.stats.downstream_cx_protocol_error().inc();
                 self.info()
                     .response_flags
@@ -613,6 +628,11 @@ impl<S: ServerStream> Stream<S> {
         for piece in pieces.drain(..) {
             let event = match piece {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
+                // An upstream that does not grant the upgrade would take these bytes for another request.
+                Piece::Data(data, end) if self.upgrade == Upgrade::Asked => {
+                    self.held_back.push((data, end));
+                    None
+                }
                 Piece::Data(data, end) => self.with_env(|env, s| s.router.data(env, data, end)),
                 Piece::Trailers(trailers) => {
                     self.with_env(|env, s| s.router.trailers(env, trailers))

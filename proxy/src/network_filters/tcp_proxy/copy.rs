@@ -65,7 +65,7 @@ impl Relay {
     pub(super) fn poll(
         &mut self,
         client: &mut Io,
-        upstream: &mut Io,
+        upstream: &mut impl Endpoint,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         let request = self
@@ -95,6 +95,29 @@ impl Relay {
     }
 }
 
+/// What bytes are moved to and from.
+pub(super) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if the kernel may write to it by itself.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// The socket, if the kernel may read from it by itself: nothing that was read is still to be taken.
+    fn as_spliceable(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Endpoint for Io {
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Self::as_tcp(self)
+    }
+
+    fn as_spliceable(&self) -> Option<&TcpStream> {
+        Self::as_spliceable(self)
+    }
+}
+
 enum Side {
     Source(io::Error),
     Target(io::Error),
@@ -108,8 +131,8 @@ impl Direction {
 
     fn poll(
         &mut self,
-        source: &mut Io,
-        target: &mut Io,
+        source: &mut impl Endpoint,
+        target: &mut impl Endpoint,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Side>> {
         loop {
@@ -135,7 +158,11 @@ impl Direction {
         }
     }
 
-    fn poll_write(&mut self, target: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(
+        &mut self,
+        target: &mut impl Endpoint,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(buffer) = &self.buffer else {
             return Poll::Ready(Ok(()));
         };
@@ -169,7 +196,7 @@ impl Direction {
     }
 
     /// The socket to splice from, where that pays and both sides are sockets. There is a pipe then.
-    fn source_to_splice<'a>(&mut self, source: &'a Io, target: &Io) -> Option<&'a TcpStream> {
+    fn source_to_splice<'a>(&mut self, source: &'a impl Endpoint, target: &impl Endpoint) -> Option<&'a TcpStream> {
         if self.bytes < COPIED || self.only_copies {
             return None;
         }
@@ -204,7 +231,7 @@ impl Direction {
         filled.map_ok(drop)
     }
 
-    fn poll_drain(&mut self, target: &Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_drain(&mut self, target: &impl Endpoint, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (Some(pipe), Some(target)) = (&mut self.pipe, target.as_tcp()) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
@@ -214,7 +241,11 @@ impl Direction {
         }
     }
 
-    fn poll_read(&mut self, source: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        source: &mut impl Endpoint,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
         let mut room = ReadBuf::new(&mut buffer);
         let read = Pin::new(source).poll_read(cx, &mut room);
