@@ -24,6 +24,7 @@ pub(super) fn judge(
     let mut info = StreamInfo::new(connection.clone(), 0, Some(Protocol::Http11));
     let mut refused = None;
     let mut lookup = None;
+    let mut upgrade = false;
     match hcm.admit(&mut head, &mut info) {
         Ok(asked) => {
             // With 0, whatever chance may choose is chosen.
@@ -33,8 +34,9 @@ pub(super) fn judge(
                 info.route = Some(SelectedRoute { table, index });
             }
             lookup = Some(found);
-            if let Err(rejection) = hcm.take_upgrade(asked, &head, &info) {
-                refused = Some(rejection.reply);
+            match hcm.take_upgrade(asked, &head, &info) {
+                Ok(taken) => upgrade = taken,
+                Err(rejection) => refused = Some(rejection.reply),
             }
         }
         Err(rejection) => refused = Some(rejection.reply),
@@ -51,9 +53,7 @@ pub(super) fn judge(
         }
     });
     HttpVerdict {
-        filters: hcm
-            .chain_for(false, &head, &info)
-            .verdicts(selected.as_ref()),
+        filters: hcm.chain_for(upgrade, &head).verdicts(selected.as_ref()),
         refused: refused.map(|reply| (reply.status, reply.details.to_string())),
         head,
         info,

@@ -196,7 +196,11 @@ impl Direction {
     }
 
     /// The socket to splice from, where that pays and both sides are sockets. There is a pipe then.
-    fn source_to_splice<'a>(&mut self, source: &'a impl Endpoint, target: &impl Endpoint) -> Option<&'a TcpStream> {
+    fn source_to_splice<'a>(
+        &mut self,
+        source: &'a impl Endpoint,
+        target: &impl Endpoint,
+    ) -> Option<&'a TcpStream> {
         if self.bytes < COPIED || self.only_copies {
             return None;
         }

@@ -1,7 +1,8 @@
 //! The index against a scan of all routes, and what a look-up costs.
 
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
-use outrigger_proto::pb::envoy::r#type::matcher::v3::RegexMatcher;
+use outrigger_proto::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use outrigger_proto::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use outrigger_proto::pb::google::protobuf::BoolValue;
 use pb::HeaderMatcher;
 use pb::header_matcher::HeaderMatchSpecifier;
@@ -124,7 +125,10 @@ fn criterion() -> impl Strategy<Value = Vec<HeaderMatcher>> {
     let one = ("[ab]", any::<bool>()).prop_map(|(text, invert_match)| HeaderMatcher {
         name: "x".into(),
         invert_match,
-        header_match_specifier: Some(HeaderMatchSpecifier::ExactMatch(text)),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(text)),
+            ..Default::default()
+        })),
         ..Default::default()
     });
     prop::collection::vec(one, 0..3)

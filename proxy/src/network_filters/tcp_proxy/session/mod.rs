@@ -268,11 +268,7 @@ impl Session {
     }
 
     /// Moves bytes until both sides have ended, one broke, or nothing moved for too long.
-    async fn relay(
-        &mut self,
-        client: &mut Io,
-        upstream: &mut impl Endpoint,
-    ) -> End {
+    async fn relay(&mut self, client: &mut Io, upstream: &mut impl Endpoint) -> End {
         let config = self.proxy.config.clone();
         let mut idle = config.idle_timeout.map(Timer::new);
         let mut periodic = config.log_interval.map(Timer::new);
