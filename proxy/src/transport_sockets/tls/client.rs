@@ -57,6 +57,7 @@ struct ClientContext {
 }
 
 impl UpstreamTls {
+    #[allow(deprecated, reason = "every field is decided, also old ones")]
     pub(super) fn from_proto(
         proto: pb::UpstreamTlsContext,
         cx: &FactoryContext<'_>,

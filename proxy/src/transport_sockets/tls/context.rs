@@ -116,6 +116,7 @@ fn count_expirations<T: Rebuild>(context: &T, materials: &Materials) {
 }
 
 impl CommonContext {
+    #[allow(deprecated, reason = "every field is decided, also old ones")]
     pub(super) fn from_proto(
         proto: pb::CommonTlsContext,
         side: Side,

@@ -147,13 +147,6 @@ impl Parameters {
             }),
         })
     }
-
-    /// Whether TLS 1.3 may be agreed on.
-    pub(super) fn has_tls13(&self) -> bool {
-        self.versions
-            .iter()
-            .any(|version| version.version == rustls::ProtocolVersion::TLSv1_3)
-    }
 }
 
 static ONLY_12: [&SupportedProtocolVersion; 1] = [&TLS12];
@@ -347,8 +340,8 @@ mod tests {
     #[test]
     fn versions_default_to_what_envoy_speaks_on_each_side() {
         let default = |side| convert(pb::TlsParameters::default(), side).unwrap();
-        assert!(default(Side::Server).has_tls13());
-        assert!(!default(Side::Client).has_tls13());
+        assert_eq!(default(Side::Server).versions.len(), 2);
+        assert_eq!(default(Side::Client).versions.len(), 1);
         let old = pb::TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv10 as i32,
             ..Default::default()

@@ -9,7 +9,7 @@ use crate::stats_group;
 
 stats_group! {
     /// `ssl.` of a listener or cluster.
-    pub struct SslStats {
+    pub(super) struct SslStats {
         counter connection_error;
         counter fail_verify_cert_hash;
         counter fail_verify_error;
@@ -28,7 +28,7 @@ stats_group! {
 
 stats_group! {
     /// `server_ssl_socket_factory.` of a listener, `client_ssl_socket_factory.` of a cluster.
-    pub struct SocketFactoryStats {
+    pub(super) struct SocketFactoryStats {
         counter downstream_context_secrets_not_ready;
         counter ssl_context_update_by_sds;
         counter upstream_context_secrets_not_ready;
