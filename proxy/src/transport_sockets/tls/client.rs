@@ -19,7 +19,7 @@ use super::failure;
 use super::parameters::Side;
 use super::server::{count_failure, tls_info};
 use super::stats::TlsStats;
-use super::stream::{Handshake, Role, TlsStream};
+use super::stream::{Handshake, Role, TlsStream, Watch};
 use super::verify::{Report, ServerVerifier};
 use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::LocalBoxFuture;
@@ -292,6 +292,14 @@ pub(super) struct ClientRole {
 }
 
 impl ClientRole {
+    /// Who is told of failures after the handshake.
+    pub(super) fn into_watch(self) -> Watch {
+        Watch {
+            stats: self.stats,
+            info: None,
+        }
+    }
+
     pub(super) fn complete(
         &mut self,
         connection: &Connection,

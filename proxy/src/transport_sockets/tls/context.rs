@@ -109,8 +109,9 @@ fn count_expirations<T: Rebuild>(context: &T, materials: &Materials) {
             Some(cell) => cell.name.to_string(),
             None => format!("unnamed_ca_cert_{UNNAMED}"),
         };
-        if let Some(ca) = validation.trusted.first() {
-            context.stats().expires(&name, ca.not_after);
+        match validation.trusted.first() {
+            Some(ca) => context.stats().expires(&name, ca.not_after),
+            None => context.stats().expires("unnamed_ca_cert", i64::MAX),
         }
     }
 }

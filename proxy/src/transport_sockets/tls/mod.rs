@@ -7,10 +7,12 @@
 //! `{server,client}_ssl_socket_factory.*`.
 //! Deviations: versions below TLS 1.2 do not exist; as a minimum they mean TLS 1.2, as a maximum they are refused.
 //! Deviations: cipher suites and curves that rustls lacks (RSA key exchange, CBC, PSK, P-521) are left out of lists.
-//! Deviations: a client's own order chooses among the suites of TLS 1.3, ours among all of TLS 1.2 (groups in brackets too).
 //! Deviations: the TLS session id is never shown, `signature_algorithms`, `compliance_policies`, PKCS#12, private key
 //! providers, certificate providers, signed certificate timestamps, custom validators and OCSP policies other than
 //! `LENIENT_STAPLING` are refused.
+//! Deviations: within a group in brackets of the cipher list, ours is the order of TLS 1.2, not the client's.
+//! Deviations: alerts are those of rustls: a client without a certificate gets `certificate_required` with TLS 1.2 as well, one
+//! that is too old `handshake_failure`.
 //! Deviations: a certificate pinned by `verify_certificate_hash` or `_spki` that is another one is refused with the alert
 //! `bad_certificate`, not `bad_certificate_hash_value`.
 

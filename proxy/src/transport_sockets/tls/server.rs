@@ -23,7 +23,7 @@ use super::failure;
 use super::parameters::{Side, cipher_name, group_name, signature_name};
 use super::select::Certificates;
 use super::stats::TlsStats;
-use super::stream::{Handshake, Role, TlsStream};
+use super::stream::{Handshake, Role, TlsStream, Watch};
 use super::tickets::Tickets;
 use super::verify::{ClientVerifier, FailureStat, Report, exchange};
 use crate::config::{ConfigPath, ConfigReport, Rejected};
@@ -263,6 +263,7 @@ impl DownstreamSocket for DownstreamTls {
             limit: limit.map(|limit| (Box::pin(sleep(limit.after)), limit.on_timeout)),
             certificate: None,
             verifier: context.verifier.clone(),
+            hello_came: false,
         };
         let accepting = Accepting {
             acceptor: Acceptor::default(),
@@ -336,6 +337,7 @@ pub(super) struct ServerRole {
     /// The certificate that the client is shown.
     certificate: Option<Arc<TlsCertificate>>,
     verifier: Option<Arc<ClientVerifier>>,
+    hello_came: bool,
 }
 
 impl Accepting {
@@ -366,6 +368,7 @@ impl Accepting {
     }
 
     fn choose(&mut self, accepted: Accepted) -> Result<Handshake, AcceptedAlert> {
+        self.role.hello_came = true;
         let hello = accepted.client_hello();
         let with_alpn = hello.alpn().is_some_and(|mut offered| {
             offered.any(|name| self.context.alpn.iter().any(|own| own == name))
@@ -393,6 +396,14 @@ impl Accepting {
 }
 
 impl ServerRole {
+    /// Who is told of failures after the handshake.
+    pub(super) fn into_watch(self) -> Watch {
+        Watch {
+            stats: self.stats,
+            info: Some(self.info),
+        }
+    }
+
     fn take(&mut self) -> Self {
         Self {
             stats: self.stats.clone(),
@@ -400,6 +411,7 @@ impl ServerRole {
             limit: self.limit.take(),
             certificate: self.certificate.take(),
             verifier: self.verifier.take(),
+            hello_came: self.hello_came,
         }
     }
 
@@ -467,6 +479,9 @@ impl ServerRole {
         let mut tls = TlsConnectionInfo::new();
         if let Some(connection) = connection {
             tls.version = connection.protocol_version().and_then(version_name);
+        } else if self.hello_came {
+            // What BoringSSL says before a version is agreed on.
+            tls.version = Some("TLSv1.2");
         }
         tls.peer_chain = report.peer_chain;
         let _ = self.info.tls.set(Box::new(tls));

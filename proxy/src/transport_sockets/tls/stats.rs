@@ -22,7 +22,6 @@ stats_group! {
         counter ocsp_staple_requests;
         counter ocsp_staple_responses;
         counter session_reused;
-        counter was_key_usage_invalid;
     }
 }
 

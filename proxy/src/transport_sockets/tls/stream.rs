@@ -7,6 +7,8 @@
 use std::cell::RefCell;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
@@ -16,8 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::client::ClientRole;
 use super::failure;
 use super::server::{Accepting, ServerRole};
+use super::stats::TlsStats;
 use super::verify::{Report, exchange};
 use crate::net::{Io, IoLayer};
+use crate::stream_info::ConnectionInfo;
 
 /// A TLS connection.
 #[derive(Debug)]
@@ -30,6 +34,15 @@ pub(super) struct TlsStream {
     encrypted: usize,
     /// The peer has closed the stream below.
     eof: bool,
+    /// Who is told when a record is not as it must be.
+    watch: Option<Watch>,
+}
+
+/// Who is told of failures after the handshake.
+pub(super) struct Watch {
+    pub(super) stats: Arc<TlsStats>,
+    /// Of a server.
+    pub(super) info: Option<Rc<ConnectionInfo>>,
 }
 
 enum State {
@@ -78,6 +91,7 @@ impl TlsStream {
             unread: BytesMut::new(),
             encrypted: 0,
             eof: false,
+            watch: None,
         }
     }
 
@@ -133,7 +147,10 @@ impl TlsStream {
             else {
                 return Poll::Ready(Ok(()));
             };
-            let Handshake { connection, .. } = *handshake;
+            let Handshake {
+                connection, role, ..
+            } = *handshake;
+            self.watch = Some(role.into_watch());
             return match result {
                 Ok(()) => {
                     self.state = State::Open(Box::new(connection));
@@ -216,7 +233,15 @@ impl TlsStream {
             };
             if let Err(error) = fed {
                 let _ = poll_drain(&mut self.io, connection, cx);
-                return self.fail(record_error(&error));
+                let text = failure::text(failure::reason_of(&error, b""), None);
+                if let Some(Watch { stats, info }) = &self.watch {
+                    stats.ssl.connection_error().inc();
+                    if let Some(info) = info {
+                        let reason = Some(text.as_str().into());
+                        info.transport_failure_reason.replace(reason);
+                    }
+                }
+                return self.fail(io::Error::new(io::ErrorKind::InvalidData, text));
             }
         }
     }
@@ -313,11 +338,24 @@ impl Handshake {
 }
 
 impl Role {
+    fn into_watch(self) -> Watch {
+        match self {
+            Self::Server(role) => role.into_watch(),
+            Self::Client(role) => role.into_watch(),
+        }
+    }
+
     fn wanted(&self) -> (Option<&str>, &[Box<str>]) {
         match self {
             Self::Server(_) => (None, &[]),
             Self::Client(role) => (role.server_name.as_deref(), &role.verify_names),
         }
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
     }
 }
 
@@ -386,12 +424,6 @@ fn poll_drain(
         }
     }
     Poll::Ready(Ok(()))
-}
-
-/// An error of a record after the handshake.
-fn record_error(error: &Error) -> io::Error {
-    let text = failure::text(failure::reason_of(error, b""), None);
-    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// A stream as rustls writes to it.

@@ -203,7 +203,10 @@ impl<'a> ChainVerifier<'a> {
             strip_sequence(cert.raw_subject()) == anchor.subject.as_ref()
                 && strip_sequence(cert.public_key()) == anchor.subject_public_key_info.as_ref()
         })?;
-        chain.push(trusted);
+        // A certificate that is trusted itself ends its own chain.
+        if chain.last().is_none_or(|last| last.der() != trusted.der()) {
+            chain.push(trusted);
+        }
         Some(chain)
     }
 
