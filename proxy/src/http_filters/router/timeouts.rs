@@ -77,7 +77,7 @@ impl Timeouts {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             head.fields.set(
                 Known::EnvoyExpectedRqTimeoutMs,
-                super::itoa_buffer(millis).as_bytes(),
+                super::response::itoa_buffer(millis).as_bytes(),
             );
         }
         if is_grpc && head.fields.contains(Known::GrpcTimeout) {
