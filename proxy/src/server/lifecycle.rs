@@ -25,13 +25,14 @@ use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::resources::Resources;
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
 use super::{
-    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender,
+    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, Worker, WorkerMessage,
+    WorkerSender,
 };
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
-use crate::upstream::{ClusterManager, HickoryResolver};
+use crate::upstream::{ClusterManager, HickoryResolver, WorkerClusters};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
@@ -207,7 +208,9 @@ impl Server {
         let admin = self.admin.take();
         if let Some(admin) = admin {
             let address_path = self.cli.admin_address_path.as_deref();
-            let started = admin.start(self.clone(), address_path);
+            let clusters = WorkerClusters::on_main(self.clusters.table().clone());
+            let main = Worker::on_main(self.context.clone(), clusters, rand::random());
+            let started = admin.start(self.clone(), &main, address_path);
             started.map_err(|error| vec![error])?;
         }
         self.run_beside();
