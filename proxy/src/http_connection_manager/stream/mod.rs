@@ -10,6 +10,7 @@
     reason = "a stream that runs has its record; each expectation says so"
 )]
 
+mod recreate;
 mod response;
 
 use std::rc::Rc;
@@ -125,7 +126,7 @@ impl<S: ServerStream> Stream<S> {
                 .map(|d| start + d),
             flush: None,
         };
-        let router = Router::new(hcm.router.clone());
+        let router = Router::new(hcm.router.clone(), buffer_limit);
         Self {
             codec,
             record: Some(Box::new(Record {

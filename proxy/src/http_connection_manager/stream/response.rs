@@ -66,6 +66,7 @@ impl<S: ServerStream> Stream<S> {
             RouterEvent::LocalReply(reply) => self.local_reply(reply),
             RouterEvent::Reset => self.break_off(StreamReset::LocalReset),
             RouterEvent::Progress => {}
+            RouterEvent::Redirected(redirected) => self.recreate(*redirected),
         }
     }
 

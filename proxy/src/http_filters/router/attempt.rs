@@ -1,14 +1,17 @@
 //! One attempt begins: a host is chosen, its pool is asked for a stream, and the request goes out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::upstream_request::UpstreamRequest;
 use super::{Router, RouterEvent, State};
-use crate::http::EndStream;
+use crate::http::{EndStream, Known};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::stream_info::ResponseFlag;
-use crate::upstream::{LoadBalancerContext, WorkerHost};
+use crate::route::RetryPolicy;
+use crate::stream_info::{ResponseFlag, UpstreamInfo};
+use crate::upstream::{Host, LoadBalancerContext, WorkerHost};
 
 impl Router {
     /// Chooses a host and asks its pool for a stream.
@@ -16,19 +19,25 @@ impl Router {
         let cluster = self.cluster.clone()?;
         let choice = HostChoice {
             router: self,
+            policy: if self.is_retry() {
+                self.retry_policy()
+            } else {
+                None
+            },
             env_random: env.worker.random.next(),
-            hash: hash_key(env),
+            hash: self.hash_key(env),
         };
         let Some(host) = cluster.choose_host(&choice) else {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
+            self.reset_slow_attempts(env);
             self.charge(503, env);
             let reply = LocalReply::new(503, "no_healthy_upstream")
                 .with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
-        rewrite_host_for(&host, env, !self.shared.config.suppress_envoy_headers);
+        self.rewrite_host_for(&host, env);
         self.retry.tried(&host);
         let mut attempt = Box::new(UpstreamRequest::new(
             &cluster,
@@ -36,6 +45,7 @@ impl Router {
             env,
             self.priority,
             self.is_upgrade,
+            self.timeouts.stream,
         ));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
@@ -54,6 +64,63 @@ impl Router {
             self.send_request(env);
         }
         None
+    }
+
+    /// The back-off is over: the request is prepared anew and tried again.
+    #[cold]
+    pub(super) fn retry_now(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        after_timeout: bool,
+    ) -> Option<RouterEvent> {
+        env.info.attempt_count += 1;
+        if let Some(selected) = &self.route {
+            let host = selected.virtual_host();
+            if host.include_request_attempt_count {
+                env.request
+                    .fields
+                    .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+            }
+            if host.include_is_timeout_retry_header {
+                let value = if after_timeout { "true" } else { "false" };
+                env.request.fields.set(Known::EnvoyIsTimeoutRetry, value);
+            }
+        }
+        let elapsed = self
+            .request_complete
+            .map_or(Duration::ZERO, |since| env.info.now - since);
+        let suppress = self.shared.config.suppress_envoy_headers;
+        self.timeouts.write_headers(env.request, elapsed, suppress);
+        self.forget_attempt(env);
+        // The cluster may have gone while the retry waited.
+        let Some(id) = self.cluster.as_ref().map(|cluster| cluster.info().id) else {
+            return Some(RouterEvent::Progress);
+        };
+        if let Some(cluster) = env.worker.clusters.get(id) {
+            self.cluster = Some(cluster);
+        }
+        self.attempt(env)
+    }
+
+    /// What is known of the attempt before gives way to the next one.
+    fn forget_attempt(&self, env: &mut ChainEnv<'_>) {
+        let timing = &mut env.info.timing;
+        timing.first_upstream_tx_byte = None;
+        timing.last_upstream_tx_byte = None;
+        timing.first_upstream_rx_byte = None;
+        timing.first_upstream_rx_body = None;
+        timing.last_upstream_rx_byte = None;
+        let Some(old) = env.info.upstream.as_deref_mut() else {
+            return;
+        };
+        let mut earlier_attempts = std::mem::take(&mut old.earlier_attempts);
+        if let Some(host) = old.host.take() {
+            earlier_attempts.push((host, old.connection_id));
+        }
+        *old = UpstreamInfo {
+            earlier_attempts,
+            ..UpstreamInfo::default()
+        };
     }
 
     /// Shows the filters of an attempt what there is of the request.
@@ -98,11 +165,45 @@ impl Router {
         }
         self.body.flush_into(stream);
     }
+
+    /// Whether an attempt has failed before.
+    fn is_retry(&self) -> bool {
+        !self.retry.tried_hosts().is_empty()
+    }
+
+    /// The retry policy of the route.
+    pub(super) fn retry_policy(&self) -> Option<&RetryPolicy> {
+        let action = self.route.as_ref()?.route().forward()?;
+        action.retry_policy.as_deref()
+    }
+
+    /// The hash of the request by its route's `hash_policy`.
+    fn hash_key(&self, env: &ChainEnv<'_>) -> Option<u64> {
+        let action = self.route.as_ref()?.route().forward()?;
+        action.hash_policy()?.hash(env.request, env.info, None)
+    }
+
+    /// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
+    fn rewrite_host_for(&self, host: &WorkerHost, env: &mut ChainEnv<'_>) {
+        let Some(action) = self.route.as_ref().and_then(|s| s.route().forward()) else {
+            return;
+        };
+        if action.auto_host_rewrite() && !host.hostname.is_empty() {
+            crate::route::update_authority(
+                env.request,
+                host.hostname.as_bytes(),
+                action.append_x_forwarded_host,
+                !self.shared.config.suppress_envoy_headers,
+            );
+        }
+    }
 }
 
 /// What the load balancer may ask about the request.
 struct HostChoice<'a> {
     router: &'a Router,
+    /// Of retries alone: first attempts take any host.
+    policy: Option<&'a RetryPolicy>,
     env_random: u64,
     hash: Option<u64>,
 }
@@ -114,39 +215,11 @@ impl LoadBalancerContext for HostChoice<'_> {
     fn random(&self) -> u64 {
         self.env_random
     }
-    fn should_select_another(&self, host: &crate::upstream::Host) -> bool {
-        self.router.retry.avoids(host)
+    fn should_select_another(&self, host: &Host) -> bool {
+        self.router.retry.avoids(host, self.policy)
     }
     fn host_selection_retry_count(&self) -> u32 {
-        self.router.retry.host_selection_attempts()
-    }
-}
-
-/// The hash of the request by its route's `hash_policy`.
-fn hash_key(env: &ChainEnv<'_>) -> Option<u64> {
-    env.info
-        .route
-        .as_ref()?
-        .route()
-        .forward()?
-        .hash_policy()?
-        .hash(env.request, env.info, None)
-}
-
-/// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
-fn rewrite_host_for(host: &WorkerHost, env: &mut ChainEnv<'_>, keep_original: bool) {
-    let Some(selected) = &env.info.route else {
-        return;
-    };
-    let Some(action) = selected.route().forward() else {
-        return;
-    };
-    if action.auto_host_rewrite() && !host.hostname.is_empty() {
-        crate::route::update_authority(
-            env.request,
-            host.hostname.as_bytes(),
-            action.append_x_forwarded_host,
-            keep_original,
-        );
+        self.policy
+            .map_or(1, |policy| policy.host_selection_max_attempts)
     }
 }

@@ -9,35 +9,43 @@
 //! Envoy's change the only one.
 
 mod attempt;
+mod budget;
 mod config;
 mod failure;
+mod hedge;
 pub(crate) mod outcome;
+mod redirect;
 mod replay;
 mod reply;
 mod request;
 mod response;
 pub(crate) mod retry;
 mod shadow;
+mod strict;
 mod timeouts;
 mod upstream_filters;
 mod upstream_request;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
+pub use redirect::{RedirectState, Redirected};
+pub use strict::StrictHeader;
 
 use crate::http::{EndStream, Fields, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{Action, Priority, SelectedRoute};
+use crate::route::{Action, Priority, RouteAction, SelectedRoute};
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
 use crate::upstream::{RoutingPriority, WorkerCluster};
 
+use hedge::Slow;
 use outcome::Failure;
 use replay::RequestBody;
 use retry::RetryState;
@@ -53,9 +61,26 @@ pub struct Router {
     body: RequestBody,
     timeouts: Timeouts,
     retry: RetryState,
+    /// The route that was chosen when the request came here.
+    route: Option<SelectedRoute>,
     cluster: Option<Rc<WorkerCluster>>,
     priority: RoutingPriority,
+    /// Bytes that may be kept of a request whose route says nothing.
+    buffer_limit: u64,
+    /// Something has gone to the client: there are no retries any more.
     response_started: bool,
+    /// It was the final head.
+    head_passed: bool,
+    /// The response says that it comes from a canary.
+    is_canary: bool,
+    /// How a gRPC response counts for its host is known at its end.
+    grpc_deferred: bool,
+    /// The route follows redirects by itself.
+    redirects: bool,
+    /// Attempts that took too long and go on.
+    slow: Vec<Slow>,
+    /// `x-envoy-upstream-alt-stat-name`.
+    alt_stat_name: Option<Box<str>>,
     /// When the request had come whole: the origin of `x-envoy-upstream-service-time`.
     request_complete: Option<Instant>,
     route_deadline: Option<Instant>,
@@ -73,7 +98,16 @@ enum State {
     /// An attempt runs.
     Attempt(Box<UpstreamRequest>),
     /// The next attempt waits.
-    BackingOff(Instant),
+    BackingOff(BackingOff),
+    /// Nothing but slow attempts runs.
+    OnlySlow,
+}
+
+/// An attempt that waits.
+struct BackingOff {
+    until: Instant,
+    /// It is made because the last one took too long.
+    after_timeout: bool,
 }
 
 /// What the router says to the pump.
@@ -91,22 +125,32 @@ pub enum RouterEvent {
     LocalReply(LocalReply),
     /// The response broke off after its head.
     Reset,
+    /// The request begins anew, where a redirect of the upstream leads.
+    Redirected(Box<Redirected>),
     /// Nothing for the client, but something has changed.
     Progress,
 }
 
 impl Router {
-    /// A router for a stream whose head has not come yet.
-    pub fn new(shared: Rc<WorkerRouter>) -> Self {
+    /// A router for a stream whose head has not come yet. `buffer_limit` is that of its connection.
+    pub fn new(shared: Rc<WorkerRouter>, buffer_limit: usize) -> Self {
         Self {
             shared,
             state: State::Idle,
             body: RequestBody::default(),
             timeouts: Timeouts::default(),
             retry: RetryState::default(),
+            route: None,
             cluster: None,
             priority: RoutingPriority::Default,
+            buffer_limit: u64::try_from(buffer_limit).unwrap_or(u64::MAX),
             response_started: false,
+            head_passed: false,
+            is_canary: false,
+            grpc_deferred: false,
+            redirects: false,
+            slow: Vec::new(),
+            alt_stat_name: None,
             request_complete: None,
             route_deadline: None,
             is_grpc: false,
@@ -161,48 +205,59 @@ impl Router {
                     );
                     return Some(self.reply(env, reply));
                 };
-                self.priority = match action.priority {
-                    Priority::Default => RoutingPriority::Default,
-                    Priority::High => RoutingPriority::High,
-                };
-                self.is_upgrade = env.request.fields.contains(Known::Upgrade);
-                self.prepare(env, &cluster, action, &selected);
-                if end.is_end() {
-                    self.request_ended(env.info.now);
-                }
-                self.body.start(end, self.retry.may_retry());
                 self.cluster = Some(cluster);
-                let event = self.attempt(env);
-                if event.is_none() && !action.mirrors().is_empty() {
-                    self.start_shadows(env, action);
-                }
-                event
+                self.route = Some(selected.clone());
+                self.forward(env, action, &selected, end)
             }
         }
     }
 
-    /// Works out timeouts and retries, and completes the head for the upstream.
-    fn prepare(
+    /// The route leads to a cluster.
+    fn forward(
         &mut self,
         env: &mut ChainEnv<'_>,
-        cluster: &Rc<WorkerCluster>,
-        action: &crate::route::RouteAction,
+        action: &RouteAction,
         selected: &SelectedRoute,
-    ) {
+        end: EndStream,
+    ) -> Option<RouterEvent> {
+        if let Some(refusal) = self.refuse(env) {
+            return Some(refusal);
+        }
+        self.priority = match action.priority {
+            Priority::Default => RoutingPriority::Default,
+            Priority::High => RoutingPriority::High,
+        };
+        self.is_upgrade = env.request.fields.contains(Known::Upgrade);
+        self.prepare(env, action, selected);
+        if end.is_end() {
+            self.request_ended(env.info.now);
+        }
+        self.body
+            .start(end, self.retry.is_active() || self.redirects);
+        let event = self.attempt(env);
+        if event.is_none() && !action.mirrors().is_empty() {
+            self.start_shadows(env, action);
+        }
+        event
+    }
+
+    /// Works out timeouts and retries, and completes the head for the upstream.
+    fn prepare(&mut self, env: &mut ChainEnv<'_>, action: &RouteAction, selected: &SelectedRoute) {
         let config = &self.shared.config;
         self.timeouts = Timeouts::of(action, env.request, self.is_grpc, config);
         self.timeouts
-            .write_headers(env.request, self.is_grpc, config.suppress_envoy_headers);
-        let host = selected.virtual_host();
-        self.retry = RetryState::of(action.retry_policy.as_deref(), env.request);
-        self.body
-            .set_limit(selected.request_body_buffer_limit().unwrap_or(u64::from(
-                cluster.info().settings.per_connection_buffer_limit_bytes,
-            )));
-        if host.include_request_attempt_count {
+            .write_headers(env.request, Duration::ZERO, config.suppress_envoy_headers);
+        if let Some(limit) = selected.request_body_buffer_limit() {
+            self.buffer_limit = limit;
+        }
+        self.body.set_limit(self.buffer_limit);
+        if selected.virtual_host().include_request_attempt_count {
             env.request.fields.set(Known::EnvoyAttemptCount, "1");
         }
         selected.finalize_request_headers(env.request, env.info, !config.suppress_envoy_headers);
+        let policy = action.retry_policy.as_deref();
+        self.retry = RetryState::of(policy, env.request, &self.shared.retry);
+        self.redirects = action.internal_redirect().is_some();
         env.info.attempt_count = 1;
     }
 
@@ -211,10 +266,15 @@ impl Router {
         use crate::http_connection_manager::timer::nearer;
         let of_state = match &self.state {
             State::Idle => return None,
-            State::BackingOff(until) => Some(*until),
+            State::BackingOff(pending) => Some(pending.until),
             State::Attempt(attempt) => attempt.deadline(),
+            State::OnlySlow => None,
         };
-        nearer(self.route_deadline, of_state)
+        let nearest = nearer(self.route_deadline, of_state);
+        if self.has_slow_attempts() {
+            return nearer(nearest, self.slow_deadline());
+        }
+        nearest
     }
 
     /// A deadline has passed.
@@ -224,25 +284,35 @@ impl Router {
             self.route_deadline = None;
             return Some(self.route_timeout(env));
         }
-        match &mut self.state {
-            State::BackingOff(until) if *until <= now => {
+        if let Some(event) = self.on_slow_deadline(env, now) {
+            return Some(event);
+        }
+        match &self.state {
+            State::BackingOff(pending) if pending.until <= now => {
+                let after_timeout = pending.after_timeout;
                 self.state = State::Idle;
-                self.attempt(env).or(Some(RouterEvent::Progress))
+                self.retry_now(env, after_timeout)
+                    .or(Some(RouterEvent::Progress))
             }
             State::Attempt(attempt) => {
                 let failure = attempt.expired(now)?;
-                let cluster = self.cluster.clone()?;
-                if failure == Failure::PerTryTimeout {
-                    cluster.info().stats.upstream_rq_per_try_timeout().inc();
+                let is_slow = failure.is_timeout() && self.timeouts.hedge;
+                if is_slow && !self.head_passed {
+                    return Some(self.on_slow_attempt(env));
                 }
                 Some(self.on_failure(env, failure))
             }
-            State::BackingOff(_) | State::Idle => None,
+            State::BackingOff(_) | State::OnlySlow | State::Idle => None,
         }
     }
 
     /// Drives the attempt and gives the next event of its response.
     pub fn poll(&mut self, env: &mut ChainEnv<'_>, cx: &mut Context<'_>) -> Poll<RouterEvent> {
+        if self.has_slow_attempts()
+            && let Poll::Ready(event) = self.poll_slow(env, cx)
+        {
+            return Poll::Ready(event);
+        }
         loop {
             let State::Attempt(attempt) = &mut self.state else {
                 return Poll::Pending;
@@ -295,7 +365,7 @@ impl Router {
         now: Instant,
     ) -> RouterEvent {
         match event {
-            ResponseEvent::Informational(head) => RouterEvent::Informational(head),
+            ResponseEvent::Informational(head) => self.on_informational(env, head),
             ResponseEvent::Head(head, end) => self.on_head(env, head, end, now),
             ResponseEvent::Data(data, end) => {
                 env.info.timing.first_upstream_rx_body.get_or_insert(now);
@@ -304,10 +374,7 @@ impl Router {
                 }
                 RouterEvent::Data(data, end)
             }
-            ResponseEvent::Trailers(trailers) => {
-                self.response_ended(env, now);
-                RouterEvent::Trailers(trailers)
-            }
+            ResponseEvent::Trailers(trailers) => self.on_trailers(env, trailers, now),
             ResponseEvent::Reset(reason) => self.on_failure(env, Failure::Reset(reason)),
         }
     }
@@ -319,6 +386,9 @@ impl Router {
             self.left = attempt.take_filters();
             attempt.reset();
         }
+        self.take_slow_attempts()
+            .into_iter()
+            .for_each(|attempt| attempt.reset());
         self.route_deadline = None;
     }
 
@@ -327,6 +397,9 @@ impl Router {
         self.shadows.abandon();
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.finish(info);
+        }
+        for mut attempt in self.take_slow_attempts() {
+            attempt.give_up(info);
         }
         if let Some(mut filters) = self.left.take() {
             filters.complete(info);

@@ -7,6 +7,7 @@ use crate::http::{HeaderName, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{DirectResponse, https_location};
+use crate::stream_info::ResponseFlag;
 
 impl Router {
     pub(super) fn redirect(
@@ -37,14 +38,14 @@ impl Router {
 
     /// A reply of the router, with the headers that the route adds to responses.
     pub(super) fn reply(&self, env: &mut ChainEnv<'_>, mut reply: LocalReply) -> RouterEvent {
-        let Some(route) = env.info.route.clone() else {
+        let Some(route) = self.route.clone().or_else(|| env.info.route.clone()) else {
             return RouterEvent::LocalReply(reply);
         };
         let mut head = ResponseHead::new(reply.status);
         for (name, value) in &reply.headers {
             head.fields.set(name, value);
         }
-        if route.virtual_host().include_attempt_count_in_response {
+        if env.info.attempt_count > 0 && route.virtual_host().include_attempt_count_in_response {
             head.fields
                 .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
@@ -56,6 +57,38 @@ impl Router {
             .map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value)))
             .collect();
         RouterEvent::LocalReply(reply)
+    }
+
+    /// A request that no attempt is made for: a header that must be legal is not, or the cluster is under maintenance.
+    #[inline]
+    pub(super) fn refuse(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        for header in &self.shared.config.strict_check_headers {
+            if let Some(value) = header.illegal(env.request) {
+                let value = String::from_utf8_lossy(value);
+                let body = format!("invalid header '{}' with value '{value}'", header.name());
+                let details = format!("request_headers_failed_strict_check{{{}}}", header.name());
+                env.info
+                    .response_flags
+                    .set(ResponseFlag::InvalidEnvoyRequestHeaders);
+                return Some(self.reply(env, LocalReply::new(400, details).with_body(body)));
+            }
+        }
+        if let Some(name) = env.request.fields.get(Known::EnvoyUpstreamAltStatName) {
+            self.alt_stat_name = Some(String::from_utf8_lossy(name).into());
+            env.request.fields.remove(Known::EnvoyUpstreamAltStatName);
+        }
+        let cluster = self.cluster.clone()?;
+        if !cluster.is_in_maintenance(&env.worker.random) {
+            return None;
+        }
+        env.info.response_flags.set(ResponseFlag::UpstreamOverflow);
+        self.charge(503, env);
+        cluster.info().stats.upstream_rq_maintenance_mode().inc();
+        let mut reply = LocalReply::new(503, "maintenance_mode").with_body("maintenance mode");
+        if !self.shared.config.suppress_envoy_headers {
+            reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
+        }
+        Some(self.reply(env, reply))
     }
 
     /// A reply of the route itself.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Router, RouterEvent, State};
 use crate::http::{EndStream, Fields};
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::http_filters::LocalReply;
 
 impl Router {
     /// A piece of the request body has passed the filters.
@@ -39,12 +40,26 @@ impl Router {
             self.body.push(data, end, None);
         }
         if self.body.overflowed() {
-            self.retry.abandon();
-            if let Some(cluster) = &self.cluster {
-                cluster.info().stats.retry_or_shadow_abandoned().inc();
-            }
+            return self.body_overflowed(env);
         }
         None
+    }
+
+    /// More came than may be kept: the request is not sent again. Where nothing else can become of it, it ends here.
+    #[cold]
+    fn body_overflowed(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        self.retry.stop();
+        if let Some(cluster) = &self.cluster {
+            cluster.info().stats.retry_or_shadow_abandoned().inc();
+        }
+        if !matches!(self.state, State::BackingOff(_)) {
+            return None;
+        }
+        self.state = State::Idle;
+        self.route_deadline = None;
+        let reply = LocalReply::new(507, "request_payload_exceeded_retry_buffer_limit")
+            .with_body("exceeded request buffer limit while retrying upstream");
+        Some(self.reply(env, reply))
     }
 
     /// The request trailers have passed the filters.
@@ -70,8 +85,8 @@ impl Router {
     /// Ready when the upstream takes more of the request.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Idle => Poll::Ready(()),
-            State::BackingOff(_) => self.body.poll_room(),
+            // What does not fit ends the wait.
+            State::Idle | State::BackingOff(_) | State::OnlySlow => Poll::Ready(()),
             State::Attempt(attempt) => match attempt.stream() {
                 Some(stream) => stream.poll_ready(cx),
                 None => match attempt.filters() {
