@@ -222,11 +222,13 @@ impl WorkerCluster {
             .record(&self.handle.info.scope, status, origin);
     }
 
-    /// Counts a response without its status code.
-    pub fn record_completed(&self, origin: CodeOrigin) {
+    /// As `record_code`, but for the counters by code that no prefix stands before.
+    pub fn record_prefixed_code(&self, status: u16, origin: CodeOrigin) {
         let ClusterHandle { info, codes, .. } = &*self.handle;
         info.stats.upstream_rq_completed().inc();
-        codes.borrow_mut().record_completed(&info.scope, origin);
+        codes
+            .borrow_mut()
+            .record_prefixed(&info.scope, status, origin);
     }
 
     /// Counts a response that is tried again below `retry.`; with `without_code` its status is left out.

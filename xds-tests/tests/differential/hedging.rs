@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Case> {
             .replies([late(900, "first"), late(4000, "second")])
             .get("/")
             .both()
-            .shows(["< body first", "log attempts=2", "log flags=-"]),
+            .shows(["< body first", "log attempts=2", "log flags=URX"]),
         hedged("a bad answer of a slow attempt is passed over for a good one")
             .replies([bad(700), late(1000, "second")])
             .get("/")
@@ -34,6 +34,7 @@ pub fn cases() -> Vec<Case> {
             .shows(["< 503", "log attempts=2"]),
         hedged("the timeout of the route ends all attempts")
             .route("timeout: 1.2s\nhedge_policy: { hedge_on_per_try_timeout: true }\nretry_policy: { retry_on: 5xx, per_try_timeout: 0.4s, num_retries: 1 }", "")
+            .router("suppress_envoy_headers: true")
             .reply(late(4000, "late"))
             .get("/")
             .stats(["cluster.@backend.upstream_rq_timeout", "cluster.@backend.upstream_rq_504", "cluster.@backend.upstream_rq_per_try_timeout"])

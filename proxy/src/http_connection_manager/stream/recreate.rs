@@ -27,7 +27,7 @@ impl<S: ServerStream> Stream<S> {
         old.response = Some(head);
         self.router.finish(&mut old.info);
         self.filters.complete(&mut old.info);
-        self.hcm.finish(&old);
+        self.hcm.finish_without_response(&old);
         let mut info = self.info_anew(&old.info);
         state.store(&mut info);
         self.deadlines_anew(&info);
@@ -55,6 +55,7 @@ impl<S: ServerStream> Stream<S> {
         info.remote_address = old.remote_address.clone();
         info.request_id = old.request_id.clone();
         info.health_check = old.health_check;
+        info.bytes_received = old.bytes_received;
         let now = info.now;
         info.timing.last_downstream_rx_byte = Some(now);
         info.timing.request_complete = Some(now);
@@ -93,6 +94,7 @@ impl<S: ServerStream> Stream<S> {
                 return;
             }
             let end = EndStream::from(trailers.is_none() && index + 1 == last);
+            // The bytes of the old stream count as well, as in Envoy.
             self.info().bytes_received += piece.len() as u64;
             self.decode_data(piece, end);
         }

@@ -201,6 +201,10 @@ impl<S: ServerStream> Stream<S> {
         let Some(record) = self.record.as_deref_mut() else {
             return;
         };
+        // A bad request may have left the connection in disorder.
+        self.close_connection |= reply.status == 400
+            && record.request.version.is_http1()
+            && !hcm.http1.keeps_connection_on_error();
         record.info.response_code_details = Some(reply.details.clone());
         let PreparedReply { head, body } = hcm.config.local_reply.prepare(
             reply,

@@ -1,5 +1,6 @@
 //! One attempt begins: a host is chosen, its pool is asked for a stream, and the request goes out.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -110,17 +111,9 @@ impl Router {
         timing.first_upstream_rx_byte = None;
         timing.first_upstream_rx_body = None;
         timing.last_upstream_rx_byte = None;
-        let Some(old) = env.info.upstream.as_deref_mut() else {
-            return;
-        };
-        let mut earlier_attempts = std::mem::take(&mut old.earlier_attempts);
-        if let Some(host) = old.host.take() {
-            earlier_attempts.push((host, old.connection_id));
+        if let Some(upstream) = env.info.upstream.as_deref_mut() {
+            *upstream = UpstreamInfo::default();
         }
-        *old = UpstreamInfo {
-            earlier_attempts,
-            ..UpstreamInfo::default()
-        };
     }
 
     /// Shows the filters of an attempt what there is of the request.
@@ -217,6 +210,12 @@ impl LoadBalancerContext for HostChoice<'_> {
     }
     fn should_select_another(&self, host: &Host) -> bool {
         self.router.retry.avoids(host, self.policy)
+    }
+    fn avoided_priorities(&self) -> &[Rc<WorkerHost>] {
+        self.router.retry.avoided_priorities(self.policy)
+    }
+    fn forget_avoided_priorities(&self) {
+        self.router.retry.forget_avoided_priorities();
     }
     fn host_selection_retry_count(&self) -> u32 {
         self.policy

@@ -85,7 +85,6 @@ impl Router {
         env.info.upstream = Some(Box::new(UpstreamInfo {
             host: upstream.host.clone(),
             connection_id: upstream.connection_id,
-            earlier_attempts: upstream.earlier_attempts.clone(),
             ..UpstreamInfo::default()
         }));
         Some(upstream)

@@ -77,7 +77,7 @@ impl Router {
             self.alt_stat_name = Some(String::from_utf8_lossy(name).into());
             env.request.fields.remove(Known::EnvoyUpstreamAltStatName);
         }
-        let cluster = self.cluster.clone()?;
+        let cluster = self.cluster.as_ref()?;
         if !cluster.is_in_maintenance(&env.worker.random) {
             return None;
         }

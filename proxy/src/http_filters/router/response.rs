@@ -256,7 +256,7 @@ pub(super) fn charge_code(
         canary: router.is_canary || host.is_some_and(|host| host.canary),
     };
     if router.leaves_codes_out() {
-        cluster.record_completed(origin);
+        cluster.record_prefixed_code(status, origin);
     } else {
         cluster.record_code(status, origin);
     }

@@ -1,6 +1,7 @@
 //! Retries: which outcomes are tried again, how often, after how long, and where.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on>
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +27,8 @@ struct Retries {
     asked_headers: Vec<HeaderName>,
     back_off: BackOff,
     tried: Vec<Rc<WorkerHost>>,
+    /// The priorities of that many of them are avoided no more, since all had been tried.
+    forgotten: Cell<usize>,
     /// Counts the retry that waits or runs against the cluster's limit.
     guard: Option<RetryGuard>,
 }
@@ -146,6 +149,27 @@ impl RetryState {
             .any(|predicate| predicate.avoids(host, tried))
     }
 
+    /// The hosts whose priorities a retry should leave out: those that were tried, as of the last time that they were looked at.
+    pub(crate) fn avoided_priorities(&self, policy: Option<&RetryPolicy>) -> &[Rc<WorkerHost>] {
+        let frequency = policy.and_then(|policy| policy.previous_priorities);
+        let (Some(retries), Some(frequency)) = (&self.0, frequency) else {
+            return &[];
+        };
+        let tried = retries
+            .tried
+            .get(retries.forgotten.get()..)
+            .unwrap_or_default();
+        let frequency = usize::try_from(frequency).unwrap_or(usize::MAX).max(1);
+        &tried[..tried.len() - tried.len() % frequency]
+    }
+
+    /// All priorities have been tried: they begin anew.
+    pub(crate) fn forget_avoided_priorities(&self) {
+        if let Some(retries) = &self.0 {
+            retries.forgotten.set(retries.tried.len());
+        }
+    }
+
     /// The hosts that were tried, in order.
     pub(crate) fn tried_hosts(&self) -> &[Rc<WorkerHost>] {
         self.0.as_ref().map_or(&[], |retries| &retries.tried)
@@ -245,6 +269,7 @@ impl Retries {
                 .collect(),
             back_off: BackOff::new(policy, runtime),
             tried: Vec::new(),
+            forgotten: Cell::new(0),
             guard: None,
         })
     }

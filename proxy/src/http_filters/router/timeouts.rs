@@ -109,8 +109,7 @@ impl Timeouts {
             );
         }
         if self.rewrites_grpc_timeout {
-            head.fields
-                .set(Known::GrpcTimeout, grpc_timeout_text(expected));
+            head.set_grpc_timeout(Duration::from_millis(expected));
         }
     }
 }
@@ -126,18 +125,6 @@ fn grpc_timeout(head: &RequestHead, max: Duration, offset: Option<Duration>) -> 
         asked = max;
     }
     Some(asked)
-}
-
-/// Milliseconds as `grpc-timeout` writes them: eight digits at most, in the finest unit that they fit into.
-fn grpc_timeout_text(millis: u64) -> String {
-    const MOST: u64 = 99_999_999;
-    let in_hours = (millis / 3_600_000).min(MOST);
-    match millis {
-        _ if millis <= MOST => format!("{millis}m"),
-        _ if millis / 1000 <= MOST => format!("{}S", millis / 1000),
-        _ if millis / 60_000 <= MOST => format!("{}M", millis / 60_000),
-        _ => format!("{in_hours}H"),
-    }
 }
 
 fn millis(head: &RequestHead, name: Known) -> Option<Duration> {
@@ -193,11 +180,5 @@ mod tests {
             ..timeouts
         };
         assert_eq!(told(&hedged, 0), "500");
-    }
-
-    #[test]
-    fn a_long_grpc_timeout_is_written_in_a_coarser_unit() {
-        assert_eq!(grpc_timeout_text(99_999_999), "99999999m");
-        assert_eq!(grpc_timeout_text(100_000_000), "100000S");
     }
 }

@@ -407,6 +407,12 @@ impl LoadBalancerContext for Choice<'_> {
         self.policy()
             .is_some_and(|policy| self.job.retry.avoids(host, Some(policy)))
     }
+    fn avoided_priorities(&self) -> &[Rc<WorkerHost>] {
+        self.job.retry.avoided_priorities(self.policy())
+    }
+    fn forget_avoided_priorities(&self) {
+        self.job.retry.forget_avoided_priorities();
+    }
     fn host_selection_retry_count(&self) -> u32 {
         self.policy()
             .map_or(1, |policy| policy.host_selection_max_attempts)
@@ -448,11 +454,8 @@ impl Open {
     fn complete(&mut self) {
         if self.stream.take().is_some() {
             self.host.count(HostStat::RqSuccess);
-            let stats = &self.cluster.info().stats;
-            let took = Instant::now() - self.start;
-            stats
-                .upstream_rq_time()
-                .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            self.cluster
+                .record_time(Instant::now() - self.start, ORIGIN);
         }
     }
 }

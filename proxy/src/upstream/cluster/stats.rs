@@ -208,10 +208,7 @@ impl CodeStats {
     /// Counts one response below each prefix that it belongs to.
     pub(crate) fn record(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
         self.record_below(0, "", scope, status);
-        for (index, prefix) in origin.prefixes() {
-            self.record_below(index, prefix, scope, status);
-            self.completed_below(index, prefix, scope);
-        }
+        self.record_prefixed(scope, status, origin);
     }
 
     /// Records how long a response took, in milliseconds, below each prefix that it belongs to.
@@ -221,9 +218,10 @@ impl CodeStats {
         }
     }
 
-    /// Counts one response without its code below each prefix that it belongs to.
-    pub(crate) fn record_completed(&mut self, scope: &Scope, origin: CodeOrigin) {
+    /// As `record`, but for the counters that no prefix stands before.
+    pub(crate) fn record_prefixed(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
         for (index, prefix) in origin.prefixes() {
+            self.record_below(index, prefix, scope, status);
             self.completed_below(index, prefix, scope);
         }
     }
