@@ -13,6 +13,7 @@ mod access_log;
 mod clusters;
 mod config;
 mod config_dump;
+mod explain;
 mod index;
 mod json;
 mod lifecycle;

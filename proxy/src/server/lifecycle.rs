@@ -30,6 +30,7 @@ use super::{
 };
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
+use crate::explain::Configuration;
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
 use crate::upstream::{ClusterManager, HickoryResolver, WorkerClusters};
@@ -70,6 +71,25 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
             Mode::Serve | Mode::InitOnly => server.serve().await,
         }
     })
+}
+
+/// What a process with these flags would be configured with, for explanations. The errors are all that was found.
+pub fn configuration(cli: &Cli) -> Result<Configuration, Vec<String>> {
+    let loaded = LoadedBootstrap::load(cli)?;
+    let report = ConfigReport::new().with_unknown_fields(cli.allow_unknown_static_fields);
+    let path = ConfigPath::root(&report, "bootstrap");
+    let checked = loaded.check(&path);
+    let converted = Bootstrap::from_proto(loaded.proto.clone(), cli, &path);
+    let (Ok(()), Ok(bootstrap)) = (checked, converted) else {
+        return Err(loaded.errors(&report));
+    };
+    let layers = bootstrap.runtime_layers.into_iter();
+    let layers = layers.map(|(name, values)| (name, values.unwrap_or_default()));
+    Ok(Configuration::of_bootstrap(
+        &loaded.proto,
+        layers.collect(),
+        bootstrap.local_info,
+    ))
 }
 
 /// Loads a bootstrap as `--mode validate` does, from bytes. The errors are all that was found. For fuzzing and tests; what the

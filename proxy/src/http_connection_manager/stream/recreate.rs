@@ -82,7 +82,7 @@ impl<S: ServerStream> Stream<S> {
             return;
         };
         hcm.resolve_route(&mut record.request, &mut record.info);
-        let chain = hcm.chain_for(false, &record.request, &record.info);
+        let chain = hcm.chain_for(false, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());
         self.deadlines_of_route();
         let end = EndStream::from(body.is_empty() && trailers.is_none());

@@ -12,6 +12,7 @@ use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::RetryPolicy;
 use crate::stream_info::{ResponseFlag, UpstreamInfo};
+use crate::upstream::pool::StreamKind;
 use crate::upstream::{Host, LoadBalancerContext, WorkerHost};
 
 impl Router {
@@ -45,15 +46,18 @@ impl Router {
             host,
             env,
             self.priority,
-            self.is_upgrade,
+            self.stream_kind(),
             self.timeouts.stream,
         ));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
         }
-        let filters = self
-            .shared
-            .upstream_filters(&cluster, env, self.body.limit());
+        let filters = match self.connect {
+            Some(_) => None,
+            None => self
+                .shared
+                .upstream_filters(&cluster, env, self.body.limit()),
+        };
         if let Some(filters) = filters {
             attempt.put_filters(filters);
             self.state = State::Attempt(attempt);
@@ -65,6 +69,14 @@ impl Router {
             self.send_request(env);
         }
         None
+    }
+
+    fn stream_kind(&self) -> StreamKind {
+        match self.connect {
+            Some(_) => StreamKind::RawTcp,
+            None if self.is_upgrade => StreamKind::Upgrade,
+            None => StreamKind::Message,
+        }
     }
 
     /// The back-off is over: the request is prepared anew and tried again.
@@ -155,6 +167,12 @@ impl Router {
         stream.send_head(env.request, end);
         if is_upgrade {
             stream.upgrade();
+        }
+        if let Some(version) = self.connect.and_then(|connect| connect.proxy_protocol) {
+            let connection = &env.info.connection;
+            let (source, destination) = (&connection.remote_address, &connection.local_address);
+            let header = version.header(source, destination);
+            stream.send_data(header.into(), EndStream::No);
         }
         self.body.flush_into(stream);
     }

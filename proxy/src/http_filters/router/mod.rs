@@ -5,6 +5,7 @@
 //! Stats: `http.<stat_prefix>.no_route`, `no_cluster`, `rq_*`; `cluster.<name>.upstream_rq_*`.
 //! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
 //! if it is idempotent and had no body; Envoy answers 503.
+//! Deviations: a CONNECT that ends here (`connect_config`) passes no upstream filters.
 //! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;
 //! Envoy's change the only one.
 
@@ -36,11 +37,12 @@ use tokio::time::Instant;
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
 pub use redirect::{RedirectState, Redirected};
 pub use strict::StrictHeader;
+pub use timeouts::limits;
 
-use crate::http::{EndStream, Fields, Known, ResponseHead};
+use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{Action, Priority, RouteAction, SelectedRoute};
+use crate::route::{Action, ConnectConfig, Priority, RouteAction, SelectedRoute};
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
 use crate::upstream::{RoutingPriority, WorkerCluster};
@@ -86,6 +88,8 @@ pub struct Router {
     route_deadline: Option<Instant>,
     is_grpc: bool,
     is_upgrade: bool,
+    /// The request is a CONNECT that ends here.
+    connect: Option<ConnectConfig>,
     /// Filters of an attempt that was given up, which still have to be told of the end.
     left: Option<Box<UpstreamFilters>>,
     shadows: Shadows,
@@ -155,6 +159,7 @@ impl Router {
             route_deadline: None,
             is_grpc: false,
             is_upgrade: false,
+            connect: None,
             left: None,
             shadows: Shadows::default(),
         }
@@ -227,7 +232,11 @@ impl Router {
             Priority::Default => RoutingPriority::Default,
             Priority::High => RoutingPriority::High,
         };
-        self.is_upgrade = env.request.fields.contains(Known::Upgrade);
+        let connect = env.request.method() == Method::Connect;
+        self.is_upgrade = connect || env.request.fields.contains(Known::Upgrade);
+        self.connect = action
+            .connect_config()
+            .filter(|config| connect || config.allow_post && env.request.method() == Method::Post);
         self.prepare(env, action, selected);
         if end.is_end() {
             self.request_ended(env.info.now);

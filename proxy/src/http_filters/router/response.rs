@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::retry::{RetryContext, RetryDecision};
 use super::{Router, RouterEvent, State};
-use crate::http::{EndStream, Fields, Known, ResponseHead};
+use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::{CodeOrigin, HostStat, WorkerCluster, WorkerHost};
@@ -115,7 +115,9 @@ impl Router {
         self.count_host(&head, end);
         env.info.response_code_details = Some("via_upstream".into());
         self.route_response(env, &mut head, now);
-        if head.status == 101 && self.is_upgrade {
+        let granted = head.status == 101
+            || env.request.method() == Method::Connect && (200..300).contains(&head.status);
+        if granted && self.is_upgrade {
             self.route_deadline = None;
         }
         if let State::Attempt(attempt) = &mut self.state {

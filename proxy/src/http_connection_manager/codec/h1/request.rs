@@ -8,7 +8,7 @@ use super::lines::{
 };
 use super::message::{
     Framing, has_token, is_persistent, is_upgrade, parse_length, parse_version, place_in,
-    remove_connection_tokens, remove_h2c, tokens,
+    remove_connection_tokens, remove_h2c, remove_upgrades, tokens,
 };
 use super::reject::Reject;
 use super::settings::{HeadersWithUnderscoresAction, Http1Settings};
@@ -317,6 +317,10 @@ fn finish(builder: Builder<'_>, settings: &Http1Settings) -> Result<Request, Rej
     }
     let connect = head.method() == Method::Connect;
     let mut raw = false;
+    let ignored = &settings.options.ignore_http_11_upgrade;
+    if !ignored.is_empty() && head.fields.contains(Known::Upgrade) {
+        remove_upgrades(&mut head.fields, |protocol| ignored.contains(protocol));
+    }
     if head.fields.contains(Known::Upgrade) && is_upgrade(&head.fields) {
         if head
             .fields
