@@ -460,7 +460,12 @@ fn spawn_http2_stream(
     });
 }
 
-fn begin_stream(hcm: &Rc<Hcm>, info: &Rc<ConnectionInfo>, protocol: Protocol) -> StreamInfo {
+/// A stream begins: it is counted, and gets its number.
+pub(super) fn begin_stream(
+    hcm: &Rc<Hcm>,
+    info: &Rc<ConnectionInfo>,
+    protocol: Protocol,
+) -> StreamInfo {
     let stats = &hcm.config.stats;
     stats.downstream_rq_total().inc();
     stats.downstream_rq_active().inc();

@@ -19,14 +19,18 @@
 
 mod access_log;
 mod admin;
+mod attempts;
 mod bootstrap;
 mod case;
 mod filters;
 mod hcm;
+mod hedging;
 mod http2;
 mod malformed;
 mod names;
 mod network;
+mod redirects;
+mod retries;
 mod router;
 mod routing;
 mod runner;
@@ -51,6 +55,10 @@ const THEMES: &[Theme] = &[
     ("hcm", hcm::cases),
     ("malformed", malformed::cases),
     ("router", router::cases),
+    ("retries", retries::cases),
+    ("attempts", attempts::cases),
+    ("hedging", hedging::cases),
+    ("redirects", redirects::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("network", network::cases),

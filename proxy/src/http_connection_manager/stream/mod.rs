@@ -10,6 +10,7 @@
     reason = "a stream that runs has its record; each expectation says so"
 )]
 
+mod recreate;
 mod response;
 
 use std::rc::Rc;
@@ -127,7 +128,7 @@ impl<S: ServerStream> Stream<S> {
                 .map(|d| start + d),
             flush: None,
         };
-        let router = Router::new(hcm.router.clone());
+        let router = Router::new(hcm.router.clone(), buffer_limit);
         Self {
             codec,
             record: Some(Box::new(Record {
@@ -423,7 +424,7 @@ impl<S: ServerStream> Stream<S> {
     fn deadlines_of_route(&mut self) {
         let record = self
             .record
-            .as_ref()
+            .as_deref_mut()
             .expect("a stream has its record until it ends");
         let Some(route) = &record.info.route else {
             return;
@@ -436,9 +437,9 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
             self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
         }
-        if let Some(max) = max_stream_duration(action, &record.request) {
-            self.deadlines.max_duration = Some(max).filter(|d| !d.is_zero()).map(|d| start + d);
-        }
+        let of_manager = self.hcm.config.timeouts.max_stream_duration;
+        let max = max_stream_duration(action, &mut record.request, of_manager);
+        self.deadlines.max_duration = max.map(|d| start + d);
     }
 
     // ---- filters that wait
