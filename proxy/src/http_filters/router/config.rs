@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
 use super::retry::RetryRuntime;
+use super::route_codes::RouteCodes;
 use super::strict::StrictHeader;
 use super::upstream_filters::ClusterChains;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
@@ -43,6 +44,8 @@ pub struct WorkerRouter {
     /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
     pub(super) cluster_chains: ClusterChains,
+    /// Responses by code of routes that have stats of their own.
+    pub(super) route_codes: RouteCodes,
     /// The runtime keys of retries.
     pub(super) retry: RetryRuntime,
     /// Sends what is mirrored.
@@ -118,6 +121,7 @@ impl WorkerRouter {
         Self {
             upstream_chain,
             cluster_chains: ClusterChains::default(),
+            route_codes: RouteCodes::default(),
             retry: RetryRuntime::new(&worker.server.runtime),
             client: AsyncClient::new(worker.clone()),
             config,

@@ -82,6 +82,10 @@ impl Router {
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
+            route_stats: selected
+                .as_ref()
+                .and_then(|s| s.route().stats())
+                .map(|s| &**s),
             random: env.worker.random.next(),
         };
         let decision = self.retry.on_failure(failure, attempt.is_open(), &context);
@@ -192,6 +196,9 @@ impl Router {
         for attempt in slow.into_iter().chain(last) {
             if let Some(cluster) = &self.cluster {
                 cluster.info().stats.upstream_rq_timeout().inc();
+            }
+            if let Some(stats) = self.route.as_ref().and_then(|s| s.route().stats()) {
+                stats.counters.upstream_rq_timeout().inc();
             }
             attempt.host().count(HostStat::RqTimeout);
             if attempt.awaits_head() {

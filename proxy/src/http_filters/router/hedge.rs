@@ -75,6 +75,10 @@ impl Router {
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
+            route_stats: selected
+                .as_ref()
+                .and_then(|s| s.route().stats())
+                .map(|s| &**s),
             random: env.worker.random.next(),
         })
     }

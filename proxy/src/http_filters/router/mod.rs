@@ -21,6 +21,7 @@ mod reply;
 mod request;
 mod response;
 pub(crate) mod retry;
+pub(crate) mod route_codes;
 mod shadow;
 mod strict;
 mod timeouts;

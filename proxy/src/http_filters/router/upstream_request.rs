@@ -204,6 +204,9 @@ impl UpstreamRequest {
             return;
         };
         let connection = stream.connection_info();
+        if let Some(stats) = info.route.as_ref().and_then(|s| s.route().stats()) {
+            stats.counters.upstream_rq_total().inc();
+        }
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
         upstream.connection_id = Some(connection.id);
