@@ -234,6 +234,10 @@ impl Router {
     }
 
     /// Takes the slow attempts, to give them up otherwise.
+    #[allow(
+        clippy::vec_box,
+        reason = "they live in boxes; to move them out would copy them"
+    )]
     pub(super) fn take_slow_attempts(&mut self) -> Vec<Box<UpstreamRequest>> {
         self.slow.drain(..).map(|slow| slow.attempt).collect()
     }
