@@ -80,6 +80,8 @@ impl Harness {
             respect_expected_rq_timeout: false,
             strict_check_headers: Vec::new(),
             suppress_grpc_request_failure_code_stats: false,
+            upstream_logs: Vec::new(),
+            log_on_pool_ready: false,
             upstream_http_filters: filters,
         });
         let shared =
