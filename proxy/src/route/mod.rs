@@ -31,6 +31,7 @@ mod rate_limit;
 mod redirect;
 mod retry_policy;
 mod rewrite;
+mod route_stats;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub use rate_limit::{Descriptor, RateLimit};
 pub use redirect::{RedirectAction, https_location};
 pub use retry_policy::{HostPredicate, RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::update_authority;
+pub use route_stats::RouteStats;
 pub use table::RouteTable;
 pub use virtual_host::VirtualHost;
 pub use xx_hash::xx_hash64;

@@ -145,6 +145,7 @@ impl VirtualHost {
         let own_mirrors = mirrors.map(Arc::<[_]>::from);
         let route_context = RouteContext {
             per_filter: context.per_filter,
+            virtual_host: name.as_deref().unwrap_or_default(),
             filter_levels,
             filters: &filters,
             retry_policy: retry_policy.as_ref().ok().and_then(Option::as_ref),

@@ -35,6 +35,7 @@ mod router;
 mod routing;
 mod runner;
 mod upstream;
+mod upstream_log;
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ const THEMES: &[Theme] = &[
     ("attempts", attempts::cases),
     ("hedging", hedging::cases),
     ("redirects", redirects::cases),
+    ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("network", network::cases),

@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use super::outcome::Failure;
 use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
+use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::StreamInfo;
 use crate::upstream::pool::{
-    Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamKind, StreamRequest,
+    Acquire, ClientStream, PendingStream, PoolError, ResetReason, ResponseEvent, StreamKind,
+    StreamRequest,
 };
 use crate::upstream::{RoutingPriority, WorkerCluster, WorkerHost};
 
@@ -28,6 +30,8 @@ pub(super) struct UpstreamRequest {
     began: Instant,
     /// Set: the stream is `Filtered` once there is one.
     filters: Option<Box<UpstreamFilters>>,
+    /// Set where attempts are logged.
+    log: Option<Box<AttemptLog>>,
 }
 
 /// When an attempt takes too long.
@@ -101,6 +105,7 @@ impl UpstreamRequest {
             retried: false,
             began: env.info.now,
             filters: None,
+            log: None,
         }
     }
 
@@ -124,6 +129,32 @@ impl UpstreamRequest {
             (UpstreamState::Filtered(stream), Some(filters)) => Some((stream, filters)),
             _ => None,
         }
+    }
+
+    /// The attempt will be logged.
+    pub(super) fn set_log(&mut self, log: Option<Box<AttemptLog>>) {
+        self.log = log;
+    }
+
+    /// Notes an event of the response for the log.
+    #[inline]
+    pub(super) fn saw(&mut self, event: &ResponseEvent) {
+        if let Some(log) = &mut self.log {
+            log.saw(event);
+        }
+    }
+
+    /// Notes bytes of the request body for the log.
+    #[inline]
+    pub(super) fn sends(&mut self, bytes: u64) {
+        if let Some(log) = &mut self.log {
+            log.sent(bytes);
+        }
+    }
+
+    /// The attempt ends: what is left is its log.
+    pub(super) fn take_log(&mut self) -> Option<Box<AttemptLog>> {
+        self.log.take()
     }
 
     /// The attempt ends: what is left are its filters.
@@ -204,6 +235,9 @@ impl UpstreamRequest {
             return;
         };
         let connection = stream.connection_info();
+        if let Some(stats) = info.route.as_ref().and_then(|s| s.route().stats()) {
+            stats.counters.upstream_rq_total().inc();
+        }
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
         upstream.connection_id = Some(connection.id);
@@ -215,6 +249,9 @@ impl UpstreamRequest {
         info.timing.last_upstream_tx_byte = Some(now);
         self.clocks.max_duration = self.clocks.max_stream_duration.map(|d| now + d);
         self.clocks.start(now);
+        if let Some(log) = &self.log {
+            log.ready(info);
+        }
     }
 
     /// Something of the request is sent.
@@ -318,6 +355,9 @@ impl UpstreamRequest {
         if let Some(text) = failure.transport_failure() {
             info.upstream_mut().transport_failure_reason = Some(text.into());
         }
+        if let Some(log) = &mut self.log {
+            log.failed(failure);
+        }
         self.give_up(info);
     }
 
@@ -348,6 +388,9 @@ impl UpstreamRequest {
         self.meter(info);
         if let Some(mut filters) = self.filters.take() {
             filters.complete(info);
+        }
+        if let Some(log) = self.log.take() {
+            log.end(info);
         }
     }
 

@@ -239,6 +239,7 @@ impl Job {
                 cluster: &self.cluster,
                 priority: self.options.priority,
                 runtime: &self.retry_runtime,
+                route_stats: None,
                 random: self.worker.random.next(),
             };
             let decision = match &outcome {
