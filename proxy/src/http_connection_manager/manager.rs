@@ -335,9 +335,6 @@ impl Hcm {
             ServerHeaderTransformation::AppendIfAbsent
             | ServerHeaderTransformation::PassThrough => {}
         }
-        if let Some(status) = &self.config.proxy_status {
-            status.apply(head, info);
-        }
     }
 
     /// Counts and logs a stream that has ended.

@@ -21,7 +21,9 @@ mod access_log;
 mod admin;
 mod bootstrap;
 mod case;
+mod clients;
 mod filters;
+mod framing;
 mod hcm;
 mod http2;
 mod malformed;
@@ -30,6 +32,7 @@ mod network;
 mod router;
 mod routing;
 mod runner;
+mod upgrades;
 mod upstream;
 
 use std::collections::HashSet;
@@ -49,7 +52,10 @@ type Theme = (&'static str, fn() -> Vec<Case>);
 const THEMES: &[Theme] = &[
     ("routing", routing::cases),
     ("hcm", hcm::cases),
+    ("clients", clients::cases),
     ("malformed", malformed::cases),
+    ("framing", framing::cases),
+    ("upgrades", upgrades::cases),
     ("router", router::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),

@@ -185,10 +185,7 @@ impl<S: ServerStream> Stream<S> {
             self.hcm.take_upgrade(asked, &record.request, &record.info)
         });
         match taken {
-            Ok(true) => {
-                self.upgrade = Upgrade::Asked;
-                self.codec.upgrade();
-            }
+            Ok(true) => self.upgrade = Upgrade::Asked,
             Ok(false) => {}
             Err(rejection) => {
                 if rejection.close {

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::super::codec::h1::is_upgrade;
 use super::super::codec::upgrade::response_to_http2;
 use super::super::codec::{ServerStream, StreamReset};
 use super::super::filter_chain::{Chain, ChainEnv, Flow, Piece};
@@ -104,8 +105,17 @@ impl<S: ServerStream> Stream<S> {
         } else {
             Half::Open
         };
-        if self.upgrade == Upgrade::Asked && !self.on_upgrade_answer(&head) {
-            return;
+        let mut end = end;
+        if self.upgrade == Upgrade::Asked {
+            if !self.on_upgrade_answer(&head) {
+                return;
+            }
+            if self.upgrade == Upgrade::Asked && head.status == 101 {
+                // It grants nothing that was asked for: whatever follows belongs to nobody.
+                self.router.abandon();
+                self.response = Half::Received;
+                end = EndStream::Yes;
+            }
         }
         let Some(record) = self.record.as_deref_mut() else {
             return;
@@ -126,8 +136,14 @@ impl<S: ServerStream> Stream<S> {
         };
         let request = &record.request;
         let connect = request.method() == Method::Connect;
-        if head.status == 101 || connect && (200..300).contains(&head.status) {
+        let granted = if connect {
+            (200..300).contains(&head.status)
+        } else {
+            head.status == 101 && is_upgrade(&head.fields)
+        };
+        if granted && record.info.response_code_details.as_deref() == Some("via_upstream") {
             self.upgrade = Upgrade::Accepted;
+            self.codec.upgrade();
             for (data, end) in std::mem::take(&mut self.held_back) {
                 let event = self.with_env(|env, s| s.router.data(env, data, end));
                 if let Some(event) = event {
@@ -299,6 +315,12 @@ impl<S: ServerStream> Stream<S> {
             .forwarding
             .mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head, info);
+        // As in Envoy, nothing is said of a request that its codec refused.
+        if let Some(status) = &hcm.config.proxy_status
+            && !request.method_bytes().is_empty()
+        {
+            status.apply(head, info);
+        }
         self.close_connection |=
             hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
