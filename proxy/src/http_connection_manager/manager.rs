@@ -147,6 +147,11 @@ impl Hcm {
             return Err(Rejection::new(400, "query_missing_content_type").closing());
         }
         self.check_path(head)?;
+        if upgrade && has_bad_udp_path(head) {
+            return Err(
+                Rejection::new(404, "invalid_path").body("The path is incorrect for CONNECT-UDP")
+            );
+        }
         normalize_host(self.config.host, head, info);
         let forwarding = self.config.forwarding.mutate_request(
             head,
@@ -411,6 +416,22 @@ fn is_upgrade_request(head: &RequestHead) -> bool {
     connection
         .split(|b| *b == b',')
         .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// A CONNECT-UDP names its target in the path: `/.well-known/masque/udp/HOST/PORT/`.
+fn has_bad_udp_path(head: &RequestHead) -> bool {
+    let upgrade = head.fields.get(Known::Upgrade);
+    if !upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"connect-udp")) {
+        return false;
+    }
+    let path = head.path().unwrap_or_default();
+    let Some(target) = path.strip_prefix(b"/.well-known/masque/udp/") else {
+        return true;
+    };
+    let mut parts = target.split(|b| *b == b'/');
+    [parts.next(), parts.next()]
+        .iter()
+        .any(|part| part.is_none_or(<[u8]>::is_empty))
 }
 
 /// A QUERY must say what its body is.

@@ -577,7 +577,9 @@ impl<S: ServerStream> Stream<S> {
                 self.info().response_code_details = Some("downstream_remote_reset".into());
                 self.gone();
             }
-            StreamReset::ConnectionTermination | StreamReset::LocalReset => {
+            StreamReset::ConnectionTermination
+            | StreamReset::LocalReset
+            | StreamReset::ConnectError => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info()
@@ -611,6 +613,10 @@ impl<S: ServerStream> Stream<S> {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
                 // An upstream that does not grant the upgrade would take these bytes for another request.
                 Piece::Data(data, end) if self.upgrade == Upgrade::Asked => {
+                    if end.is_end() {
+                        let now = self.info().now;
+                        self.router.request_ended(now);
+                    }
                     self.held_back.push((data, end));
                     None
                 }

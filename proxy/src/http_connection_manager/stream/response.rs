@@ -66,6 +66,9 @@ impl<S: ServerStream> Stream<S> {
             RouterEvent::Data(data, end) => self.on_response_data(data, end),
             RouterEvent::Trailers(trailers) => self.on_response_trailers(trailers),
             RouterEvent::LocalReply(reply) => self.local_reply(reply),
+            RouterEvent::Reset if self.upgrade == Upgrade::Accepted => {
+                self.break_off(StreamReset::ConnectError);
+            }
             RouterEvent::Reset => self.break_off(StreamReset::LocalReset),
             RouterEvent::Progress => {}
         }
@@ -158,7 +161,7 @@ impl<S: ServerStream> Stream<S> {
                 .get(Known::Upgrade)
                 .is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
         let is_local = record.info.response_code_details.as_deref() != Some("via_upstream");
-        if !websocket || is_local || head.status >= 400 {
+        if !websocket || is_local || head.status == 101 || head.status >= 400 {
             return true;
         }
         let mut reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
