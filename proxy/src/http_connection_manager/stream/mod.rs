@@ -176,7 +176,8 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.request = None;
         }
         let admitted = self.hcm.admit(&mut record.request, &mut record.info);
-        if admitted == Ok(true) {
+        // Over HTTP/1 nothing says before its end how long a tunnel is.
+        if admitted == Ok(true) && record.request.version.is_http1() {
             self.request = Half::Open;
         }
         let taken = admitted.and_then(|asked| {

@@ -495,7 +495,7 @@ impl Router {
         let Some(filters) = attempt.filters() else {
             return Ok(());
         };
-        let end = self.body.is_empty_and_ended() && !self.is_upgrade;
+        let end = self.body.is_empty_and_ended();
         filters.request_head(env, end.into())?;
         let (pieces, ends_with_data, trailers) = self.body.hand_on();
         let last = pieces.len();
@@ -514,7 +514,7 @@ impl Router {
             return;
         };
         attempt.ready(env.info);
-        let end = EndStream::from(self.body.is_empty_and_ended() && !self.is_upgrade);
+        let end = EndStream::from(self.body.is_empty_and_ended());
         let is_upgrade = self.is_upgrade;
         let Some(stream) = attempt.stream() else {
             return;
