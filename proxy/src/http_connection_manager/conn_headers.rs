@@ -16,7 +16,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{Fields, HeaderName, Known, RequestHead, ResponseHead};
 use crate::http_filters::header_mutation::RequestMutations;
 use crate::matchers::CidrRanges;
-use crate::net::Address;
+use crate::net::{Address, IpText};
 use crate::server::{FactoryContext, Random};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 
@@ -181,10 +181,8 @@ impl ForwardingConfig {
             }
         }
         if edge && let Some(ip) = info.remote_address().ip() {
-            let ip = self.mapped(ip);
-            with_text(ip, |text| {
-                head.fields.set(Known::EnvoyExternalAddress, text)
-            });
+            let ip = IpText::new(self.mapped(ip));
+            head.fields.set(Known::EnvoyExternalAddress, ip.as_bytes());
         }
         self.add_user_agent(&mut head.fields);
         self.client_cert.without_certificate(&mut head.fields);
@@ -279,9 +277,9 @@ impl ForwardingConfig {
         } else {
             ip
         };
-        with_text(self.mapped(appended), |text| {
-            head.fields.append_to(Known::ForwardedFor, b",", text)
-        });
+        let ip = IpText::new(self.mapped(appended));
+        head.fields
+            .append_to(Known::ForwardedFor, b",", ip.as_bytes());
     }
 
     fn set_proto_and_port(&self, head: &mut RequestHead, connection: &ConnectionInfo) {
@@ -509,11 +507,11 @@ fn connection_scheme(_connection: &ConnectionInfo) -> &'static str {
     "http"
 }
 
-/// Prints a short value on the stack.
+/// Prints a port on the stack.
 fn with_text<T>(value: impl std::fmt::Display, use_it: impl FnOnce(&[u8]) -> T) -> T {
     let mut buffer = [0u8; 64];
     let mut cursor = &mut buffer[..];
-    // Addresses and ports are shorter than the buffer, and writing to it cannot fail otherwise.
+    // A port is shorter than the buffer, and writing to it cannot fail otherwise.
     let _ = write!(cursor, "{value}");
     let left = cursor.len();
     use_it(&buffer[..64 - left])

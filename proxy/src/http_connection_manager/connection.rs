@@ -17,6 +17,7 @@ use super::manager::Hcm;
 use super::stream::Stream;
 use super::timer::{Timer, nearer};
 use crate::http::Protocol;
+use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
@@ -110,11 +111,13 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
     let mut codec =
         Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
+    let mut draining = None;
     let mut requests = 0u32;
     let mut ended_early;
     loop {
         ended_early = false;
-        let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
+        let between = (requests > 0).then_some(&mut draining);
+        let rest = next_request(&context, &mut codec, &mut timer, between).await;
         let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
             Begun::Stream(mut stream, is_refused) => {
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
@@ -239,19 +242,19 @@ fn begin_http1<'a>(
     }
 }
 
-/// Waits for the head of the next request, or for a reason to end the connection.
+/// Waits for the head of the next request, or for a reason to end the connection. Between requests, draining is one: `between`
+/// keeps what waits for it, as long as the connection lives.
 async fn next_request(
     context: &ConnectionContext,
     codec: &mut Http1Connection,
     timer: &mut Timer,
-    between: bool,
+    mut between: Option<&mut Option<LocalBoxFuture<'static, ()>>>,
 ) -> Rest {
     let ConnectionContext { hcm, drain, .. } = context;
     let timeouts = &hcm.config.timeouts;
     let max = context.expires;
     let mut since: Option<Instant> = None;
     let mut head_since: Option<Instant> = None;
-    let mut draining = None;
     poll_fn(|cx| {
         if let Poll::Ready(request) = codec.poll_head(cx) {
             return Poll::Ready(Rest::Request(request));
@@ -261,7 +264,7 @@ async fn next_request(
             head_since.get_or_insert_with(Instant::now);
         } else {
             codec.give_back_buffers();
-            if between {
+            if let Some(draining) = &mut between {
                 if drain.is_draining() {
                     return Poll::Ready(Rest::Drain);
                 }
@@ -457,7 +460,12 @@ fn spawn_http2_stream(
     });
 }
 
-fn begin_stream(hcm: &Rc<Hcm>, info: &Rc<ConnectionInfo>, protocol: Protocol) -> StreamInfo {
+/// A stream begins: it is counted, and gets its number.
+pub(super) fn begin_stream(
+    hcm: &Rc<Hcm>,
+    info: &Rc<ConnectionInfo>,
+    protocol: Protocol,
+) -> StreamInfo {
     let stats = &hcm.config.stats;
     stats.downstream_rq_total().inc();
     stats.downstream_rq_active().inc();

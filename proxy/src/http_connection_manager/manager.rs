@@ -344,13 +344,18 @@ impl Hcm {
 
     /// Counts and logs a stream that has ended.
     pub(super) fn finish(&self, record: &Record) {
+        if let Some(status) = record.info.response_code {
+            self.config.stats.record_response(status);
+            self.config.listener_stats.record_response(status);
+        }
+        self.finish_without_response(record);
+    }
+
+    /// The same for one whose client gets its response from another stream.
+    pub(super) fn finish_without_response(&self, record: &Record) {
         let stats = &self.config.stats;
         let info = &record.info;
         stats.downstream_rq_active().dec();
-        if let Some(status) = info.response_code {
-            stats.record_response(status);
-            self.config.listener_stats.record_response(status);
-        }
         let bytes = info.downstream_bytes;
         stats
             .downstream_cx_rx_bytes_total()
@@ -391,20 +396,31 @@ impl Rejection {
     }
 }
 
-/// How long a stream may last, as its route says; none if the route says nothing.
-pub(super) fn max_stream_duration(action: &RouteAction, head: &RequestHead) -> Option<Duration> {
-    let limits = action.timeouts().max_stream_duration?;
-    let by_header = limits
-        .grpc_timeout_header_max
-        .filter(|_| head.is_grpc())
-        .zip(head.grpc_timeout());
-    match by_header {
+/// How long a stream may last: as its route says, or the manager; none for no limit. A route that says something writes it into
+/// `grpc-timeout` as well.
+pub(super) fn max_stream_duration(
+    action: &RouteAction,
+    head: &mut RequestHead,
+    of_manager: Option<Duration>,
+) -> Option<Duration> {
+    let Some(limits) = action.timeouts().max_stream_duration else {
+        return of_manager;
+    };
+    let duration = match limits.grpc_timeout_header_max.zip(head.grpc_timeout()) {
         Some((max, asked)) => {
             let asked = if max.is_zero() { asked } else { asked.min(max) };
-            Some(asked.saturating_sub(limits.grpc_timeout_header_offset.unwrap_or_default()))
+            let offset = limits.grpc_timeout_header_offset.unwrap_or_default();
+            // Nothing left ends the stream at once.
+            Some(asked.saturating_sub(offset))
         }
-        None => limits.max_stream_duration,
+        None => limits
+            .max_stream_duration
+            .map_or(of_manager, |max| Some(max).filter(|max| !max.is_zero())),
+    }?;
+    if head.is_grpc() {
+        head.set_grpc_timeout(duration);
     }
+    Some(duration)
 }
 
 /// `Connection: upgrade` together with an `Upgrade` field.

@@ -18,6 +18,7 @@ mod config;
 mod conn_headers;
 mod connection;
 mod date;
+mod explain;
 pub mod filter_chain;
 mod local_reply;
 mod manager;
@@ -40,11 +41,14 @@ pub use stats::HcmStats;
 pub(crate) use conn_headers::uuid;
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::explain::Verdict;
+use crate::http::RequestHead;
 use crate::http_filters::LocalBoxFuture;
 use crate::network_filters::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };
 use crate::server::{FactoryContext, Worker};
+use crate::stream_info::ConnectionInfo;
 use manager::Hcm;
 
 /// Makes connection managers.
@@ -75,6 +79,15 @@ impl NetworkFilterFactory for Factory {
 impl TerminalConfig for HcmConfig {
     fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Rc<dyn TerminalFilter> {
         Rc::new(WorkerHcm(Rc::new(Hcm::new(self, worker))))
+    }
+
+    fn judge(
+        self: Arc<Self>,
+        worker: &Rc<Worker>,
+        connection: &Rc<ConnectionInfo>,
+        head: RequestHead,
+    ) -> Verdict {
+        Verdict::Http(Box::new(explain::judge(self, worker, connection, head)))
     }
 }
 

@@ -9,7 +9,9 @@ use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use super::action::{ActionContext, RouteAction};
 use super::criteria::Criteria;
 use super::direct_response::DirectResponse;
+use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
+use super::hedge_policy::HedgePolicy;
 use super::mirror::MirrorPolicy;
 use super::path::PathCriterion;
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
@@ -84,6 +86,7 @@ pub(super) struct RouteContext<'a> {
     pub(super) filter_levels: [&'a FilterLevel; 2],
     pub(super) filters: &'a FilterSlots,
     pub(super) retry_policy: Option<&'a Arc<RetryPolicy>>,
+    pub(super) hedge_policy: Option<HedgePolicy>,
     pub(super) mirrors: &'a Arc<[MirrorPolicy]>,
     pub(super) max_direct_response_body: u32,
 }
@@ -158,6 +161,7 @@ impl Route {
                 filter_levels: &levels,
                 criterion: criteria.as_ref().ok().map(|(criterion, _)| criterion),
                 retry_policy: context.retry_policy,
+                hedge_policy: context.hedge_policy,
                 mirrors: context.mirrors,
             },
             context.max_direct_response_body,
@@ -197,6 +201,16 @@ impl Route {
         self.criteria
             .as_ref()
             .is_none_or(|criteria| criteria.matches(head, info, random))
+    }
+
+    /// The first criterion that a request does not meet, the one on the path aside.
+    pub(super) fn unmet_criterion(
+        &self,
+        head: &RequestHead,
+        info: &StreamInfo,
+        random: u64,
+    ) -> Option<Unmet> {
+        self.criteria.as_ref()?.unmet(head, info, random)
     }
 
     /// `Route.stat_prefix`.

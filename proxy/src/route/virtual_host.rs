@@ -8,7 +8,9 @@ use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use pb::virtual_host::TlsRequirementType;
 
 use super::entry::{Route, RouteContext};
+use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
+use super::hedge_policy::HedgePolicy;
 use super::mirror::MirrorPolicy;
 use super::path_index::{Candidates, PathIndex};
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
@@ -103,7 +105,6 @@ impl VirtualHost {
             path.unsupported_if_set("virtual_clusters", virtual_clusters),
             path.unsupported_if_set("cors", cors),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
-            path.unsupported_if_set("hedge_policy", hedge_policy),
             path.unsupported_if_set("route_specifiers", route_specifiers),
         ];
         let name = path.non_empty("name", name);
@@ -124,6 +125,7 @@ impl VirtualHost {
         let retry_policy = path
             .optional("retry_policy", retry_policy, RetryPolicy::from_proto)
             .map(|policy| policy.map(Arc::new));
+        let hedge_policy = path.optional("hedge_policy", hedge_policy, HedgePolicy::from_proto);
         let own_filters = context.per_filter.level(typed_per_filter_config, path);
         let no_filters = FilterLevel::default();
         let filter_levels = [
@@ -146,6 +148,7 @@ impl VirtualHost {
             filter_levels,
             filters: &filters,
             retry_policy: retry_policy.as_ref().ok().and_then(Option::as_ref),
+            hedge_policy: hedge_policy.as_ref().ok().copied().flatten(),
             mirrors: match &own_mirrors {
                 Ok(own) if !own.is_empty() => own,
                 _ => context.mirrors,
@@ -167,6 +170,7 @@ impl VirtualHost {
         };
         own_mirrors.map(drop)?;
         retry_policy.map(drop)?;
+        hedge_policy?;
         own_filters.map(drop)?;
         let routes: Box<[Route]> = routes?.into();
         Ok(Self {
@@ -209,12 +213,7 @@ impl VirtualHost {
         let connect = is_connect(head);
         let meets = |number: &u32| {
             let route = &self.routes[*number as usize];
-            let met = match path {
-                Some(path) => route.path.matches(path),
-                None => false,
-            };
-            (met || (connect && route.path.is_connect()))
-                && route.meets_criteria(head, info, random)
+            meets_path(route, path, connect) && route.meets_criteria(head, info, random)
         };
         match &self.index {
             Some(index) => {
@@ -222,6 +221,23 @@ impl VirtualHost {
                 candidates.find(meets)
             }
             None => (0..u32::try_from(self.routes.len()).unwrap_or(u32::MAX)).find(meets),
+        }
+    }
+
+    /// What the route with this number lacks for a request; none: nothing.
+    pub(super) fn unmet(
+        &self,
+        number: u32,
+        head: &RequestHead,
+        path: Option<&[u8]>,
+        info: &StreamInfo,
+        random: u64,
+    ) -> Option<Unmet> {
+        let route = &self.routes[number as usize];
+        if meets_path(route, path, is_connect(head)) {
+            route.unmet_criterion(head, info, random)
+        } else {
+            Some(Unmet::Path)
         }
     }
 
@@ -241,9 +257,7 @@ impl VirtualHost {
     ) -> Option<u32> {
         let connect = is_connect(head);
         let position = self.routes.iter().position(|route| {
-            (path.is_some_and(|path| route.path.matches(path))
-                || (connect && route.path.is_connect()))
-                && route.meets_criteria(head, info, random)
+            meets_path(route, path, connect) && route.meets_criteria(head, info, random)
         });
         position.map(|position| u32::try_from(position).unwrap())
     }
@@ -272,6 +286,11 @@ impl Rare {
         } = self;
         rate_limits.is_empty() && metadata.is_none() && buffer_limit.is_none()
     }
+}
+
+#[inline]
+fn meets_path(route: &Route, path: Option<&[u8]>, connect: bool) -> bool {
+    path.is_some_and(|path| route.path.matches(path)) || (connect && route.path.is_connect())
 }
 
 /// A CONNECT for a tunnel, or for `connect-udp`. An extended CONNECT of another protocol is an upgrade like any other.

@@ -19,16 +19,20 @@
 
 mod access_log;
 mod admin;
+mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
 mod filters;
 mod framing;
 mod hcm;
+mod hedging;
 mod http2;
 mod malformed;
 mod names;
 mod network;
+mod redirects;
+mod retries;
 mod router;
 mod routing;
 mod runner;
@@ -57,6 +61,10 @@ const THEMES: &[Theme] = &[
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
     ("router", router::cases),
+    ("retries", retries::cases),
+    ("attempts", attempts::cases),
+    ("hedging", hedging::cases),
+    ("redirects", redirects::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("network", network::cases),

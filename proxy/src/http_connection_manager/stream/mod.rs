@@ -10,6 +10,7 @@
     reason = "a stream that runs has its record; each expectation says so"
 )]
 
+mod recreate;
 mod response;
 
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use super::manager::{Hcm, Routes, max_stream_duration};
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_filters::router::Router;
+use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
 use crate::network_filters::DrainSignal;
 use crate::stream_info::{ResponseFlag, StreamInfo};
@@ -127,7 +128,7 @@ impl<S: ServerStream> Stream<S> {
                 .map(|d| start + d),
             flush: None,
         };
-        let router = Router::new(hcm.router.clone());
+        let router = Router::new(hcm.router.clone(), buffer_limit);
         Self {
             codec,
             record: Some(Box::new(Record {
@@ -211,6 +212,10 @@ impl<S: ServerStream> Stream<S> {
             self.log("DownstreamStart");
         }
         let end = EndStream::from(self.request == Half::Received);
+        if self.filters.is_empty() {
+            let event = self.with_env(|env, s| s.router.start(env, end));
+            return self.on_any_router_event(event);
+        }
         let flow = self.with_env(|env, s| s.decode.headers(s.filters, env, end));
         self.after_decode(flow);
     }
@@ -284,8 +289,16 @@ impl<S: ServerStream> Stream<S> {
             let mut progress = false;
             if !self.is_over() {
                 progress |= self.poll_filters(cx);
-                progress |= self.poll_request(cx, &mut client_is_quiet);
-                progress |= self.poll_response(cx);
+                if self.request == Half::Open {
+                    progress |= self.poll_request(cx, &mut client_is_quiet);
+                    progress |= self.poll_response(cx);
+                } else {
+                    // A client that has sent all is only watched, and no longer once its response is there.
+                    progress |= self.poll_response(cx);
+                    if !self.is_over() {
+                        progress |= self.poll_request(cx, &mut client_is_quiet);
+                    }
+                }
             }
             if self.record.is_none() {
                 return Poll::Ready(());
@@ -409,7 +422,7 @@ impl<S: ServerStream> Stream<S> {
     fn deadlines_of_route(&mut self) {
         let record = self
             .record
-            .as_ref()
+            .as_deref_mut()
             .expect("a stream has its record until it ends");
         let Some(route) = &record.info.route else {
             return;
@@ -422,9 +435,9 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
             self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
         }
-        if let Some(max) = max_stream_duration(action, &record.request) {
-            self.deadlines.max_duration = Some(max).filter(|d| !d.is_zero()).map(|d| start + d);
-        }
+        let of_manager = self.hcm.config.timeouts.max_stream_duration;
+        let max = max_stream_duration(action, &mut record.request, of_manager);
+        self.deadlines.max_duration = max.map(|d| start + d);
     }
 
     // ---- filters that wait
@@ -514,6 +527,10 @@ impl<S: ServerStream> Stream<S> {
     fn decode_data(&mut self, data: Bytes, end: EndStream) {
         if self.response == Half::Done {
             return;
+        }
+        if self.filters.is_empty() {
+            let event = self.with_env(|env, s| s.router.data(env, data, end));
+            return self.on_any_router_event(event);
         }
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
@@ -626,11 +643,15 @@ impl<S: ServerStream> Stream<S> {
                     self.with_env(|env, s| s.router.trailers(env, trailers))
                 }
             };
-            if let Some(event) = event {
-                self.on_router_event(event);
-            }
+            self.on_any_router_event(event);
         }
         self.decode.give_back(pieces);
+    }
+
+    fn on_any_router_event(&mut self, event: Option<RouterEvent>) {
+        if let Some(event) = event {
+            self.on_router_event(event);
+        }
     }
 
     // ---- the end

@@ -71,6 +71,7 @@ impl<S: ServerStream> Stream<S> {
             }
             RouterEvent::Reset => self.break_off(StreamReset::LocalReset),
             RouterEvent::Progress => {}
+            RouterEvent::Redirected(redirected) => self.recreate(*redirected),
         }
     }
 
@@ -265,6 +266,10 @@ impl<S: ServerStream> Stream<S> {
         let Some(record) = self.record.as_deref_mut() else {
             return;
         };
+        // A bad request may have left the connection in disorder.
+        self.close_connection |= reply.status == 400
+            && record.request.version.is_http1()
+            && !hcm.http1.keeps_connection_on_error();
         record.info.response_code_details = Some(reply.details.clone());
         // As in Envoy, what is a bad request to anybody ends an HTTP/1 connection.
         let ends = reply.status == 400

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
+use super::retry::RetryRuntime;
+use super::strict::StrictHeader;
 use super::upstream_filters::ClusterChains;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http::HeaderName;
 use crate::http_connection_manager::HcmStats;
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
 use crate::route::RouteTable;
@@ -26,7 +27,9 @@ pub struct RouterConfig {
     /// Takes `x-envoy-expected-rq-timeout-ms` for the route's timeout. Default false.
     pub respect_expected_rq_timeout: bool,
     /// Headers that are checked for legal values before a request goes on: a bad one is answered with 400.
-    pub strict_check_headers: Vec<HeaderName>,
+    pub strict_check_headers: Vec<StrictHeader>,
+    /// Counts gRPC responses of clusters without their status codes. Default false.
+    pub suppress_grpc_request_failure_code_stats: bool,
     /// Filters of every upstream attempt.
     pub upstream_http_filters: ChainConfig,
 }
@@ -40,6 +43,8 @@ pub struct WorkerRouter {
     /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
     pub(super) cluster_chains: ClusterChains,
+    /// The runtime keys of retries.
+    pub(super) retry: RetryRuntime,
     /// Sends what is mirrored.
     pub(super) client: AsyncClient,
 }
@@ -52,13 +57,6 @@ impl RouterConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        const CHECKED: [&str; 5] = [
-            "x-envoy-upstream-rq-timeout-ms",
-            "x-envoy-upstream-rq-per-try-timeout-ms",
-            "x-envoy-max-retries",
-            "x-envoy-retry-grpc-on",
-            "x-envoy-retry-on",
-        ];
         let pb::Router {
             dynamic_stats,
             // Spans need a tracer, and `tracing` is refused.
@@ -68,8 +66,7 @@ impl RouterConfig {
             suppress_envoy_headers,
             strict_check_headers,
             respect_expected_rq_timeout,
-            // Without a tracer and with dynamic stats there is nothing that it would change but a counter of gRPC failures.
-            suppress_grpc_request_failure_code_stats: _,
+            suppress_grpc_request_failure_code_stats,
             upstream_http_filters,
             reject_connect_request_early_data: _,
         } = config.decode(path)?;
@@ -79,11 +76,10 @@ impl RouterConfig {
             "strict_check_headers",
             strict_check_headers,
             |name, path| {
-                if CHECKED.contains(&name.to_ascii_lowercase().as_str()) {
-                    Ok(HeaderName::new(name))
-                } else {
-                    Err(path.reject(format!("{name:?} is not one of {}", CHECKED.join(", "))))
-                }
+                StrictHeader::find(&name).ok_or_else(|| {
+                    let names = StrictHeader::ALL.map(StrictHeader::name).join(", ");
+                    path.reject(format!("{name:?} is not one of {names}"))
+                })
             },
         );
         let upstream = if upstream_http_filters.is_empty() {
@@ -104,6 +100,7 @@ impl RouterConfig {
             suppress_envoy_headers,
             respect_expected_rq_timeout,
             strict_check_headers: strict?,
+            suppress_grpc_request_failure_code_stats,
             upstream_http_filters: upstream?,
         })
     }
@@ -121,6 +118,7 @@ impl WorkerRouter {
         Self {
             upstream_chain,
             cluster_chains: ClusterChains::default(),
+            retry: RetryRuntime::new(&worker.server.runtime),
             client: AsyncClient::new(worker.clone()),
             config,
             stats,

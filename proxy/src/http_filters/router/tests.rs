@@ -79,6 +79,7 @@ impl Harness {
             suppress_envoy_headers: true,
             respect_expected_rq_timeout: false,
             strict_check_headers: Vec::new(),
+            suppress_grpc_request_failure_code_stats: false,
             upstream_http_filters: filters,
         });
         let shared =
@@ -101,7 +102,7 @@ impl Harness {
             .worker
             .clusters
             .get(test.server.cluster_names.id("backend"));
-        let router = Router::new(shared.into());
+        let router = Router::new(shared.into(), 1024 * 1024);
         Self {
             test,
             router,
@@ -440,7 +441,7 @@ async fn a_filter_may_wait_with_either_head() {
     h.test.backends.respond(200, "", "hi");
     h.send(&["body"]);
     for round in 0..2 {
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(1), h.next()).await;
+        let waited = tokio::time::timeout(Duration::from_secs(1), h.next()).await;
         assert!(waited.is_err(), "{round}: {waited:?}");
         assert_eq!(
             h.test.backends.request().is_some(),
@@ -545,7 +546,7 @@ async fn what_the_mirror_does_changes_nothing_for_the_client() {
     h.test.backends.answer(Answer::Never);
     h.send(&[]);
     // Neither is answered.
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(14), h.next()).await;
+    let waited = tokio::time::timeout(Duration::from_secs(14), h.next()).await;
     assert!(waited.is_err());
     assert!(matches!(h.next().await, RouterEvent::LocalReply(reply) if reply.status == 504));
 }
@@ -555,7 +556,7 @@ async fn a_copy_breaks_off_with_its_request() {
     let mut h = Harness::new("", ChainConfig::default(), MIRROR);
     h.router.start(env!(h), EndStream::No);
     for _ in 0..20 {
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(1), h.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(1), h.next()).await;
     }
     assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 1);
     h.router.abandon();

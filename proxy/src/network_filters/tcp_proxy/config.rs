@@ -201,6 +201,20 @@ impl Route {
         }
     }
 
+    /// The clusters with their weights.
+    pub(super) fn weights(&self) -> Vec<(ClusterId, u64)> {
+        match self {
+            Self::Cluster(id) => vec![(*id, 1)],
+            Self::Weighted(clusters) => {
+                let mut before = 0;
+                let weights = clusters
+                    .iter()
+                    .map(|(sum, id)| (*id, sum - std::mem::replace(&mut before, *sum)));
+                weights.collect()
+            }
+        }
+    }
+
     /// The cluster for a connection that drew `random`.
     pub(super) fn pick(&self, random: u64) -> ClusterId {
         match self {

@@ -20,9 +20,12 @@ use super::{
 };
 use crate::access_loggers::AccessLogs;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::explain::Verdict;
+use crate::http::RequestHead;
 use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};
 use crate::stats_group;
+use crate::stream_info::ConnectionInfo;
 
 /// Makes the filter.
 pub struct Factory;
@@ -79,6 +82,19 @@ impl TerminalConfig for Shared {
             config: self.0.clone(),
             logs: AccessLogs::on_worker(&self.0.access_logs, worker),
         })
+    }
+
+    fn judge(
+        self: Arc<Self>,
+        worker: &Rc<Worker>,
+        _connection: &Rc<ConnectionInfo>,
+        _head: RequestHead,
+    ) -> Verdict {
+        let names = &worker.server.cluster_names;
+        let weights = self.0.route.weights().into_iter();
+        let named =
+            weights.map(|(id, weight)| (names.name(id).unwrap_or_default().to_string(), weight));
+        Verdict::Tcp(named.collect())
     }
 }
 

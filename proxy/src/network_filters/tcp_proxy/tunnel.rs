@@ -11,6 +11,7 @@ use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_ma
 use outrigger_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy as pb;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::copy::Endpoint;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::formatter::{FormatData, Formatter};
 use crate::http::{EndStream, Fields, HeaderName, Known, Protocol, RequestHead, ResponseHead};
@@ -272,6 +273,8 @@ impl Tunnel {
         &self.stream
     }
 }
+
+impl Endpoint for Tunnel {}
 
 impl AsyncRead for Tunnel {
     fn poll_read(

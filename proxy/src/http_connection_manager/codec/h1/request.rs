@@ -196,9 +196,13 @@ fn parse_strict<'a>(
         }
     }
     // A repeated or odd length is decided where all of a head is known.
-    let length_field = builder.head.fields.get(Known::ContentLength);
-    if length_field.is_some_and(|value| parse_length(value).is_none()) {
-        return None;
+    if let Some(value) = builder.head.fields.get(Known::ContentLength) {
+        let is_length = |h: &&httparse::Header<'_>| h.name.eq_ignore_ascii_case("content-length");
+        if parse_length(value).is_none()
+            || request.headers.iter().filter(is_length).nth(1).is_some()
+        {
+            return None;
+        }
     }
     Some((Ok(builder), length))
 }

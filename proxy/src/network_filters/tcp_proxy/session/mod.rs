@@ -7,11 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
 use super::TcpProxy;
-use super::copy::{Broken, Relay};
+use super::copy::{Broken, Endpoint, Relay};
 use super::tunnel::{Tunnel, TunnelError, TunnelingConfig};
 use crate::formatter::FormatData;
 use crate::net::Io;
@@ -269,11 +268,7 @@ impl Session {
     }
 
     /// Moves bytes until both sides have ended, one broke, or nothing moved for too long.
-    async fn relay(
-        &mut self,
-        client: &mut Io,
-        upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    ) -> End {
+    async fn relay(&mut self, client: &mut Io, upstream: &mut impl Endpoint) -> End {
         let config = self.proxy.config.clone();
         let mut idle = config.idle_timeout.map(Timer::new);
         let mut periodic = config.log_interval.map(Timer::new);
