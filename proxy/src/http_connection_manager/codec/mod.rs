@@ -106,6 +106,8 @@ pub enum StreamReset {
     RemoteReset,
     /// The proxy breaks it off.
     LocalReset,
+    /// The proxy breaks a tunnel off whose other end has gone.
+    ConnectError,
     /// What the client sent breaks the protocol: the status to answer with, and the details.
     ProtocolError(ProtocolError),
 }

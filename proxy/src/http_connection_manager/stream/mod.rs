@@ -177,7 +177,8 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.request = None;
         }
         let admitted = self.hcm.admit(&mut record.request, &mut record.info);
-        if admitted == Ok(true) {
+        // Over HTTP/1 nothing says before its end how long a tunnel is.
+        if admitted == Ok(true) && record.request.version.is_http1() {
             self.request = Half::Open;
         }
         let taken = admitted.and_then(|asked| {
@@ -186,10 +187,7 @@ impl<S: ServerStream> Stream<S> {
             self.hcm.take_upgrade(asked, &record.request, &record.info)
         });
         match taken {
-            Ok(true) => {
-                self.upgrade = Upgrade::Asked;
-                self.codec.upgrade();
-            }
+            Ok(true) => self.upgrade = Upgrade::Asked,
             Ok(false) => {}
             Err(rejection) => {
                 if rejection.close {
@@ -597,7 +595,9 @@ impl<S: ServerStream> Stream<S> {
                 self.info().response_code_details = Some("downstream_remote_reset".into());
                 self.gone();
             }
-            StreamReset::ConnectionTermination | StreamReset::LocalReset => {
+            StreamReset::ConnectionTermination
+            | StreamReset::LocalReset
+            | StreamReset::ConnectError => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info()
@@ -631,6 +631,10 @@ impl<S: ServerStream> Stream<S> {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
                 // An upstream that does not grant the upgrade would take these bytes for another request.
                 Piece::Data(data, end) if self.upgrade == Upgrade::Asked => {
+                    if end.is_end() {
+                        let now = self.info().now;
+                        self.router.request_ended(now);
+                    }
                     self.held_back.push((data, end));
                     None
                 }

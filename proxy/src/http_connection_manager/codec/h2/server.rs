@@ -431,6 +431,7 @@ impl ServerStream for ServerHttp2Stream {
     fn reset(&mut self, reason: StreamReset) {
         let reason = match reason {
             StreamReset::ProtocolError(_) => Reason::PROTOCOL_ERROR,
+            StreamReset::ConnectError => Reason::CONNECT_ERROR,
             _ => Reason::INTERNAL_ERROR,
         };
         self.active.0.count(|stats| stats.tx_reset().inc());
