@@ -14,6 +14,7 @@ pub mod admin;
 pub mod config;
 pub mod formatter;
 pub mod http;
+pub mod http2;
 pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener;

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use crate::http::{EndStream, Fields, ResponseHead};
 use crate::stream_info::BytesMeter;
 
-pub use stats::{Http1CodecStats, Http2CodecStats};
+pub use crate::http2::Http2CodecStats;
+pub use stats::Http1CodecStats;
 
 /// One stream as its codec offers it: the rest of the request comes out, the response goes in.
 ///
@@ -107,6 +108,8 @@ pub enum StreamReset {
     LocalReset,
     /// What the client sent breaks the protocol: the status to answer with, and the details.
     ProtocolError(ProtocolError),
+    /// What the client sent breaks the protocol, and no answer is possible: the details.
+    CodecError(&'static str),
 }
 
 /// A message that its codec refuses.

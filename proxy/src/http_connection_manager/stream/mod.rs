@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::codec::h2::RefusedHead;
 use super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
 use super::local_reply::protocol_error_reply;
@@ -222,15 +223,16 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(protocol_error_reply(error));
     }
 
-    /// Resets a stream whose head its codec refused without an answer.
-    pub(super) fn start_reset(&mut self, details: &'static str) {
+    /// Notes a stream whose head its codec refused without an answer, and has reset.
+    pub(super) fn start_reset(&mut self, refused: RefusedHead) {
         self.request = Half::Received;
         self.hcm.config.stats.downstream_rq_rx_reset().inc();
-        self.info()
-            .response_flags
-            .set(ResponseFlag::DownstreamRemoteReset);
-        self.info().response_code_details = Some(details.into());
-        self.codec.reset(StreamReset::LocalReset);
+        self.info().response_flags.set(if refused.is_malformed {
+            ResponseFlag::DownstreamProtocolError
+        } else {
+            ResponseFlag::DownstreamRemoteReset
+        });
+        self.info().response_code_details = Some(refused.details.into());
         self.gone();
     }
 
@@ -555,6 +557,15 @@ impl<S: ServerStream> Stream<S> {
                 }
                 self.info().response_code_details = Some(error.details.clone());
                 self.break_off(StreamReset::LocalReset);
+            }
+            StreamReset::CodecError(details) => {
+                self.client_gone = true;
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+                self.info()
+                    .response_flags
+                    .set(ResponseFlag::DownstreamProtocolError);
+                self.info().response_code_details = Some((*details).into());
+                self.gone();
             }
             StreamReset::RemoteReset => {
                 self.client_gone = true;
