@@ -122,7 +122,7 @@ pub(super) struct Failure {
 }
 
 /// What Envoy's access log says of streams whose connection fails.
-pub(super) const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
+const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 
 impl Failure {
     /// One that the peer is told of.
@@ -270,7 +270,8 @@ impl Hasher for IdHasher {
 const RESETS_KEPT: usize = 128;
 
 impl Connection {
-    /// A connection on which our preface and settings wait to be written.
+    /// A connection on which nothing was read yet. A client's preface and settings wait to be written; a server says nothing
+    /// to what is no client.
     pub fn new(
         config: Rc<ConnectionConfig>,
         stats: Option<Rc<Http2CodecStats>>,
@@ -324,7 +325,9 @@ impl Connection {
             config,
             stats,
         };
-        connection.send_preface();
+        if !is_server {
+            connection.send_preface();
+        }
         connection
     }
 

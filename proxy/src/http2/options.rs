@@ -8,7 +8,7 @@ use outrigger_proto::pb::google::protobuf::UInt32Value;
 use super::limits::FloodLimits;
 use crate::config::{ConfigPath, Rejected};
 
-pub use crate::http_connection_manager::codec::h1::HeadersWithUnderscoresAction;
+pub(super) use crate::http_connection_manager::codec::h1::HeadersWithUnderscoresAction;
 
 /// `envoy.config.core.v3.Http2ProtocolOptions`, for either side.
 #[derive(Debug, Clone, PartialEq)]

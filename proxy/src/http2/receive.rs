@@ -3,9 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::connection::{
-    Accepted, CODEC_ERROR, Connection, Failure, Goaway, OpenData, PartialBlock, Role,
-};
+use super::connection::{Accepted, Connection, Failure, Goaway, OpenData, PartialBlock, Role};
 use super::flow::LARGEST;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::head::{Decoded, Flaw, RequestBuilder, ResponseBuilder, Skipped, TrailersBuilder};
@@ -68,7 +66,11 @@ impl Connection {
         }
         input.advance(count);
         self.preface_left -= count;
-        Ok(self.preface_left == 0)
+        if self.preface_left > 0 {
+            return Ok(false);
+        }
+        self.send_preface();
+        Ok(true)
     }
 
     /// What must hold of a frame before it is read. It may be called again for the same frame, so it counts nothing.
@@ -441,7 +443,7 @@ impl Connection {
             Receive::Body
         };
         let window = self.config.options.initial_stream_window_size;
-        let stream = Stream::new(receive, self.peer.initial_window, window, self.now);
+        let stream = Stream::new(receive, self.peer.initial_window, window);
         self.streams.entry(id).insert_entry(stream).into_mut()
     }
 
@@ -790,15 +792,12 @@ impl Connection {
         let increment = i64::from(frame::number(payload) & 0x7fff_ffff);
         let id = head.stream;
         if id == 0 {
-            if increment == 0 || self.send_window + increment > LARGEST {
-                return Err(Failure {
-                    code: if increment == 0 {
-                        ErrorCode::PROTOCOL_ERROR
-                    } else {
-                        ErrorCode::FLOW_CONTROL_ERROR
-                    },
-                    ..Failure::silent()
-                });
+            if increment == 0 {
+                return Err(Failure::silent());
+            }
+            // Envoy differs: it closes without a word.
+            if self.send_window + increment > LARGEST {
+                return Err(Failure::told(ErrorCode::FLOW_CONTROL_ERROR));
             }
             self.send_window += increment;
             return Ok(());
@@ -810,19 +809,16 @@ impl Connection {
             return Ok(());
         };
         stream.meter.wire_received += 4 + frame::HEAD as u64;
-        if increment == 0 || stream.send_window + increment > LARGEST {
+        if increment == 0 {
             let details = Broken::ConnectionError(UNKNOWN_ERROR);
             self.deliver(id, Received::Broken(details));
             self.close_quietly(id);
-            return Err(Failure {
-                code: if increment == 0 {
-                    ErrorCode::PROTOCOL_ERROR
-                } else {
-                    ErrorCode::FLOW_CONTROL_ERROR
-                },
-                goaway: false,
-                details: CODEC_ERROR,
-            });
+            return Err(Failure::silent());
+        }
+        // Envoy differs: it closes the connection.
+        if stream.send_window + increment > LARGEST {
+            self.malformed(id, ErrorCode::FLOW_CONTROL_ERROR, UNKNOWN_ERROR);
+            return Ok(());
         }
         stream.send_window += increment;
         if stream.can_send() && !stream.is_queued {

@@ -4,7 +4,6 @@ use std::io;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::connection::{Connection, Goaway, Role};
 use super::frame::{self, ErrorCode, FrameHead};
@@ -66,7 +65,6 @@ impl Connection {
         head: &RequestHead,
         end: EndStream,
         upgrade: bool,
-        now: Instant,
     ) -> Option<u32> {
         if !self.takes_streams() {
             return None;
@@ -76,7 +74,7 @@ impl Connection {
         self.open += 1;
         self.counters.opened_streams += 1;
         let window = self.config.options.initial_stream_window_size;
-        let mut stream = Stream::new(Receive::Head, self.peer.initial_window, window, now);
+        let mut stream = Stream::new(Receive::Head, self.peer.initial_window, window);
         stream.is_head_request = head.method() == Method::Head;
         self.streams.insert(id, stream);
         self.write_headers(id, end.is_end(), |encoder, out| {

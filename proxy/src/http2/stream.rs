@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::flow::ReceiveWindow;
 use super::frame::ErrorCode;
@@ -86,7 +85,6 @@ pub(super) struct Stream {
     pub(super) awaits_room: bool,
     /// The request was HEAD: the response has no body, whatever it says.
     pub(super) is_head_request: bool,
-    pub(super) opened: Instant,
     pub(super) receive_window: ReceiveWindow,
     pub(super) send_window: i64,
     pub(super) content_length: Option<u64>,
@@ -100,12 +98,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(
-        receive: Receive,
-        send_window: i64,
-        receive_window: u32,
-        opened: Instant,
-    ) -> Self {
+    pub(super) fn new(receive: Receive, send_window: i64, receive_window: u32) -> Self {
         Self {
             receive,
             send: Send::Head,
@@ -114,7 +107,6 @@ impl Stream {
             is_queued: false,
             awaits_room: false,
             is_head_request: false,
-            opened,
             receive_window: ReceiveWindow::new(receive_window),
             send_window,
             content_length: None,

@@ -612,10 +612,7 @@ fn ask(peer: &mut Peer, method: &str) -> u32 {
     let mut head = RequestHead::new(Protocol::Http2, method.as_bytes());
     head.set_path(b"/");
     head.set_authority(b"a");
-    let now = peer.now;
-    let sent = peer
-        .connection
-        .send_request(&head, EndStream::Yes, false, now);
+    let sent = peer.connection.send_request(&head, EndStream::Yes, false);
     peer.frames();
     sent.unwrap()
 }
@@ -761,7 +758,7 @@ proptest! {
             head.set_path(b"/x");
             head.set_authority(b"a");
             head.fields.append("x-v", value.trim());
-            let id = near.connection.send_request(&head, EndStream::No, false, now).unwrap();
+            let id = near.connection.send_request(&head, EndStream::No, false).unwrap();
             near.connection.send_data(id, Bytes::from(vec![1; *size]), EndStream::Yes);
             ids.push(id);
         }

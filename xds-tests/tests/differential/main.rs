@@ -22,6 +22,7 @@ mod admin;
 mod bootstrap;
 mod case;
 mod filters;
+mod frames;
 mod hcm;
 mod http2;
 mod malformed;
@@ -55,6 +56,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("network", network::cases),
     ("http2", http2::cases),
+    ("frames", frames::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];

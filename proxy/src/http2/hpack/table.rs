@@ -172,6 +172,7 @@ impl Table {
         self.max
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -252,7 +252,7 @@ impl ClientStream {
             .filter(|_| is_upgrade(&head.fields))
             .map(Into::into);
         let link = &self.shared.link;
-        let id = link.with(|c| c.send_request(head, end, upgrade.is_some(), Instant::now()));
+        let id = link.with(|c| c.send_request(head, end, upgrade.is_some()));
         self.upgrade = upgrade;
         self.state = match id {
             Some(id) => State::Open(id),
