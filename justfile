@@ -54,6 +54,11 @@ bench BENCH *args:
     cargo build --release -p outrigger
     python3 {{ BENCH }}/bench.py --peer envoy="$(bash xds-tests/envoy.sh)" --peer outrigger=target/release/outrigger {{ args }}
 
+# Measures what 10,000 idle keep-alive connections cost a release build, in memory.
+idle *args:
+    cargo build --release -p outrigger
+    python3 xds-tests/idle.py target/release/outrigger {{ args }}
+
 # Lists Rust files of more than 500 lines and functions of more than 60.
 sizes:
     python3 xds-tests/sizes.py

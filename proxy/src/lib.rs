@@ -12,6 +12,7 @@
 pub mod access_loggers;
 pub mod admin;
 pub mod config;
+pub mod explain;
 pub mod formatter;
 pub mod http;
 pub mod http2;

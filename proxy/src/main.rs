@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use outrigger::explain::cli::ExplainCli;
 use outrigger::server::cli::{Cli, version};
 use outrigger::server::run;
 
@@ -20,6 +21,12 @@ pub static malloc_conf: &[u8] =
     b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,metadata_thp:disabled\0";
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|arg| arg == "explain")
+    {
+        return explain();
+    }
     let cli = match Cli::parse_args(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -40,6 +47,29 @@ fn main() -> ExitCode {
     }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(errors) => {
+            for error in errors {
+                let _ = writeln!(std::io::stderr(), "{error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `outrigger explain`.
+fn explain() -> ExitCode {
+    let cli = match ExplainCli::parse_args(std::env::args_os().skip(2)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    match cli.run() {
+        Ok(explanation) => {
+            let _ = writeln!(std::io::stdout(), "{explanation}");
+            ExitCode::SUCCESS
+        }
         Err(errors) => {
             for error in errors {
                 let _ = writeln!(std::io::stderr(), "{error}");

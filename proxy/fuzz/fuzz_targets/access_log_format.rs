@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use outrigger::formatter::{FormatData, Formatter};
 use outrigger::http::{Fields, RequestHead, ResponseHead};
-use outrigger::stream_info::{Protocol, StreamInfo};
+use outrigger::http::Protocol;
+use outrigger::stream_info::StreamInfo;
 use outrigger_fuzz::connection;
 use tokio::runtime::{Builder, Runtime};
 

@@ -143,6 +143,16 @@ fn stream(
     open(destination, format, cx, path)
 }
 
+/// A file in the default format.
+pub(super) fn default_file(
+    name: &str,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<Arc<dyn AccessLoggerConfig>, Rejected> {
+    let format = default_format(cx, path)?;
+    open(Destination::File(name.into()), format, cx, path)
+}
+
 fn default_format(
     cx: &FactoryContext<'_>,
     path: &ConfigPath<'_>,
@@ -171,7 +181,7 @@ impl AccessLoggerConfig for FileLog {
     fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Box<dyn AccessLogger> {
         Box::new(WorkerFileLog {
             log: self,
-            shard: worker.index + 1,
+            shard: worker.shard,
         })
     }
 }

@@ -62,6 +62,8 @@ pub struct LogFile {
     destination: Destination,
     buffers: Box<[Mutex<Vec<u8>>]>,
     output: Mutex<Output>,
+    /// An empty buffer for the worker whose own is written.
+    spare: Mutex<Vec<u8>>,
     shared: Arc<Shared>,
 }
 
@@ -74,6 +76,7 @@ struct Shared {
     /// `--file-flush-min-size-kb`, in bytes.
     min_size: AtomicU64,
     reopen: AtomicBool,
+    keep_closed: AtomicBool,
     wanted: Mutex<Wanted>,
     wake: Condvar,
 }
@@ -90,7 +93,7 @@ enum Output {
     File(File),
     Stdout,
     Stderr,
-    /// Reopening failed.
+    /// Reopening failed, or it was not to be opened.
     Closed,
 }
 
@@ -104,6 +107,7 @@ impl AccessLogManager {
                 interval: AtomicU64::new(10_000),
                 min_size: AtomicU64::new(64 * 1024),
                 reopen: AtomicBool::new(false),
+                keep_closed: AtomicBool::new(false),
                 wanted: Mutex::default(),
                 wake: Condvar::new(),
             }),
@@ -122,6 +126,11 @@ impl AccessLogManager {
         self.shared.wake.notify_one();
     }
 
+    /// Opens no file from now on: what is logged goes nowhere. For a configuration that is looked at, not run.
+    pub fn keep_closed(&self) {
+        self.shared.keep_closed.store(true, Relaxed);
+    }
+
     /// The file behind a destination, opened if it was not yet.
     pub fn open(&self, destination: &Destination) -> io::Result<Arc<LogFile>> {
         let mut files = self.shared.files.lock();
@@ -131,12 +140,19 @@ impl AccessLogManager {
         let file = Arc::new(LogFile {
             destination: destination.clone(),
             buffers: (0..=self.workers).map(|_| Mutex::default()).collect(),
-            output: Mutex::new(Output::open(destination)?),
+            output: Mutex::new(if self.shared.keep_closed.load(Relaxed) {
+                Output::Closed
+            } else {
+                Output::open(destination)?
+            }),
+            spare: Mutex::default(),
             shared: self.shared.clone(),
         });
         files.insert(destination.clone(), file.clone());
         drop(files);
-        self.start_thread()?;
+        if !self.shared.keep_closed.load(Relaxed) {
+            self.start_thread()?;
+        }
         Ok(file)
     }
 
@@ -254,23 +270,26 @@ impl LogFile {
                 Output::Closed
             });
         }
-        let mut taken = Vec::new();
+        let mut taken = std::mem::take(&mut *self.spare.lock());
         for buffer in &self.buffers {
-            taken.clear();
-            std::mem::swap(&mut *buffer.lock(), &mut taken);
-            if taken.is_empty() {
+            let mut buffer = buffer.lock();
+            if buffer.is_empty() {
                 continue;
             }
+            std::mem::swap(&mut *buffer, &mut taken);
+            drop(buffer);
             stats.write_total_buffered().sub(taken.len() as u64);
             match output.write(&taken) {
                 Ok(()) => stats.write_completed().inc(),
                 // Most likely the disk is full.
                 Err(_) => stats.write_failed().inc(),
             }
+            taken.clear();
             if taken.capacity() > KEPT {
                 taken = Vec::new();
             }
         }
+        *self.spare.lock() = taken;
     }
 }
 

@@ -98,6 +98,18 @@ impl AccessLog {
             logger: logger?,
         })
     }
+
+    /// A log of every stream to a file, in the default format.
+    pub fn to_file(
+        name: &str,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Ok(Self {
+            filter: None,
+            logger: file::default_file(name, cx, path)?,
+        })
+    }
 }
 
 impl AccessLogs {

@@ -4,7 +4,7 @@ use outrigger_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::pb::envoy::config::core::v3::{Address, SocketOption};
 
-use crate::config::{ConfigPath, Rejected, Unset};
+use crate::config::{ConfigPath, Rejected};
 use crate::matchers::StringMatcher;
 
 /// The bootstrap's `admin`.
@@ -14,8 +14,10 @@ pub struct AdminConfig {
     pub address: Option<Address>,
     /// For the listen socket; the listeners' kit converts them.
     pub socket_options: Vec<SocketOption>,
-    /// The loggers' room converts them; [`Admin::with_access_log`](super::Admin::with_access_log) calls them.
+    /// The loggers' room converts them; [`Admin::with_access_log`](super::Admin::with_access_log) takes them.
     pub access_log: Vec<AccessLog>,
+    /// `access_log_path`, which is deprecated: a file for one more log in the default format; empty for none.
+    pub access_log_path: String,
     /// Admin connections do not count against the global limit. Default: they do.
     pub ignore_global_conn_limit: bool,
     /// Targets that may be asked for, path and query; empty for all.
@@ -36,20 +38,12 @@ impl AdminConfig {
             ignore_global_conn_limit,
             allow_paths,
         } = proto;
-        // What control planes configure is a file that nobody keeps.
-        let old_path = if access_log_path.is_unset() || access_log_path == "/dev/null" {
-            Ok(())
-        } else {
-            Err(path
-                .field("access_log_path")
-                .reject("is not supported; legal is /dev/null, which keeps nothing"))
-        };
         let allow_paths = path.each("allow_paths", allow_paths, StringMatcher::from_proto);
-        old_path?;
         Ok(Self {
             address,
             socket_options,
             access_log,
+            access_log_path,
             ignore_global_conn_limit,
             allow_paths: allow_paths?,
         })

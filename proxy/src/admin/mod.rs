@@ -9,9 +9,11 @@
 //! Deviations: there are no stats `http.admin.` and `listener.admin.`, no `/tap`, and no profilers.
 //! Deviations: `/stats/recentlookups` is always empty: stats are resolved when the configuration is loaded.
 
+mod access_log;
 mod clusters;
 mod config;
 mod config_dump;
+mod explain;
 mod index;
 mod json;
 mod lifecycle;
@@ -27,13 +29,14 @@ mod source;
 mod stats;
 
 pub use config::AdminConfig;
-pub use serve::AccessRecord;
 pub use source::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
 
 use std::rc::Rc;
 
+use crate::access_loggers::AccessLogs;
 use crate::matchers::StringMatcher;
 
+use access_log::AdminLog;
 use paths::Run;
 use query::Query;
 
@@ -42,11 +45,8 @@ pub struct Admin {
     source: Rc<dyn AdminSource>,
     allow_paths: Vec<StringMatcher>,
     ignore_global_conn_limit: bool,
-    on_access: Option<OnAccess>,
+    log: Option<AdminLog>,
 }
-
-/// Told of each request, for the access log.
-struct OnAccess(Box<dyn Fn(&AccessRecord)>);
 
 /// A request, as the pages see it.
 struct Request<'a> {
@@ -84,13 +84,13 @@ impl Admin {
             source,
             allow_paths: config.allow_paths.clone(),
             ignore_global_conn_limit: config.ignore_global_conn_limit,
-            on_access: None,
+            log: None,
         }
     }
 
-    /// Calls `log` after each request.
-    pub fn with_access_log(mut self, log: impl Fn(&AccessRecord) + 'static) -> Self {
-        self.on_access = Some(OnAccess(Box::new(log)));
+    /// Writes an entry to `logs` after each request.
+    pub fn with_access_log(mut self, logs: AccessLogs) -> Self {
+        self.log = (!logs.is_empty()).then(|| AdminLog::new(logs));
         self
     }
 

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    Admin, Answer, Request, Response, clusters, config_dump, index, lifecycle, listeners, logging,
-    process, profiling, runtime, stats,
+    Admin, Answer, Request, Response, clusters, config_dump, explain, index, lifecycle, listeners,
+    logging, process, profiling, runtime, stats,
 };
 
 /// A path and what answers there.
@@ -128,7 +128,7 @@ const ON_OR_OFF: &[&str] = &["y", "n"];
 const ENABLE: Parameter = choice("enable", "start or stop it", ON_OR_OFF);
 
 /// Sorted by path.
-pub(super) static HANDLERS: [Handler; 33] = [
+pub(super) static HANDLERS: [Handler; 34] = [
     get("/", "this page", &[], index::show),
     post(
         "/allocprofiler",
@@ -197,6 +197,22 @@ pub(super) static HANDLERS: [Handler; 33] = [
         ],
         lifecycle::drain_listeners,
     ),
+    Handler {
+        path: "/explain",
+        about: "which route and cluster a request would take, and why",
+        post: true,
+        parameters: &[
+            text("request", "METHOD URL"),
+            text("header", "NAME: VALUE; may come several times"),
+            text(
+                "listener",
+                "its name; without, the one on the port of the URL",
+            ),
+            text("source", "the client, IP or IP:PORT"),
+            choice("format", "how to show it", &["text", "json"]),
+        ],
+        run: Run::Measured(explain::answer),
+    },
     get(
         "/heap_dump",
         "the heap's contents, in a build that can tell",

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,17 +12,19 @@ use hyper::body::Incoming;
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, SERVER, X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{spawn_blocking, spawn_local};
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::access_log::{AdminLog, Answered};
 use super::{Admin, Answer, Request, Response};
 use crate::net::{Address, Io};
+use crate::stream_info::ConnectionInfo;
 
 /// A form may be this long, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -31,55 +33,38 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time for the whole head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One request, for the access log.
-#[derive(Debug, Clone)]
-pub struct AccessRecord {
-    /// When it came.
-    pub start: SystemTime,
-    /// How long it took.
-    pub duration: Duration,
-    /// The method.
-    pub method: String,
-    /// The path with its query.
-    pub path: String,
-    /// The `host` header.
-    pub authority: String,
-    /// The `user-agent` header.
-    pub user_agent: String,
-    /// The status of the answer.
-    pub status: u16,
-    /// Bytes of the request's body.
-    pub bytes_received: u64,
-    /// Bytes of the answer's body.
-    pub bytes_sent: u64,
-    /// Who asked.
-    pub peer: Option<Address>,
-}
-
 impl Admin {
     /// Accepts connections on a TCP socket until it is dropped.
-    pub async fn serve_tcp(self: Rc<Self>, listener: TcpListener) {
+    pub async fn serve_tcp(self: Rc<Self>, listener: TcpListener, bound: Address) {
         loop {
             let accepted = listener.accept().await;
-            let accepted = accepted.map(|(stream, peer)| (Io::from(stream), Some(peer.into())));
+            let accepted = accepted.map(|(stream, peer)| {
+                let local = stream
+                    .local_addr()
+                    .map_or_else(|_| bound.clone(), Into::into);
+                (Io::from(stream), peer.into(), local)
+            });
             self.accepted(accepted).await;
         }
     }
 
     /// Accepts connections on a UNIX socket until it is dropped.
-    pub async fn serve_unix(self: Rc<Self>, listener: UnixListener) {
+    pub async fn serve_unix(self: Rc<Self>, listener: UnixListener, bound: Address) {
         loop {
             let accepted = listener.accept().await;
-            self.accepted(accepted.map(|(stream, _)| (Io::from(stream), None)))
-                .await;
+            let accepted = accepted.map(|(stream, _)| {
+                let nameless = Address::Pipe("".into());
+                (Io::from(stream), nameless, bound.clone())
+            });
+            self.accepted(accepted).await;
         }
     }
 
-    async fn accepted(self: &Rc<Self>, accepted: io::Result<(Io, Option<Address>)>) {
+    async fn accepted(self: &Rc<Self>, accepted: io::Result<(Io, Address, Address)>) {
         match accepted {
-            Ok((io, peer)) => {
+            Ok((io, peer, local)) => {
                 let admin = self.clone();
-                spawn_local(async move { admin.connection(io, peer).await });
+                spawn_local(async move { admin.connection(io, peer, local).await });
             }
             Err(error) => {
                 warn!(%error, "Accepting an admin connection failed.");
@@ -92,7 +77,8 @@ impl Admin {
     pub async fn connection(
         self: Rc<Self>,
         io: impl AsyncRead + AsyncWrite + Unpin,
-        peer: Option<Address>,
+        peer: Address,
+        local: Address,
     ) {
         let limit = &self.source.server().overload.connections;
         let guard = limit.try_acquire();
@@ -101,7 +87,11 @@ impl Admin {
         }
         let _guard = guard.filter(|_| !self.ignore_global_conn_limit);
         let quits = Cell::new(false);
-        let service = service_fn(|request| self.respond(request, peer.as_ref(), &quits));
+        let log = self
+            .log
+            .as_ref()
+            .map(|log| (log, log.connection(peer, local)));
+        let service = service_fn(|request| self.logged(request, log.as_ref(), &quits));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -115,61 +105,55 @@ impl Admin {
         }
     }
 
-    async fn respond(
+    /// Answers, and writes the entry of the access log.
+    async fn logged(
         &self,
         request: hyper::Request<Incoming>,
-        peer: Option<&Address>,
+        log: Option<&(&AdminLog, Rc<ConnectionInfo>)>,
         quits: &Cell<bool>,
     ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
-        let (start, began) = (SystemTime::now(), Instant::now());
         let (head, body) = request.into_parts();
-        let target = head.uri.path_and_query().map_or_else(
-            || head.uri.path().to_owned(),
-            |target| target.as_str().to_owned(),
-        );
-        let text = |name: &str| {
-            let value = head.headers.get(name).and_then(|value| value.to_str().ok());
-            value.unwrap_or_default().to_owned()
-        };
-        let body = Limited::new(body, MAX_BODY).collect().await;
-        let (response, received) = match body {
-            Ok(body) => {
-                let body = body.to_bytes();
-                let mut query = super::query::Query::of_target(&target);
-                if text("content-type").starts_with("application/x-www-form-urlencoded") {
-                    query.add(&body);
-                }
-                let request = Request {
-                    method: head.method.as_str(),
-                    target: &target,
-                    query,
-                };
-                let response = match self.answer(&request) {
-                    Answer::Ready(response) => response,
-                    Answer::Work(work) => spawn_blocking(work)
-                        .await
-                        .unwrap_or_else(|error| Response::error(500, error.to_string())),
-                };
-                (response, body.len())
-            }
-            Err(error) => (Response::error(413, format!("{error}\n")), 0),
-        };
+        let entry = log.map(|(log, connection)| (log, log.begin(connection, &head)));
+        let (response, received) = self.respond(&head, body).await;
         quits.set(quits.get() || response.quits);
-        if let Some(log) = &self.on_access {
-            (log.0)(&AccessRecord {
-                start,
-                duration: began.elapsed(),
-                method: head.method.to_string(),
-                authority: text("host"),
-                user_agent: text("user-agent"),
-                path: target,
-                status: response.status,
-                bytes_received: received.try_into().unwrap_or(u64::MAX),
-                bytes_sent: response.body.len().try_into().unwrap_or(u64::MAX),
-                peer: peer.cloned(),
-            });
+        let sent = response.body.len();
+        let response = response.into_http();
+        if let Some((log, entry)) = entry {
+            let answered = Answered {
+                status: response.status().as_u16(),
+                headers: response.headers(),
+                body: sent,
+            };
+            log.end(entry, received, &answered);
         }
-        Ok(response.into_http())
+        Ok(response)
+    }
+
+    /// The answer, and how many bytes of body the request had.
+    async fn respond(&self, head: &Parts, body: Incoming) -> (Response, usize) {
+        let target = head.uri.path_and_query();
+        let target = target.map_or(head.uri.path(), |target| target.as_str());
+        let body = match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return (Response::error(413, format!("{error}\n")), 0),
+        };
+        let mut query = super::query::Query::of_target(target);
+        let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if content_type.is_some_and(|t| t.starts_with(b"application/x-www-form-urlencoded")) {
+            query.add(&body);
+        }
+        let request = Request {
+            method: head.method.as_str(),
+            target,
+            query,
+        };
+        let response = match self.answer(&request) {
+            Answer::Ready(response) => response,
+            Answer::Work(work) => spawn_blocking(work)
+                .await
+                .unwrap_or_else(|error| Response::error(500, error.to_string())),
+        };
+        (response, body.len())
     }
 }
 

@@ -98,6 +98,10 @@ pub(super) fn write_count(count: u64, out: &mut Vec<u8>) {
 
 /// Appends decimal digits.
 pub(super) fn write_digits(mut count: u64, out: &mut Vec<u8>) {
+    // Most often there was no body, and it took no time.
+    if count == 0 {
+        return out.push(b'0');
+    }
     let mut buffer = [0u8; 20];
     let mut at = buffer.len();
     loop {

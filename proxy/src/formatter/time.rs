@@ -1,7 +1,9 @@
 //! Points of the wall clock: `%START_TIME(…)%` and its kin, with `strftime`'s specifiers and Envoy's for parts of a second.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::tz::TimeZone;
@@ -9,7 +11,11 @@ use jiff::tz::TimeZone;
 /// How a point in time prints.
 #[derive(Debug)]
 pub(super) struct TimeFormat {
+    /// A number of its own within the process.
+    id: u64,
     parts: Vec<Part>,
+    /// So many parts at the front print the same for a whole second.
+    steady: usize,
     /// None: UTC.
     zone: Option<TimeZone>,
 }
@@ -43,6 +49,24 @@ enum Pad {
     Zero,
 }
 
+/// What the last format printed of the last second: the next line of a log most likely begins the same.
+struct LastSecond {
+    /// The format and the second.
+    of: Option<(u64, u64)>,
+    civil: Civil,
+    text: Vec<u8>,
+}
+
+thread_local! {
+    static LAST: RefCell<LastSecond> = const {
+        RefCell::new(LastSecond {
+            of: None,
+            civil: Civil::EPOCH,
+            text: Vec::new(),
+        })
+    };
+}
+
 /// A point in time, taken apart.
 struct Civil {
     year: i64,
@@ -56,7 +80,7 @@ struct Civil {
     year_day: u32,
     epoch: i64,
     offset: i64,
-    abbreviation: String,
+    abbreviation: Cow<'static, str>,
 }
 
 const DAYS: [&str; 7] = [
@@ -94,18 +118,42 @@ impl TimeFormat {
             ("", true) => "%Y-%m-%dT%H:%M:%E3S%z",
             (format, _) => format,
         };
-        Ok(Self {
-            parts: compile(format.as_bytes()),
-            zone: local.then(TimeZone::system),
-        })
+        let zone = local.then(TimeZone::system);
+        Ok(Self::new(compile(format.as_bytes()), zone))
+    }
+
+    fn new(parts: Vec<Part>, zone: Option<TimeZone>) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let changes = |part: &Part| matches!(part, Part::Fraction(_) | Part::ExactSeconds { .. });
+        Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            steady: parts.iter().position(changes).unwrap_or(parts.len()),
+            parts,
+            zone,
+        }
     }
 
     /// Appends `time`.
     pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
-        let civil = Civil::new(time, self.zone.as_ref());
-        for part in &self.parts {
-            part.write(&civil, out);
-        }
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (steady, rest) = self.parts.split_at(self.steady);
+        LAST.with_borrow_mut(|last| {
+            let of = Some((self.id, since.as_secs()));
+            if last.of != of {
+                last.of = of;
+                last.civil = Civil::new(since.as_secs(), self.zone.as_ref());
+                last.text.clear();
+                for part in steady {
+                    part.write(&last.civil, &mut last.text);
+                }
+            }
+            out.extend_from_slice(&last.text);
+            // Envoy's clock counts microseconds.
+            last.civil.nanosecond = since.subsec_micros() * 1_000;
+            for part in rest {
+                part.write(&last.civil, out);
+            }
+        });
     }
 }
 
@@ -264,17 +312,32 @@ impl Part {
 }
 
 impl Civil {
-    fn new(time: SystemTime, zone: Option<&TimeZone>) -> Self {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch = i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 4);
+    const EPOCH: Self = Self {
+        year: 1970,
+        month: 1,
+        day: 1,
+        hour: 0,
+        minute: 0,
+        second: 0,
+        nanosecond: 0,
+        weekday: 4,
+        year_day: 0,
+        epoch: 0,
+        offset: 0,
+        abbreviation: Cow::Borrowed("UTC"),
+    };
+
+    /// The beginning of a second since 1970.
+    fn new(second: u64, zone: Option<&TimeZone>) -> Self {
+        let epoch = i64::try_from(second).unwrap_or(i64::MAX / 4);
         let (offset, abbreviation) = match zone {
-            None => (0, "UTC".to_owned()),
+            None => (0, Cow::Borrowed("UTC")),
             Some(zone) => {
                 let at = jiff::Timestamp::from_second(epoch).unwrap_or(jiff::Timestamp::MAX);
                 let info = zone.to_offset_info(at);
                 (
                     i64::from(info.offset().seconds()),
-                    info.abbreviation().to_owned(),
+                    info.abbreviation().to_owned().into(),
                 )
             }
         };
@@ -289,8 +352,7 @@ impl Civil {
             hour: small(seconds / 3600),
             minute: small(seconds / 60 % 60),
             second: small(seconds % 60),
-            // Envoy's clock counts microseconds.
-            nanosecond: since.subsec_micros() * 1_000,
+            nanosecond: 0,
             weekday: usize::try_from((days + 4).rem_euclid(7)).unwrap_or(0),
             year_day: small(days - to_days(year)),
             epoch,
@@ -426,6 +488,24 @@ fn from_days(days: i64) -> (i64, usize, u32) {
 }
 
 fn number(value: i64, width: usize, fill: u8, out: &mut Vec<u8>) {
+    const MOST: usize = 20;
+    let mut digits = [fill; MOST];
+    if let Ok(mut rest) = u64::try_from(value)
+        && width <= MOST
+    {
+        let mut at = MOST;
+        loop {
+            at -= 1;
+            // A single digit.
+            digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        out.extend_from_slice(&digits[at.min(MOST - width)..]);
+        return;
+    }
     let written = match fill {
         b' ' => write!(out, "{value:width$}"),
         _ => write!(out, "{value:0width$}"),
@@ -435,10 +515,14 @@ fn number(value: i64, width: usize, fill: u8, out: &mut Vec<u8>) {
 
 /// The first `digits` of nine digits, nothing rounded.
 fn fraction(nanosecond: u32, digits: usize, out: &mut Vec<u8>) {
-    let mut text = Digits::default();
-    let written = write!(text, "{nanosecond:09}");
-    debug_assert!(written.is_ok(), "nine digits fit");
-    out.extend_from_slice(&text.bytes[..digits.min(9)]);
+    let mut text = [b'0'; 9];
+    let mut rest = nanosecond;
+    for digit in text.iter_mut().rev() {
+        // A single digit.
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    out.extend_from_slice(&text[..digits.min(9)]);
 }
 
 /// How many of nine digits are left without the zeros at their end.
@@ -459,24 +543,6 @@ fn offset(seconds: i64, colon: bool, out: &mut Vec<u8>) {
         out.push(b':');
     }
     number(minutes % 60, 2, b'0', out);
-}
-
-#[derive(Default)]
-struct Digits {
-    bytes: [u8; 9],
-    len: usize,
-}
-
-impl std::fmt::Write for Digits {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.len + text.len();
-        self.bytes
-            .get_mut(self.len..end)
-            .ok_or(std::fmt::Error)?
-            .copy_from_slice(text.as_bytes());
-        self.len = end;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -551,11 +617,35 @@ mod tests {
     }
 
     #[test]
-    fn a_local_clock_follows_its_zone() {
-        let format = TimeFormat {
-            parts: compile(b"%H:%M %z %Z"),
-            zone: Some(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()),
+    fn moments_of_one_second_and_of_others_print_alike_in_any_order() {
+        let format = |text| TimeFormat::parse(text, false).unwrap();
+        let formats = [
+            format(""),
+            format("%S %3f %S"),
+            format("%f %S %E*S"),
+            format("%S"),
+        ];
+        let micros = [0, 1, 999_999, 1_000_000, 1_000_001, 61_500_000, 1];
+        let print = |format: &TimeFormat, micros| {
+            let mut out = Vec::new();
+            format.write(saturday() + Duration::from_micros(micros), &mut out);
+            String::from_utf8(out).unwrap()
         };
+        // Another format in between: nothing is remembered.
+        let anew = |format, micros| {
+            print(&TimeFormat::parse("%Y", false).unwrap(), 0);
+            print(format, micros)
+        };
+        for format in &formats {
+            let wanted = micros.map(|micros| anew(format, micros));
+            assert_eq!(micros.map(|micros| print(format, micros)), wanted);
+        }
+    }
+
+    #[test]
+    fn a_local_clock_follows_its_zone() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let format = TimeFormat::new(compile(b"%H:%M %z %Z"), Some(zone));
         let mut out = Vec::new();
         format.write(saturday(), &mut out);
         format.write(UNIX_EPOCH + Duration::from_secs(1_751_328_000), &mut out);

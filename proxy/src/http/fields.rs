@@ -9,13 +9,9 @@ use super::recycle::Storage;
 /// The fields of a head or of trailers. Names are in lower case; order and repetition are kept.
 ///
 /// Values are bytes, as on the wire. A name of [`Known`] is found in one step, any other by comparing lengths first.
+#[derive(Clone)]
 pub struct Fields {
-    pub(super) storage: Storage,
-    /// For each known name the index of its first field plus one; 0 where there is none, 255 for "look for it".
-    known: [u8; Known::COUNT],
-    live: usize,
-    /// How the sender wrote the names, where somebody wants to know.
-    original: Option<Box<OriginalNames>>,
+    storage: Storage,
 }
 
 /// How the sender of a head wrote it, for `preserve_case`: names in their own case, and the reason phrase.
@@ -156,30 +152,27 @@ impl Fields {
     pub fn new() -> Self {
         Self {
             storage: Storage::take(),
-            known: [0; Known::COUNT],
-            live: 0,
-            original: None,
         }
     }
 
     /// How the sender wrote the names, if that was kept.
     pub fn original_names(&self) -> Option<&OriginalNames> {
-        self.original.as_deref()
+        self.storage.original.as_deref()
     }
 
     /// Keeps how the sender wrote the names.
     pub fn set_original_names(&mut self, names: OriginalNames) {
-        self.original = Some(Box::new(names));
+        self.storage.original = Some(Box::new(names));
     }
 
     /// How many fields there are.
     pub fn len(&self) -> usize {
-        self.live
+        self.storage.live
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.live == 0
+        self.storage.live == 0
     }
 
     /// The sum of the lengths of all names and values, in bytes: Envoy's size of a header map.
@@ -264,7 +257,7 @@ impl Fields {
         stored.make_ascii_lowercase();
         let known = Known::find(stored);
         if let Some(known) = known
-            && self.known[known as usize] != 0
+            && self.storage.known[known as usize] != 0
             && merges(known)
         {
             self.storage.bytes.truncate(start);
@@ -287,7 +280,7 @@ impl Fields {
         merges: impl FnOnce(Known) -> bool,
     ) -> bool {
         if let Some(known) = known
-            && self.known[known as usize] != 0
+            && self.storage.known[known as usize] != 0
             && merges(known)
         {
             if !value.is_empty() {
@@ -318,7 +311,7 @@ impl Fields {
         stored.make_ascii_lowercase();
         let known = Known::find(stored);
         if let Some(known) = known
-            && self.known[known as usize] != 0
+            && self.storage.known[known as usize] != 0
             && merges(known)
         {
             let value = self.storage.bytes.get(value)?.to_vec();
@@ -387,7 +380,7 @@ impl Fields {
             let field = self.storage.entries[index];
             if field.live && self.is_called(&field, &name) {
                 self.storage.entries[index].live = false;
-                self.live -= 1;
+                self.storage.live -= 1;
             }
         }
     }
@@ -415,18 +408,18 @@ impl Fields {
         let Some(first) = self.position(&name) else {
             return 0;
         };
-        let before = self.live;
+        let before = self.storage.live;
         for index in first..self.storage.entries.len() {
             let field = self.storage.entries[index];
             if field.live && self.is_called(&field, &name) {
                 self.storage.entries[index].live = false;
-                self.live -= 1;
+                self.storage.live -= 1;
             }
         }
         if let Some(known) = name.known() {
-            self.known[known as usize] = 0;
+            self.storage.known[known as usize] = 0;
         }
-        before - self.live
+        before - self.storage.live
     }
 
     /// Keeps only the fields for which `keep` holds.
@@ -435,7 +428,7 @@ impl Fields {
             let field = self.storage.entries[index];
             if field.live && !keep(self.bytes(field.name), self.bytes(field.value)) {
                 self.storage.entries[index].live = false;
-                self.live -= 1;
+                self.storage.live -= 1;
             }
         }
         self.reindex();
@@ -443,11 +436,7 @@ impl Fields {
 
     /// Removes all fields and keeps the capacity.
     pub fn clear(&mut self) {
-        self.storage.bytes.clear();
-        self.storage.entries.clear();
-        self.known = [0; Known::COUNT];
-        self.live = 0;
-        self.original = None;
+        self.storage.clear();
     }
 
     pub(super) fn store(&mut self, bytes: &[u8]) -> Span {
@@ -471,24 +460,25 @@ impl Fields {
 
     #[inline]
     fn push_spans(&mut self, name: Span, known: Option<Known>, value: Span) {
+        let parts = &mut *self.storage;
         if let Some(known) = known {
-            let slot = &mut self.known[known as usize];
+            let slot = &mut parts.known[known as usize];
             if *slot == 0 {
-                *slot = u8::try_from(self.storage.entries.len() + 1).unwrap_or(u8::MAX);
+                *slot = u8::try_from(parts.entries.len() + 1).unwrap_or(u8::MAX);
             }
         }
-        self.storage.entries.push(Field {
+        parts.entries.push(Field {
             name,
             value,
             known,
             live: true,
             verbatim: false,
         });
-        self.live += 1;
+        parts.live += 1;
     }
 
     fn position(&self, name: &(impl Name + ?Sized)) -> Option<usize> {
-        match name.known().map(|known| self.known[known as usize]) {
+        match name.known().map(|known| self.storage.known[known as usize]) {
             Some(0) => None,
             Some(slot) if slot != u8::MAX => Some(usize::from(slot) - 1),
             _ => self
@@ -508,10 +498,11 @@ impl Fields {
     }
 
     fn reindex(&mut self) {
-        self.known = [0; Known::COUNT];
-        for (index, field) in self.storage.entries.iter().enumerate() {
+        let parts = &mut *self.storage;
+        parts.known = [0; Known::COUNT];
+        for (index, field) in parts.entries.iter().enumerate() {
             if let (true, Some(known)) = (field.live, field.known) {
-                let slot = &mut self.known[known as usize];
+                let slot = &mut parts.known[known as usize];
                 if *slot == 0 {
                     *slot = u8::try_from(index + 1).unwrap_or(u8::MAX);
                 }
@@ -533,26 +524,6 @@ impl Span {
 impl Default for Fields {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Clone for Fields {
-    fn clone(&self) -> Self {
-        let mut storage = Storage::take();
-        storage.bytes.extend_from_slice(&self.storage.bytes);
-        storage.entries.extend_from_slice(&self.storage.entries);
-        Self {
-            storage,
-            known: self.known,
-            live: self.live,
-            original: self.original.clone(),
-        }
-    }
-}
-
-impl Drop for Fields {
-    fn drop(&mut self) {
-        std::mem::take(&mut self.storage).put();
     }
 }
 

@@ -12,17 +12,75 @@ macro_rules! known {
             /// How many there are.
             pub const COUNT: usize = [$($name),*].len();
 
+            /// The names, by number.
+            const NAMES: [&str; Self::COUNT] = [$($name),*];
+            const ALL: [Self; Self::COUNT] = [$(Self::$variant),*];
+
             /// The name in lower case.
+            #[inline]
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name),* }
+                Self::NAMES[self as usize]
             }
 
             /// Finds a lower-case name.
+            #[inline]
             pub fn find(name: &[u8]) -> Option<Self> {
-                match name { $(n if n == $name.as_bytes() => Some(Self::$variant),)* _ => None }
+                let mut next = INDEX.first[bucket(name)];
+                while next != 0 {
+                    let number = usize::from(next) - 1;
+                    if Self::NAMES[number].as_bytes() == name {
+                        return Some(Self::ALL[number]);
+                    }
+                    next = INDEX.next[number];
+                }
+                None
             }
         }
     };
+}
+
+/// Finds names by their length and two of their bytes.
+struct Index {
+    /// By bucket: the number of its first name plus one, 0 for none.
+    first: [u8; BUCKETS],
+    /// By name: the same of the next name of its bucket.
+    next: [u8; Known::COUNT],
+}
+
+const BUCKETS: usize = 256;
+
+static INDEX: Index = Index::new();
+
+impl Index {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "checked above, when it is compiled"
+    )]
+    const fn new() -> Self {
+        assert!(Known::COUNT < u8::MAX as usize, "a number fits a byte");
+        let mut index = Self {
+            first: [0; BUCKETS],
+            next: [0; Known::COUNT],
+        };
+        let mut number = 0;
+        while number < Known::COUNT {
+            let bucket = bucket(Known::NAMES[number].as_bytes());
+            index.next[number] = index.first[bucket];
+            index.first[bucket] = number as u8 + 1;
+            number += 1;
+        }
+        index
+    }
+}
+
+const fn bucket(name: &[u8]) -> usize {
+    match name {
+        [] => 0,
+        [.., last] => {
+            let middle = name[name.len() / 2];
+            (name.len() * 10 + *last as usize * 13 + middle as usize * 5) % BUCKETS
+        }
+    }
 }
 
 known! {
@@ -106,6 +164,9 @@ mod tests {
             Known::find(Known::Via.as_str().as_bytes()),
             Some(Known::Via)
         );
+        for known in Known::ALL {
+            assert_eq!(Known::find(known.as_str().as_bytes()), Some(known));
+        }
         assert_eq!(Known::find(b"x-request-ie"), None);
         assert_eq!(Known::find(b""), None);
     }

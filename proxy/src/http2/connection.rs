@@ -119,10 +119,12 @@ pub(super) struct Failure {
     /// The peer is told by GOAWAY. Envoy tells it not always.
     pub(super) goaway: bool,
     pub(super) details: &'static str,
+    /// It counts as a flood, and not as an error of the protocol.
+    pub(super) is_flood: bool,
 }
 
 /// What Envoy's access log says of streams whose connection fails.
-const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
+pub(super) const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 
 impl Failure {
     /// One that the peer is told of.
@@ -131,6 +133,16 @@ impl Failure {
             code,
             goaway: true,
             details: CODEC_ERROR,
+            is_flood: false,
+        }
+    }
+
+    /// A limit against floods.
+    pub(super) fn flood(flood: Flood) -> Self {
+        Self {
+            details: flood.details(),
+            is_flood: true,
+            ..Self::silent()
         }
     }
 
@@ -140,6 +152,7 @@ impl Failure {
             code: ErrorCode::PROTOCOL_ERROR,
             goaway: false,
             details: CODEC_ERROR,
+            is_flood: false,
         }
     }
 }
@@ -476,6 +489,11 @@ impl Connection {
         self.failure.is_some()
     }
 
+    /// Whether it has failed by what is no flood.
+    pub fn has_failed_by_error(&self) -> bool {
+        self.failure.is_some_and(|failure| !failure.is_flood)
+    }
+
     /// Whether new streams can be opened on it.
     pub fn takes_streams(&self) -> bool {
         self.is_alive()
@@ -523,10 +541,7 @@ impl Connection {
         if let Some(stats) = &self.stats {
             flood.count(stats);
         }
-        self.fail(Failure {
-            details: flood.details(),
-            ..Failure::silent()
-        });
+        self.fail(Failure::flood(flood));
     }
 
     /// Ends every stream.

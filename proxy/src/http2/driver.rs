@@ -132,6 +132,9 @@ impl Driver {
                 Poll::Pending => return,
                 Poll::Ready(Ok(1..)) => {
                     connection.receive(self.input.buffer(), Instant::now());
+                    if self.input.is_empty() {
+                        self.input.end_message();
+                    }
                 }
                 Poll::Ready(Ok(_) | Err(_)) => connection.ended(),
             }

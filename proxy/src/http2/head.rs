@@ -387,28 +387,12 @@ impl FieldSink for TrailersBuilder<'_> {
     }
 }
 
-/// Writes a request head. `upgrade`: an upgrade of HTTP/1 goes as an extended CONNECT.
-pub(super) fn encode_request(
-    head: &RequestHead,
-    upgrade: bool,
-    encoder: &mut Encoder,
-    out: &mut Vec<u8>,
-) {
+/// Writes a request head.
+pub(super) fn encode_request(head: &RequestHead, encoder: &mut Encoder, out: &mut Vec<u8>) {
     encoder.begin(out);
-    let protocol = if upgrade {
-        head.fields.get(Known::Upgrade)
-    } else {
-        head.protocol()
-    };
+    let protocol = head.protocol();
     let tunnel = head.method() == Method::Connect && protocol.is_none();
-    encoder.method(
-        if upgrade {
-            b"CONNECT"
-        } else {
-            head.method_bytes()
-        },
-        out,
-    );
+    encoder.method(head.method_bytes(), out);
     if !tunnel {
         encoder.scheme(head.scheme().unwrap_or(b"http"), out);
         encoder.path(head.path().unwrap_or(b"/"), out);
@@ -423,15 +407,10 @@ pub(super) fn encode_request(
 }
 
 /// Writes a response head.
-pub(super) fn encode_response(
-    status: u16,
-    fields: &Fields,
-    encoder: &mut Encoder,
-    out: &mut Vec<u8>,
-) {
+pub(super) fn encode_response(head: &ResponseHead, encoder: &mut Encoder, out: &mut Vec<u8>) {
     encoder.begin(out);
-    encoder.status(status, out);
-    encode_fields(fields, encoder, out);
+    encoder.status(head.status, out);
+    encode_fields(&head.fields, encoder, out);
 }
 
 /// Writes trailers.
@@ -702,7 +681,7 @@ mod tests {
             head.fields.append(name, value);
         }
         let mut out = Vec::new();
-        encode_request(&head, false, &mut Encoder::new(4096, true), &mut out);
+        encode_request(&head, &mut Encoder::new(4096, true), &mut out);
         let mut builder = RequestBuilder::new(&RULES);
         Decoder::default().decode(&out, &mut builder).unwrap();
         let decoded = builder.finish();

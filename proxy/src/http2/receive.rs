@@ -3,7 +3,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::connection::{Accepted, Connection, Failure, Goaway, OpenData, PartialBlock, Role};
+use super::connection::{
+    Accepted, CODEC_ERROR, Connection, Failure, Goaway, OpenData, PartialBlock, Role,
+};
 use super::flow::LARGEST;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::head::{Decoded, Flaw, RequestBuilder, ResponseBuilder, Skipped, TrailersBuilder};
@@ -43,7 +45,15 @@ impl Connection {
         let Some(head) = FrameHead::read(input) else {
             return Ok(false);
         };
-        self.check_head(&head)?;
+        if let Err(failure) = self.check_head(&head) {
+            // A stream is there from the first of its frames on.
+            if let Some(partial) = self.block.take()
+                && self.opens_stream(partial.id)
+            {
+                self.open_refused(partial.id, failure.details);
+            }
+            return Err(failure);
+        }
         if head.kind == frame::DATA {
             return self.data_head(&head, input);
         }
@@ -119,10 +129,7 @@ impl Connection {
         let tracked = self.counters.received(head.kind, is_empty, ends, limits);
         tracked.map_err(|flood| {
             self.count(|stats| flood.count(stats));
-            Failure {
-                details: flood.details(),
-                ..Failure::silent()
-            }
+            Failure::flood(flood)
         })
     }
 
@@ -315,7 +322,6 @@ impl Connection {
             return Err(flood);
         }
         if head.has(frame::END_HEADERS) {
-            self.check_length(block.len(), 0)?;
             return self.block(head.stream, end_stream, depends_on_itself, block);
         }
         self.block = Some(Box::new(PartialBlock {
@@ -334,7 +340,7 @@ impl Connection {
             return Err(Failure::told(ErrorCode::PROTOCOL_ERROR));
         };
         partial.continuations += 1;
-        let checked = flooded.and(self.check_length(0, partial.continuations));
+        let checked = flooded.and(check_continuations(partial.continuations));
         if let Err(failure) = checked {
             if self.opens_stream(partial.id) {
                 self.open_refused(partial.id, failure.details);
@@ -354,13 +360,6 @@ impl Connection {
             ..
         } = *partial;
         self.block(id, end_stream, depends_on_itself, &block)
-    }
-
-    fn check_length(&self, _length: usize, continuations: u32) -> Result<(), Failure> {
-        if continuations > MAX_CONTINUATIONS {
-            return Err(Failure::silent());
-        }
-        Ok(())
     }
 
     /// Whether HEADERS with this number open a stream of the client.
@@ -391,9 +390,11 @@ impl Connection {
     fn request(&mut self, id: u32, end_stream: bool, block: &[u8]) -> Result<(), Failure> {
         let no_table = |_: HpackError| Failure::told(ErrorCode::COMPRESSION_ERROR);
         self.highest_remote = id;
-        if let Goaway::Sent(last) = self.goaway
-            && id > last
-        {
+        let ignored = match self.goaway {
+            Goaway::Sent(last) => id > last,
+            _ => self.peer_goaway.is_some(),
+        };
+        if ignored {
             return self.decoder.decode(block, &mut Skipped).map_err(no_table);
         }
         let max = self.config.options.max_concurrent_streams;
@@ -405,7 +406,10 @@ impl Connection {
         }
         let config = self.config.clone();
         let mut builder = RequestBuilder::new(&config.rules);
-        self.decoder.decode(block, &mut builder).map_err(no_table)?;
+        if let Err(error) = self.decoder.decode(block, &mut builder) {
+            self.open_refused(id, CODEC_ERROR);
+            return Err(no_table(error));
+        }
         let Decoded {
             head,
             mut flaw,
@@ -477,7 +481,13 @@ impl Connection {
                 self.malformed(id, ErrorCode::PROTOCOL_ERROR, flaw.details());
             }
             Flaw::TooLarge | Flaw::TooMany => {
-                self.count(|stats| stats.header_overflow().inc());
+                self.count(|stats| {
+                    if flaw == Flaw::TooMany {
+                        stats.header_overflow().inc();
+                    } else {
+                        stats.header_list_size_too_large().inc();
+                    }
+                });
                 self.malformed(id, ErrorCode::INTERNAL_ERROR, flaw.details());
             }
             Flaw::Underscore => {
@@ -847,4 +857,12 @@ fn unpadded<'a>(head: &FrameHead, payload: &'a [u8]) -> Result<(&'a [u8], usize)
     let padding = usize::from(*padding);
     let left = rest.len().checked_sub(padding).ok_or(broken)?;
     Ok((rest.get(..left).unwrap_or_default(), padding + 1))
+}
+
+/// A block may have no more CONTINUATION than this, so that what is kept of it stays small.
+fn check_continuations(count: u32) -> Result<(), Failure> {
+    if count > MAX_CONTINUATIONS {
+        return Err(Failure::silent());
+    }
+    Ok(())
 }

@@ -60,12 +60,7 @@ impl Connection {
     }
 
     /// Opens a stream with a request. None: no more streams can be.
-    pub fn send_request(
-        &mut self,
-        head: &RequestHead,
-        end: EndStream,
-        upgrade: bool,
-    ) -> Option<u32> {
+    pub fn send_request(&mut self, head: &RequestHead, end: EndStream) -> Option<u32> {
         if !self.takes_streams() {
             return None;
         }
@@ -78,7 +73,7 @@ impl Connection {
         stream.is_head_request = head.method() == Method::Head;
         self.streams.insert(id, stream);
         self.write_headers(id, end.is_end(), |encoder, out| {
-            encode_request(head, upgrade, encoder, out);
+            encode_request(head, encoder, out);
         });
         self.after_head(id, end);
         Some(id)
@@ -90,17 +85,17 @@ impl Connection {
             return;
         }
         self.write_headers(id, false, |encoder, out| {
-            encode_response(head.status, &head.fields, encoder, out);
+            encode_response(head, encoder, out);
         });
     }
 
-    /// Sends the final response head with this status.
-    pub fn send_response(&mut self, id: u32, status: u16, fields: &Fields, end: EndStream) {
+    /// Sends the final response head.
+    pub fn send_response(&mut self, id: u32, head: &ResponseHead, end: EndStream) {
         if self.has_sent_head(id) {
             return;
         }
         self.write_headers(id, end.is_end(), |encoder, out| {
-            encode_response(status, fields, encoder, out);
+            encode_response(head, encoder, out);
         });
         self.after_head(id, end);
     }

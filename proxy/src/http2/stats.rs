@@ -6,6 +6,7 @@ crate::stats_group! {
         counter dropped_headers_with_underscores;
         counter goaway_sent;
         counter goaway_graceful_sent;
+        counter header_list_size_too_large;
         counter header_overflow;
         counter headers_cb_no_stream;
         counter inbound_empty_frames_flood;

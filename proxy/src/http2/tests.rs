@@ -156,7 +156,7 @@ fn a_request_with_body_and_trailers_comes_in_and_its_answer_goes_out() {
     assert_eq!(trailers.get("x-t"), Some(&b"1"[..]));
     let connection = &mut peer.connection;
     connection.send_informational(1, &ResponseHead::new(103));
-    connection.send_response(1, 200, &Fields::new(), EndStream::No);
+    connection.send_response(1, &ResponseHead::new(200), EndStream::No);
     connection.send_data(1, Bytes::from_static(b"yes"), EndStream::No);
     let mut fields = Fields::new();
     fields.append(Known::GrpcStatus, "0");
@@ -436,7 +436,7 @@ fn data_waits_for_both_windows() {
     };
     for id in [1, 3] {
         let connection = &mut peer.connection;
-        connection.send_response(id, 200, &Fields::new(), EndStream::No);
+        connection.send_response(id, &ResponseHead::new(200), EndStream::No);
         connection.send_data(id, Bytes::from(vec![0; 15]), EndStream::Yes);
     }
     assert_eq!(sizes(peer.frames()), [(1, 10, 0), (3, 10, 0)]);
@@ -457,7 +457,7 @@ fn the_window_of_the_connection_is_shared_in_turn() {
     peer.send(&[raw(4, 0, 0, &window), get(1, true), get(3, true)].concat());
     for id in [1, 3] {
         let connection = &mut peer.connection;
-        connection.send_response(id, 200, &Fields::new(), EndStream::No);
+        connection.send_response(id, &ResponseHead::new(200), EndStream::No);
         connection.send_data(id, Bytes::from(vec![0; 60_000]), EndStream::Yes);
     }
     let sent = |frames: Vec<Frame>| -> usize {
@@ -523,7 +523,7 @@ fn streams_above_the_limit_are_refused() {
     assert!(peer.connection.accept().is_none());
     assert_eq!(fate(&mut peer), (None, Some(7), false));
     peer.connection
-        .send_response(1, 200, &Fields::new(), EndStream::Yes);
+        .send_response(1, &ResponseHead::new(200), EndStream::Yes);
     peer.send(&get(5, true));
     assert_eq!(peer.connection.accept().unwrap().id, 5);
 }
@@ -612,7 +612,7 @@ fn ask(peer: &mut Peer, method: &str) -> u32 {
     let mut head = RequestHead::new(Protocol::Http2, method.as_bytes());
     head.set_path(b"/");
     head.set_authority(b"a");
-    let sent = peer.connection.send_request(&head, EndStream::Yes, false);
+    let sent = peer.connection.send_request(&head, EndStream::Yes);
     peer.frames();
     sent.unwrap()
 }
@@ -656,7 +656,7 @@ fn a_connection_at_rest_is_small() {
     peer.send(&get(1, true));
     peer.connection.accept();
     peer.connection
-        .send_response(1, 200, &Fields::new(), EndStream::Yes);
+        .send_response(1, &ResponseHead::new(200), EndStream::Yes);
     peer.frames();
     peer.connection.release(1);
     assert!(peer.connection.streams.is_empty());
@@ -758,7 +758,7 @@ proptest! {
             head.set_path(b"/x");
             head.set_authority(b"a");
             head.fields.append("x-v", value.trim());
-            let id = near.connection.send_request(&head, EndStream::No, false).unwrap();
+            let id = near.connection.send_request(&head, EndStream::No).unwrap();
             near.connection.send_data(id, Bytes::from(vec![1; *size]), EndStream::Yes);
             ids.push(id);
         }

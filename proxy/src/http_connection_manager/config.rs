@@ -15,6 +15,7 @@ use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use super::conn_headers::ForwardingConfig;
 use super::local_reply::LocalReplyConfig;
 use super::path_normalize::{EscapedSlashes, PathNormalization};
+use super::proxy_status::ProxyStatusConfig;
 use super::stats::{HcmStats, ListenerHttpStats, TracingStats};
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
@@ -63,6 +64,8 @@ pub struct HcmConfig {
     pub host: HostNormalization,
     /// How local replies are rewritten.
     pub local_reply: LocalReplyConfig,
+    /// What is said in `proxy-status`; none: nothing.
+    pub(super) proxy_status: Option<ProxyStatusConfig>,
     /// Passes `100 Continue` of the upstream on instead of sending one at once.
     pub proxy_100_continue: bool,
     /// Marks answers that overload caused: `x-envoy-local-overloaded`.
@@ -118,6 +121,8 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`.
     pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration_jitter`: by which share of itself the duration may be longer.
+    pub max_connection_duration_jitter: f64,
     /// `common_http_protocol_options.max_stream_duration`.
     pub max_stream_duration: Option<Duration>,
     /// `stream_idle_timeout`: a stream without traffic in either direction. Default 5 min.
@@ -207,8 +212,7 @@ impl HcmConfig {
             preserve_external_request_id,
             always_set_request_id_in_response,
             forward_client_cert_details,
-            // Says what to add once a connection has a certificate; none has.
-            set_current_client_cert_details: _,
+            set_current_client_cert_details,
             forward_client_cert_matcher,
             proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
@@ -220,7 +224,8 @@ impl HcmConfig {
             local_reply_config,
             strip_matching_host_port,
             stream_error_on_invalid_http_message,
-            path_normalization_options,
+            // Envoy reads none of it either.
+            path_normalization_options: _,
             strip_trailing_host_dot,
             proxy_status_config,
             typed_header_validation_config,
@@ -242,22 +247,11 @@ impl HcmConfig {
         let refused = [
             path.unsupported_if_set("tracing", tracing),
             path.unsupported_if_set("drain_timeout_jitter", drain_timeout_jitter),
-            path.unsupported_if_set(
-                "original_ip_detection_extensions",
-                original_ip_detection_extensions,
-            ),
-            path.unsupported_if_set(
-                "early_header_mutation_extensions",
-                early_header_mutation_extensions,
-            ),
             path.unsupported_if_set("forward_client_cert_matcher", forward_client_cert_matcher),
-            path.unsupported_if_set("path_normalization_options", path_normalization_options),
-            path.unsupported_if_set("proxy_status_config", proxy_status_config),
             path.unsupported_if_set(
                 "typed_header_validation_config",
                 typed_header_validation_config,
             ),
-            path.unsupported_if_set("forward_proto_config", forward_proto_config),
         ];
         let common = CommonOptions::from_proto(
             common_http_protocol_options,
@@ -329,6 +323,10 @@ impl HcmConfig {
                 always_set_request_id_in_response,
                 request_id_extension,
                 forward_client_cert_details,
+                set_current_client_cert_details,
+                original_ip_detection_extensions,
+                early_header_mutation_extensions,
+                forward_proto_config,
                 append_x_forwarded_port,
                 add_user_agent: add_user_agent.is_some_and(|v| v.value),
                 represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
@@ -363,6 +361,11 @@ impl HcmConfig {
         });
         refused.into_iter().collect::<Result<Vec<()>, Rejected>>()?;
         let common = common?;
+        let server_name: Box<str> = if server_name.is_empty() {
+            "envoy".into()
+        } else {
+            server_name.into()
+        };
         let max_request_headers_kb = max_request_headers_kb?;
         Ok(Self {
             codec_type: codec_type?,
@@ -389,11 +392,7 @@ impl HcmConfig {
                 stream_error_on_invalid_http_message: stream_error,
             },
             server: ServerHeader {
-                name: if server_name.is_empty() {
-                    "envoy".into()
-                } else {
-                    server_name.into()
-                },
+                name: server_name.clone(),
                 transformation: match server_header_transformation? {
                     PbServerHeader::Overwrite => ServerHeaderTransformation::Overwrite,
                     PbServerHeader::AppendIfAbsent => ServerHeaderTransformation::AppendIfAbsent,
@@ -404,6 +403,7 @@ impl HcmConfig {
             timeouts: Timeouts {
                 idle: common.idle,
                 max_connection_duration: common.max_connection_duration,
+                max_connection_duration_jitter: common.max_connection_duration_jitter,
                 max_stream_duration: common.max_stream_duration,
                 stream_idle: or_default(stream_idle?, Duration::from_secs(300)),
                 stream_flush: stream_flush?.filter(|d| !d.is_zero()),
@@ -440,6 +440,8 @@ impl HcmConfig {
                 strip_trailing_dot: strip_trailing_host_dot,
             },
             local_reply: local_reply?,
+            proxy_status: proxy_status_config
+                .map(|config| ProxyStatusConfig::from_proto(config, &server_name, cx)),
             proxy_100_continue,
             append_local_overload,
             stream_error_on_invalid_http_message: stream_error,
@@ -452,6 +454,7 @@ impl HcmConfig {
 struct CommonOptions {
     idle: Option<Duration>,
     max_connection_duration: Option<Duration>,
+    max_connection_duration_jitter: f64,
     max_stream_duration: Option<Duration>,
     max_headers_count: u32,
     max_requests_per_connection: Option<u32>,
@@ -478,7 +481,7 @@ impl CommonOptions {
         let max_connection_duration =
             path.duration("max_connection_duration", max_connection_duration);
         let max_stream_duration = path.duration("max_stream_duration", max_stream_duration);
-        let jitter = path.unsupported_if_set(
+        let jitter = path.percent(
             "max_connection_duration_jitter",
             max_connection_duration_jitter,
         );
@@ -491,8 +494,8 @@ impl CommonOptions {
             headers_with_underscores_action,
             &path.field("headers_with_underscores_action"),
         );
-        jitter?;
         Ok(Self {
+            max_connection_duration_jitter: jitter?.unwrap_or(0.0),
             idle: or_default(idle?, Duration::from_secs(3600)),
             max_connection_duration: max_connection_duration?.filter(|d| !d.is_zero()),
             max_stream_duration: max_stream_duration?.filter(|d| !d.is_zero()),
@@ -580,9 +583,7 @@ impl UpgradeConfig {
         } else {
             Some(ChainConfig::from_proto(filters, router::TYPE_NAME, cx, path)?.0)
         };
-        if upgrade_type.eq_ignore_ascii_case("connect")
-            || upgrade_type.eq_ignore_ascii_case("connect-udp")
-        {
+        if upgrade_type.eq_ignore_ascii_case("connect-udp") {
             return Err(path
                 .field("upgrade_type")
                 .reject(format!("{upgrade_type} is not supported")));

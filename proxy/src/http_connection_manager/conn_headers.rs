@@ -3,16 +3,20 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers>
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use outrigger_proto::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrigger_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-use pb::http_connection_manager::{ForwardClientCertDetails, InternalAddressConfig};
+use pb::http_connection_manager::{InternalAddressConfig, SetCurrentClientCertDetails};
 
+use super::client_cert::ClientCertForwarding;
+use super::original_ip::{Detected, OriginalIpDetection, address_from_xff};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{Fields, HeaderName, Known, RequestHead, ResponseHead};
+use crate::http_filters::header_mutation::RequestMutations;
 use crate::matchers::CidrRanges;
-use crate::net::Address;
+use crate::net::{Address, IpText};
 use crate::server::{FactoryContext, Random};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 
@@ -26,7 +30,13 @@ pub struct ForwardingConfig {
     via: Box<str>,
     request_id: RequestIdConfig,
     append_x_forwarded_port: bool,
-    keep_client_cert: bool,
+    /// `original_ip_detection_extensions`; without any, the one that reads `x-forwarded-for`. Unused with `use_remote_address`.
+    original_ip_detection: Box<[OriginalIpDetection]>,
+    /// `early_header_mutation_extensions`, in turn.
+    early_mutations: Box<[RequestMutations]>,
+    /// `forward_proto_config`.
+    forward_proto: Option<ForwardProto>,
+    client_cert: ClientCertForwarding,
     map_ipv4: bool,
     /// `add_user_agent`: the name to give as `user-agent` and downstream cluster.
     user_agent: Option<Box<str>>,
@@ -49,6 +59,10 @@ pub struct ForwardingFields {
     pub always_set_request_id_in_response: bool,
     pub request_id_extension: Option<pb::RequestIdExtension>,
     pub forward_client_cert_details: i32,
+    pub set_current_client_cert_details: Option<SetCurrentClientCertDetails>,
+    pub original_ip_detection_extensions: Vec<TypedExtensionConfig>,
+    pub early_header_mutation_extensions: Vec<TypedExtensionConfig>,
+    pub forward_proto_config: Option<pb::ForwardProtoConfig>,
     pub append_x_forwarded_port: bool,
     pub add_user_agent: bool,
     pub represent_ipv4_remote_address_as_ipv4_mapped_ipv6: bool,
@@ -59,6 +73,13 @@ pub struct ForwardingFields {
 struct InternalAddresses {
     unix_sockets: bool,
     ranges: CidrRanges,
+}
+
+/// `forward_proto_config`: the port that a client has asked for says whether it used TLS before it came here.
+#[derive(Debug)]
+struct ForwardProto {
+    https: Box<[u32]>,
+    http: Box<[u32]>,
 }
 
 /// `x-request-id`.
@@ -76,9 +97,21 @@ impl ForwardingConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let cert = path.enumeration::<ForwardClientCertDetails>(
-            "forward_client_cert_details",
+        let cert = ClientCertForwarding::from_proto(
             fields.forward_client_cert_details,
+            fields.set_current_client_cert_details,
+            path,
+        );
+        let detection = original_ip_detection(
+            fields.original_ip_detection_extensions,
+            fields.use_remote_address,
+            fields.xff_num_trusted_hops,
+            path,
+        );
+        let early = path.each(
+            "early_header_mutation_extensions",
+            fields.early_header_mutation_extensions,
+            |extension, path| RequestMutations::from_extension(extension, cx, path),
         );
         let extension = path.optional(
             "request_id_extension",
@@ -103,8 +136,10 @@ impl ForwardingConfig {
                 always_set_in_response: fields.always_set_request_id_in_response,
             },
             append_x_forwarded_port: fields.append_x_forwarded_port,
-            // Without TLS no certificate was verified: only ALWAYS_FORWARD_ONLY lets a header of the client pass.
-            keep_client_cert: cert? == ForwardClientCertDetails::AlwaysForwardOnly,
+            original_ip_detection: detection?,
+            early_mutations: early?.into(),
+            forward_proto: fields.forward_proto_config.map(ForwardProto::from_proto),
+            client_cert: cert?,
             map_ipv4: fields.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
             user_agent: fields
                 .add_user_agent
@@ -114,7 +149,7 @@ impl ForwardingConfig {
         })
     }
 
-    /// Completes a request head before its route is chosen.
+    /// Completes a request head before its route is chosen. An error is the status for a request whose client cannot be told.
     pub fn mutate_request(
         &self,
         head: &mut RequestHead,
@@ -122,11 +157,15 @@ impl ForwardingConfig {
         random: &Random,
         is_upgrade: bool,
         internal_only: &[HeaderName],
-    ) {
+    ) -> Result<(), u16> {
+        for mutations in &self.early_mutations {
+            mutations.apply(head, info);
+        }
         remove_hop_by_hop(&mut head.fields, is_upgrade);
         sanitize_te(&mut head.fields);
+        sanitize_referer(&mut head.fields);
         let connection = std::rc::Rc::clone(&info.connection);
-        let trusted = self.find_client(head, info, &connection);
+        let trusted = self.find_client(head, info, &connection)?;
         self.set_proto_and_port(head, &connection);
         let internal = trusted && self.internal_addresses.contains(info.remote_address());
         let edge = !internal && self.use_remote_address;
@@ -142,20 +181,17 @@ impl ForwardingConfig {
             }
         }
         if edge && let Some(ip) = info.remote_address().ip() {
-            let ip = self.mapped(ip);
-            with_text(ip, |text| {
-                head.fields.set(Known::EnvoyExternalAddress, text)
-            });
+            let ip = IpText::new(self.mapped(ip));
+            head.fields.set(Known::EnvoyExternalAddress, ip.as_bytes());
         }
         self.add_user_agent(&mut head.fields);
-        if !self.keep_client_cert {
-            head.fields.remove(Known::ForwardedClientCert);
-        }
+        self.client_cert.without_certificate(&mut head.fields);
         self.set_request_id(head, random, edge);
         if !self.via.is_empty() {
             head.fields
                 .append_to(Known::Via, b", ", self.via.as_bytes());
         }
+        Ok(())
     }
 
     /// Completes a response head before it is sent.
@@ -185,17 +221,9 @@ impl ForwardingConfig {
         head: &mut RequestHead,
         info: &mut StreamInfo,
         connection: &ConnectionInfo,
-    ) -> bool {
+    ) -> Result<bool, u16> {
         if !self.use_remote_address {
-            let found = head
-                .fields
-                .get(Known::ForwardedFor)
-                .and_then(|xff| address_from_xff(xff, self.xff_num_trusted_hops));
-            if let Some((address, alone)) = found {
-                info.remote_address = Some(Address::Ip((address, 0).into()));
-                return alone;
-            }
-            return head.fields.get(Known::ForwardedFor).is_none();
+            return self.detect_client(head, info, connection);
         }
         // With an edge proxy's view, the last hop in front of us counts as one of the trusted.
         let hops = self.xff_num_trusted_hops.checked_sub(1);
@@ -205,26 +233,60 @@ impl ForwardingConfig {
             info.remote_address = Some(Address::Ip((address, 0).into()));
         }
         let single = head.fields.get(Known::ForwardedFor).is_none();
-        if !self.skip_xff_append
-            && let Some(ip) = connection.remote_address.ip()
-        {
-            let appended = if ip.is_loopback() {
-                self.local_address.unwrap_or(ip)
-            } else {
-                ip
-            };
-            with_text(self.mapped(appended), |text| {
-                head.fields.append_to(Known::ForwardedFor, b",", text)
-            });
+        if !self.skip_xff_append {
+            self.append_peer(head, connection);
         }
         if self.xff_num_trusted_hops == 0 {
             head.fields
                 .set(Known::ForwardedProto, connection_scheme(connection));
         }
-        single
+        Ok(single)
+    }
+
+    /// Asks one way after the other who really asks.
+    fn detect_client(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+        connection: &ConnectionInfo,
+    ) -> Result<bool, u16> {
+        for detection in &self.original_ip_detection {
+            let Detected {
+                address,
+                trusted,
+                append,
+            } = detection.detect(&head.fields, connection.remote_address.ip())?;
+            if append {
+                self.append_peer(head, connection);
+            }
+            if let Some(address) = address {
+                info.remote_address = Some(Address::Ip((address, 0).into()));
+                return Ok(trusted);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Adds the peer to `x-forwarded-for`.
+    fn append_peer(&self, head: &mut RequestHead, connection: &ConnectionInfo) {
+        let Some(ip) = connection.remote_address.ip() else {
+            return;
+        };
+        let appended = if ip.is_loopback() {
+            self.local_address.unwrap_or(ip)
+        } else {
+            ip
+        };
+        let ip = IpText::new(self.mapped(appended));
+        head.fields
+            .append_to(Known::ForwardedFor, b",", ip.as_bytes());
     }
 
     fn set_proto_and_port(&self, head: &mut RequestHead, connection: &ConnectionInfo) {
+        let by_port = self.forward_proto.as_ref();
+        if let Some(proto) = by_port.and_then(|by_port| by_port.of(connection)) {
+            head.fields.set(Known::ForwardedProto, proto);
+        }
         if !head.fields.contains(Known::ForwardedProto) {
             head.fields
                 .set(Known::ForwardedProto, connection_scheme(connection));
@@ -262,11 +324,18 @@ impl ForwardingConfig {
     }
 
     fn set_request_id(&self, head: &mut RequestHead, random: &Random, edge: bool) {
+        if !self.request_id.generate {
+            return;
+        }
         if edge && !self.request_id.preserve_external {
             head.fields.remove(Known::RequestId);
         }
-        if self.request_id.generate && !head.fields.contains(Known::RequestId) {
-            head.fields.append(Known::RequestId, uuid(random));
+        if head
+            .fields
+            .get(Known::RequestId)
+            .is_none_or(<[u8]>::is_empty)
+        {
+            head.fields.set(Known::RequestId, uuid(random));
         }
     }
 
@@ -296,6 +365,58 @@ impl InternalAddresses {
             Address::Pipe(_) => self.unix_sockets,
         }
     }
+}
+
+impl ForwardProto {
+    fn from_proto(proto: pb::ForwardProtoConfig) -> Self {
+        let pb::ForwardProtoConfig {
+            https_destination_ports,
+            http_destination_ports,
+        } = proto;
+        Self {
+            https: https_destination_ports.into(),
+            http: http_destination_ports.into(),
+        }
+    }
+
+    /// What the port says, where it is not that of our own socket.
+    fn of(&self, connection: &ConnectionInfo) -> Option<&'static str> {
+        if connection.local_address == connection.direct_local_address {
+            return None;
+        }
+        let port = u32::from(connection.local_address.port()?);
+        if self.https.contains(&port) {
+            Some("https")
+        } else {
+            self.http.contains(&port).then_some("http")
+        }
+    }
+}
+
+/// The ways to find out who really asks: as configured, or by `x-forwarded-for`.
+fn original_ip_detection(
+    extensions: Vec<TypedExtensionConfig>,
+    use_remote_address: bool,
+    hops: u32,
+    path: &ConfigPath<'_>,
+) -> Result<Box<[OriginalIpDetection]>, Rejected> {
+    const FIELD: &str = "original_ip_detection_extensions";
+    if extensions.is_empty() {
+        let append = false;
+        return Ok([OriginalIpDetection::Hops { hops, append }].into());
+    }
+    let converted = path.each(FIELD, extensions, OriginalIpDetection::from_proto);
+    if use_remote_address {
+        return Err(path
+            .field(FIELD)
+            .reject("cannot be set together with use_remote_address"));
+    }
+    if hops > 0 {
+        return Err(path
+            .field(FIELD)
+            .reject("cannot be set together with xff_num_trusted_hops"));
+    }
+    converted.map(Into::into)
 }
 
 fn check_request_id_extension(
@@ -341,6 +462,22 @@ fn sanitize_te(fields: &mut Fields) {
     }
 }
 
+/// A page that a request says to come from must not tell credentials, nor what only the browser is to know.
+fn sanitize_referer(fields: &mut Fields) {
+    let Some(referer) = fields.get(Known::Referer) else {
+        return;
+    };
+    let Some(at) = memchr::memmem::find(referer, b"://") else {
+        return;
+    };
+    let rest = referer.get(at + 3..).unwrap_or_default();
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#'));
+    let host = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+    if host.contains(&b'@') || rest.contains(&b'#') {
+        fields.remove(Known::Referer);
+    }
+}
+
 /// What only a client of our own network may ask of us.
 fn remove_internal_headers(fields: &mut Fields) {
     const INTERNAL: [Known; 17] = [
@@ -367,49 +504,23 @@ fn remove_internal_headers(fields: &mut Fields) {
     }
 }
 
-/// The address that `hops` trusted proxies before us saw, and whether the header holds nothing else.
-fn address_from_xff(xff: &[u8], hops: u32) -> Option<(IpAddr, bool)> {
-    let xff = std::str::from_utf8(xff).ok()?;
-    let entry = xff.rsplit(',').nth(usize::try_from(hops).ok()?)?.trim();
-    let address = parse_xff_address(entry)?;
-    Some((address, !xff.contains(',')))
-}
-
-fn parse_xff_address(entry: &str) -> Option<IpAddr> {
-    if let Ok(ip) = entry.parse::<IpAddr>() {
-        return Some(ip);
-    }
-    if let Some(v6) = entry.strip_prefix('[') {
-        return v6
-            .split(']')
-            .next()?
-            .parse::<Ipv6Addr>()
-            .ok()
-            .map(IpAddr::V6);
-    }
-    entry
-        .split_once(':')
-        .and_then(|(ip, port)| port.parse::<u16>().ok().and(ip.parse::<Ipv4Addr>().ok()))
-        .map(IpAddr::V4)
-}
-
 /// No transport socket encrypts yet.
 fn connection_scheme(_connection: &ConnectionInfo) -> &'static str {
     "http"
 }
 
-/// Prints a short value on the stack.
+/// Prints a port on the stack.
 fn with_text<T>(value: impl std::fmt::Display, use_it: impl FnOnce(&[u8]) -> T) -> T {
     let mut buffer = [0u8; 64];
     let mut cursor = &mut buffer[..];
-    // Addresses and ports are shorter than the buffer, and writing to it cannot fail otherwise.
+    // A port is shorter than the buffer, and writing to it cannot fail otherwise.
     let _ = write!(cursor, "{value}");
     let left = cursor.len();
     use_it(&buffer[..64 - left])
 }
 
 /// A random UUID, version 4.
-pub(super) fn uuid(random: &Random) -> [u8; 36] {
+pub(crate) fn uuid(random: &Random) -> [u8; 36] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let bits = u128::from(random.next()) << 64 | u128::from(random.next());
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
@@ -428,34 +539,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trusted_hops_count_from_the_right() {
-        let xff = b"1.1.1.1, 2.2.2.2,[::1]:80";
-        for (hops, expected) in [
-            (0, Some("::1")),
-            (1, Some("2.2.2.2")),
-            (2, Some("1.1.1.1")),
-            (3, None),
-        ] {
-            assert_eq!(
-                address_from_xff(xff, hops)
-                    .map(|(ip, _)| ip.to_string())
-                    .as_deref(),
-                expected
-            );
-        }
-        assert_eq!(
-            address_from_xff(b"10.0.0.1:1234", 0),
-            Some(("10.0.0.1".parse().unwrap(), true))
-        );
-        assert_eq!(address_from_xff(b"nonsense", 0), None);
-    }
-
-    #[test]
     fn a_request_id_is_a_version_4_uuid() {
         let id = uuid(&Random::new(7));
         assert_eq!((id[14], id[8], id[23]), (b'4', b'-', b'-'));
         assert!(matches!(id[19], b'8' | b'9' | b'a' | b'b'));
         assert_ne!(id, uuid(&Random::new(8)));
+    }
+
+    #[test]
+    fn a_referer_with_credentials_or_a_fragment_is_taken_away() {
+        for (referer, kept) in [
+            ("http://a/b", true),
+            ("/x#y", true),
+            ("zzz", true),
+            ("http://a/b@c", true),
+            ("http://u:p@a/b", false),
+            ("http://a/b#c", false),
+        ] {
+            let mut fields = Fields::new();
+            fields.append(Known::Referer, referer);
+            sanitize_referer(&mut fields);
+            assert_eq!(fields.contains(Known::Referer), kept, "{referer}");
+        }
     }
 
     #[test]

@@ -12,10 +12,12 @@ use tokio::time::{Instant, timeout};
 
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
+use super::codec::upgrade::request_from_http2;
 use super::manager::Hcm;
 use super::stream::Stream;
 use super::timer::{Timer, nearer};
 use crate::http::Protocol;
+use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
@@ -40,9 +42,11 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
         CodecType::Http2 => (io, Protocol::Http2),
         CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
     };
+    let expires = expires(&hcm, &info);
     let context = ConnectionContext {
         hcm,
         info,
+        expires,
         drain,
         buffer_limit,
     };
@@ -61,6 +65,20 @@ struct ConnectionContext {
     info: Rc<ConnectionInfo>,
     drain: Rc<dyn DrainSignal>,
     buffer_limit: usize,
+    /// `max_connection_duration`, with its jitter.
+    expires: Option<Instant>,
+}
+
+/// When a connection is old enough.
+fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
+    let timeouts = &hcm.config.timeouts;
+    let duration = timeouts.max_connection_duration?;
+    let longest = duration.mul_f64(timeouts.max_connection_duration_jitter);
+    let jitter = match u64::try_from(longest.as_nanos()) {
+        Ok(0) | Err(_) => Duration::ZERO,
+        Ok(nanos) => Duration::from_nanos(hcm.worker.random.next() % nanos),
+    };
+    Some(info.start + duration + jitter)
 }
 
 /// Why a connection without streams is given up.
@@ -88,11 +106,13 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
     let mut codec =
         Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
     let mut timer = Timer::default();
+    let mut draining = None;
     let mut requests = 0u32;
     let mut ended_early;
     loop {
         ended_early = false;
-        let rest = next_request(&context, &mut codec, &mut timer, requests > 0).await;
+        let between = (requests > 0).then_some(&mut draining);
+        let rest = next_request(&context, &mut codec, &mut timer, between).await;
         let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
             Begun::Stream(mut stream, is_refused) => {
                 poll_fn(|cx| stream.poll(cx, &mut timer)).await;
@@ -146,6 +166,7 @@ fn begin_http1<'a>(
         info,
         drain,
         buffer_limit,
+        expires: _,
     } = context;
     let stats = &hcm.config.stats;
     let stream = |codec: &'a mut Http1Connection, head: Option<crate::http::RequestHead>| {
@@ -216,21 +237,19 @@ fn begin_http1<'a>(
     }
 }
 
-/// Waits for the head of the next request, or for a reason to end the connection.
+/// Waits for the head of the next request, or for a reason to end the connection. Between requests, draining is one: `between`
+/// keeps what waits for it, as long as the connection lives.
 async fn next_request(
     context: &ConnectionContext,
     codec: &mut Http1Connection,
     timer: &mut Timer,
-    between: bool,
+    mut between: Option<&mut Option<LocalBoxFuture<'static, ()>>>,
 ) -> Rest {
-    let ConnectionContext {
-        hcm, info, drain, ..
-    } = context;
+    let ConnectionContext { hcm, drain, .. } = context;
     let timeouts = &hcm.config.timeouts;
-    let max = timeouts.max_connection_duration.map(|d| info.start + d);
+    let max = context.expires;
     let mut since: Option<Instant> = None;
     let mut head_since: Option<Instant> = None;
-    let mut draining = None;
     poll_fn(|cx| {
         if let Poll::Ready(request) = codec.poll_head(cx) {
             return Poll::Ready(Rest::Request(request));
@@ -240,7 +259,7 @@ async fn next_request(
             head_since.get_or_insert_with(Instant::now);
         } else {
             codec.give_back_buffers();
-            if between {
+            if let Some(draining) = &mut between {
                 if drain.is_draining() {
                     return Poll::Ready(Rest::Drain);
                 }
@@ -304,16 +323,12 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
         info,
         drain,
         buffer_limit,
+        expires: max,
     } = context;
     let stats = Some(hcm.http2_stats());
     let mut codec = Http2Connection::new(io, &hcm.http2, buffer_limit, stats);
     let drain_timeout = hcm.config.timeouts.drain;
     let mut timer = Timer::default();
-    let max = hcm
-        .config
-        .timeouts
-        .max_connection_duration
-        .map(|d| info.start + d);
     let mut draining = Some(drain.draining());
     let mut idle_since = Instant::now();
     let mut streams = 0u32;
@@ -388,7 +403,7 @@ async fn close_http2(hcm: &Rc<Hcm>, codec: &mut Http2Connection, active: &Active
     if codec.keepalive_failed() {
         return;
     }
-    if codec.has_failed() {
+    if codec.has_failed_by_error() {
         stats.downstream_cx_protocol_error().inc();
     }
     let Some(wait) = hcm.config.timeouts.delayed_close else {
@@ -420,7 +435,10 @@ fn spawn_http2_stream(
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
-        Ok((head, end)) => (head, Ok(end)),
+        Ok((mut head, end)) => {
+            request_from_http2(&mut head);
+            (head, Ok(end))
+        }
         Err(details) => (
             crate::http::RequestHead::new(Protocol::Http2, b""),
             Err(details),
@@ -463,7 +481,8 @@ async fn sniff(
     info: &ConnectionInfo,
     idle: Option<Duration>,
 ) -> Option<(Io, Protocol)> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// As much of the preface as tells, as in Envoy; the codec judges the rest.
+    const PREFACE: &[u8] = b"PRI * HTTP/2";
     if let Some(protocol) = info.application_protocols.first() {
         match &protocol[..] {
             b"h2" | b"h2c" => return Some((io, Protocol::Http2)),

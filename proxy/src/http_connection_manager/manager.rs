@@ -143,15 +143,20 @@ impl Hcm {
         if head.path().is_none_or(<[u8]>::is_empty) && head.method() != Method::Connect {
             return Err(Rejection::new(404, "missing_path_rejected").closing());
         }
+        if is_query_without_content_type(head) {
+            return Err(Rejection::new(400, "query_missing_content_type").closing());
+        }
         self.check_path(head)?;
         normalize_host(self.config.host, head, info);
-        self.config.forwarding.mutate_request(
+        let forwarding = self.config.forwarding.mutate_request(
             head,
             info,
             &self.worker.random,
             upgrade,
             self.routes.internal_only_headers(),
         );
+        forwarding
+            .map_err(|status| Rejection::new(status, "rejecting_because_detection_failed"))?;
         if let Some(scheme) = &self.config.scheme.overwrite {
             head.set_scheme(scheme.as_bytes());
             head.fields.set(Known::ForwardedProto, scheme.as_bytes());
@@ -168,6 +173,10 @@ impl Hcm {
             return Err(Rejection::new(404, "absolute_path_rejected"));
         }
         if path.contains(&b'#') {
+            self.config
+                .stats
+                .downstream_rq_failed_path_normalization()
+                .inc();
             return Err(Rejection::new(400, "path_normalization_failed").closing());
         }
         match self.config.path.apply(path) {
@@ -221,7 +230,8 @@ impl Hcm {
             .route
             .as_ref()
             .and_then(|route| route.route().forward());
-        if action.is_none() && connect {
+        // The router answers that there is no route.
+        if info.route.is_none() && !info.requires_tls {
             return Ok(false);
         }
         let by_route = action.and_then(|a| {
@@ -235,10 +245,8 @@ impl Hcm {
                 .iter()
                 .find(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind))
         };
-        let enabled = by_route.map_or_else(
-            || by_manager().is_some_and(|u| u.enabled),
-            |u| u.enabled && u.connect.is_none(),
-        );
+        let enabled =
+            by_route.map_or_else(|| by_manager().is_some_and(|u| u.enabled), |u| u.enabled);
         if enabled {
             return Ok(true);
         }
@@ -260,13 +268,12 @@ impl Hcm {
     }
 
     /// The filters of a request: of its upgrade, if that has some of its own.
-    pub(super) fn chain_for(
-        &self,
-        upgrade: bool,
-        head: &RequestHead,
-        _info: &StreamInfo,
-    ) -> &WorkerChain {
-        let kind = head.fields.get(Known::Upgrade).filter(|_| upgrade);
+    pub(super) fn chain_for(&self, upgrade: bool, head: &RequestHead) -> &WorkerChain {
+        let kind = match head.method() {
+            _ if !upgrade => None,
+            Method::Connect => Some(&b"connect"[..]),
+            _ => head.fields.get(Known::Upgrade),
+        };
         let index = kind.and_then(|kind| {
             self.config
                 .upgrades
@@ -331,6 +338,9 @@ impl Hcm {
             }
             ServerHeaderTransformation::AppendIfAbsent
             | ServerHeaderTransformation::PassThrough => {}
+        }
+        if let Some(status) = &self.config.proxy_status {
+            status.apply(head, info);
         }
     }
 
@@ -410,6 +420,13 @@ fn is_upgrade_request(head: &RequestHead) -> bool {
         .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
 
+/// A QUERY must say what its body is.
+fn is_query_without_content_type(head: &RequestHead) -> bool {
+    head.method() == Method::Other
+        && head.method_bytes() == b"QUERY"
+        && !head.fields.contains(Known::ContentType)
+}
+
 /// Takes port and trailing dot off the host, as configured.
 fn normalize_host(options: HostNormalization, head: &mut RequestHead, info: &StreamInfo) {
     let HostNormalization {
@@ -426,6 +443,8 @@ fn normalize_host(options: HostNormalization, head: &mut RequestHead, info: &Str
     let (host, port) = split_port(authority);
     let keep_port = match port {
         None => false,
+        // The host of CONNECT is nothing without its port.
+        Some(_) if head.method() == Method::Connect => true,
         Some(_) if strip_any_port => false,
         Some(port) => {
             let own = info.connection.local_address.port().map(|p| p.to_string());

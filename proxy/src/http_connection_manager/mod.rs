@@ -7,15 +7,19 @@
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
 //! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 
+mod client_cert;
 pub mod codec;
 mod config;
 mod conn_headers;
 mod connection;
 mod date;
+mod explain;
 pub mod filter_chain;
 mod local_reply;
 mod manager;
+mod original_ip;
 mod path_normalize;
+mod proxy_status;
 mod stats;
 mod stream;
 pub mod timer;
@@ -25,15 +29,21 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
+pub use client_cert::{ClientCertDetails, ClientCertForwarding, ForwardClientCertDetails};
 pub use config::HcmConfig;
 pub use stats::HcmStats;
 
+pub(crate) use conn_headers::uuid;
+
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::explain::Verdict;
+use crate::http::RequestHead;
 use crate::http_filters::LocalBoxFuture;
 use crate::network_filters::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };
 use crate::server::{FactoryContext, Worker};
+use crate::stream_info::ConnectionInfo;
 use manager::Hcm;
 
 /// Makes connection managers.
@@ -64,6 +74,15 @@ impl NetworkFilterFactory for Factory {
 impl TerminalConfig for HcmConfig {
     fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Rc<dyn TerminalFilter> {
         Rc::new(WorkerHcm(Rc::new(Hcm::new(self, worker))))
+    }
+
+    fn judge(
+        self: Arc<Self>,
+        worker: &Rc<Worker>,
+        connection: &Rc<ConnectionInfo>,
+        head: RequestHead,
+    ) -> Verdict {
+        Verdict::Http(Box::new(explain::judge(self, worker, connection, head)))
     }
 }
 

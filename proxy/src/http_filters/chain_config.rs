@@ -10,6 +10,7 @@ use pb::http_filter::ConfigType;
 
 use super::{FACTORIES, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::explain::FilterVerdict;
 use crate::http_connection_manager::filter_chain::Filters;
 use crate::route::{RouteTable, SelectedRoute};
 use crate::server::{FactoryContext, Worker};
@@ -34,6 +35,7 @@ pub struct WorkerChain {
 }
 
 struct WorkerEntry {
+    name: Rc<str>,
     filter: Box<dyn WorkerHttpFilter>,
     disabled: bool,
     slot: Option<usize>,
@@ -179,6 +181,7 @@ impl ChainConfig {
     /// The chain on a worker, for streams routed by `table`.
     pub fn on_worker(&self, worker: &Rc<Worker>, table: Option<&RouteTable>) -> WorkerChain {
         let entries = self.entries.iter().map(|entry| WorkerEntry {
+            name: (*entry.name).into(),
             filter: entry.config.clone().on_worker(worker),
             disabled: entry.disabled,
             slot: table.and_then(|table| table.filter_slot(&entry.name)),
@@ -194,19 +197,39 @@ impl WorkerChain {
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
         let mut filters = Filters::default();
         for entry in &self.entries {
-            let by_route = route
-                .zip(entry.slot)
-                .and_then(|(route, slot)| route.filter_disabled(slot));
-            if !by_route.unwrap_or(entry.disabled) {
+            if !entry.disabled_by(route).unwrap_or(entry.disabled) {
                 filters.push(entry.filter.new_stream(), entry.slot);
             }
         }
         filters
     }
 
+    /// Which of its filters a stream would have.
+    pub fn verdicts(&self, route: Option<&SelectedRoute>) -> Vec<FilterVerdict> {
+        let verdict = |entry: &WorkerEntry| {
+            let by_route = entry.disabled_by(route);
+            FilterVerdict {
+                name: entry.name.clone(),
+                on: !by_route.unwrap_or(entry.disabled),
+                by_route: by_route.is_some(),
+            }
+        };
+        self.entries.iter().map(verdict).collect()
+    }
+
     /// Whether it has no filters.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+}
+
+impl WorkerEntry {
+    /// Whether the route switches the filter off or on; none: it says nothing.
+    #[inline]
+    fn disabled_by(&self, route: Option<&SelectedRoute>) -> Option<bool> {
+        route
+            .zip(self.slot)
+            .and_then(|(route, slot)| route.filter_disabled(slot))
     }
 }
 

@@ -16,6 +16,7 @@ use core::key_value_append::KeyValueAppendAction;
 use outrigger_proto::pb::envoy::config::common::mutation_rules::v3 as rules;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::filters::http::header_mutation::v3 as pb;
+use outrigger_proto::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3 as early;
 use outrigger_proto::pb::google::protobuf::value::Kind;
 
 use super::{
@@ -28,6 +29,7 @@ use crate::http::{EndStream, Fields, HeaderName, RequestHead, ResponseHead};
 use crate::matchers::StringMatcher;
 use crate::route::append_action_of;
 use crate::server::{FactoryContext, Worker};
+use crate::stream_info::StreamInfo;
 
 /// Makes header mutation filters.
 pub(super) struct Factory;
@@ -128,6 +130,52 @@ enum QueryMutation {
         value: Formatter,
         action: KeyValueAppendAction,
     },
+}
+
+/// Mutations of a request head alone, for `early_header_mutation_extensions`.
+#[derive(Debug)]
+pub(crate) struct RequestMutations(Box<[Mutation]>);
+
+impl RequestMutations {
+    /// Converts `envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation`.
+    pub(crate) fn from_extension(
+        proto: core::TypedExtensionConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        const EARLY: &str =
+            "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+        let core::TypedExtensionConfig {
+            name: _,
+            typed_config,
+        } = proto;
+        let config = TypedConfig::required("typed_config", typed_config, path)?;
+        let path = path.field("typed_config");
+        if config.type_name != EARLY {
+            return Err(config.unknown(&path, &[EARLY]));
+        }
+        let early::HeaderMutation { mutations } = config.decode(&path)?;
+        path.each("mutations", mutations, |proto, path| {
+            Mutation::from_proto(proto, cx, path)
+        })
+        .map(|mutations| Self(mutations.into()))
+    }
+
+    /// Changes a head.
+    pub(crate) fn apply(&self, head: &mut RequestHead, info: &StreamInfo) {
+        for mutation in &self.0 {
+            let value = mutation.value(&FormatData {
+                info,
+                request: Some(head),
+                response: None,
+                request_trailers: None,
+                response_trailers: None,
+                local_reply_body: b"",
+                log_type: "NotSet",
+            });
+            mutation.apply(value, &mut head.fields);
+        }
+    }
 }
 
 impl Mutations {

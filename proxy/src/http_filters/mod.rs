@@ -10,7 +10,7 @@ mod context;
 mod cors;
 mod fault;
 mod grpc_stats;
-mod header_mutation;
+pub(crate) mod header_mutation;
 mod health_check;
 mod local_ratelimit;
 pub mod router;

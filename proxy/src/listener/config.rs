@@ -22,7 +22,7 @@ use crate::listener_filters::{FACTORIES, ListenerFilterConfig};
 use crate::net::{Address, Keepalive, SocketOption};
 use crate::runtime::RuntimeInteger;
 use crate::server::{FactoryContext, ServerContext};
-use crate::stream_info::{ListenerIdentity, TrafficDirection};
+use crate::stream_info::{ConnectionInfo, ListenerIdentity, TrafficDirection};
 
 /// A converted listener, shared by all workers.
 pub struct Listener {
@@ -79,6 +79,12 @@ pub struct ListenerFilterEntry {
 }
 
 impl Listener {
+    /// The index in `chains` of the one that takes a connection; none: it is closed.
+    #[inline]
+    pub fn chain_of(&self, connection: &ConnectionInfo) -> Option<usize> {
+        self.matcher.find(connection).or(self.default_chain)
+    }
+
     /// Converts a `Listener`.
     #[allow(
         clippy::too_many_lines,

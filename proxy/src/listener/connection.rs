@@ -174,7 +174,7 @@ fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Es
     let listener = guard.listener.clone();
     let config = &*listener.config;
     info.transport_protocol.get_or_insert("raw_buffer");
-    let found = config.matcher.find(&info).or(config.default_chain);
+    let found = config.chain_of(&info);
     let found = found.and_then(|at| Some((at, listener.chains.get(at)?)));
     let Some((at, chain)) = found else {
         config.stats.no_filter_chain_match().inc();

@@ -34,6 +34,11 @@ pub struct WorkerFilterChain {
 }
 
 impl FilterChain {
+    /// Its last filter; none: the chain has no filters, and closes every connection.
+    pub fn terminal(&self) -> Option<Arc<dyn TerminalConfig>> {
+        self.terminal.clone()
+    }
+
     /// Converts a `FilterChain`, but for its match.
     #[allow(deprecated, reason = "every field is decided, also old ones")]
     pub fn from_proto(

@@ -83,7 +83,10 @@ impl ListenerFilter for HttpInspector {
             return goes_on;
         }
         let found = inspect(bytes, self.searched);
-        self.searched = bytes.len();
+        // What may still be the preface was compared with it, not searched.
+        if !PREFACE.starts_with(bytes) {
+            self.searched = bytes.len();
+        }
         let (counter, protocol): (_, &[u8]) = match found {
             Inspection::Http10 => (self.stats.http10_found(), b"http/1.0"),
             Inspection::Http11 => (self.stats.http11_found(), b"http/1.1"),
@@ -230,6 +233,28 @@ mod tests {
             ListenerFilterStatus::Close(_)
         ));
         assert_eq!(config.stats.read_error().value(), 1);
+    }
+
+    #[test]
+    fn a_line_that_began_like_the_preface_is_read_to_its_end() {
+        let store = Store::new(0);
+        let config = Config {
+            stats: Stats::new(&store.scope("http_inspector.")),
+        };
+        let address = Address::Pipe("@a".into());
+        let mut connection = ConnectionInfo::between(address.clone(), address);
+        let mut filter = config.new_connection();
+        let line = b"PRI * HTTP/2.0\r\n\r*";
+        for end in 1..line.len() {
+            assert_eq!(
+                filter.inspect(&line[..end], &mut connection),
+                ListenerFilterStatus::NeedMore
+            );
+        }
+        assert_eq!(
+            filter.inspect(line, &mut connection),
+            ListenerFilterStatus::Continue { consumed: 0 }
+        );
     }
 
     #[test]

@@ -33,6 +33,12 @@ impl CidrRanges {
             .map(|ranges| Self(ranges.into()))
     }
 
+    /// These blocks, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(ranges: impl IntoIterator<Item = CidrRange>) -> Self {
+        Self(ranges.into_iter().collect())
+    }
+
     /// Whether `address` is in one of the blocks.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|range| range.contains(address))

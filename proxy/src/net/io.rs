@@ -82,7 +82,12 @@ impl Io {
         }
     }
 
-    /// The socket, if nothing lies between, for its options and for `splice`.
+    /// The socket, if all that comes from now on comes from it, as for `splice`.
+    pub fn as_spliceable(&self) -> Option<&TcpStream> {
+        self.as_tcp().filter(|_| self.prefix.is_empty())
+    }
+
+    /// The socket, if nothing lies between, for its options.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
         match &self.kind {
             Kind::Tcp(stream) => Some(stream),

@@ -6,10 +6,12 @@ mod io;
 mod proxy_protocol;
 mod socket_option;
 mod socket_options;
+mod splice;
 
-pub use address::{Address, local_address};
+pub use address::{Address, IpText, local_address};
 pub use cidr::{CidrRange, CidrTable};
 pub use io::{Io, IoLayer};
-pub use proxy_protocol::{PROXY_PROTOCOL_OPTIONS, ProxyProtocolData};
+pub use proxy_protocol::{PROXY_PROTOCOL_OPTIONS, ProxyProtocolData, ProxyProtocolVersion};
 pub use socket_option::set_socket_option;
 pub use socket_options::{Keepalive, SocketOption, SocketStage};
+pub use splice::SplicePipe;

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::explain::Verdict;
+use crate::http::RequestHead;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::server::{FactoryContext, Worker};
@@ -119,6 +121,17 @@ pub trait FilterConfig: Send + Sync {
 pub trait TerminalConfig: Send + Sync {
     /// Makes this worker's instance: called once per worker.
     fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Rc<dyn TerminalFilter>;
+
+    /// What it would do with a connection whose first request has this head; for explanations.
+    fn judge(
+        self: Arc<Self>,
+        worker: &Rc<Worker>,
+        connection: &Rc<ConnectionInfo>,
+        head: RequestHead,
+    ) -> Verdict {
+        let _ = (worker, connection, head);
+        Verdict::Other
+    }
 }
 
 /// Makes network filters out of configuration. One per extension, listed in [`FACTORIES`].

@@ -18,6 +18,7 @@ use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite, PathRewriteFields};
 use crate::config::{ConfigPath, Rejected};
+use crate::net::ProxyProtocolVersion;
 
 /// Sends a request to a cluster.
 #[derive(Debug)]
@@ -101,6 +102,8 @@ pub struct UpgradeConfig {
 pub struct ConnectConfig {
     /// Takes a POST for a CONNECT as well.
     pub allow_post: bool,
+    /// Sends a PROXY header before the payload.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -289,6 +292,11 @@ impl RouteAction {
         self.rare.as_ref().map_or(&[], |rare| &rare.upgrades)
     }
 
+    /// What the route says of CONNECT that ends at the proxy; none: it does not end here.
+    pub fn connect_config(&self) -> Option<ConnectConfig> {
+        self.upgrades().iter().find_map(|upgrade| upgrade.connect)
+    }
+
     /// Where requests are mirrored to: as the route says, else its virtual host, else its table.
     pub fn mirrors(&self) -> &[MirrorPolicy] {
         self.rare.as_ref().map_or(&[], |rare| &rare.mirrors)
@@ -382,13 +390,20 @@ impl UpgradeConfig {
                 proxy_protocol_config,
                 allow_post,
             } = config;
-            path.unsupported_if_set("proxy_protocol_config", proxy_protocol_config)?;
+            let proxy_protocol = path.optional(
+                "proxy_protocol_config",
+                proxy_protocol_config,
+                ProxyProtocolVersion::from_proto,
+            )?;
             if !matches!(upgrade_type.as_str(), "connect" | "connect-udp") {
                 return Err(path.reject(format!(
                     "belongs to CONNECT and CONNECT-UDP, not to {upgrade_type}"
                 )));
             }
-            Ok(ConnectConfig { allow_post })
+            Ok(ConnectConfig {
+                allow_post,
+                proxy_protocol,
+            })
         })?;
         Ok(Self {
             upgrade_type: upgrade_type.into(),

@@ -172,6 +172,11 @@ impl WeightedClusters {
         })
     }
 
+    /// The weights that are in force.
+    pub(super) fn weights(&self) -> Vec<u64> {
+        self.clusters.iter().map(|c| c.weight.get()).collect()
+    }
+
     /// The position of the cluster that `random` falls upon; none if all weights are zero at the moment.
     pub(super) fn pick(&self, head: &RequestHead, random: u64) -> Option<u32> {
         let total: u64 = self.clusters.iter().map(|c| c.weight.get()).sum();

@@ -7,6 +7,7 @@ use outrigger_proto::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
 
+use super::explain::Unmet;
 use super::path::PathCriterion;
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::http::RequestHead;
@@ -94,20 +95,53 @@ impl Criteria {
     }
 
     /// Whether a request meets all of them. `random` decides on the runtime fraction.
+    #[inline]
     pub(super) fn matches(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> bool {
+        self.unmet(head, info, random).is_none()
+    }
+
+    /// The first of them that a request does not meet.
+    #[inline]
+    pub(super) fn unmet(
+        &self,
+        head: &RequestHead,
+        info: &StreamInfo,
+        random: u64,
+    ) -> Option<Unmet> {
         let path = head.path().unwrap_or_default();
-        self.runtime_fraction
-            .as_ref()
-            .is_none_or(|fraction| fraction.contains(random))
-            && (!self.grpc || head.is_grpc())
-            && HeaderMatcher::all(&self.headers, head)
-            && self.query_parameters.iter().all(|m| m.matches(path))
-            && self.cookies.iter().all(|m| m.matches(&head.fields))
-            && self
-                .dynamic_metadata
-                .iter()
-                .all(|m| m.matches(&info.dynamic_metadata))
-            && self.filter_state.iter().all(|m| m.matches(info))
+        let alone = |field| Unmet::Criterion { field, index: None };
+        let of_list = |field| {
+            move |at| Unmet::Criterion {
+                field,
+                index: Some(at),
+            }
+        };
+        if let Some(fraction) = &self.runtime_fraction
+            && !fraction.contains(random)
+        {
+            return Some(alone("runtime_fraction"));
+        }
+        if self.grpc && !head.is_grpc() {
+            return Some(alone("grpc"));
+        }
+        first_unmet(&self.headers, |m| m.matches(head))
+            .map(of_list("headers"))
+            .or_else(|| {
+                first_unmet(&self.query_parameters, |m| m.matches(path))
+                    .map(of_list("query_parameters"))
+            })
+            .or_else(|| {
+                first_unmet(&self.cookies, |m| m.matches(&head.fields)).map(of_list("cookies"))
+            })
+            .or_else(|| {
+                first_unmet(&self.dynamic_metadata, |m| {
+                    m.matches(&info.dynamic_metadata)
+                })
+                .map(of_list("dynamic_metadata"))
+            })
+            .or_else(|| {
+                first_unmet(&self.filter_state, |m| m.matches(info)).map(of_list("filter_state"))
+            })
     }
 
     fn is_empty(&self) -> bool {
@@ -128,6 +162,11 @@ impl Criteria {
             && dynamic_metadata.is_empty()
             && filter_state.is_empty()
     }
+}
+
+#[inline]
+fn first_unmet<M>(list: &[M], matches: impl Fn(&M) -> bool) -> Option<usize> {
+    list.iter().position(|matcher| !matches(matcher))
 }
 
 fn runtime_fraction(

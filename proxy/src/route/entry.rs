@@ -9,6 +9,7 @@ use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use super::action::{ActionContext, RouteAction};
 use super::criteria::Criteria;
 use super::direct_response::DirectResponse;
+use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
 use super::mirror::MirrorPolicy;
 use super::path::PathCriterion;
@@ -197,6 +198,16 @@ impl Route {
         self.criteria
             .as_ref()
             .is_none_or(|criteria| criteria.matches(head, info, random))
+    }
+
+    /// The first criterion that a request does not meet, the one on the path aside.
+    pub(super) fn unmet_criterion(
+        &self,
+        head: &RequestHead,
+        info: &StreamInfo,
+        random: u64,
+    ) -> Option<Unmet> {
+        self.criteria.as_ref()?.unmet(head, info, random)
     }
 
     /// `Route.stat_prefix`.

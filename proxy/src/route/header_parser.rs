@@ -71,6 +71,8 @@ struct Write<'a> {
     overwrite: bool,
 }
 
+type Writes<'a> = SmallVec<[Write<'a>; 8]>;
+
 thread_local! {
     /// Formatted values of the evaluation that runs.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -125,6 +127,9 @@ impl HeaderParser {
         for name in &self.remove {
             head.fields.remove(name);
         }
+        if self.add.is_empty() {
+            return;
+        }
         with_scratch(|scratch| {
             let data = FormatData {
                 info,
@@ -135,7 +140,8 @@ impl HeaderParser {
                 local_reply_body: b"",
                 log_type: "",
             };
-            let writes = self.writes(&head.fields, &data, scratch);
+            let mut writes = Writes::new();
+            self.find_writes(&head.fields, &data, scratch, &mut writes);
             apply(&writes, scratch, &mut head.fields);
         });
     }
@@ -150,6 +156,9 @@ impl HeaderParser {
         for name in &self.remove {
             head.fields.remove(name);
         }
+        if self.add.is_empty() {
+            return;
+        }
         with_scratch(|scratch| {
             let data = FormatData {
                 info,
@@ -160,19 +169,20 @@ impl HeaderParser {
                 local_reply_body: b"",
                 log_type: "",
             };
-            let writes = self.writes(&head.fields, &data, scratch);
+            let mut writes = Writes::new();
+            self.find_writes(&head.fields, &data, scratch, &mut writes);
             apply(&writes, scratch, &mut head.fields);
         });
     }
 
     /// All values are found before the first header is written, so that no addition sees another.
-    fn writes<'a>(
+    fn find_writes<'a>(
         &'a self,
         fields: &Fields,
         data: &FormatData<'_>,
         scratch: &mut Vec<u8>,
-    ) -> SmallVec<[Write<'a>; 8]> {
-        let mut writes = SmallVec::new();
+        writes: &mut Writes<'a>,
+    ) {
         for header in &self.add {
             let start = scratch.len();
             let empty = match &header.value {
@@ -199,7 +209,6 @@ impl HeaderParser {
                 });
             }
         }
-        writes
     }
 }
 

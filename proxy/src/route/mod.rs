@@ -18,6 +18,7 @@ mod criteria;
 mod direct_response;
 mod domains;
 mod entry;
+mod explain;
 mod hash_policy;
 mod header_parser;
 mod mirror;
@@ -47,6 +48,7 @@ pub use cluster::{
 };
 pub use direct_response::DirectResponse;
 pub use entry::{Action, Decorator, Route, RouteTracing};
+pub use explain::{RouteLookup, Unmet};
 pub use hash_policy::{HashPolicy, NewCookie};
 pub(crate) use header_parser::append_action_of;
 pub use header_parser::{HeaderMutations, HeaderParser};

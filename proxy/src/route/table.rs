@@ -225,7 +225,12 @@ impl RouteTable {
         &self.virtual_hosts
     }
 
-    fn path_to_match<'a>(&self, head: &'a RequestHead) -> &'a [u8] {
+    /// The number of the virtual host that an authority belongs to.
+    pub(super) fn virtual_host_of(&self, authority: Option<&[u8]>) -> Option<u32> {
+        self.domains.find(authority)
+    }
+
+    pub(super) fn path_to_match<'a>(&self, head: &'a RequestHead) -> &'a [u8] {
         let path = head.path_without_query();
         if self.ignore_path_parameters {
             path.split(|b| *b == b';').next().unwrap_or_default()

@@ -8,6 +8,7 @@ use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use pb::virtual_host::TlsRequirementType;
 
 use super::entry::{Route, RouteContext};
+use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
 use super::mirror::MirrorPolicy;
 use super::path_index::{Candidates, PathIndex};
@@ -209,12 +210,7 @@ impl VirtualHost {
         let connect = is_connect(head);
         let meets = |number: &u32| {
             let route = &self.routes[*number as usize];
-            let met = match path {
-                Some(path) => route.path.matches(path),
-                None => false,
-            };
-            (met || (connect && route.path.is_connect()))
-                && route.meets_criteria(head, info, random)
+            meets_path(route, path, connect) && route.meets_criteria(head, info, random)
         };
         match &self.index {
             Some(index) => {
@@ -222,6 +218,23 @@ impl VirtualHost {
                 candidates.find(meets)
             }
             None => (0..u32::try_from(self.routes.len()).unwrap_or(u32::MAX)).find(meets),
+        }
+    }
+
+    /// What the route with this number lacks for a request; none: nothing.
+    pub(super) fn unmet(
+        &self,
+        number: u32,
+        head: &RequestHead,
+        path: Option<&[u8]>,
+        info: &StreamInfo,
+        random: u64,
+    ) -> Option<Unmet> {
+        let route = &self.routes[number as usize];
+        if meets_path(route, path, is_connect(head)) {
+            route.unmet_criterion(head, info, random)
+        } else {
+            Some(Unmet::Path)
         }
     }
 
@@ -241,9 +254,7 @@ impl VirtualHost {
     ) -> Option<u32> {
         let connect = is_connect(head);
         let position = self.routes.iter().position(|route| {
-            (path.is_some_and(|path| route.path.matches(path))
-                || (connect && route.path.is_connect()))
-                && route.meets_criteria(head, info, random)
+            meets_path(route, path, connect) && route.meets_criteria(head, info, random)
         });
         position.map(|position| u32::try_from(position).unwrap())
     }
@@ -272,6 +283,11 @@ impl Rare {
         } = self;
         rate_limits.is_empty() && metadata.is_none() && buffer_limit.is_none()
     }
+}
+
+#[inline]
+fn meets_path(route: &Route, path: Option<&[u8]>, connect: bool) -> bool {
+    path.is_some_and(|path| route.path.matches(path)) || (connect && route.path.is_connect())
 }
 
 /// A CONNECT for a tunnel, or for `connect-udp`. An extended CONNECT of another protocol is an upgrade like any other.

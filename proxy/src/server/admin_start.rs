@@ -5,16 +5,14 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_proto::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log};
 use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
-use outrigger_proto::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use tokio::net::{TcpListener, UnixListener};
 use tracing::info;
 
-use super::{FactoryContext, ServerContext};
-use crate::access_loggers::AccessLog;
+use super::{FactoryContext, ServerContext, Worker};
+use crate::access_loggers::{AccessLog, AccessLogs};
 use crate::admin::{Admin, AdminConfig, AdminSource};
-use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::config::{ConfigPath, Rejected};
 use crate::listener::{ListenAddress, listen_alone};
 use crate::net::{Address, SocketOption};
 
@@ -22,6 +20,7 @@ use crate::net::{Address, SocketOption};
 #[derive(Debug)]
 pub(super) struct AdminSetup {
     config: AdminConfig,
+    logs: Vec<AccessLog>,
     /// None: there is no admin interface.
     address: Option<ListenAddress>,
     options: Vec<SocketOption>,
@@ -41,14 +40,10 @@ impl AdminSetup {
             std::mem::take(&mut config.socket_options),
             SocketOption::from_proto,
         );
-        let logs = path.each(
-            "access_log",
-            std::mem::take(&mut config.access_log),
-            |log, path| check_access_log(log, server, path),
-        );
-        logs?;
+        let logs = access_logs(&mut config, server, path);
         Ok(Self {
             config,
+            logs: logs?,
             address: address?,
             options: options?.into_iter().flatten().collect(),
         })
@@ -58,6 +53,7 @@ impl AdminSetup {
     pub(super) fn start(
         self,
         source: Rc<dyn AdminSource>,
+        main: &Rc<Worker>,
         address_path: Option<&Path>,
     ) -> Result<(), String> {
         let Some(address) = self.address else {
@@ -75,39 +71,40 @@ impl AdminSetup {
                 )
             })?;
         }
-        let admin = Rc::new(Admin::new(source, &self.config));
+        let logs = AccessLogs::on_worker(&self.logs, main);
+        let admin = Rc::new(Admin::new(source, &self.config).with_access_log(logs));
         let registered = match bound {
             Address::Ip(_) => TcpListener::from_std(socket.into())
-                .map(|listener| drop(tokio::task::spawn_local(admin.serve_tcp(listener)))),
+                .map(|listener| drop(tokio::task::spawn_local(admin.serve_tcp(listener, bound)))),
             Address::Pipe(_) => UnixListener::from_std(socket.into())
-                .map(|listener| drop(tokio::task::spawn_local(admin.serve_unix(listener)))),
+                .map(|listener| drop(tokio::task::spawn_local(admin.serve_unix(listener, bound)))),
         };
         registered.map_err(|error| format!("the admin socket cannot be registered: {error}"))
     }
 }
 
-/// What control planes configure is a file that nobody keeps; a log with entries is not written yet.
-fn check_access_log(
-    proto: AccessLogProto,
+/// The logs of `access_log`, and the one of the deprecated `access_log_path`.
+fn access_logs(
+    config: &mut AdminConfig,
     server: &Arc<ServerContext>,
     path: &ConfigPath<'_>,
-) -> Result<(), Rejected> {
-    let any = proto.config_type.clone();
+) -> Result<Vec<AccessLog>, Rejected> {
     let scope = server.stats.scope("");
     let cx = FactoryContext {
         server,
         scope: &scope,
     };
-    AccessLog::from_proto(proto, &cx, path)?;
-    let any = any.map(|access_log::ConfigType::TypedConfig(any)| any);
-    let config = TypedConfig::required("typed_config", any, path)?;
-    let discards = config.type_name == "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-        && config.decode::<FileAccessLog>(path)?.path == "/dev/null";
-    if discards {
-        Ok(())
-    } else {
-        Err(path.reject(
-            "is not supported for the admin interface; legal is a file logger to /dev/null",
-        ))
+    let protos = std::mem::take(&mut config.access_log);
+    let logs = path.each("access_log", protos, |log, path| {
+        AccessLog::from_proto(log, &cx, path)
+    });
+    let file = std::mem::take(&mut config.access_log_path);
+    if !file.is_empty() {
+        let log = AccessLog::to_file(&file, &cx, &path.field("access_log_path"));
+        return logs.and_then(|mut logs| {
+            logs.push(log?);
+            Ok(logs)
+        });
     }
+    logs
 }

@@ -25,13 +25,15 @@ use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::resources::Resources;
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
 use super::{
-    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, WorkerMessage, WorkerSender,
+    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, Worker, WorkerMessage,
+    WorkerSender,
 };
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
+use crate::explain::Configuration;
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
-use crate::upstream::{ClusterManager, HickoryResolver};
+use crate::upstream::{ClusterManager, HickoryResolver, WorkerClusters};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
@@ -69,6 +71,25 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
             Mode::Serve | Mode::InitOnly => server.serve().await,
         }
     })
+}
+
+/// What a process with these flags would be configured with, for explanations. The errors are all that was found.
+pub fn configuration(cli: &Cli) -> Result<Configuration, Vec<String>> {
+    let loaded = LoadedBootstrap::load(cli)?;
+    let report = ConfigReport::new().with_unknown_fields(cli.allow_unknown_static_fields);
+    let path = ConfigPath::root(&report, "bootstrap");
+    let checked = loaded.check(&path);
+    let converted = Bootstrap::from_proto(loaded.proto.clone(), cli, &path);
+    let (Ok(()), Ok(bootstrap)) = (checked, converted) else {
+        return Err(loaded.errors(&report));
+    };
+    let layers = bootstrap.runtime_layers.into_iter();
+    let layers = layers.map(|(name, values)| (name, values.unwrap_or_default()));
+    Ok(Configuration::of_bootstrap(
+        &loaded.proto,
+        layers.collect(),
+        bootstrap.local_info,
+    ))
 }
 
 /// Loads a bootstrap as `--mode validate` does, from bytes. The errors are all that was found. For fuzzing and tests; what the
@@ -207,7 +228,9 @@ impl Server {
         let admin = self.admin.take();
         if let Some(admin) = admin {
             let address_path = self.cli.admin_address_path.as_deref();
-            let started = admin.start(self.clone(), address_path);
+            let clusters = WorkerClusters::on_main(self.clusters.table().clone());
+            let main = Worker::on_main(self.context.clone(), clusters, rand::random());
+            let started = admin.start(self.clone(), &main, address_path);
             started.map_err(|error| vec![error])?;
         }
         self.run_beside();

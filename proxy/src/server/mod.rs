@@ -17,7 +17,7 @@ mod worker_thread;
 
 pub use bootstrap::Bootstrap;
 pub use context::{FactoryContext, LocalInfo, ServerContext};
-pub use lifecycle::{Server, run, validate};
+pub use lifecycle::{Server, configuration, run, validate};
 pub use messages::{WorkerMessage, WorkerSender};
 pub use stats::{ServerFigures, ServerStats, ServerStatsGroup};
 pub use worker::{Random, Worker};

@@ -10,8 +10,10 @@ use crate::upstream::WorkerClusters;
 /// One worker: its clusters and pools, its random numbers. Everything on its thread holds it as `Rc`.
 #[derive(Debug)]
 pub struct Worker {
-    /// 0-based; its stats shard is one higher.
+    /// 0-based; main, which counts among none, has 0 as well.
     pub index: usize,
+    /// The part of stats and log buffers that only this thread writes: 0 for main, one higher than the index for workers.
+    pub shard: usize,
     /// The services of the process.
     pub server: Arc<ServerContext>,
     /// This worker's view of the clusters, with its own pools and load balancers.
@@ -36,6 +38,18 @@ impl Worker {
     ) -> Rc<Self> {
         Rc::new(Self {
             index,
+            shard: index + 1,
+            server,
+            clusters,
+            random: Random::new(seed),
+        })
+    }
+
+    /// Main in the place of a worker, for what runs there as it does on workers: loggers, the asynchronous client.
+    pub fn on_main(server: Arc<ServerContext>, clusters: WorkerClusters, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            index: 0,
+            shard: 0,
             server,
             clusters,
             random: Random::new(seed),

@@ -71,7 +71,7 @@ async fn read(
     }
 }
 
-/// Takes whole frames out of the buffer. What every connection begins with is left out, and the increments of windows, which
+/// Takes whole frames out of the buffer. SETTINGS are left out, and the increments of windows, which
 /// depend on how the bytes were split.
 fn describe_all(buffer: &mut Vec<u8>, lines: &mut Vec<String>) {
     let mut at = 0;
@@ -84,7 +84,17 @@ fn describe_all(buffer: &mut Vec<u8>, lines: &mut Vec<String>) {
         let Some(payload) = buffer.get(at + HEAD..at + HEAD + length) else {
             break;
         };
-        lines.extend(describe(kind, flags, u32::from_be_bytes(stream), payload));
+        let stream = u32::from_be_bytes(stream);
+        match (kind, lines.last_mut()) {
+            // How a body is cut into frames is nobody's business.
+            (0, Some(last)) if last.starts_with(&format!("DATA {stream} ")) => {
+                last.push_str(&body_text(payload));
+                if flags & 1 == 1 {
+                    *last = last.replacen("DATA", "LAST DATA", 1);
+                }
+            }
+            _ => lines.extend(describe(kind, flags, stream, payload)),
+        }
         at += HEAD + length;
     }
     buffer.drain(..at);
@@ -99,11 +109,10 @@ fn describe(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Option<String> 
     };
     let end = if flags & 1 == 1 { " END_STREAM" } else { "" };
     Some(match kind {
-        0 => format!("DATA {stream}{end} {}", body_text(payload)),
+        0 if flags & 1 == 1 => format!("LAST DATA {stream} {}", body_text(payload)),
+        0 => format!("DATA {stream} {}", body_text(payload)),
         1 => format!("HEADERS {stream}{end} {}", status(payload)),
         3 => format!("RST_STREAM {stream} {}", code(number(0))),
-        // Its answers are counted, what it says is the same for all cases.
-        4 if flags & 1 == 1 => "SETTINGS ACK".into(),
         4 => return None,
         6 if flags & 1 == 1 => format!("PING ACK {}", body_text(payload)),
         6 => "PING".into(),

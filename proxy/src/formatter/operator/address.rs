@@ -1,9 +1,9 @@
 //! Addresses of both sides, and the hosts that were tried.
 
-use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{FormatData, json, upstream_of};
-use crate::net::Address;
+use crate::net::{Address, IpText};
 use crate::upstream::WorkerHost;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,29 +60,37 @@ impl End {
 impl AddressPart {
     pub(super) fn write(self, address: Option<&Address>, out: &mut Vec<u8>) -> bool {
         let Some(address) = address else { return false };
-        let written = match (self, address.ip()) {
-            (Self::All, _) => write!(out, "{address}"),
-            (Self::Nothing | Self::EndpointId, _) => Ok(()),
-            (Self::Port, _) => address.port().map_or(Ok(()), |port| write!(out, "{port}")),
-            (Self::Ip | Self::Network(_), None) => write!(out, "{address}"),
-            (Self::Ip, Some(ip)) => write!(out, "{ip}"),
-            (Self::Network(bits), Some(ip)) => match ip {
-                std::net::IpAddr::V4(ip) => {
-                    let bits = bits.min(32);
-                    let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-                    let network = std::net::Ipv4Addr::from_bits(ip.to_bits() & mask);
-                    write!(out, "{network}/{bits}")
+        match (self, address.ip()) {
+            (Self::All, _) | (Self::Ip | Self::Network(_), None) => address.write_to(out),
+            (Self::Nothing | Self::EndpointId, _) => {}
+            (Self::Port, _) => {
+                if let Some(port) = address.port() {
+                    json::write_digits(port.into(), out);
                 }
-                std::net::IpAddr::V6(ip) => {
-                    let bits = bits.min(128);
-                    let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-                    let network = std::net::Ipv6Addr::from_bits(ip.to_bits() & mask);
-                    write!(out, "{network}/{bits}")
-                }
-            },
-        };
-        written.is_ok()
+            }
+            (Self::Ip, Some(ip)) => out.extend_from_slice(IpText::new(ip).as_bytes()),
+            (Self::Network(bits), Some(ip)) => write_network(ip, bits, out),
+        }
+        true
     }
+}
+
+fn write_network(ip: IpAddr, bits: u8, out: &mut Vec<u8>) {
+    let (network, bits) = match ip {
+        IpAddr::V4(ip) => {
+            let bits = bits.min(32);
+            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            (Ipv4Addr::from_bits(ip.to_bits() & mask).into(), bits)
+        }
+        IpAddr::V6(ip) => {
+            let bits = bits.min(128);
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            (Ipv6Addr::from_bits(ip.to_bits() & mask).into(), bits)
+        }
+    };
+    out.extend_from_slice(IpText::new(network).as_bytes());
+    out.push(b'/');
+    json::write_digits(bits.into(), out);
 }
 
 impl Attempt {

@@ -97,7 +97,14 @@ impl Operator {
     /// Appends the value as text; says whether there was one. Without one nothing is appended.
     pub(super) fn write(&self, data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
         match self {
-            Self::Literal(text) => append(out, Some(text)),
+            Self::Literal(text) => {
+                // Most often a space.
+                match &**text {
+                    [byte] => out.push(*byte),
+                    text => out.extend_from_slice(text),
+                }
+                true
+            }
             Self::Unavailable => false,
             Self::Fixed(text) => append(out, text.as_deref()),
             Self::Header(header) => {

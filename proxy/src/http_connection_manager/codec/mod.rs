@@ -4,6 +4,7 @@ pub mod h1;
 pub mod h2;
 pub(crate) mod inline;
 mod stats;
+pub(crate) mod upgrade;
 
 use std::borrow::Cow;
 use std::task::{Context, Poll};

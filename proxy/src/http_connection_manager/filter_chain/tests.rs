@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::http::Protocol;
+use crate::http_filters::{DataStatus, HeadersStatus, TrailersStatus};
 use crate::net::Address;
 use crate::server::{LocalInfo, ServerContext};
 use crate::stream_info::ConnectionInfo;

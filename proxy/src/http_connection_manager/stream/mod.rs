@@ -26,7 +26,7 @@ use super::manager::{Hcm, Routes, max_stream_duration};
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_filters::router::Router;
+use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
 use crate::network_filters::DrainSignal;
 use crate::stream_info::{ResponseFlag, StreamInfo};
@@ -57,6 +57,8 @@ pub(super) struct Stream<S: ServerStream> {
     ended_early: bool,
     /// The client reset the stream or went away.
     client_gone: bool,
+    /// What the client has sent before its upgrade was granted.
+    held_back: Vec<(Bytes, EndStream)>,
 }
 
 /// What is known about a stream; outlives it by the moment in which it is logged.
@@ -85,9 +87,9 @@ enum Half {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upgrade {
     No,
-    /// `Connection: upgrade` was asked for and is allowed.
+    /// `Connection: upgrade` or CONNECT was asked for and is allowed.
     Asked,
-    /// 101 came back: both sides carry raw bytes.
+    /// 101, or 2xx to a CONNECT, came back: both sides carry raw bytes.
     Accepted,
 }
 
@@ -152,6 +154,7 @@ impl<S: ServerStream> Stream<S> {
             drain: None,
             ended_early: false,
             client_gone: false,
+            held_back: Vec::new(),
             hcm,
         }
     }
@@ -189,7 +192,9 @@ impl<S: ServerStream> Stream<S> {
             }
             Ok(false) => {}
             Err(rejection) => {
-                self.close_connection |= rejection.close;
+                if rejection.close {
+                    self.close_early();
+                }
                 return self.local_reply(rejection.reply);
             }
         }
@@ -203,12 +208,16 @@ impl<S: ServerStream> Stream<S> {
             .expect("a stream has its record until it ends");
         let chain = self
             .hcm
-            .chain_for(self.upgrade != Upgrade::No, &record.request, &record.info);
+            .chain_for(self.upgrade != Upgrade::No, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());
         if self.hcm.config.access_log_options.flush_on_new_request {
             self.log("DownstreamStart");
         }
         let end = EndStream::from(self.request == Half::Received);
+        if self.filters.is_empty() {
+            let event = self.with_env(|env, s| s.router.start(env, end));
+            return self.on_any_router_event(event);
+        }
         let flow = self.with_env(|env, s| s.decode.headers(s.filters, env, end));
         self.after_decode(flow);
     }
@@ -283,8 +292,16 @@ impl<S: ServerStream> Stream<S> {
             let mut progress = false;
             if !self.is_over() {
                 progress |= self.poll_filters(cx);
-                progress |= self.poll_request(cx, &mut client_is_quiet);
-                progress |= self.poll_response(cx);
+                if self.request == Half::Open {
+                    progress |= self.poll_request(cx, &mut client_is_quiet);
+                    progress |= self.poll_response(cx);
+                } else {
+                    // A client that has sent all is only watched, and no longer once its response is there.
+                    progress |= self.poll_response(cx);
+                    if !self.is_over() {
+                        progress |= self.poll_request(cx, &mut client_is_quiet);
+                    }
+                }
             }
             if self.record.is_none() {
                 return Poll::Ready(());
@@ -306,6 +323,10 @@ impl<S: ServerStream> Stream<S> {
 
     /// Waits for the client to take what is left of the response, but not for ever.
     fn poll_end(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        // A client may break off while it is waited for, which only the request side tells.
+        if self.deadlines.flush.is_some() && self.poll_broken(cx) {
+            return Poll::Ready(());
+        }
         if self.codec.poll_flush(cx).is_pending() {
             let timeouts = &self.hcm.config.timeouts;
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
@@ -313,6 +334,9 @@ impl<S: ServerStream> Stream<S> {
                 .deadlines
                 .flush
                 .get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            if self.poll_broken(cx) {
+                return Poll::Ready(());
+            }
             if !timer.poll(deadline, cx) {
                 return Poll::Pending;
             }
@@ -322,6 +346,20 @@ impl<S: ServerStream> Stream<S> {
         }
         self.finish();
         Poll::Ready(())
+    }
+
+    /// Whether the client of an HTTP/2 stream has broken off, which ends it.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.is_http1() {
+            return false;
+        }
+        while let Poll::Ready(event) = self.codec.poll_event(cx) {
+            if let RequestEvent::Reset(reset) = event {
+                self.on_client_reset(&reset);
+                return true;
+            }
+        }
+        false
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
@@ -475,6 +513,10 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return true;
         }
+        if self.upgrade == Upgrade::Asked {
+            let held: usize = self.held_back.iter().map(|(data, _)| data.len()).sum();
+            return held + self.decode.buffered() <= self.buffer_limit;
+        }
         self.decode.buffered() <= self.buffer_limit && self.router.poll_ready(cx).is_ready()
     }
 
@@ -510,9 +552,19 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        if self.filters.is_empty() {
+            let event = self.with_env(|env, s| s.router.data(env, data, end));
+            return self.on_any_router_event(event);
+        }
         let limit = self.buffer_limit;
         let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
         self.after_decode(flow);
+    }
+
+    /// Ends the connection after this stream, and lets the client close it first.
+    fn close_early(&mut self) {
+        self.close_connection = true;
+        self.ended_early = true;
     }
 
     fn is_http1(&self) -> bool {
@@ -546,7 +598,7 @@ impl<S: ServerStream> Stream<S> {
     fn on_client_reset(&mut self, reset: &StreamReset) {
         match reset {
             StreamReset::ProtocolError(error) => {
-                self.close_connection = true;
+                self.close_early();
                 self.hcm.config.stats.downstream_cx_protocol_error().inc();
                 self.info()
                     .response_flags
@@ -608,16 +660,25 @@ impl<S: ServerStream> Stream<S> {
         for piece in pieces.drain(..) {
             let event = match piece {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
+                // An upstream that does not grant the upgrade would take these bytes for another request.
+                Piece::Data(data, end) if self.upgrade == Upgrade::Asked => {
+                    self.held_back.push((data, end));
+                    None
+                }
                 Piece::Data(data, end) => self.with_env(|env, s| s.router.data(env, data, end)),
                 Piece::Trailers(trailers) => {
                     self.with_env(|env, s| s.router.trailers(env, trailers))
                 }
             };
-            if let Some(event) = event {
-                self.on_router_event(event);
-            }
+            self.on_any_router_event(event);
         }
         self.decode.give_back(pieces);
+    }
+
+    fn on_any_router_event(&mut self, event: Option<RouterEvent>) {
+        if let Some(event) = event {
+            self.on_router_event(event);
+        }
     }
 
     // ---- the end

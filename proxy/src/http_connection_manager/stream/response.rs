@@ -4,12 +4,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::super::codec::upgrade::response_to_http2;
 use super::super::codec::{ServerStream, StreamReset};
 use super::super::filter_chain::{Chain, ChainEnv, Flow, Piece};
 use super::super::local_reply::PreparedReply;
 use super::super::manager::Routes;
 use super::{EVENTS_PER_WRITE, Half, Record, Stream, Upgrade};
-use crate::http::{EndStream, Fields, Known, ResponseHead};
+use crate::http::{EndStream, Fields, HeaderName, Known, Method, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::http_filters::router::RouterEvent;
 
@@ -70,9 +71,9 @@ impl<S: ServerStream> Stream<S> {
     }
 
     fn on_informational(&mut self, mut head: ResponseHead) {
-        if self.response != Half::Start
-            || (head.status == 100 && !self.hcm.config.proxy_100_continue)
-        {
+        // As in Envoy, the other 1xx have no meaning that could be passed on.
+        let passes = self.hcm.config.proxy_100_continue && matches!(head.status, 100 | 102 | 103);
+        if self.response != Half::Start || !passes {
             return;
         }
         let Some(record) = self.record.as_deref_mut() else {
@@ -103,8 +104,8 @@ impl<S: ServerStream> Stream<S> {
         } else {
             Half::Open
         };
-        if head.status == 101 && self.upgrade == Upgrade::Asked {
-            self.upgrade = Upgrade::Accepted;
+        if self.upgrade == Upgrade::Asked && !self.on_upgrade_answer(&head) {
+            return;
         }
         let Some(record) = self.record.as_deref_mut() else {
             return;
@@ -115,6 +116,51 @@ impl<S: ServerStream> Stream<S> {
         }
         let flow = self.with_env(|env, s| s.encode.headers(s.filters, env, end));
         self.after_encode(flow);
+    }
+
+    /// Whether the answer of the upstream to an upgrade goes on: all but one to a WebSocket handshake that neither grants nor
+    /// refuses it.
+    fn on_upgrade_answer(&mut self, head: &ResponseHead) -> bool {
+        let Some(record) = self.record.as_deref() else {
+            return false;
+        };
+        let request = &record.request;
+        let connect = request.method() == Method::Connect;
+        if head.status == 101 || connect && (200..300).contains(&head.status) {
+            self.upgrade = Upgrade::Accepted;
+            for (data, end) in std::mem::take(&mut self.held_back) {
+                let event = self.with_env(|env, s| s.router.data(env, data, end));
+                if let Some(event) = event {
+                    self.on_router_event(event);
+                }
+            }
+            return true;
+        }
+        let websocket = !connect
+            && request
+                .fields
+                .get(Known::Upgrade)
+                .is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+        let is_local = record.info.response_code_details.as_deref() != Some("via_upstream");
+        if !websocket || is_local || head.status >= 400 {
+            return true;
+        }
+        let mut reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
+        for (known, name, value) in head.fields.iter_known() {
+            if !matches!(
+                known,
+                Some(
+                    Known::ContentLength
+                        | Known::TransferEncoding
+                        | Known::EnvoyUpstreamServiceTime
+                )
+            ) {
+                reply = reply.with_header(HeaderName::new(name), value.to_vec());
+            }
+        }
+        self.response = Half::Start;
+        self.local_reply(reply);
+        false
     }
 
     fn on_response_data(&mut self, data: Bytes, end: EndStream) {
@@ -201,6 +247,14 @@ impl<S: ServerStream> Stream<S> {
             return;
         };
         record.info.response_code_details = Some(reply.details.clone());
+        // As in Envoy, what is a bad request to anybody ends an HTTP/1 connection.
+        let ends = reply.status == 400
+            && record.request.version.is_http1()
+            && !hcm.http1.keeps_connection_on_error();
+        if ends {
+            self.close_connection = true;
+            self.ended_early = true;
+        }
         let PreparedReply { head, body } = hcm.config.local_reply.prepare(
             reply,
             &record.request,
@@ -255,7 +309,15 @@ impl<S: ServerStream> Stream<S> {
         }
         info.response_code = Some(head.status);
         info.timing.first_downstream_tx_byte = Some(info.now);
-        self.codec.send_head(head, end);
+        let for_http2 = if request.version.is_http1() {
+            None
+        } else {
+            response_to_http2(head)
+        };
+        match for_http2 {
+            None => self.codec.send_head(head, end),
+            Some(head) => self.codec.send_head(&head, end),
+        }
         if upgraded && hcm.config.access_log_options.flush_on_tunnel {
             self.log("DownstreamTunnelSuccessfullyEstablished");
         }
@@ -284,12 +346,16 @@ impl<S: ServerStream> Stream<S> {
         self.response = Half::Done;
         let info = self.info();
         info.timing.last_downstream_tx_byte = Some(info.now);
-        if self.request == Half::Open && self.upgrade == Upgrade::No {
+        if self.request == Half::Open && self.upgrade != Upgrade::Accepted {
             self.hcm
                 .config
                 .stats
                 .downstream_rq_response_before_rq_complete()
                 .inc();
+            if !self.is_http1() {
+                // The rest of the request is not wanted: the stream is reset.
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+            }
             self.ended_early = true;
             self.close_connection = true;
         }

@@ -5,6 +5,7 @@
 //! Stats: `http.<stat_prefix>.no_route`, `no_cluster`, `rq_*`; `cluster.<name>.upstream_rq_*`.
 //! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
 //! if it is idempotent and had no body; Envoy answers 503.
+//! Deviations: a CONNECT that ends here (`connect_config`) passes no upstream filters.
 //! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;
 //! Envoy's change the only one.
 
@@ -24,13 +25,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
+pub use timeouts::limits;
 
-use crate::http::{EndStream, Fields, HeaderName, Known, ResponseHead};
+use crate::http::{EndStream, Fields, HeaderName, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{Action, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location};
+use crate::route::{
+    Action, ConnectConfig, DirectResponse, Priority, RetryPolicy, SelectedRoute, https_location,
+};
 use crate::stream_info::{ResponseFlag, StreamInfo};
-use crate::upstream::pool::ResponseEvent;
+use crate::upstream::pool::{ResponseEvent, StreamKind};
 use crate::upstream::{
     CodeOrigin, LoadBalancerContext, RoutingPriority, WorkerCluster, WorkerHost,
 };
@@ -58,6 +62,8 @@ pub struct Router {
     route_deadline: Option<Instant>,
     is_grpc: bool,
     is_upgrade: bool,
+    /// The request is a CONNECT that ends here.
+    connect: Option<ConnectConfig>,
     /// Filters of an attempt that was given up, which still have to be told of the end.
     left: Option<Box<UpstreamFilters>>,
     shadows: Shadows,
@@ -108,6 +114,7 @@ impl Router {
             route_deadline: None,
             is_grpc: false,
             is_upgrade: false,
+            connect: None,
             left: None,
             shadows: Shadows::default(),
         }
@@ -162,7 +169,11 @@ impl Router {
                     Priority::Default => RoutingPriority::Default,
                     Priority::High => RoutingPriority::High,
                 };
-                self.is_upgrade = env.request.fields.contains(Known::Upgrade);
+                let connect = env.request.method() == Method::Connect;
+                self.is_upgrade = connect || env.request.fields.contains(Known::Upgrade);
+                self.connect = action.connect_config().filter(|config| {
+                    connect || config.allow_post && env.request.method() == Method::Post
+                });
                 self.prepare(env, &cluster, action, &selected);
                 if end.is_end() {
                     self.request_ended(env.info.now);
@@ -437,14 +448,17 @@ impl Router {
             host,
             env,
             self.priority,
-            self.is_upgrade,
+            self.stream_kind(),
         ));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
         }
-        let filters = self
-            .shared
-            .upstream_filters(&cluster, env, self.body.limit());
+        let filters = match self.connect {
+            Some(_) => None,
+            None => self
+                .shared
+                .upstream_filters(&cluster, env, self.body.limit()),
+        };
         if let Some(filters) = filters {
             attempt.put_filters(filters);
             self.state = State::Attempt(attempt);
@@ -456,6 +470,14 @@ impl Router {
             self.send_request(env);
         }
         None
+    }
+
+    fn stream_kind(&self) -> StreamKind {
+        match self.connect {
+            Some(_) => StreamKind::RawTcp,
+            None if self.is_upgrade => StreamKind::Upgrade,
+            None => StreamKind::Message,
+        }
     }
 
     /// Shows the filters of an attempt what there is of the request.
@@ -498,6 +520,12 @@ impl Router {
         if is_upgrade {
             stream.upgrade();
         }
+        if let Some(version) = self.connect.and_then(|connect| connect.proxy_protocol) {
+            let connection = &env.info.connection;
+            let (source, destination) = (&connection.remote_address, &connection.local_address);
+            let header = version.header(source, destination);
+            stream.send_data(header.into(), EndStream::No);
+        }
         self.body.flush_into(stream);
     }
 
@@ -534,7 +562,9 @@ impl Router {
         self.route_response(env, &mut head, now);
         self.charge(head.status, env);
         env.info.response_code_details = Some("via_upstream".into());
-        if head.status == 101 && self.is_upgrade {
+        let granted = head.status == 101
+            || env.request.method() == Method::Connect && (200..300).contains(&head.status);
+        if granted && self.is_upgrade {
             self.route_deadline = None;
         }
         if let State::Attempt(attempt) = &mut self.state {

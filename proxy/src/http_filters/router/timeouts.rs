@@ -87,6 +87,22 @@ impl Timeouts {
     }
 }
 
+/// The limits of a request over all attempts, of one attempt, and of the silence of one; takes the headers that change them off it.
+pub fn limits(
+    action: &RouteAction,
+    head: &mut RequestHead,
+    config: &RouterConfig,
+) -> [Option<Duration>; 3] {
+    let is_grpc = head.is_grpc();
+    let Timeouts {
+        global,
+        per_try,
+        per_try_idle,
+        alt_response: _,
+    } = Timeouts::of(action, head, is_grpc, config);
+    [global, per_try, per_try_idle]
+}
+
 fn millis(head: &RequestHead, name: Known) -> Option<Duration> {
     head.fields
         .get_str(name)?

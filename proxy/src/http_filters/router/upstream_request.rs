@@ -12,7 +12,7 @@ use super::upstream_filters::UpstreamFilters;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::StreamInfo;
 use crate::upstream::pool::{
-    Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamRequest,
+    Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamKind, StreamRequest,
 };
 use crate::upstream::{HostStat, RoutingPriority, WorkerCluster, WorkerHost};
 
@@ -54,12 +54,12 @@ impl UpstreamRequest {
         host: Rc<WorkerHost>,
         env: &mut ChainEnv<'_>,
         priority: RoutingPriority,
-        is_upgrade: bool,
+        kind: StreamKind,
     ) -> Self {
         let request = StreamRequest {
             downstream_protocol: env.info.protocol,
             priority,
-            is_upgrade,
+            kind,
         };
         let state = match cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => UpstreamState::Open(stream),

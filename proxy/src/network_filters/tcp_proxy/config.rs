@@ -9,6 +9,7 @@ use pb::tcp_proxy::{
 };
 
 use super::Stats;
+use super::tunnel::TunnelingConfig;
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
 use crate::server::FactoryContext;
@@ -17,6 +18,8 @@ use crate::upstream::ClusterId;
 /// A converted `TcpProxy`.
 pub(super) struct Config {
     pub(super) route: Route,
+    /// Carries the bytes in a CONNECT or POST; none: as they are.
+    pub(super) tunnel: Option<TunnelingConfig>,
     /// Default 1 h; none: never.
     pub(super) idle_timeout: Option<Duration>,
     pub(super) max_duration: Option<Duration>,
@@ -92,7 +95,6 @@ impl Config {
             path.unsupported_if_set("metadata_match", metadata_match),
             path.unsupported_if_set("downstream_idle_timeout", downstream_idle_timeout),
             path.unsupported_if_set("upstream_idle_timeout", upstream_idle_timeout),
-            path.unsupported_if_set("tunneling_config", tunneling_config),
             path.unsupported_if_set("proxy_protocol_tlvs", proxy_protocol_tlvs),
         ];
         let prefix = path.non_empty("stat_prefix", stat_prefix);
@@ -134,12 +136,16 @@ impl Config {
                 .field("upstream_connect_mode")
                 .reject("ON_DOWNSTREAM_TLS_HANDSHAKE is not supported: there is no TLS")),
         });
+        let tunnel = path.optional("tunneling_config", tunneling_config, |tunnel, path| {
+            TunnelingConfig::from_proto(tunnel, cx, path)
+        });
         let route = path
             .required("cluster_specifier", cluster_specifier)
             .and_then(|route| Route::from_proto(route, cx, path));
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         Ok(Self {
             route: route?,
+            tunnel: tunnel?,
             idle_timeout: match idle? {
                 None => Some(Duration::from_secs(3600)),
                 Some(Duration::ZERO) => None,
@@ -191,6 +197,20 @@ impl Route {
                     Ok((sum, cx.server.cluster_names.id(&name)))
                 });
                 clusters.map(Self::Weighted)
+            }
+        }
+    }
+
+    /// The clusters with their weights.
+    pub(super) fn weights(&self) -> Vec<(ClusterId, u64)> {
+        match self {
+            Self::Cluster(id) => vec![(*id, 1)],
+            Self::Weighted(clusters) => {
+                let mut before = 0;
+                let weights = clusters
+                    .iter()
+                    .map(|(sum, id)| (*id, sum - std::mem::replace(&mut before, *sum)));
+                weights.collect()
             }
         }
     }

@@ -1,4 +1,8 @@
 //! Bytes in both directions between two streams, with half-close.
+//!
+//! A direction begins with plain copies. Once it has moved a mebibyte, and if both sides are sockets, the kernel moves the
+//! rest through a pipe (`splice`): per mebibyte that costs three fifths of a copy, but a connection that makes two pipes first
+//! costs a fifth more. So short connections make none, and a direction that waits gives its pipe back.
 
 use std::cell::RefCell;
 use std::io;
@@ -6,9 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::net::Io;
+use crate::net::{Io, SplicePipe};
 
 /// The two directions between a client and an upstream. Nothing is buffered while nothing is on its way.
 #[derive(Debug, Default)]
@@ -31,6 +36,9 @@ pub(super) struct Direction {
     buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
+    pipe: Option<SplicePipe>,
+    /// There was no pipe to be had.
+    only_copies: bool,
     /// Whether the far side is too slow just now.
     is_paused: bool,
     state: State,
@@ -57,7 +65,7 @@ impl Relay {
     pub(super) fn poll(
         &mut self,
         client: &mut Io,
-        upstream: &mut Io,
+        upstream: &mut impl Endpoint,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         let request = self
@@ -87,6 +95,29 @@ impl Relay {
     }
 }
 
+/// What bytes are moved to and from.
+pub(super) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if the kernel may write to it by itself.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// The socket, if the kernel may read from it by itself: nothing that was read is still to be taken.
+    fn as_spliceable(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Endpoint for Io {
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Self::as_tcp(self)
+    }
+
+    fn as_spliceable(&self) -> Option<&TcpStream> {
+        Self::as_spliceable(self)
+    }
+}
+
 enum Side {
     Source(io::Error),
     Target(io::Error),
@@ -100,8 +131,8 @@ impl Direction {
 
     fn poll(
         &mut self,
-        source: &mut Io,
-        target: &mut Io,
+        source: &mut impl Endpoint,
+        target: &mut impl Endpoint,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Side>> {
         loop {
@@ -109,8 +140,15 @@ impl Direction {
                 ready!(self.poll_write(target, cx)).map_err(Side::Target)?;
                 continue;
             }
+            if self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0) {
+                ready!(self.poll_drain(target, cx)).map_err(Side::Target)?;
+                continue;
+            }
             match self.state {
-                State::Open => ready!(self.poll_read(source, cx)).map_err(Side::Source)?,
+                State::Open => match self.source_to_splice(source, target) {
+                    Some(source) => ready!(self.poll_fill(source, cx)).map_err(Side::Source)?,
+                    None => ready!(self.poll_read(source, cx)).map_err(Side::Source)?,
+                },
                 State::Ending => {
                     ready!(Pin::new(&mut *target).poll_shutdown(cx)).map_err(Side::Target)?;
                     self.state = State::Ended;
@@ -120,32 +158,98 @@ impl Direction {
         }
     }
 
-    fn poll_write(&mut self, target: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(
+        &mut self,
+        target: &mut impl Endpoint,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(buffer) = &self.buffer else {
             return Poll::Ready(Ok(()));
         };
         let written = match Pin::new(target).poll_write(cx, &buffer[self.start..self.end]) {
             Poll::Ready(written) => written?,
-            Poll::Pending => {
-                self.paused += u64::from(!self.is_paused);
-                self.is_paused = true;
-                return Poll::Pending;
-            }
+            Poll::Pending => return self.pause(),
         };
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        self.is_paused = false;
         self.start += written;
-        self.bytes += written as u64;
-        self.last_progress = Some(Instant::now());
+        self.note_written(written)?;
         if self.start == self.end {
             give_back(self.buffer.take());
         }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, source: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// The target takes no more for now.
+    fn pause(&mut self) -> Poll<io::Result<()>> {
+        self.paused += u64::from(!self.is_paused);
+        self.is_paused = true;
+        Poll::Pending
+    }
+
+    fn note_written(&mut self, written: usize) -> io::Result<()> {
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.is_paused = false;
+        self.bytes += written as u64;
+        self.last_progress = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The socket to splice from, where that pays and both sides are sockets. There is a pipe then.
+    fn source_to_splice<'a>(
+        &mut self,
+        source: &'a impl Endpoint,
+        target: &impl Endpoint,
+    ) -> Option<&'a TcpStream> {
+        if self.bytes < COPIED || self.only_copies {
+            return None;
+        }
+        let source = source.as_spliceable()?;
+        target.as_tcp()?;
+        if self.pipe.is_none() {
+            let spare = PIPES.with_borrow_mut(Vec::pop);
+            self.pipe = spare.or_else(|| SplicePipe::new().ok());
+            self.only_copies = self.pipe.is_none();
+        }
+        self.pipe.is_some().then_some(source)
+    }
+
+    fn poll_fill(&mut self, source: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(pipe) = &mut self.pipe else {
+            return Poll::Ready(Ok(()));
+        };
+        let filled = pipe.poll_fill(source, cx);
+        match filled {
+            Poll::Ready(Ok(1..)) => {
+                self.last_progress = Some(Instant::now());
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Ok(_)) => self.state = State::Ending,
+            Poll::Ready(Err(_)) | Poll::Pending => {}
+        }
+        PIPES.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.extend(self.pipe.take());
+            }
+        });
+        filled.map_ok(drop)
+    }
+
+    fn poll_drain(&mut self, target: &impl Endpoint, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (Some(pipe), Some(target)) = (&mut self.pipe, target.as_tcp()) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        match pipe.poll_drain(target, cx) {
+            Poll::Ready(written) => Poll::Ready(written.and_then(|n| self.note_written(n))),
+            Poll::Pending => self.pause(),
+        }
+    }
+
+    fn poll_read(
+        &mut self,
+        source: &mut impl Endpoint,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
         let mut room = ReadBuf::new(&mut buffer);
         let read = Pin::new(source).poll_read(cx, &mut room);
@@ -182,7 +286,12 @@ fn give_back(buffer: Option<Box<[u8]>>) {
 thread_local! {
     /// Buffers that nobody uses just now. Idle connections hold none.
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    /// Empty pipes that nobody uses just now.
+    static PIPES: RefCell<Vec<SplicePipe>> = const { RefCell::new(Vec::new()) };
 }
+
+/// What a direction copies before it begins to splice, in bytes.
+const COPIED: u64 = 1024 * 1024;
 
 const BUFFER_SIZE: usize = 64 * 1024;
 const MAX_SPARE: usize = 8;
@@ -192,6 +301,7 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -250,6 +360,74 @@ mod tests {
         let relayed = poll_fn(|cx| relay.poll(&mut client_io, &mut upstream_io, cx));
         let (_, received) = tokio::join!(relayed, read);
         assert_eq!(received, sent);
+    }
+
+    async fn connected() -> (TcpStream, Io) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        (near.unwrap(), far.unwrap().0.into())
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_first_mebibyte_is_spliced_to_the_last_byte() {
+        let (mut client, mut client_io) = connected().await;
+        let (mut upstream, mut upstream_io) = connected().await;
+        let mut relay = Relay::default();
+        let sent: Vec<u8> = (0..9_000_000u32)
+            .map(|n| n.to_le_bytes()[n as usize % 3])
+            .collect();
+        let write = async {
+            upstream.write_all(&sent).await.unwrap();
+            upstream.shutdown().await.unwrap();
+            let mut request = Vec::new();
+            upstream.read_to_end(&mut request).await.unwrap();
+            assert_eq!(request, b"enough");
+        };
+        let read = async {
+            let mut received = vec![0; sent.len()];
+            client.read_exact(&mut received).await.unwrap();
+            assert!(received == sent);
+            assert_eq!(client.read(&mut received).await.unwrap(), 0);
+            client.write_all(b"enough").await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let relayed = poll_fn(|cx| relay.poll(&mut client_io, &mut upstream_io, cx));
+        let (outcome, (), ()) = tokio::join!(relayed, write, read);
+        outcome.unwrap();
+        assert_eq!(
+            (relay.request.bytes, relay.response.bytes),
+            (6, sent.len() as u64)
+        );
+        // Its end gave the pipe back.
+        assert_eq!(PIPES.with_borrow(Vec::len), 1);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_stops_a_splice_and_a_lost_one_ends_it() {
+        let (client, mut client_io) = connected().await;
+        let (mut upstream, mut upstream_io) = connected().await;
+        let mut relay = Relay::default();
+        let flood = async {
+            let chunk = vec![1; 1 << 20];
+            while upstream.write_all(&chunk).await.is_ok() {}
+        };
+        let slow = async {
+            let mut received = vec![0; 3 << 20];
+            let mut client = client;
+            client.read_exact(&mut received).await.unwrap();
+            tokio::task::yield_now().await;
+            // With unread bytes in it, this resets the connection.
+            drop(client);
+        };
+        let relayed = async {
+            let outcome = poll_fn(|cx| relay.poll(&mut client_io, &mut upstream_io, cx)).await;
+            drop(upstream_io);
+            outcome
+        };
+        let (outcome, (), ()) = tokio::join!(relayed, flood, slow);
+        assert!(matches!(outcome, Err(Broken::Client(_))));
+        assert!(relay.response.bytes >= 3 << 20);
     }
 
     #[tokio::test]

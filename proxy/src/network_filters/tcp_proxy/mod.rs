@@ -1,13 +1,15 @@
 //! `envoy.filters.network.tcp_proxy`: connects each connection to one of an upstream cluster.
 //! Type URLs: `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/tcp_proxy_filter>
-//! Stats: `tcp.<stat_prefix>.*`. Filter state: `envoy.tcp_proxy.cluster` names the cluster in place of the configured one.
-//! Deviations: `tunneling_config`, `metadata_match`, `on_demand`, `proxy_protocol_tlvs` and idle timeouts of single sides are refused.
+//! Stats: `tcp.<stat_prefix>.*`. Filter state: `envoy.tcp_proxy.cluster` names the cluster in place of the configured one;
+//! `envoy.tcp_proxy.propagate_response_headers` and `…_trailers` hold what the answer to a tunnel said.
+//! Deviations: `metadata_match`, `on_demand`, `proxy_protocol_tlvs` and idle timeouts of single sides are refused.
 //! While the upstream connection is being made, the end of the client is not noticed, as in Envoy.
 
 mod config;
 mod copy;
 mod session;
+mod tunnel;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,9 +20,12 @@ use super::{
 };
 use crate::access_loggers::AccessLogs;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::explain::Verdict;
+use crate::http::RequestHead;
 use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};
 use crate::stats_group;
+use crate::stream_info::ConnectionInfo;
 
 /// Makes the filter.
 pub struct Factory;
@@ -77,6 +82,19 @@ impl TerminalConfig for Shared {
             config: self.0.clone(),
             logs: AccessLogs::on_worker(&self.0.access_logs, worker),
         })
+    }
+
+    fn judge(
+        self: Arc<Self>,
+        worker: &Rc<Worker>,
+        _connection: &Rc<ConnectionInfo>,
+        _head: RequestHead,
+    ) -> Verdict {
+        let names = &worker.server.cluster_names;
+        let weights = self.0.route.weights().into_iter();
+        let named =
+            weights.map(|(id, weight)| (names.name(id).unwrap_or_default().to_string(), weight));
+        Verdict::Tcp(named.collect())
     }
 }
 

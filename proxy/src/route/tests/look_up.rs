@@ -1,8 +1,11 @@
 //! The index against a scan of all routes, and what a look-up costs.
 
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
-use outrigger_proto::pb::envoy::r#type::matcher::v3::RegexMatcher;
+use outrigger_proto::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use outrigger_proto::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use outrigger_proto::pb::google::protobuf::BoolValue;
+use pb::HeaderMatcher;
+use pb::header_matcher::HeaderMatchSpecifier;
 use pb::route_action::ClusterSpecifier;
 use pb::route_match::{ConnectMatcher, PathSpecifier};
 use proptest::prelude::*;
@@ -87,6 +90,48 @@ proptest! {
             prop_assert_eq!(host.find(&head, None, &info, 0), host.scan(&head, None, &info, 0));
         }
     }
+
+    #[test]
+    fn an_explanation_names_the_route_that_is_taken_and_a_reason_for_each_before_it(
+        routes in prop::collection::vec((specifier(), prop::bool::weighted(0.7), criterion()), 1..20),
+        paths in prop::collection::vec(path(), 10),
+        field in "[ab]",
+        random in any::<u64>(),
+    ) {
+        let routes = routes.into_iter().map(|(s, sensitive, headers)| {
+            let mut route = route(s, sensitive);
+            route.r#match.as_mut().unwrap().headers = headers;
+            route
+        });
+        let table = table_of(vec![host("a".into(), "*".into(), routes.collect())]);
+        let info = info();
+        for path in paths {
+            let mut head = head("GET", "a", &path);
+            head.fields.append("x", &field);
+            let explained = table.explain(&head, &info, random);
+            prop_assert_eq!(explained.selection, table.select(&head, &info, random));
+            let before = match explained.selection {
+                Selection::Route(index) => index.route,
+                _ => u32::try_from(table.virtual_hosts[0].routes.len()).unwrap(),
+            };
+            let lost: Vec<u32> = explained.lost.iter().map(|(number, _)| *number).collect();
+            prop_assert_eq!(lost, (0..before).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// Up to two conditions on the field `x`.
+fn criterion() -> impl Strategy<Value = Vec<HeaderMatcher>> {
+    let one = ("[ab]", any::<bool>()).prop_map(|(text, invert_match)| HeaderMatcher {
+        name: "x".into(),
+        invert_match,
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(text)),
+            ..Default::default()
+        })),
+        ..Default::default()
+    });
+    prop::collection::vec(one, 0..3)
 }
 
 /// Routes with the prefixes `/service/0` and so on, and a last one for all else.

@@ -25,7 +25,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use body::{Body, BodyReader, BodySender, body};
 pub use grpc::GrpcError;
 
-use super::pool::{Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamRequest};
+use super::pool::{
+    Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamKind, StreamRequest,
+};
 use super::{
     ClusterId, CodeOrigin, Host, HostStat, LoadBalancerContext, RoutingPriority, WorkerCluster,
     WorkerHost,
@@ -309,7 +311,7 @@ impl Job {
         let request = StreamRequest {
             downstream_protocol: None,
             priority: self.options.priority,
-            is_upgrade: false,
+            kind: StreamKind::Message,
         };
         let acquired = match self.cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => Ok(stream),

@@ -12,8 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{ResetReason, ResponseEvent};
-use crate::http::{EndStream, Fields, Known, RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::h1::is_upgrade;
+use crate::http::{EndStream, Fields, RequestHead};
 use crate::http2::driver::{Driver, Link};
 use crate::http2::{
     Broken, ClientHttp2Settings, Connection, ConnectionConfig, ErrorCode, Http2CodecStats, Received,
@@ -49,8 +48,6 @@ struct Shared {
 pub struct ClientStream {
     shared: Rc<Shared>,
     state: State,
-    /// What an upgrade was asked for, which goes as an extended CONNECT.
-    upgrade: Option<Box<[u8]>>,
 }
 
 /// How far a stream has come.
@@ -156,7 +153,6 @@ impl ClientConnection {
         ClientStream {
             shared: shared.clone(),
             state: State::New,
-            upgrade: None,
         }
     }
 
@@ -246,14 +242,7 @@ async fn drive(shared: Rc<Shared>, mut driver: Driver, stats: Option<Rc<Http2Cod
 impl ClientStream {
     /// Begins the request.
     pub fn send_head(&mut self, head: &RequestHead, end: EndStream) {
-        let upgrade = head
-            .fields
-            .get(Known::Upgrade)
-            .filter(|_| is_upgrade(&head.fields))
-            .map(Into::into);
-        let link = &self.shared.link;
-        let id = link.with(|c| c.send_request(head, end, upgrade.is_some()));
-        self.upgrade = upgrade;
+        let id = self.shared.link.with(|c| c.send_request(head, end));
         self.state = match id {
             Some(id) => State::Open(id),
             // It went between the choice of the connection and now: nobody has seen the request.
@@ -308,7 +297,7 @@ impl ClientStream {
         let received = self.shared.link.with(|c| c.poll_received(id, cx));
         received.map(|received| match received {
             Received::Informational(head) => ResponseEvent::Informational(head),
-            Received::Head(head, end) => ResponseEvent::Head(self.upgraded(head), end),
+            Received::Head(head, end) => ResponseEvent::Head(head, end),
             Received::Data(data, end) => ResponseEvent::Data(data, end),
             Received::Trailers(trailers) => ResponseEvent::Trailers(trailers),
             Received::Broken(broken) => ResponseEvent::Reset(reset_reason(broken)),
@@ -328,18 +317,6 @@ impl ClientStream {
             State::Open(id) => self.shared.link.with(|c| c.meter(id)),
             _ => BytesMeter::default(),
         }
-    }
-
-    /// Makes the answer to an extended CONNECT the one of HTTP/1 that it stands for.
-    fn upgraded(&mut self, mut head: ResponseHead) -> ResponseHead {
-        if let Some(protocol) = self.upgrade.take()
-            && head.status == 200
-        {
-            head.status = 101;
-            head.fields.set(Known::Upgrade, protocol);
-            head.fields.set(Known::Connection, "upgrade");
-        }
-        head
     }
 }
 

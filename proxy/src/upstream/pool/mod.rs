@@ -13,6 +13,7 @@ mod http1_pool;
 pub mod http2;
 mod http2_pool;
 mod pending;
+mod raw;
 mod stream;
 mod tcp;
 #[cfg(test)]
@@ -29,7 +30,8 @@ pub use connect::{Connected, Connector, SocketConnector, SocketSettings, SourceA
 pub use connection::{ConnectionGuard, RequestGuard, RetryGuard, UpstreamConnectionInfo};
 pub use events::{ConnectError, PoolError, ResetReason, ResponseEvent};
 pub use pending::PendingStream;
-pub use stream::{Acquire, ClientStream, Http1Stream, Http2Stream, StreamRequest};
+pub use raw::RawStream;
+pub use stream::{Acquire, ClientStream, Http1Stream, Http2Stream, StreamKind, StreamRequest};
 pub use tcp::TcpUpstream;
 
 pub(super) use tcp::connect_tcp;
@@ -76,6 +78,10 @@ pub(super) fn new_http_stream(
     host: &WorkerHost,
     request: &StreamRequest,
 ) -> Acquire {
+    if request.kind == StreamKind::RawTcp {
+        let connecting = raw::connect_raw(cluster, host.handle());
+        return Acquire::Pending(PendingStream::connecting(connecting));
+    }
     let protocol = match cluster.info.settings.http.protocol {
         ProtocolChoice::Http1 => Protocol::Http11,
         ProtocolChoice::Http2 => Protocol::Http2,

@@ -13,15 +13,36 @@ use super::super::host::{HostHandle, HostStat};
 use super::super::worker_clusters::ClusterHandle;
 use super::stream::ClientStream;
 use super::{PoolError, PoolOwner};
+use crate::http_filters::LocalBoxFuture;
 
 /// The queue of a pool. At most as long as the circuit breaker allows pending requests.
 #[derive(Clone, Default)]
 pub(super) struct PendingQueue(Rc<RefCell<VecDeque<Rc<Waiter>>>>);
 
 /// A request that waits for its turn. Dropped, it leaves the queue.
-pub struct PendingStream {
+pub struct PendingStream(Place);
+
+/// Where a request waits.
+enum Place {
+    /// In the queue of a pool.
+    Queued(Queued),
+    /// For a connection of its own.
+    Connecting(LocalBoxFuture<'static, Result<ClientStream, PoolError>>),
+}
+
+/// A place in the queue of a pool. Dropped, it leaves the queue.
+struct Queued {
     waiter: Rc<Waiter>,
     queue: PendingQueue,
+}
+
+impl PendingStream {
+    /// Waits for a connection that belongs to no pool.
+    pub(super) fn connecting(
+        connecting: impl Future<Output = Result<ClientStream, PoolError>> + 'static,
+    ) -> Self {
+        Self(Place::Connecting(Box::pin(connecting)))
+    }
 }
 
 /// One place in a queue.
@@ -49,10 +70,10 @@ impl PendingQueue {
             state: RefCell::new(State::Waiting(PendingGuard::try_new(owner)?, None)),
         });
         self.0.borrow_mut().push_back(waiter.clone());
-        Some(PendingStream {
+        Some(PendingStream(Place::Queued(Queued {
             waiter,
             queue: self.clone(),
-        })
+        })))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -83,8 +104,12 @@ impl Waiter {
 impl Future for PendingStream {
     type Output = Result<ClientStream, PoolError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.waiter.state.borrow_mut();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let queued = match &mut self.0 {
+            Place::Queued(queued) => queued,
+            Place::Connecting(connecting) => return connecting.as_mut().poll(cx),
+        };
+        let mut state = queued.waiter.state.borrow_mut();
         if let State::Waiting(_, waker) = &mut *state {
             match waker {
                 Some(waker) => waker.clone_from(cx.waker()),
@@ -99,7 +124,7 @@ impl Future for PendingStream {
     }
 }
 
-impl Drop for PendingStream {
+impl Drop for Queued {
     fn drop(&mut self) {
         let state = self.waiter.state.replace(State::Taken);
         if let State::Waiting(guard, _) = &state {

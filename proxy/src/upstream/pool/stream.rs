@@ -11,8 +11,10 @@ use super::connection::{RequestGuard, UpstreamConnectionInfo};
 use super::http1_pool::{Http1Pool, PooledHttp1};
 use super::http2_pool::{Http2Pool, PooledHttp2};
 use super::pending::PendingStream;
+use super::raw::RawStream;
 use super::{PoolError, ResetReason, ResponseEvent, http2};
 use crate::http::{EndStream, Fields, Protocol, RequestHead};
+use crate::http_connection_manager::codec::upgrade::{request_to_http2, response_from_http2};
 use crate::stream_info::BytesMeter;
 
 /// What a request wants of a pool.
@@ -22,8 +24,20 @@ pub struct StreamRequest {
     pub downstream_protocol: Option<Protocol>,
     /// Which circuit breakers and pools it uses.
     pub priority: RoutingPriority,
-    /// Whether it asks for an upgrade or is a CONNECT: it will keep its connection for itself.
-    pub is_upgrade: bool,
+    /// What kind of stream it wants.
+    pub kind: StreamKind,
+}
+
+/// What kind of stream a request wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StreamKind {
+    /// One request and one response.
+    #[default]
+    Message,
+    /// It asks for an upgrade or is a CONNECT: it will keep its connection for itself.
+    Upgrade,
+    /// A CONNECT that ends at the proxy: a TCP connection.
+    RawTcp,
 }
 
 /// What a pool has for a request.
@@ -45,6 +59,8 @@ pub enum ClientStream {
     Http1(Http1Stream),
     /// One stream of an HTTP/2 connection.
     Http2(Http2Stream),
+    /// A TCP connection.
+    Raw(Box<RawStream>),
 }
 
 /// An HTTP/1 connection while a request uses it.
@@ -66,6 +82,8 @@ pub struct Http2Stream {
     pool: Rc<Http2Pool>,
     /// Reset by one of the sides, and counted.
     was_reset: bool,
+    /// The protocol that the request asks for by an extended CONNECT.
+    upgrade: Option<Box<[u8]>>,
     _request: RequestGuard,
 }
 
@@ -88,6 +106,7 @@ macro_rules! either {
                 $body
             }
             ClientStream::Http2(_) => unreachable!("the stream is taken by drop alone"),
+            ClientStream::Raw($stream) => $body,
         }
     };
 }
@@ -97,6 +116,11 @@ impl ClientStream {
     pub fn send_head(&mut self, head: &RequestHead, end: EndStream) {
         if let Self::Http1(stream) = self {
             stream.head_sent = true;
+        } else if let Self::Http2(stream) = self
+            && let Some((extended, protocol)) = request_to_http2(head)
+        {
+            stream.upgrade = Some(protocol);
+            return either!(self, stream => stream.send_head(&extended, end));
         }
         either!(self, stream => stream.send_head(head, end));
     }
@@ -123,11 +147,12 @@ impl ClientStream {
 
     /// The next event of the response. While the caller does not ask, nothing is read.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<ResponseEvent> {
-        let event = either!(self, stream => stream.poll_event(cx));
-        if let Poll::Ready(event) = &event {
+        let mut event = either!(self, stream => stream.poll_event(cx));
+        if let Poll::Ready(event) = &mut event {
             match self {
                 Self::Http1(stream) => stream.saw(event),
                 Self::Http2(stream) => stream.saw(event),
+                Self::Raw(_) => {}
             }
         }
         event
@@ -142,7 +167,7 @@ impl ClientStream {
                 }
             }
             // A CONNECT stream carries raw bytes in its data frames as it is.
-            Self::Http2(_) => {}
+            Self::Http2(_) | Self::Raw(_) => {}
         }
     }
 
@@ -157,6 +182,7 @@ impl ClientStream {
                 .stream
                 .as_ref()
                 .map_or_else(BytesMeter::default, |stream| stream.bytes()),
+            Self::Raw(stream) => stream.bytes(),
         }
     }
 
@@ -164,6 +190,7 @@ impl ClientStream {
     pub fn reset(&mut self, _reason: &ResetReason) {
         match self {
             Self::Http1(stream) => stream.reset = true,
+            Self::Raw(stream) => stream.reset(),
             Self::Http2(stream) => {
                 if !std::mem::replace(&mut stream.was_reset, true) {
                     stream.pool.stats().tx_reset().inc();
@@ -185,6 +212,7 @@ impl ClientStream {
             }) => &connection.info,
             Self::Http1(_) => unreachable!("the connection is taken by drop alone"),
             Self::Http2(stream) => &stream.connection.info,
+            Self::Raw(stream) => stream.info(),
         }
     }
 
@@ -259,13 +287,17 @@ impl Http2Stream {
             connection,
             pool,
             was_reset: false,
+            upgrade: None,
             _request: request,
         }
     }
 }
 
 impl Http2Stream {
-    fn saw(&mut self, event: &ResponseEvent) {
+    fn saw(&mut self, event: &mut ResponseEvent) {
+        if let (ResponseEvent::Head(head, _), Some(protocol)) = (&mut *event, &self.upgrade) {
+            response_from_http2(head, protocol);
+        }
         let stats = self.pool.stats();
         match event {
             ResponseEvent::Reset(reason) => {

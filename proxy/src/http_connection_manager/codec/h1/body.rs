@@ -96,14 +96,14 @@ fn next_chunk(
         }
         ChunkStep::Trailers(len) => {
             meter.wire_received += len as u64;
+            // What is wrong with them counts even where nobody gets them.
+            let lines = input.bytes().get(..len).unwrap_or_default();
+            let (trailers, counted) = parse_trailers(lines, limits.max_trailers)?;
+            input.consume(len);
             if limits.keep_trailers {
-                let lines = input.bytes().get(..len).unwrap_or_default();
-                let (trailers, counted) = parse_trailers(lines, limits.max_trailers)?;
                 meter.header_received += counted;
-                input.consume(len);
                 BodyEvent::Trailers(trailers)
             } else {
-                input.consume(len);
                 BodyEvent::Data(Bytes::new(), EndStream::Yes)
             }
         }

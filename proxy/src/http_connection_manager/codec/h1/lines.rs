@@ -109,12 +109,21 @@ pub(crate) fn fields(
         if memchr::memchr2(b'\r', b'\n', value).is_none() {
             each(name, value)?;
         } else {
+            // Envoy differs: it reads such a coding with the CR and passes it on without.
+            if name.eq_ignore_ascii_case(b"transfer-encoding") && has_bare_cr(value) {
+                return Err(Reject::InvalidTransferEncoding);
+            }
             joined.clear();
             joined.extend(value.iter().filter(|b| !matches!(b, b'\r' | b'\n')));
             each(name, joined.trim_start_controls().trim_ascii_end_controls())?;
         }
     }
     Ok(())
+}
+
+/// Whether a CR stands in a value that does not belong to the end of a folded line.
+fn has_bare_cr(value: &[u8]) -> bool {
+    memchr::memchr_iter(b'\r', value).any(|at| value.get(at + 1) != Some(&b'\n'))
 }
 
 /// Whether a byte may stand in a method or a header name.
@@ -224,6 +233,13 @@ mod tests {
                 "{line:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_transfer_coding_with_a_bare_cr_is_refused() {
+        let bare = all(b"transfer-encoding: chun\rked\r\n\r\n");
+        assert_eq!(bare, Err(Reject::InvalidTransferEncoding));
+        assert!(all(b"transfer-encoding:\r\n chunked\r\n\r\n").is_ok());
     }
 
     #[test]

@@ -65,6 +65,24 @@ pub(crate) fn remove_h2c(fields: &mut Fields) {
     fields.remove("http2-settings");
 }
 
+/// Removes some protocols from `upgrade`; where none is left, the message asks for no upgrade.
+pub(crate) fn remove_upgrades(fields: &mut Fields, remove: impl Fn(&[u8]) -> bool) {
+    let Some(value) = fields.get(Known::Upgrade) else {
+        return;
+    };
+    let kept: Vec<&[u8]> = tokens(value).filter(|protocol| !remove(protocol)).collect();
+    if kept.len() == tokens(value).count() {
+        return;
+    }
+    if kept.is_empty() {
+        fields.remove(Known::Upgrade);
+        remove_connection_tokens(fields, |token| token.eq_ignore_ascii_case(b"upgrade"));
+    } else {
+        let kept = kept.join(&b","[..]);
+        fields.set(Known::Upgrade, kept);
+    }
+}
+
 /// Removes some tokens of `connection`, and the field when none is left.
 pub(crate) fn remove_connection_tokens(fields: &mut Fields, remove: impl Fn(&[u8]) -> bool) {
     let Some(value) = fields.get(Known::Connection) else {

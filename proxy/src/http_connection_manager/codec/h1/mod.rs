@@ -6,7 +6,8 @@
 //! Deviations: chunk extensions and stray bytes behind a chunk are limited to 64 KiB per line, trailers to the size of a head
 //! even where they are dropped.
 //! Deviations: a response status above 999 is refused.
-//! Deviations: `ignore_http_11_upgrade` is refused, and so is any `stateful_formatter` but `preserve_case`.
+//! Deviations: any `stateful_formatter` but `preserve_case` is refused.
+//! Deviations: `transfer-encoding` with a bare CR in its value is refused; Envoy reads it in one way and passes it on in another.
 
 mod body;
 mod chunk;

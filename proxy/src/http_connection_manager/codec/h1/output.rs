@@ -17,6 +17,8 @@ const COPIED: usize = 4 * 1024;
 const SLICES: usize = 16;
 /// Written bytes at the start of the buffer above which the rest is moved down.
 const COMPACTED: usize = 8 * 1024;
+/// What a new buffer has room for.
+const ROOM: usize = 5 * 1024;
 /// Buffers that a worker keeps, and their largest size.
 const KEPT: usize = 16;
 const LARGEST_KEPT: usize = 32 * 1024;
@@ -52,10 +54,10 @@ impl Output {
 
     /// Where heads and framing are written to.
     pub(crate) fn small(&mut self) -> &mut Vec<u8> {
-        if self.small.capacity() == 0
-            && let Some(buffer) = FREE.with_borrow_mut(Vec::pop)
-        {
-            self.small = buffer;
+        if self.small.capacity() == 0 {
+            self.small = FREE
+                .with_borrow_mut(Vec::pop)
+                .unwrap_or_else(|| Vec::with_capacity(ROOM));
         }
         &mut self.small
     }
@@ -89,12 +91,20 @@ impl Output {
 
     /// Gives the buffer of an idle connection back to the worker.
     pub(crate) fn give_back(&mut self) {
-        if self.len() > 0 || self.small.capacity() == 0 {
+        if self.len() > 0 {
+            return;
+        }
+        self.large = VecDeque::new();
+        self.give_back_small();
+    }
+
+    /// Gives the buffer back once it is written: it serves the next connection while it is still in the processor's cache.
+    fn give_back_small(&mut self) {
+        if self.small.capacity() == 0 {
             return;
         }
         let mut buffer = std::mem::take(&mut self.small);
         self.written = 0;
-        self.large = VecDeque::new();
         if buffer.capacity() > LARGEST_KEPT {
             return;
         }
@@ -169,8 +179,7 @@ impl Output {
         }
         self.written += count;
         if self.len() == 0 {
-            self.small.clear();
-            self.written = 0;
+            self.give_back_small();
         } else if self.written > COMPACTED {
             self.small.drain(..self.written);
             for (place, _) in &mut self.large {

@@ -8,7 +8,7 @@ use super::lines::{
 };
 use super::message::{
     Framing, has_token, is_persistent, is_upgrade, parse_length, parse_version, place_in,
-    remove_connection_tokens, remove_h2c, tokens,
+    remove_connection_tokens, remove_h2c, remove_upgrades, tokens,
 };
 use super::reject::Reject;
 use super::settings::{HeadersWithUnderscoresAction, Http1Settings};
@@ -196,9 +196,13 @@ fn parse_strict<'a>(
         }
     }
     // A repeated or odd length is decided where all of a head is known.
-    let length_field = builder.head.fields.get(Known::ContentLength);
-    if length_field.is_some_and(|value| parse_length(value).is_none()) {
-        return None;
+    if let Some(value) = builder.head.fields.get(Known::ContentLength) {
+        let is_length = |h: &&httparse::Header<'_>| h.name.eq_ignore_ascii_case("content-length");
+        if parse_length(value).is_none()
+            || request.headers.iter().filter(is_length).nth(1).is_some()
+        {
+            return None;
+        }
     }
     Some((Ok(builder), length))
 }
@@ -313,6 +317,10 @@ fn finish(builder: Builder<'_>, settings: &Http1Settings) -> Result<Request, Rej
     }
     let connect = head.method() == Method::Connect;
     let mut raw = false;
+    let ignored = &settings.options.ignore_http_11_upgrade;
+    if !ignored.is_empty() && head.fields.contains(Known::Upgrade) {
+        remove_upgrades(&mut head.fields, |protocol| ignored.contains(protocol));
+    }
     if head.fields.contains(Known::Upgrade) && is_upgrade(&head.fields) {
         if head
             .fields

@@ -1,5 +1,7 @@
 //! `Http1ProtocolOptions`, and what else an HTTP/1 codec is set up with.
 
+use std::sync::Arc;
+
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::{
     HeaderFormat, ProperCaseWords,
@@ -11,6 +13,7 @@ use outrigger_proto::pb::envoy::extensions::http::header_formatters::preserve_ca
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::OriginalNames;
+use crate::matchers::StringMatcher;
 
 /// `envoy.config.core.v3.Http1ProtocolOptions`, for either side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,33 @@ pub struct Http1ProtocolOptions {
     pub send_fully_qualified_url: bool,
     /// Server: accepts any token as method instead of Envoy's list. Default false.
     pub allow_custom_methods: bool,
+    /// Server: upgrades that are taken out of a request, which then is an ordinary one. Default none.
+    pub ignore_http_11_upgrade: IgnoredUpgrades,
 }
+
+/// `ignore_http_11_upgrade`: matchers of protocols in `upgrade`.
+#[derive(Debug, Clone, Default)]
+pub struct IgnoredUpgrades(Arc<[StringMatcher]>);
+
+impl IgnoredUpgrades {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this protocol is one of them.
+    pub fn contains(&self, protocol: &[u8]) -> bool {
+        self.0.iter().any(|matcher| matcher.matches(protocol))
+    }
+}
+
+impl PartialEq for IgnoredUpgrades {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_empty() && other.is_empty() || Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for IgnoredUpgrades {}
 
 /// How header names are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +131,7 @@ impl Default for Http1ProtocolOptions {
             override_stream_error_on_invalid_http_message: None,
             send_fully_qualified_url: false,
             allow_custom_methods: false,
+            ignore_http_11_upgrade: IgnoredUpgrades::default(),
         }
     }
 }
@@ -165,8 +195,11 @@ impl Http1ProtocolOptions {
             header_key_format,
             HeaderKeyFormat::from_proto,
         );
-        let upgrades = path.unsupported_if_set("ignore_http_11_upgrade", ignore_http_11_upgrade);
-        upgrades?;
+        let upgrades = path.each(
+            "ignore_http_11_upgrade",
+            ignore_http_11_upgrade,
+            StringMatcher::from_proto,
+        );
         Ok(Self {
             allow_absolute_url: allow_absolute_url.is_none_or(|v| v.value),
             accept_http_10,
@@ -179,6 +212,7 @@ impl Http1ProtocolOptions {
                 override_stream_error_on_invalid_http_message.map(|v| v.value),
             send_fully_qualified_url,
             allow_custom_methods,
+            ignore_http_11_upgrade: IgnoredUpgrades(upgrades?.into()),
         })
     }
 }

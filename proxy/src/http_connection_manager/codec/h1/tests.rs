@@ -86,6 +86,7 @@ fn refused() -> Vec<(Vec<u8>, &'static str)> {
             b"GET /x HTTP/1.1\r\nHost: a/b\r\n\r\n".to_vec(),
             "http.invalid_authority",
         ),
+        post("content-length: 3\r\ncontent-length:\r\n", CODEC),
         field(":path: /z\r\n", CODEC),
         field("foo\r\n", CODEC),
         field("foo : v\r\n", CODEC),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, Method, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::{
     Http2CodecStats, RequestEvent, ServerStream, StreamReset,
 };
@@ -50,9 +50,6 @@ pub struct ServerHttp2Stream {
     id: u32,
     /// The head of the response ends it: the request was HEAD.
     head_only: bool,
-    /// An extended CONNECT, which is an upgrade to everybody else.
-    is_upgrade: bool,
-    was_reset: bool,
     buffer_limit: usize,
     active: ActiveStream,
 }
@@ -177,6 +174,11 @@ impl ServerConnection {
             .with(|connection| connection.has_failed())
     }
 
+    /// Whether what the peer has sent is an error of the protocol, and no flood.
+    pub fn has_failed_by_error(&self) -> bool {
+        self.driver.link().with(|c| c.has_failed_by_error())
+    }
+
     /// Whether we have ended the connection, and not the peer.
     pub fn ended_here(&self) -> bool {
         self.end == End::Local
@@ -213,30 +215,14 @@ impl ServerConnection {
             link: self.driver.link().clone(),
             id,
             head_only: false,
-            is_upgrade: false,
-            was_reset: false,
             buffer_limit: self.buffer_limit,
             active: ActiveStream::new(&self.active),
         };
-        let head = head.map(|(mut head, end)| {
+        if let Ok((head, _)) = &head {
             stream.head_only = head.method() == Method::Head;
-            stream.is_upgrade = make_upgrade(&mut head);
-            (head, end)
-        });
+        }
         (head, stream)
     }
-}
-
-/// Makes an extended CONNECT the upgrade of HTTP/1 that it stands for.
-fn make_upgrade(head: &mut RequestHead) -> bool {
-    let Some(protocol) = head.protocol().map(<[u8]>::to_vec) else {
-        return false;
-    };
-    head.set_method(b"GET");
-    head.fields.set(Known::Upgrade, protocol);
-    head.fields.set(Known::Connection, "upgrade");
-    head.remove_protocol();
-    true
 }
 
 impl ServerStream for ServerHttp2Stream {
@@ -277,13 +263,7 @@ impl ServerStream for ServerHttp2Stream {
 
     fn send_head(&mut self, head: &ResponseHead, end: EndStream) {
         let end = if self.head_only { EndStream::Yes } else { end };
-        let status = if self.is_upgrade && head.status == 101 {
-            200
-        } else {
-            head.status
-        };
-        self.link
-            .with(|c| c.send_response(self.id, status, &head.fields, end));
+        self.link.with(|c| c.send_response(self.id, head, end));
     }
 
     fn send_data(&mut self, data: Bytes, end: EndStream) {
@@ -299,7 +279,6 @@ impl ServerStream for ServerHttp2Stream {
             StreamReset::ProtocolError(_) | StreamReset::CodecError(_) => ErrorCode::PROTOCOL_ERROR,
             _ => ErrorCode::INTERNAL_ERROR,
         };
-        self.was_reset = true;
         self.link.with(|c| c.reset(self.id, code));
     }
 

@@ -10,14 +10,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::TcpProxy;
-use super::copy::{Broken, Relay};
+use super::copy::{Broken, Endpoint, Relay};
+use super::tunnel::{Tunnel, TunnelError, TunnelingConfig};
 use crate::formatter::FormatData;
 use crate::net::Io;
 use crate::network_filters::Connection;
 use crate::server::Worker;
-use crate::stream_info::{ResponseFlag, StreamInfo};
-use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream};
-use crate::upstream::{ClusterId, LoadBalancerContext, WorkerCluster};
+use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
+use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream, UpstreamConnectionInfo};
+use crate::upstream::{ClusterId, LoadBalancerContext, WorkerCluster, WorkerHost};
 
 /// A connection on its way. Dropped, it counts and logs its end.
 struct Session {
@@ -25,6 +26,14 @@ struct Session {
     worker: Rc<Worker>,
     info: StreamInfo,
     relay: Relay,
+    /// Bytes of tunnels: their requests and answers, and attempts that came to nothing.
+    tunnel_bytes: Option<BytesMeter>,
+}
+
+/// What a session is connected to.
+enum Upstream {
+    Tcp(Box<TcpUpstream>),
+    Tunnel(Box<Tunnel>),
 }
 
 /// Why a session ended.
@@ -50,6 +59,7 @@ pub(super) async fn serve(proxy: Rc<TcpProxy>, connection: Connection) {
         proxy,
         worker,
         relay: Relay::default(),
+        tunnel_bytes: None,
     };
     session.info.start = start;
     session.proxy.config.stats.downstream_cx_total().inc();
@@ -71,23 +81,19 @@ pub(super) async fn serve(proxy: Rc<TcpProxy>, connection: Connection) {
     let draining = drain.draining();
     let check_drain = session.proxy.config.check_drain_close;
     let end = {
-        let relayed = pin!(session.relay(&mut io, &mut upstream.io));
+        let relayed = pin!(async {
+            match &mut upstream {
+                Upstream::Tcp(upstream) => session.relay(&mut io, &mut upstream.io).await,
+                Upstream::Tunnel(tunnel) => session.relay(&mut io, &mut **tunnel).await,
+            }
+        });
         tokio::select! {
             biased;
             end = until(deadline, relayed) => end.unwrap_or(End::MaxDuration),
             () = draining, if check_drain => End::Drained,
         }
     };
-    match &end {
-        End::Broken(Broken::Client(error)) if is_reset(error) => upstream.io.reset_on_close(),
-        End::Broken(Broken::Upstream(_)) => upstream.guard.closed_by_peer(),
-        End::Closed if session.relay.response.has_ended() => upstream.guard.closed_by_peer(),
-        _ => {}
-    }
-    let relay = &session.relay;
-    upstream
-        .guard
-        .count_bytes(relay.response.bytes, relay.request.bytes);
+    session.leave(&upstream, &end);
     session.end(&end, &mut io);
 }
 
@@ -103,8 +109,32 @@ impl Session {
         Some(start + duration + duration.mul_f64(config.max_duration_jitter * share))
     }
 
+    /// Counts what the upstream has carried, and tells it how the session ended.
+    fn leave(&mut self, upstream: &Upstream, end: &End) {
+        let upstream = match upstream {
+            Upstream::Tcp(upstream) => upstream,
+            Upstream::Tunnel(tunnel) => {
+                let bytes = tunnel.bytes();
+                let all = self.tunnel_bytes.get_or_insert_default();
+                all.wire_received += bytes.wire_received;
+                all.wire_sent += bytes.wire_sent;
+                return;
+            }
+        };
+        match end {
+            End::Broken(Broken::Client(error)) if is_reset(error) => upstream.io.reset_on_close(),
+            End::Broken(Broken::Upstream(_)) => upstream.guard.closed_by_peer(),
+            End::Closed if self.relay.response.has_ended() => upstream.guard.closed_by_peer(),
+            _ => {}
+        }
+        let relay = &self.relay;
+        upstream
+            .guard
+            .count_bytes(relay.response.bytes, relay.request.bytes);
+    }
+
     /// The upstream connection; none: the reason is in the info, and the client's connection is to be closed.
-    async fn connect(&mut self, io: &mut Io) -> Option<TcpUpstream> {
+    async fn connect(&mut self, io: &mut Io) -> Option<Upstream> {
         if self.proxy.config.connect_on_data {
             poll_fn(|cx| io.poll_read_ready(cx)).await;
             self.proxy
@@ -148,9 +178,32 @@ impl Session {
             };
             self.info.attempt_count += 1;
             self.info.upstream_mut().host = Some(host.clone());
-            match cluster.connect_tcp(&host).await {
+            let proxy = self.proxy.clone();
+            let connected = match &proxy.config.tunnel {
+                None => cluster
+                    .connect_tcp(&host)
+                    .await
+                    .map(|upstream| Upstream::Tcp(Box::new(upstream))),
+                Some(tunnel) => match self.open_tunnel(tunnel, &cluster, &host).await {
+                    Ok(tunnel) => Ok(Upstream::Tunnel(Box::new(tunnel))),
+                    Err(TunnelError::Pool(error)) => Err(error),
+                    Err(TunnelError::Reset) => {
+                        self.connect_failed(None);
+                        continue;
+                    }
+                    Err(TunnelError::Refused(status)) => {
+                        let reason = format!("tunnel_response:{status}").into();
+                        self.connect_failed(Some(ConnectError::Failed(reason)));
+                        continue;
+                    }
+                },
+            };
+            match connected {
                 Ok(upstream) => {
-                    self.connected(&upstream);
+                    self.connected(match &upstream {
+                        Upstream::Tcp(upstream) => &upstream.info,
+                        Upstream::Tunnel(tunnel) => tunnel.stream().connection_info(),
+                    });
                     return Some(upstream);
                 }
                 Err(PoolError::Overflow) => {
@@ -178,12 +231,24 @@ impl Session {
         self.worker.clusters.get(id)
     }
 
-    fn connected(&mut self, upstream: &TcpUpstream) {
+    async fn open_tunnel(
+        &mut self,
+        tunnel: &TunnelingConfig,
+        cluster: &Rc<WorkerCluster>,
+        host: &Rc<WorkerHost>,
+    ) -> Result<Tunnel, TunnelError> {
+        let spent = self.tunnel_bytes.get_or_insert_default();
+        tunnel
+            .open(cluster, host, (&mut self.info, &self.worker.random), spent)
+            .await
+    }
+
+    fn connected(&mut self, upstream: &UpstreamConnectionInfo) {
         let info = self.info.upstream_mut();
-        info.local_address.clone_from(&upstream.info.local_address);
-        info.connection_id = Some(upstream.info.id);
-        info.connect_start = Some(upstream.info.connect_start);
-        info.connect_end = Some(upstream.info.connect_end);
+        info.local_address.clone_from(&upstream.local_address);
+        info.connection_id = Some(upstream.id);
+        info.connect_start = Some(upstream.connect_start);
+        info.connect_end = Some(upstream.connect_end);
         info.pool_ready = Some(Instant::now());
     }
 
@@ -203,7 +268,7 @@ impl Session {
     }
 
     /// Moves bytes until both sides have ended, one broke, or nothing moved for too long.
-    async fn relay(&mut self, client: &mut Io, upstream: &mut Io) -> End {
+    async fn relay(&mut self, client: &mut Io, upstream: &mut impl Endpoint) -> End {
         let config = self.proxy.config.clone();
         let mut idle = config.idle_timeout.map(Timer::new);
         let mut periodic = config.log_interval.map(Timer::new);
@@ -270,8 +335,10 @@ impl Session {
         self.info.bytes_sent = response.bytes;
         self.info.downstream_bytes.wire_received = request.bytes;
         self.info.downstream_bytes.wire_sent = response.bytes;
-        self.info.upstream_bytes.wire_received = response.bytes;
-        self.info.upstream_bytes.wire_sent = request.bytes;
+        let tunnel = self.tunnel_bytes;
+        let upstream = &mut self.info.upstream_bytes;
+        upstream.wire_received = tunnel.map_or(response.bytes, |bytes| bytes.wire_received);
+        upstream.wire_sent = tunnel.map_or(request.bytes, |bytes| bytes.wire_sent);
         self.proxy.logs.log(&FormatData {
             info: &self.info,
             request: None,

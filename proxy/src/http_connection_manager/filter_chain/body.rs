@@ -1,0 +1,226 @@
+//! The way of a body and of trailers through the filters of a chain.
+
+use bytes::Bytes;
+
+use super::chain::{Chain, State};
+use super::direction::Direction;
+use super::{ChainEnv, Filters, Flow, Piece};
+use crate::http::{EndStream, Fields};
+use crate::http_filters::{DataStatus, StreamContext, TrailersStatus};
+
+impl<D: Direction> Chain<D> {
+    pub(super) fn run_data(
+        &mut self,
+        from: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        mut data: Bytes,
+        mut end: EndStream,
+    ) -> Flow {
+        let len = filters.len();
+        for position in from..len {
+            match self.held[position].state {
+                State::AllStopped(_) | State::DataWaits | State::TrailersWait => {
+                    self.hold(position, &data, end);
+                    return Flow::Done;
+                }
+                State::Open | State::HeadStopped(_) => {}
+            }
+            let index = D::index(position, len);
+            let (filter, interests, slot) = &mut filters.list[index];
+            let status = if interests.contains(D::DATA) {
+                let mut cx = context(env, *slot);
+                D::data(&mut **filter, &mut cx, &mut data, end)
+            } else if self.held[position].state == State::Open {
+                continue;
+            } else {
+                // The head is held and nobody looks at the data: it waits with it.
+                DataStatus::StopIterationAndWatermark
+            };
+            match self.apply_data(position, status, data, end, filters, env) {
+                Step::On(next, next_end) => (data, end) = (next, next_end),
+                Step::Stop(flow) => return flow,
+            }
+        }
+        self.out.push(Piece::Data(data, end));
+        Flow::Done
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a filter said, about what, and the chain lent to it"
+    )]
+    fn apply_data(
+        &mut self,
+        position: usize,
+        status: DataStatus,
+        data: Bytes,
+        end: EndStream,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Step {
+        let held = &mut self.held[position];
+        match status {
+            DataStatus::Continue => {
+                let flow = self.continue_head(position, filters, env);
+                let Flow::Done = flow else {
+                    return Step::Stop(flow);
+                };
+                let flow = self.send_injected(position, filters, env);
+                let Flow::Done = flow else {
+                    return Step::Stop(flow);
+                };
+                let (mut before, _) = self.take_buffer(position);
+                if before.is_empty() {
+                    return Step::On(data, end);
+                }
+                before.extend_from_slice(&data);
+                Step::On(before.freeze(), end)
+            }
+            DataStatus::StopIterationAndBuffer => {
+                held.limit_is_error = true;
+                self.hold(position, &data, end);
+                Step::Stop(self.send_injected(position, filters, env))
+            }
+            DataStatus::StopIterationAndWatermark => {
+                self.hold(position, &data, end);
+                Step::Stop(self.send_injected(position, filters, env))
+            }
+            DataStatus::StopIterationNoBuffer => {
+                held.ended |= end.is_end();
+                Step::Stop(self.send_injected(position, filters, env))
+            }
+            DataStatus::Wait(future) => {
+                held.wait = Some(future);
+                held.state = State::DataWaits;
+                self.hold(position, &data, end);
+                Step::Stop(self.send_injected(position, filters, env))
+            }
+            DataStatus::LocalReply(reply) => Step::Stop(Flow::LocalReply(reply)),
+        }
+    }
+
+    pub(super) fn resume_data(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let held = &mut self.held[position];
+        let mut buffer = std::mem::take(&mut held.buffer);
+        let before = buffer.len();
+        let end = held.ended && held.trailers.is_none();
+        let index = D::index(position, filters.len());
+        let (filter, _, slot) = &mut filters.list[index];
+        let status = D::resume_data(
+            &mut **filter,
+            &mut context(env, *slot),
+            &mut buffer,
+            end.into(),
+        );
+        self.buffered = self.buffered.saturating_sub(before) + buffer.len();
+        let held = &mut self.held[position];
+        held.buffer = buffer;
+        held.state = State::Open;
+        let flow = self.send_injected(position, filters, env);
+        let Flow::Done = flow else { return flow };
+        let held = &mut self.held[position];
+        match status {
+            DataStatus::Continue => {
+                let flow = self.continue_head(position, filters, env);
+                let Flow::Done = flow else { return flow };
+                self.release(position, filters, env)
+            }
+            DataStatus::Wait(future) => {
+                held.wait = Some(future);
+                held.state = State::DataWaits;
+                Flow::Done
+            }
+            DataStatus::StopIterationAndBuffer => {
+                held.limit_is_error = true;
+                Flow::Done
+            }
+            DataStatus::StopIterationAndWatermark => Flow::Done,
+            DataStatus::StopIterationNoBuffer => {
+                self.take_buffer(position);
+                match self.held[position].trailers.take() {
+                    Some(trailers) => self.run_trailers(position + 1, filters, env, trailers),
+                    None => Flow::Done,
+                }
+            }
+            DataStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    pub(super) fn run_trailers(
+        &mut self,
+        from: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        mut trailers: Fields,
+    ) -> Flow {
+        let len = filters.len();
+        for position in from..len {
+            if matches!(
+                self.held[position].state,
+                State::AllStopped(_) | State::DataWaits | State::TrailersWait
+            ) {
+                self.held[position].trailers = Some(trailers);
+                self.held[position].ended = false;
+                return Flow::Done;
+            }
+            let index = D::index(position, len);
+            let (filter, interests, slot) = &mut filters.list[index];
+            let status = if interests.contains(D::TRAILERS) {
+                D::trailers(&mut **filter, &mut context(env, *slot), &mut trailers)
+            } else {
+                TrailersStatus::Continue
+            };
+            match status {
+                TrailersStatus::Continue => {
+                    let flow = self.continue_head(position, filters, env);
+                    let Flow::Done = flow else { return flow };
+                    let flow = self.send_injected(position, filters, env);
+                    let Flow::Done = flow else { return flow };
+                    let (data, _) = self.take_buffer(position);
+                    if !data.is_empty() {
+                        let flow =
+                            self.run_data(position + 1, filters, env, data.freeze(), EndStream::No);
+                        let Flow::Done = flow else { return flow };
+                    }
+                }
+                TrailersStatus::StopIteration => {
+                    self.held[position].trailers = Some(trailers);
+                    return self.send_injected(position, filters, env);
+                }
+                TrailersStatus::Wait(future) => {
+                    let held = &mut self.held[position];
+                    held.trailers = Some(trailers);
+                    held.wait = Some(future);
+                    held.state = State::TrailersWait;
+                    return self.send_injected(position, filters, env);
+                }
+                TrailersStatus::LocalReply(reply) => return Flow::LocalReply(reply),
+            }
+        }
+        self.out.push(Piece::Trailers(trailers));
+        Flow::Done
+    }
+}
+
+/// Where data goes after one filter.
+enum Step {
+    On(Bytes, EndStream),
+    Stop(Flow),
+}
+
+fn context<'a>(env: &'a mut ChainEnv<'_>, slot: Option<usize>) -> StreamContext<'a> {
+    StreamContext {
+        info: env.info,
+        worker: env.worker,
+        request: Some(env.request),
+        response: env.response.as_mut(),
+        effects: env.effects,
+        slot,
+    }
+}

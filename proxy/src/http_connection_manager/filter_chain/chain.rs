@@ -1,0 +1,329 @@
+//! One direction of a chain: the state of each filter in it, and the way of a head through them.
+
+use std::marker::PhantomData;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+
+use super::direction::Direction;
+use super::{ChainEnv, Filters, Flow, Piece};
+use crate::http::{EndStream, Fields};
+use crate::http_filters::{HeadersStatus, LocalBoxFuture};
+
+/// One direction of a chain: what each filter holds back, and what has come out.
+pub struct Chain<D> {
+    pub(super) held: Vec<Held>,
+    /// What passed the last filter and was not taken yet.
+    pub(super) out: Vec<Piece>,
+    /// Bytes held back by all filters.
+    pub(super) buffered: usize,
+    direction: PhantomData<D>,
+}
+
+/// What one filter holds back in one direction.
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) state: State,
+    pub(super) buffer: BytesMut,
+    /// The body ended with what is in the buffer.
+    pub(super) ended: bool,
+    pub(super) trailers: Option<Fields>,
+    pub(super) wait: Option<LocalBoxFuture<'static, ()>>,
+    /// More than the limit is an error, not a reason to stop reading.
+    pub(super) limit_is_error: bool,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Everything passes.
+    #[default]
+    Open,
+    /// The head is held; data is still handed to the filter. The head ended the message or not.
+    HeadStopped(EndStream),
+    /// The head is held, and everything behind it.
+    AllStopped(EndStream),
+    /// Data is held until a future ends.
+    DataWaits,
+    /// Trailers are held until a future ends.
+    TrailersWait,
+}
+
+impl<D> Default for Chain<D> {
+    fn default() -> Self {
+        Self {
+            held: Vec::new(),
+            out: Vec::new(),
+            buffered: 0,
+            direction: PhantomData,
+        }
+    }
+}
+
+impl<D: Direction> Chain<D> {
+    /// Bytes that filters hold back.
+    pub fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Whether a filter waits for a future.
+    pub fn is_waiting(&self) -> bool {
+        self.held.iter().any(|held| held.wait.is_some())
+    }
+
+    /// Whether anything is held back at all.
+    pub fn is_holding(&self) -> bool {
+        self.held
+            .iter()
+            .any(|held| held.state != State::Open || !held.buffer.is_empty())
+    }
+
+    /// What passed the last filter since the last call.
+    pub fn take(&mut self) -> Vec<Piece> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Gives the vector of `take` back, empty, so that its capacity serves again.
+    pub fn give_back(&mut self, mut pieces: Vec<Piece>) {
+        pieces.clear();
+        if self.out.is_empty() {
+            self.out = pieces;
+        }
+    }
+
+    /// Pushes the head in.
+    pub fn headers(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+    ) -> Flow {
+        self.held.resize_with(filters.len(), Held::default);
+        self.run_headers(0, filters, env, end)
+    }
+
+    /// Pushes a piece of the body in. `limit` is the most that filters may hold back, in bytes.
+    pub fn data(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        data: Bytes,
+        end: EndStream,
+        limit: usize,
+    ) -> Flow {
+        if !filters.union.contains(D::DATA) && !self.is_holding() {
+            self.out.push(Piece::Data(data, end));
+            return Flow::Done;
+        }
+        match self.run_data(0, filters, env, data, end) {
+            Flow::Done if self.buffered > limit && self.held.iter().any(|h| h.limit_is_error) => {
+                Flow::BufferFull
+            }
+            flow => flow,
+        }
+    }
+
+    /// Pushes the trailers in.
+    pub fn trailers(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        trailers: Fields,
+    ) -> Flow {
+        if !filters.union.contains(D::TRAILERS) && !self.is_holding() {
+            self.out.push(Piece::Trailers(trailers));
+            return Flow::Done;
+        }
+        self.run_trailers(0, filters, env, trailers)
+    }
+
+    /// Lets filters go on whose futures have ended.
+    pub fn poll_waits(
+        &mut self,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Flow> {
+        for position in 0..self.held.len() {
+            let Some(wait) = self.held[position].wait.as_mut() else {
+                continue;
+            };
+            if wait.as_mut().poll(cx).is_ready() {
+                self.held[position].wait = None;
+                return Poll::Ready(self.resume(position, filters, env));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn resume(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
+        match self.held[position].state {
+            State::AllStopped(end) => self.one_head(position, filters, env, end, true),
+            State::DataWaits => self.resume_data(position, filters, env),
+            State::TrailersWait => {
+                self.held[position].state = State::Open;
+                self.release(position, filters, env)
+            }
+            State::Open | State::HeadStopped(_) => Flow::Done,
+        }
+    }
+
+    pub(super) fn run_headers(
+        &mut self,
+        from: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+    ) -> Flow {
+        if from >= filters.len() {
+            self.out.push(Piece::Head(end));
+            return Flow::Done;
+        }
+        self.one_head(from, filters, env, end, false)
+    }
+
+    /// Shows the head to one filter, and to those after it as far as it goes.
+    fn one_head(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+        resume: bool,
+    ) -> Flow {
+        let index = D::index(position, filters.len());
+        let (filter, interests, slot) = &mut filters.list[index];
+        let status = if interests.contains(D::HEADERS) {
+            D::headers(&mut **filter, env, *slot, end, resume)
+        } else {
+            HeadersStatus::Continue
+        };
+        if std::mem::take(&mut env.effects.route_cleared) {
+            env.routes.resolve(env.request, env.info);
+        }
+        let held = &mut self.held[position];
+        held.state = State::Open;
+        match status {
+            HeadersStatus::Continue => {
+                let flow = self.run_headers(position + 1, filters, env, end);
+                self.after_head(position, resume, flow, filters, env)
+            }
+            HeadersStatus::ContinueAndDontEndStream => {
+                let flow = self.run_headers(position + 1, filters, env, EndStream::No);
+                self.after_head(position, resume, flow, filters, env)
+            }
+            HeadersStatus::StopIteration => {
+                held.state = State::HeadStopped(end);
+                self.send_injected(position, filters, env)
+            }
+            HeadersStatus::StopAllAndBuffer => {
+                held.state = State::AllStopped(end);
+                held.limit_is_error = true;
+                Flow::Done
+            }
+            HeadersStatus::StopAllAndWatermark => {
+                held.state = State::AllStopped(end);
+                Flow::Done
+            }
+            HeadersStatus::Wait(future) => {
+                held.state = State::AllStopped(end);
+                held.wait = Some(future);
+                Flow::Done
+            }
+            HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    /// The head has passed `position`: what the filter injected and what piled up behind the head follows.
+    fn after_head(
+        &mut self,
+        position: usize,
+        resumed: bool,
+        flow: Flow,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let Flow::Done = flow else { return flow };
+        match self.send_injected(position, filters, env) {
+            // Data that came while everything was stopped has not been shown to this filter yet.
+            Flow::Done if resumed => self.replay(position, filters, env),
+            flow => flow,
+        }
+    }
+
+    /// Shows what was held behind a stopped head to the very filter that stopped it.
+    fn replay(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
+        let (data, ended) = self.take_buffer(position);
+        let trailers = self.held[position].trailers.take();
+        if !data.is_empty() || ended {
+            let flow = self.run_data(position, filters, env, data.freeze(), ended.into());
+            let Flow::Done = flow else { return flow };
+        }
+        match trailers {
+            Some(trailers) => self.run_trailers(position, filters, env, trailers),
+            None => Flow::Done,
+        }
+    }
+
+    /// Sends on what a filter held back, to the filters after it.
+    pub(super) fn release(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let (data, ended) = self.take_buffer(position);
+        let trailers = self.held[position].trailers.take();
+        if !data.is_empty() || ended {
+            let flow = self.run_data(position + 1, filters, env, data.freeze(), ended.into());
+            let Flow::Done = flow else { return flow };
+        }
+        match trailers {
+            Some(trailers) => self.run_trailers(position + 1, filters, env, trailers),
+            None => Flow::Done,
+        }
+    }
+
+    /// Lets a head go on that this filter had stopped, now that the filter lets its body go on.
+    pub(super) fn continue_head(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let State::HeadStopped(_) = self.held[position].state else {
+            return Flow::Done;
+        };
+        self.held[position].state = State::Open;
+        self.run_headers(position + 1, filters, env, EndStream::No)
+    }
+
+    pub(super) fn send_injected(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        for injected in std::mem::take(&mut env.effects.injected) {
+            let flow = self.continue_head(position, filters, env);
+            let Flow::Done = flow else { return flow };
+            let flow = self.run_data(position + 1, filters, env, injected.data, injected.end);
+            let Flow::Done = flow else { return flow };
+        }
+        Flow::Done
+    }
+
+    pub(super) fn hold(&mut self, position: usize, data: &[u8], end: EndStream) {
+        let held = &mut self.held[position];
+        held.buffer.extend_from_slice(data);
+        held.ended |= end.is_end();
+        self.buffered += data.len();
+    }
+
+    pub(super) fn take_buffer(&mut self, position: usize) -> (BytesMut, bool) {
+        let held = &mut self.held[position];
+        let data = std::mem::take(&mut held.buffer);
+        self.buffered = self.buffered.saturating_sub(data.len());
+        held.limit_is_error = false;
+        (data, std::mem::take(&mut held.ended))
+    }
+}
