@@ -181,19 +181,7 @@ pub(super) struct PartialBlock {
     pub(super) id: u32,
     pub(super) end_stream: bool,
     pub(super) block: Vec<u8>,
-    pub(super) continuations: u32,
     pub(super) depends_on_itself: bool,
-}
-
-/// A DATA frame whose payload is being read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OpenData {
-    pub(super) id: u32,
-    pub(super) left: usize,
-    pub(super) padding: usize,
-    pub(super) end_stream: bool,
-    /// It belongs to a stream that still wants it.
-    pub(super) wanted: bool,
 }
 
 /// A connection without socket and clock: what was read goes in, what is to be written comes out, and between them are
@@ -219,7 +207,6 @@ pub struct Connection {
     pub(super) settings_seen: bool,
     pub(super) settings_acked: bool,
     pub(super) block: Option<Box<PartialBlock>>,
-    pub(super) data: Option<OpenData>,
     /// The highest stream that the peer has opened.
     pub(super) highest_remote: u32,
     /// The next stream that we open.
@@ -319,7 +306,6 @@ impl Connection {
             settings_seen: false,
             settings_acked: false,
             block: None,
-            data: None,
             highest_remote: 0,
             next_local: 1,
             reset_by_us: VecDeque::new(),

@@ -3,9 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::connection::{
-    Accepted, CODEC_ERROR, Connection, Failure, Goaway, OpenData, PartialBlock, Role,
-};
+use super::connection::{Accepted, CODEC_ERROR, Connection, Failure, Goaway, PartialBlock, Role};
 use super::flow::LARGEST;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::head::{Decoded, Flaw, RequestBuilder, ResponseBuilder, Skipped, TrailersBuilder};
@@ -13,8 +11,8 @@ use super::hpack::HpackError;
 use super::stream::{Broken, Receive, Received, Send, Stream};
 use crate::http::{EndStream, Method};
 
-/// CONTINUATION frames of one header block.
-const MAX_CONTINUATIONS: u32 = 8;
+/// Bytes that a header block may have beyond twice the largest head.
+const BLOCK_SLACK: usize = 64 * 1024;
 /// Data up to this size is copied, so that the buffer that it was read into can be used again.
 const COPIED: usize = 2 * 1024;
 /// What is said of a stream whose frame broke the connection, other than HEADERS.
@@ -27,7 +25,7 @@ impl Connection {
         while self.is_alive() {
             match self.step(input) {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return self.check_unsent(),
                 Err(failure) => self.fail(failure),
             }
         }
@@ -38,9 +36,6 @@ impl Connection {
     fn step(&mut self, input: &mut BytesMut) -> Result<bool, Failure> {
         if self.preface_left > 0 {
             return self.preface(input);
-        }
-        if let Some(data) = self.data {
-            return Ok(self.data_payload(data, input));
         }
         let Some(head) = FrameHead::read(input) else {
             return Ok(false);
@@ -55,7 +50,7 @@ impl Connection {
             return Err(failure);
         }
         if head.kind == frame::DATA {
-            return self.data_head(&head, input);
+            return self.take_data(&head, input);
         }
         let Some(payload) = input.get(frame::HEAD..frame::HEAD + head.length) else {
             return Ok(false);
@@ -89,7 +84,7 @@ impl Connection {
             return Err(Failure::told(ErrorCode::FRAME_SIZE_ERROR));
         }
         if !self.settings_seen && (head.kind != frame::SETTINGS || head.has(frame::ACK)) {
-            return Err(Failure::silent());
+            return Err(Failure::told(ErrorCode::PROTOCOL_ERROR));
         }
         let continues = self.block.as_ref().map(|block| block.id);
         let fits = match continues {
@@ -113,7 +108,10 @@ impl Connection {
             frame::PRIORITY => self.priority(head, payload),
             frame::RST_STREAM => self.rst_stream(head, payload),
             frame::SETTINGS => self.settings(head, payload),
-            frame::PUSH_PROMISE => Err(Failure::silent()),
+            frame::PUSH_PROMISE => {
+                self.deliver_unknown(head.stream);
+                Err(Failure::silent())
+            }
             frame::PING => self.ping(head, payload),
             frame::GOAWAY => self.goaway_received(head, payload),
             frame::WINDOW_UPDATE => self.window_update(head, payload),
@@ -143,44 +141,53 @@ impl Connection {
         }
     }
 
-    fn data_head(&mut self, head: &FrameHead, input: &mut BytesMut) -> Result<bool, Failure> {
-        let padded = usize::from(head.has(frame::PADDED));
-        if input.len() < frame::HEAD + padded.min(head.length) {
+    /// Takes a whole DATA frame.
+    fn take_data(&mut self, head: &FrameHead, input: &mut BytesMut) -> Result<bool, Failure> {
+        if input.len() < frame::HEAD + head.length {
             return Ok(false);
         }
         if head.stream == 0 || self.is_idle(head.stream) {
             return Err(Failure::told(ErrorCode::PROTOCOL_ERROR));
         }
+        let padded = usize::from(head.has(frame::PADDED));
         let padding = match input.get(frame::HEAD) {
             Some(padding) if padded == 1 && head.length > 0 => usize::from(*padding),
-            _ if padded == 1 => return Err(Failure::told(ErrorCode::PROTOCOL_ERROR)),
             _ => 0,
         };
-        if padded + padding > head.length {
+        let Some(left) = head.length.checked_sub(padded + padding) else {
             return Err(Failure::told(ErrorCode::PROTOCOL_ERROR));
-        }
+        };
         self.heard = true;
-        input.advance(frame::HEAD + padded);
-        let left = head.length - padded - padding;
         let length = u32::try_from(head.length).unwrap_or(u32::MAX);
         if !self.receive_window.received(length) {
             return Err(Failure::told(ErrorCode::FLOW_CONTROL_ERROR));
         }
-        let wanted = self.begin_data(head, left)?;
-        let unread = u32::try_from(padded + padding).unwrap_or(u32::MAX);
-        if wanted {
-            self.consume(head.stream, unread);
-        } else {
-            self.consume_connection(unread);
-        }
-        self.data = Some(OpenData {
-            id: head.stream,
-            left,
-            padding,
-            end_stream: head.has(frame::END_STREAM),
-            wanted,
-        });
         self.track(head, left == 0)?;
+        let id = head.stream;
+        if !self.begin_data(head, left)? {
+            input.advance(frame::HEAD + head.length);
+            self.consume_connection(length);
+            return Ok(true);
+        }
+        input.advance(frame::HEAD + padded);
+        let piece = if left <= COPIED {
+            let piece = Bytes::copy_from_slice(input.get(..left).unwrap_or_default());
+            input.advance(left);
+            piece
+        } else {
+            input.split_to(left).freeze()
+        };
+        input.advance(padding);
+        self.consume(id, u32::try_from(padded + padding).unwrap_or(u32::MAX));
+        let end = head.has(frame::END_STREAM);
+        if let Some(stream) = self.streams.get_mut(&id)
+            && (left > 0 || end)
+        {
+            stream.deliver(Received::Data(piece, EndStream::from(end)));
+        }
+        if end {
+            self.end_receiving(id);
+        }
         Ok(true)
     }
 
@@ -217,76 +224,6 @@ impl Connection {
             return Ok(false);
         }
         Ok(true)
-    }
-
-    /// Hands on what has come of the payload of a DATA frame.
-    fn data_payload(&mut self, data: OpenData, input: &mut BytesMut) -> bool {
-        let OpenData {
-            id,
-            left,
-            padding,
-            end_stream,
-            wanted,
-        } = data;
-        if left == 0 && padding == 0 {
-            if wanted && end_stream {
-                self.finish_data(id, Bytes::new(), true);
-            }
-            self.data = None;
-            return true;
-        }
-        if left == 0 {
-            let skipped = padding.min(input.len());
-            input.advance(skipped);
-            self.data = Some(OpenData {
-                padding: padding - skipped,
-                ..data
-            });
-            return skipped > 0;
-        }
-        let count = left.min(input.len());
-        if count == 0 {
-            return false;
-        }
-        // The frame is over with this piece, but for padding that says nothing.
-        let last = count == left && padding == 0;
-        let still_wanted = wanted
-            && self
-                .streams
-                .get(&id)
-                .is_some_and(|stream| stream.receive == Receive::Body && !stream.released);
-        if still_wanted {
-            let piece = if count <= COPIED {
-                let piece = Bytes::copy_from_slice(input.get(..count).unwrap_or_default());
-                input.advance(count);
-                piece
-            } else {
-                input.split_to(count).freeze()
-            };
-            self.finish_data(id, piece, last && end_stream);
-        } else {
-            input.advance(count);
-            self.consume_connection(u32::try_from(count).unwrap_or(u32::MAX));
-            if last && end_stream && wanted {
-                self.end_receiving(id);
-            }
-        }
-        self.data = (!last).then_some(OpenData {
-            left: left - count,
-            ..data
-        });
-        true
-    }
-
-    fn finish_data(&mut self, id: u32, piece: Bytes, end: bool) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.receive == Receive::Body
-        {
-            stream.deliver(Received::Data(piece, EndStream::from(end)));
-        }
-        if end {
-            self.end_receiving(id);
-        }
     }
 
     /// Notes that the peer has sent all of a stream.
@@ -328,7 +265,6 @@ impl Connection {
             id: head.stream,
             end_stream,
             block: block.to_vec(),
-            continuations: 0,
             depends_on_itself,
         }));
         Ok(())
@@ -339,8 +275,7 @@ impl Connection {
         let Some(mut partial) = self.block.take() else {
             return Err(Failure::told(ErrorCode::PROTOCOL_ERROR));
         };
-        partial.continuations += 1;
-        let checked = flooded.and(check_continuations(partial.continuations));
+        let checked = flooded.and(self.check_block(partial.block.len() + payload.len()));
         if let Err(failure) = checked {
             if self.opens_stream(partial.id) {
                 self.open_refused(partial.id, failure.details);
@@ -360,6 +295,15 @@ impl Connection {
             ..
         } = *partial;
         self.block(id, end_stream, depends_on_itself, &block)
+    }
+
+    /// A block that is not yet complete is kept, so that it may not grow for ever; what it holds may be less than it has bytes.
+    fn check_block(&self, length: usize) -> Result<(), Failure> {
+        let largest = self.config.rules.max_bytes.saturating_mul(2);
+        if length > largest.saturating_add(BLOCK_SLACK) {
+            return Err(Failure::silent());
+        }
+        Ok(())
     }
 
     /// Whether HEADERS with this number open a stream of the client.
@@ -502,6 +446,13 @@ impl Connection {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.deliver(received);
         }
+    }
+
+    /// Notes that a frame on this stream, other than HEADERS, breaks the connection.
+    fn deliver_unknown(&mut self, id: u32) {
+        let broken = Broken::ConnectionError(UNKNOWN_ERROR);
+        self.deliver(id, Received::Broken(broken));
+        self.close_quietly(id);
     }
 
     /// Closes a stream for both sides without a frame.
@@ -687,7 +638,6 @@ impl Connection {
             self.setting(u16::from_be_bytes([a, b]), frame::number(value))?;
         }
         self.write_control(frame::SETTINGS, frame::ACK, 0, &[]);
-        self.check_unsent();
         Ok(())
     }
 
@@ -759,7 +709,6 @@ impl Connection {
             return Ok(());
         }
         self.write_control(frame::PING, frame::ACK, 0, payload);
-        self.check_unsent();
         Ok(())
     }
 
@@ -820,9 +769,7 @@ impl Connection {
         };
         stream.meter.wire_received += 4 + frame::HEAD as u64;
         if increment == 0 {
-            let details = Broken::ConnectionError(UNKNOWN_ERROR);
-            self.deliver(id, Received::Broken(details));
-            self.close_quietly(id);
+            self.deliver_unknown(id);
             return Err(Failure::silent());
         }
         // Envoy differs: it closes the connection.
@@ -839,7 +786,7 @@ impl Connection {
     }
 
     /// Ends the connection if the peer makes us answer more than it reads.
-    pub(super) fn check_unsent(&mut self) {
+    fn check_unsent(&mut self) {
         let limits = &self.config.options.limits;
         if let Err(flood) = self.counters.check_unsent(limits) {
             self.flooded(flood);
@@ -857,12 +804,4 @@ fn unpadded<'a>(head: &FrameHead, payload: &'a [u8]) -> Result<(&'a [u8], usize)
     let padding = usize::from(*padding);
     let left = rest.len().checked_sub(padding).ok_or(broken)?;
     Ok((rest.get(..left).unwrap_or_default(), padding + 1))
-}
-
-/// A block may have no more CONTINUATION than this, so that what is kept of it stays small.
-fn check_continuations(count: u32) -> Result<(), Failure> {
-    if count > MAX_CONTINUATIONS {
-        return Err(Failure::silent());
-    }
-    Ok(())
 }

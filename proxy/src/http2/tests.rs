@@ -297,10 +297,10 @@ fn each_broken_frame_has_its_end() {
             silent,
         ),
         (
-            "nine CONTINUATION",
+            "a header block without end",
             [
                 raw(1, 1, 1, &block(&GET)),
-                raw(9, 0, 1, b"\0\x01x\x01y").repeat(9),
+                raw(9, 0, 1, &[7; 16_384]).repeat(12),
             ]
             .concat(),
             silent,
@@ -371,6 +371,7 @@ fn what_is_no_preface_or_no_settings_is_no_connection() {
     }
     let config = ConnectionConfig::for_server(&settings(), 1);
     let mut connection = Connection::new(config, None, Instant::now());
+    // Anything but SETTINGS is no beginning.
     let bytes = [frame::PREFACE, &raw(6, 0, 0, &[0; 8])].concat();
     connection.receive(&mut BytesMut::from(&bytes[..]), Instant::now());
     assert!(connection.has_failed());

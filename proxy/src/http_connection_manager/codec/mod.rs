@@ -105,6 +105,8 @@ pub enum StreamReset {
     ConnectionTermination,
     /// The client reset the stream (HTTP/2 RST_STREAM).
     RemoteReset,
+    /// The client reset the stream with REFUSED_STREAM.
+    RemoteRefused,
     /// The proxy breaks it off.
     LocalReset,
     /// What the client sent breaks the protocol: the status to answer with, and the details.

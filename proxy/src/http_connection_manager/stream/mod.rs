@@ -619,13 +619,18 @@ impl<S: ServerStream> Stream<S> {
                 self.info().response_code_details = Some((*details).into());
                 self.gone();
             }
-            StreamReset::RemoteReset => {
+            StreamReset::RemoteReset | StreamReset::RemoteRefused => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info()
                     .response_flags
                     .set(ResponseFlag::DownstreamRemoteReset);
-                self.info().response_code_details = Some("downstream_remote_reset".into());
+                let details = if *reset == StreamReset::RemoteRefused {
+                    "http2.remote_refuse"
+                } else {
+                    "http2.remote_reset"
+                };
+                self.info().response_code_details = Some(details.into());
                 self.gone();
             }
             StreamReset::ConnectionTermination | StreamReset::LocalReset => {

@@ -232,7 +232,8 @@ impl ServerStream for ServerHttp2Stream {
             Received::Data(data, end) => RequestEvent::Data(data, end),
             Received::Trailers(trailers) => RequestEvent::Trailers(trailers),
             Received::Broken(broken) => RequestEvent::Reset(match broken {
-                Broken::Remote(_) | Broken::Refused => StreamReset::RemoteReset,
+                Broken::Remote(_) => StreamReset::RemoteReset,
+                Broken::Refused => StreamReset::RemoteRefused,
                 Broken::Malformed(details) | Broken::ConnectionError(details) => {
                     StreamReset::CodecError(details)
                 }
