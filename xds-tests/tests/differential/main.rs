@@ -25,6 +25,7 @@ mod case;
 mod clients;
 mod filters;
 mod framing;
+mod frames;
 mod hcm;
 mod hedging;
 mod http2;
@@ -71,6 +72,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("network", network::cases),
     ("http2", http2::cases),
+    ("frames", frames::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];
