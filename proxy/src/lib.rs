@@ -15,6 +15,7 @@ pub mod config;
 pub mod explain;
 pub mod formatter;
 pub mod http;
+pub mod http2;
 pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener;

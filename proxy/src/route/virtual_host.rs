@@ -10,6 +10,7 @@ use pb::virtual_host::TlsRequirementType;
 use super::entry::{Route, RouteContext};
 use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
+use super::hedge_policy::HedgePolicy;
 use super::mirror::MirrorPolicy;
 use super::path_index::{Candidates, PathIndex};
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
@@ -104,7 +105,6 @@ impl VirtualHost {
             path.unsupported_if_set("virtual_clusters", virtual_clusters),
             path.unsupported_if_set("cors", cors),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
-            path.unsupported_if_set("hedge_policy", hedge_policy),
             path.unsupported_if_set("route_specifiers", route_specifiers),
         ];
         let name = path.non_empty("name", name);
@@ -125,6 +125,7 @@ impl VirtualHost {
         let retry_policy = path
             .optional("retry_policy", retry_policy, RetryPolicy::from_proto)
             .map(|policy| policy.map(Arc::new));
+        let hedge_policy = path.optional("hedge_policy", hedge_policy, HedgePolicy::from_proto);
         let own_filters = context.per_filter.level(typed_per_filter_config, path);
         let no_filters = FilterLevel::default();
         let filter_levels = [
@@ -144,9 +145,11 @@ impl VirtualHost {
         let own_mirrors = mirrors.map(Arc::<[_]>::from);
         let route_context = RouteContext {
             per_filter: context.per_filter,
+            virtual_host: name.as_deref().unwrap_or_default(),
             filter_levels,
             filters: &filters,
             retry_policy: retry_policy.as_ref().ok().and_then(Option::as_ref),
+            hedge_policy: hedge_policy.as_ref().ok().copied().flatten(),
             mirrors: match &own_mirrors {
                 Ok(own) if !own.is_empty() => own,
                 _ => context.mirrors,
@@ -168,6 +171,7 @@ impl VirtualHost {
         };
         own_mirrors.map(drop)?;
         retry_policy.map(drop)?;
+        hedge_policy?;
         own_filters.map(drop)?;
         let routes: Box<[Route]> = routes?.into();
         Ok(Self {

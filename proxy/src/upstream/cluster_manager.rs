@@ -56,6 +56,8 @@ pub struct Cluster {
     changes: watch::Sender<()>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
     pub(super) panic_threshold: RuntimeInteger,
+    /// `upstream.maintenance_mode.<name>`, in percent.
+    pub(super) maintenance_mode: RuntimeInteger,
 }
 
 /// The table of all clusters, by number. Main writes it, workers read it.
@@ -107,7 +109,8 @@ impl Cluster {
         let threshold = info.settings.load_balancer.healthy_panic_threshold;
         let runtime = crate::runtime::Runtime::default();
         let panic_threshold = runtime.integer("", threshold.into());
-        let cluster = Self::empty(info, watch::Sender::default(), panic_threshold);
+        let values = (panic_threshold, runtime.integer("", 0));
+        let cluster = Self::empty(info, watch::Sender::default(), values);
         cluster.set_hosts(hosts);
         cluster
     }
@@ -115,7 +118,7 @@ impl Cluster {
     fn empty(
         info: ClusterInfo,
         changes: watch::Sender<()>,
-        panic_threshold: RuntimeInteger,
+        (panic_threshold, maintenance_mode): (RuntimeInteger, RuntimeInteger),
     ) -> Self {
         Self {
             info: Arc::new(info),
@@ -123,6 +126,7 @@ impl Cluster {
             hosts_version: AtomicU64::new(0),
             changes,
             panic_threshold,
+            maintenance_mode,
         }
     }
 
@@ -365,7 +369,9 @@ impl ClusterManager {
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));
         let id = info.id;
-        let cluster = Arc::new(Cluster::empty(info, self.table.changes.clone(), threshold));
+        let maintenance = format!("upstream.maintenance_mode.{name}");
+        let values = (threshold, self.server.runtime.integer(&maintenance, 0));
+        let cluster = Arc::new(Cluster::empty(info, self.table.changes.clone(), values));
         match self.clusters.borrow().contains_key(&id) {
             true => self.stats.cluster_modified().inc(),
             false => self.stats.cluster_added().inc(),

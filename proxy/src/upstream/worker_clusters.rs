@@ -18,9 +18,10 @@ use super::pool::{
     TcpUpstream,
 };
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
-use crate::http_connection_manager::codec::h2::ClientHttp2Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
+use crate::server::Random;
+use crate::http2::ClientHttp2Settings;
 
 /// This worker's clusters by number, each made when first asked for.
 pub struct WorkerClusters {
@@ -52,7 +53,7 @@ pub(in crate::upstream) struct ClusterHandle {
     pub(super) connector: Rc<dyn Connector>,
     shard: usize,
     http1: OnceCell<(Rc<ClientHttp1Settings>, Http1CodecStats)>,
-    http2: OnceCell<(Rc<ClientHttp2Settings>, Http2CodecStats)>,
+    http2: OnceCell<(Rc<ClientHttp2Settings>, Rc<Http2CodecStats>)>,
 }
 
 impl WorkerClusters {
@@ -221,6 +222,51 @@ impl WorkerCluster {
             .record(&self.handle.info.scope, status, origin);
     }
 
+    /// As `record_code`, but for the counters by code that no prefix stands before.
+    pub fn record_prefixed_code(&self, status: u16, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        info.stats.upstream_rq_completed().inc();
+        codes
+            .borrow_mut()
+            .record_prefixed(&info.scope, status, origin);
+    }
+
+    /// Counts a response that is tried again below `retry.`; with `without_code` its status is left out.
+    #[cold]
+    pub fn record_retry_code(&self, status: u16, without_code: bool) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        let code = (!without_code).then_some(status);
+        codes.borrow_mut().record_retry(&info.scope, code);
+    }
+
+    /// Counts a response below a name that its request chose, as `record_code` does.
+    #[cold]
+    pub fn record_alternative_code(&self, name: &str, status: u16, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        if let Some((codes, scope)) = codes.borrow_mut().alternative(name, &info.scope) {
+            codes.record_all(&scope, status, origin);
+        }
+    }
+
+    /// Records how long a response took below a name that its request chose, as `record_time` does.
+    #[cold]
+    pub fn record_alternative_time(&self, name: &str, took: Duration, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        if let Some((codes, scope)) = codes.borrow_mut().alternative(name, &info.scope) {
+            codes.record_all_time(&scope, millis, origin);
+        }
+    }
+
+    /// Whether a request falls upon the share that `upstream.maintenance_mode.<name>` turns away.
+    #[inline]
+    pub fn is_in_maintenance(&self, random: &Random) -> bool {
+        match self.handle.cluster.maintenance_mode.get() {
+            0 => false,
+            percent => random.next() % 100 < percent,
+        }
+    }
+
     /// Records how long a response took, from the end of the request: `upstream_rq_time`, and the same below `external.` or
     /// `internal.`, and below `canary.`
     pub fn record_time(&self, took: Duration, origin: CodeOrigin) {
@@ -326,14 +372,14 @@ impl ClusterHandle {
     }
 
     /// `cluster.<name>.http2.`
-    pub(super) fn http2_stats(&self) -> &Http2CodecStats {
+    pub(super) fn http2_stats(&self) -> &Rc<Http2CodecStats> {
         &self.http2().1
     }
 
-    fn http2(&self) -> &(Rc<ClientHttp2Settings>, Http2CodecStats) {
+    fn http2(&self) -> &(Rc<ClientHttp2Settings>, Rc<Http2CodecStats>) {
         self.http2.get_or_init(|| {
             let settings = &self.info.settings;
-            let stats = Http2CodecStats::new(&self.info.scope.scope("http2."));
+            let stats = Rc::new(Http2CodecStats::new(&self.info.scope.scope("http2.")));
             let settings = ClientHttp2Settings {
                 options: settings.http.http2.clone(),
                 max_response_headers_kb: settings.http.common.max_response_headers_kb,

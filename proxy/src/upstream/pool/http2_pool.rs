@@ -215,12 +215,12 @@ impl Http2Pool {
                 None => self.owner.connect(&[b"h2"]).await?,
             };
             let info = guard.connected(&connected, Some(Protocol::Http2));
-            let codec = http2::ClientConnection::handshake(
+            let cluster = &self.owner.cluster;
+            let codec = http2::ClientConnection::start(
                 connected.io,
-                self.owner.cluster.http2_settings(),
-            )
-            .await
-            .map_err(|error| ConnectError::Failed(error.to_string().into()))?;
+                cluster.http2_settings(),
+                Some(cluster.http2_stats().clone()),
+            );
             Ok((codec, info))
         }
         .await;
