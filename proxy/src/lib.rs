@@ -24,6 +24,7 @@ pub mod matchers;
 pub mod net;
 pub mod network_filters;
 pub mod overload;
+pub mod rbac;
 pub mod route;
 pub mod runtime;
 pub mod secrets;

@@ -13,6 +13,7 @@ mod grpc_stats;
 pub(crate) mod header_mutation;
 mod health_check;
 mod local_ratelimit;
+mod rbac;
 pub mod router;
 mod status;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &header_mutation::Factory,
     &health_check::Factory,
     &local_ratelimit::Factory,
+    &rbac::Factory,
 ];
 
 /// One filter on one stream.

@@ -145,7 +145,7 @@ impl FilteredIo {
     }
 
     fn close(&mut self, details: Option<&'static str>) {
-        if let Some(details) = details {
+        if let Some(details) = details.filter(|details| !details.is_empty()) {
             self.info.termination_details.replace(Some(details.into()));
         }
         self.read.state = State::Closed;

@@ -7,6 +7,7 @@ pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
 pub mod filtered_io;
+pub mod rbac;
 pub mod tcp_proxy;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
+    &rbac::Factory,
     &tcp_proxy::Factory,
     &crate::http_connection_manager::Factory,
 ];
@@ -93,7 +95,7 @@ pub enum NetworkStatus {
     StopIteration,
     /// Nothing goes on until the future ends; then `resume` is called.
     Wait(LocalBoxFuture<'static, ()>),
-    /// The connection is closed; the text becomes `%CONNECTION_TERMINATION_DETAILS%`.
+    /// The connection is closed; the text becomes `%CONNECTION_TERMINATION_DETAILS%`, unless it is empty.
     Close(&'static str),
 }
 

@@ -1,7 +1,7 @@
 //! The bootstrap: what the process is made of.
 //!
 //! `envoy.config.bootstrap.v3.Bootstrap`.
-//! Deviations: `dynamic_resources`, `tracing`, `stats_sinks`, `hds_config`, secrets, runtime layers from disk and from RTDS,
+//! Deviations: `dynamic_resources`, `tracing`, `stats_sinks`, `hds_config`, runtime layers from disk and from RTDS,
 //! and custom DNS resolvers of the whole process are refused until they work.
 //! Deviations: a `header_prefix` other than `x-envoy` and `fatal_actions` are refused.
 //! Deviations: watchdogs, `memory_allocator_manager` and `enable_dispatcher_stats` have no
