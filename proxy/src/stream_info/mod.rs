@@ -117,10 +117,10 @@ impl DynamicMetadata {
     }
 
     /// The value at `path` below a namespace.
-    pub fn value<'a>(
+    pub fn value<'a, 'k>(
         &'a self,
         namespace: &str,
-        path: impl IntoIterator<Item = &'a str>,
+        path: impl IntoIterator<Item = &'k str>,
     ) -> Option<&'a serde_json::Value> {
         let mut path = path.into_iter();
         let first = self.get(namespace)?.get(path.next()?)?;

@@ -20,8 +20,8 @@ use super::pool::{
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
-use crate::server::Random;
 use crate::http2::ClientHttp2Settings;
+use crate::server::Random;
 
 /// This worker's clusters by number, each made when first asked for.
 pub struct WorkerClusters {

@@ -12,6 +12,7 @@ use super::extension;
 use super::input::{Input, MatchingData};
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::matchers::{CidrRanges, StringMatcher, ValueMatcher};
+use crate::route::xx_hash64;
 use crate::runtime::RuntimeFraction;
 use crate::server::FactoryContext;
 
@@ -19,9 +20,15 @@ use crate::server::FactoryContext;
 pub(super) enum Condition {
     Text(StringMatcher),
     Ip(CidrRanges),
-    Metadata { value: ValueMatcher, invert: bool },
-    /// Chance decides, the same for the same input.
-    Fraction(RuntimeFraction),
+    Metadata {
+        value: ValueMatcher,
+        invert: bool,
+    },
+    /// A hash of the input decides: the same input always fares the same.
+    Fraction {
+        fraction: RuntimeFraction,
+        seed: u64,
+    },
 }
 
 impl Condition {
@@ -60,18 +67,17 @@ impl Condition {
                 Ok(Self::Metadata { value, invert })
             }
             "envoy.extensions.matching.input_matchers.runtime_fraction.v3.RuntimeFraction" => {
-                // The seed makes different matchers choose differently: here each request draws anew.
                 let PbFraction {
                     runtime_fraction,
                     seed,
                 } = config.decode(&path)?;
-                path.unsupported_if_set("seed", seed)?;
                 let fraction = path.required("runtime_fraction", runtime_fraction)?;
                 let path = path.field("runtime_fraction");
                 let default = path.required("default_value", fraction.default_value)?;
                 let default = Fraction::from_proto(default, &path.field("default_value"))?;
                 let key = &fraction.runtime_key;
-                Ok(Self::Fraction(cx.server.runtime.fraction(key, default)))
+                let fraction = cx.server.runtime.fraction(key, default);
+                Ok(Self::Fraction { fraction, seed })
             }
             _ => Err(config.unknown(
                 &path,
@@ -88,12 +94,12 @@ impl Condition {
         match self {
             Self::Text(text) => input.text(data).is_some_and(|value| text.matches(&value)),
             Self::Ip(ranges) => input.ip(data).is_some_and(|ip| ranges.contains(ip)),
-            Self::Metadata { value, invert } => {
-                input.value(data).is_some_and(|found| value.matches(Some(found)) != *invert)
-            }
-            Self::Fraction(fraction) => {
-                input.text(data).is_some() && fraction.contains(data.random)
-            }
+            Self::Metadata { value, invert } => input
+                .value(data)
+                .is_some_and(|found| value.matches(Some(found)) != *invert),
+            Self::Fraction { fraction, seed } => input
+                .text(data)
+                .is_some_and(|text| fraction.contains(xx_hash64(&text, *seed))),
         }
     }
 }

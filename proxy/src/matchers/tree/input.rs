@@ -25,8 +25,6 @@ pub struct MatchingData<'a> {
     pub request: Option<&'a RequestHead>,
     /// The response.
     pub response: Option<&'a ResponseHead>,
-    /// Decides about fractions.
-    pub random: u64,
 }
 
 /// One thing that is looked at.
@@ -166,9 +164,10 @@ impl Input {
             }
             Self::TransportProtocol => Some(connection.transport_protocol?.as_bytes().into()),
             Self::ApplicationProtocol => {
-                let quoted = connection.application_protocols.iter().map(|protocol| {
-                    format!("'{}'", String::from_utf8_lossy(protocol))
-                });
+                let quoted = connection
+                    .application_protocols
+                    .iter()
+                    .map(|protocol| format!("'{}'", String::from_utf8_lossy(protocol)));
                 let all = quoted.collect::<Vec<_>>().join(",");
                 (!all.is_empty()).then(|| owned(all))
             }

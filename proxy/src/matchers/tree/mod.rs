@@ -75,8 +75,7 @@ enum Predicate {
 const DEPTH: usize = 32;
 
 /// Converts the actions of a matcher.
-type MakeAction<'a, A> =
-    &'a mut dyn FnMut(TypedConfig, &ConfigPath<'_>) -> Result<A, Rejected>;
+type MakeAction<'a, A> = &'a mut dyn FnMut(TypedConfig, &ConfigPath<'_>) -> Result<A, Rejected>;
 
 impl<A> Matcher<A> {
     /// Converts a `Matcher`, its actions by `action`.
@@ -101,7 +100,9 @@ impl<A> Matcher<A> {
                 .text(data)
                 .and_then(|text| map.get(&*text)?.find(data)),
             Kind::Prefix(input, map) => input.text(data).and_then(|text| {
-                let mut prefixes = (0..=text.len()).rev().filter_map(|end| map.get(&text[..end]));
+                let mut prefixes = (0..=text.len())
+                    .rev()
+                    .filter_map(|end| map.get(&text[..end]));
                 prefixes.find_map(|on_match| on_match.find(data))
             }),
         };
@@ -131,9 +132,9 @@ impl<A> Matcher<A> {
                         predicate,
                         on_match,
                     } = entry;
-                    let predicate = path.required("predicate", predicate).and_then(|p| {
-                        Predicate::convert(p, cx, &path.field("predicate"), depth)
-                    });
+                    let predicate = path
+                        .required("predicate", predicate)
+                        .and_then(|p| Predicate::convert(p, cx, &path.field("predicate"), depth));
                     let on_match = path.required("on_match", on_match).and_then(|on_match| {
                         OnMatch::convert(on_match, cx, &path.field("on_match"), action, depth)
                     });
@@ -173,7 +174,8 @@ impl<A> Matcher<A> {
             }
             let entries = map.into_iter().map(|(key, on_match)| {
                 let path = path.field(name);
-                let on_match = OnMatch::convert(on_match, cx, &path.key("map", &key), action, depth);
+                let on_match =
+                    OnMatch::convert(on_match, cx, &path.key("map", &key), action, depth);
                 Ok((Box::from(key.into_bytes()), on_match?))
             });
             entries.collect::<Vec<Result<_, Rejected>>>()
@@ -190,7 +192,9 @@ impl<A> Matcher<A> {
             Some(TreeType::CustomMatch(_)) => Err(path
                 .field("custom_match")
                 .reject("is not supported; supported are exact_match_map and prefix_match_map")),
-            None => Err(path.reject("needs one of exact_match_map, prefix_match_map, custom_match")),
+            None => {
+                Err(path.reject("needs one of exact_match_map, prefix_match_map, custom_match"))
+            }
         }
     }
 }
@@ -250,9 +254,8 @@ impl Predicate {
             if list.predicate.len() < 2 {
                 return Err(path.field("predicate").reject("needs two entries at least"));
             }
-            let each = |predicate, path: &ConfigPath<'_>| {
-                Self::convert(predicate, cx, path, depth + 1)
-            };
+            let each =
+                |predicate, path: &ConfigPath<'_>| Self::convert(predicate, cx, path, depth + 1);
             path.each("predicate", list.predicate, each).map(Box::from)
         };
         match proto.match_type {
@@ -271,9 +274,10 @@ impl Predicate {
                 Self::convert(*not, cx, &path.field("not_matcher"), depth + 1)
                     .map(|not| Self::Not(Box::new(not)))
             }
-            None => Err(path.reject(
-                "needs one of single_predicate, or_matcher, and_matcher, not_matcher",
-            )),
+            None => {
+                Err(path
+                    .reject("needs one of single_predicate, or_matcher, and_matcher, not_matcher"))
+            }
         }
     }
 
@@ -288,10 +292,7 @@ impl Predicate {
 }
 
 /// The configuration of an extension of a matcher; its name is a label.
-fn extension(
-    proto: TypedExtensionConfig,
-    path: &ConfigPath<'_>,
-) -> Result<TypedConfig, Rejected> {
+fn extension(proto: TypedExtensionConfig, path: &ConfigPath<'_>) -> Result<TypedConfig, Rejected> {
     let TypedExtensionConfig {
         name: _,
         typed_config,
