@@ -5,7 +5,6 @@
 //! Stats: `http.<stat_prefix>.*`, `listener.<address>.http.<stat_prefix>.*`.
 //! Deviations: `downstream_cx_{rx,tx}_bytes_total` count the bytes of messages when a stream ends, not each read and write.
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
-//! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 
 mod client_cert;
 pub mod codec;
