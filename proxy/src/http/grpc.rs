@@ -21,12 +21,40 @@ impl RequestHead {
             _ => return None,
         })
     }
+
+    /// Writes `grpc-timeout`: eight digits at most, in the finest unit from milliseconds on that they fit into.
+    pub fn set_grpc_timeout(&mut self, timeout: Duration) {
+        const MOST: u128 = 99_999_999;
+        let millis = timeout.as_millis();
+        let units = [(1, "m"), (1000, "S"), (60_000, "M"), (3_600_000, "H")];
+        let fits = units.into_iter().find(|(unit, _)| millis / unit <= MOST);
+        let text = match fits {
+            Some((unit, name)) => format!("{}{name}", millis / unit),
+            None => format!("{MOST}H"),
+        };
+        self.fields.set(Known::GrpcTimeout, text);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::Protocol;
+
+    #[test]
+    fn a_long_timeout_is_written_in_a_coarser_unit() {
+        let mut head = RequestHead::new(Protocol::Http2, b"POST");
+        for (millis, expected) in [
+            (300, "300m"),
+            (99_999_999, "99999999m"),
+            (100_000_000, "100000S"),
+            (100_000_000_000, "1666666M"),
+            (u64::MAX, "99999999H"),
+        ] {
+            head.set_grpc_timeout(Duration::from_millis(millis));
+            assert_eq!(head.fields.get_str(Known::GrpcTimeout), Some(expected));
+        }
+    }
 
     #[test]
     fn units_are_read_and_nonsense_is_not() {

@@ -126,6 +126,7 @@ known! {
     EnvoyUpstreamRqTimeoutAltResponse = "x-envoy-upstream-rq-timeout-alt-response",
     EnvoyUpstreamRqTimeoutMs = "x-envoy-upstream-rq-timeout-ms",
     EnvoyUpstreamServiceTime = "x-envoy-upstream-service-time",
+    EnvoyUpstreamStreamDurationMs = "x-envoy-upstream-stream-duration-ms",
     Expect = "expect",
     ForwardedClientCert = "x-forwarded-client-cert",
     ForwardedFor = "x-forwarded-for",

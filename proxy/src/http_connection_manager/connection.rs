@@ -463,7 +463,12 @@ fn spawn_http2_stream(
     });
 }
 
-fn begin_stream(hcm: &Rc<Hcm>, info: &Rc<ConnectionInfo>, protocol: Protocol) -> StreamInfo {
+/// A stream begins: it is counted, and gets its number.
+pub(super) fn begin_stream(
+    hcm: &Rc<Hcm>,
+    info: &Rc<ConnectionInfo>,
+    protocol: Protocol,
+) -> StreamInfo {
     let stats = &hcm.config.stats;
     stats.downstream_rq_total().inc();
     stats.downstream_rq_active().inc();
@@ -475,6 +480,15 @@ fn begin_stream(hcm: &Rc<Hcm>, info: &Rc<ConnectionInfo>, protocol: Protocol) ->
     StreamInfo::new(info.clone(), hcm.next_stream_id(), Some(protocol))
 }
 
+/// What TLS has agreed on, once it has.
+fn by_alpn(info: &ConnectionInfo) -> Option<Protocol> {
+    match info.tls.get()?.alpn.as_deref()? {
+        b"h2" => Some(Protocol::Http2),
+        b"http/1.1" | b"http/1.0" => Some(Protocol::Http11),
+        _ => None,
+    }
+}
+
 /// Tells HTTP/2 by its preface from HTTP/1, for `codec_type: AUTO`.
 async fn sniff(
     mut io: Io,
@@ -483,7 +497,8 @@ async fn sniff(
 ) -> Option<(Io, Protocol)> {
     /// As much of the preface as tells, as in Envoy; the codec judges the rest.
     const PREFACE: &[u8] = b"PRI * HTTP/2";
-    if let Some(protocol) = info.application_protocols.first() {
+    // With TLS, what a listener filter saw is only what the client offers.
+    if let Some(protocol) = info.application_protocols.first().filter(|_| !info.is_tls) {
         match &protocol[..] {
             b"h2" | b"h2c" => return Some((io, Protocol::Http2)),
             b"http/1.1" | b"http/1.0" => return Some((io, Protocol::Http11)),
@@ -493,7 +508,11 @@ async fn sniff(
     let mut seen = BytesMut::with_capacity(1024);
     let read = async {
         loop {
-            match io.read_buf(&mut seen).await {
+            let read = io.read_buf(&mut seen).await;
+            if let Some(protocol) = by_alpn(info).filter(|_| matches!(read, Ok(1..))) {
+                return Some(protocol);
+            }
+            match read {
                 // The beginning of a preface that never came is the beginning of an HTTP/1 head.
                 Ok(0) | Err(_) => return (!seen.is_empty()).then_some(Protocol::Http11),
                 Ok(_) if seen.len() >= PREFACE.len() || !PREFACE.starts_with(&seen) => {
@@ -518,6 +537,7 @@ async fn sniff(
 struct ActiveConnection {
     hcm: Rc<Hcm>,
     start: Instant,
+    is_tls: bool,
     /// The client closed it, not we.
     remote: Cell<bool>,
     /// It ended before a request on it had.
@@ -528,9 +548,14 @@ impl ActiveConnection {
     fn new(hcm: &Rc<Hcm>, info: &ConnectionInfo) -> Self {
         hcm.config.stats.downstream_cx_total().inc();
         hcm.config.stats.downstream_cx_active().inc();
+        if info.is_tls {
+            hcm.config.stats.downstream_cx_ssl_total().inc();
+            hcm.config.stats.downstream_cx_ssl_active().inc();
+        }
         Self {
             hcm: hcm.clone(),
             start: info.start,
+            is_tls: info.is_tls,
             remote: Cell::new(false),
             busy: Cell::new(false),
         }
@@ -549,6 +574,9 @@ impl Drop for ActiveConnection {
     fn drop(&mut self) {
         let stats = &self.hcm.config.stats;
         stats.downstream_cx_active().dec();
+        if self.is_tls {
+            stats.downstream_cx_ssl_active().dec();
+        }
         stats.downstream_cx_destroy().inc();
         let (all, busy) = if self.remote.get() {
             (

@@ -11,6 +11,8 @@ use pb::route_action::ClusterNotFoundResponseCode;
 
 use super::cluster::ClusterSpecifier;
 use super::hash_policy::HashPolicy;
+use super::hedge_policy::HedgePolicy;
+use super::internal_redirect::{InternalRedirectPolicy, RedirectFields};
 use super::mirror::MirrorPolicy;
 use super::path::PathCriterion;
 use super::per_filter::{FilterLevel, PerFilter};
@@ -60,6 +62,8 @@ struct Rare {
     include_vh_rate_limits: bool,
     upgrades: Box<[UpgradeConfig]>,
     mirrors: Arc<[MirrorPolicy]>,
+    hedge: HedgePolicy,
+    internal_redirect: Option<InternalRedirectPolicy>,
 }
 
 /// Timeouts that few routes have.
@@ -118,6 +122,8 @@ pub(super) struct ActionContext<'a> {
     pub(super) mirrors: &'a Arc<[MirrorPolicy]>,
     /// The retry policy of the virtual host.
     pub(super) retry_policy: Option<&'a Arc<RetryPolicy>>,
+    /// The hedge policy of the virtual host.
+    pub(super) hedge_policy: Option<HedgePolicy>,
 }
 
 impl RouteAction {
@@ -167,10 +173,6 @@ impl RouteAction {
             path.unsupported_if_set("early_data_policy", early_data_policy),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
             path.unsupported_if_set("cors", cors),
-            path.unsupported_if_set("internal_redirect_policy", internal_redirect_policy),
-            path.unsupported_if_set("internal_redirect_action", internal_redirect_action),
-            path.unsupported_if_set("max_internal_redirects", max_internal_redirects),
-            path.unsupported_if_set("hedge_policy", hedge_policy),
         ];
         let cluster = ClusterSpecifier::from_proto(
             cluster_specifier,
@@ -216,6 +218,15 @@ impl RouteAction {
             request_mirror_policies,
             |policy, path| MirrorPolicy::from_proto(policy, cx, path),
         );
+        let hedge = path.optional("hedge_policy", hedge_policy, HedgePolicy::from_proto);
+        let internal_redirect = InternalRedirectPolicy::from_fields(
+            RedirectFields {
+                policy: internal_redirect_policy,
+                action: internal_redirect_action,
+                max: max_internal_redirects,
+            },
+            path,
+        );
         for result in unsupported {
             result?;
         }
@@ -236,6 +247,8 @@ impl RouteAction {
                 none if none.is_empty() => context.mirrors.clone(),
                 own => own.into(),
             },
+            hedge: hedge?.or(context.hedge_policy).unwrap_or_default(),
+            internal_redirect: internal_redirect?,
         };
         Ok(Self {
             cluster: cluster?,
@@ -302,6 +315,18 @@ impl RouteAction {
         self.rare.as_ref().map_or(&[], |rare| &rare.mirrors)
     }
 
+    /// Whether slow attempts go on beside their retries: as the route says, else its virtual host.
+    pub fn hedge_policy(&self) -> HedgePolicy {
+        self.rare
+            .as_ref()
+            .map_or_else(HedgePolicy::default, |rare| rare.hedge)
+    }
+
+    /// Which redirects are followed here; none: they go to the client.
+    pub fn internal_redirect(&self) -> Option<&InternalRedirectPolicy> {
+        self.rare.as_ref()?.internal_redirect.as_ref()
+    }
+
     pub(super) fn path_rewrite(&self) -> Option<&PathRewrite> {
         self.rare.as_ref()?.path_rewrite.as_ref()
     }
@@ -322,6 +347,8 @@ impl Rare {
             include_vh_rate_limits,
             upgrades,
             mirrors,
+            hedge,
+            internal_redirect,
         } = self;
         path_rewrite.is_none()
             && host_rewrite.is_none()
@@ -331,6 +358,8 @@ impl Rare {
             && !include_vh_rate_limits
             && upgrades.is_empty()
             && mirrors.is_empty()
+            && *hedge == HedgePolicy::default()
+            && internal_redirect.is_none()
     }
 }
 

@@ -11,11 +11,13 @@ use super::criteria::Criteria;
 use super::direct_response::DirectResponse;
 use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
+use super::hedge_policy::HedgePolicy;
 use super::mirror::MirrorPolicy;
 use super::path::PathCriterion;
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
 use super::redirect::RedirectAction;
 use super::retry_policy::RetryPolicy;
+use super::route_stats::RouteStats;
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::http::RequestHead;
 use crate::matchers::metadata_from_proto;
@@ -51,7 +53,7 @@ pub enum Action {
 /// What few routes have.
 #[derive(Debug, Default)]
 struct Rare {
-    stat_prefix: Option<Box<str>>,
+    stats: Option<Arc<RouteStats>>,
     decorator: Option<Decorator>,
     tracing: Option<RouteTracing>,
     metadata: Option<DynamicMetadata>,
@@ -81,10 +83,13 @@ pub struct RouteTracing {
 /// What the conversion of a route needs of its virtual host and table.
 pub(super) struct RouteContext<'a> {
     pub(super) per_filter: &'a PerFilter<'a>,
+    /// The name of the virtual host.
+    pub(super) virtual_host: &'a str,
     /// The per-filter configurations of table and virtual host, and their slots.
     pub(super) filter_levels: [&'a FilterLevel; 2],
     pub(super) filters: &'a FilterSlots,
     pub(super) retry_policy: Option<&'a Arc<RetryPolicy>>,
+    pub(super) hedge_policy: Option<HedgePolicy>,
     pub(super) mirrors: &'a Arc<[MirrorPolicy]>,
     pub(super) max_direct_response_body: u32,
 }
@@ -159,6 +164,7 @@ impl Route {
                 filter_levels: &levels,
                 criterion: criteria.as_ref().ok().map(|(criterion, _)| criterion),
                 retry_policy: context.retry_policy,
+                hedge_policy: context.hedge_policy,
                 mirrors: context.mirrors,
             },
             context.max_direct_response_body,
@@ -166,7 +172,10 @@ impl Route {
         );
         specifiers?;
         let rare = Rare {
-            stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
+            stats: (!stat_prefix.is_empty()).then(|| {
+                let store = &cx.server.stats;
+                Arc::new(RouteStats::new(store, context.virtual_host, &stat_prefix))
+            }),
             decorator: decorator?,
             tracing: tracing?,
             metadata: metadata.map(metadata_from_proto),
@@ -210,9 +219,10 @@ impl Route {
         self.criteria.as_ref()?.unmet(head, info, random)
     }
 
-    /// `Route.stat_prefix`.
-    pub fn stat_prefix(&self) -> Option<&str> {
-        self.rare.as_ref()?.stat_prefix.as_deref()
+    /// The stats of the route, if it has a `stat_prefix`.
+    #[inline]
+    pub fn stats(&self) -> Option<&Arc<RouteStats>> {
+        self.rare.as_ref()?.stats.as_ref()
     }
 
     /// `Route.decorator`.
@@ -280,13 +290,13 @@ impl Action {
 impl Rare {
     fn is_empty(&self) -> bool {
         let Self {
-            stat_prefix,
+            stats,
             decorator,
             tracing,
             metadata,
             buffer_limit,
         } = self;
-        stat_prefix.is_none()
+        stats.is_none()
             && decorator.is_none()
             && tracing.is_none()
             && metadata.is_none()

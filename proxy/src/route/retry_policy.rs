@@ -3,14 +3,16 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on>
 //! Type URLs within: `envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate`,
 //! `envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate`,
+//! `envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig`,
 //! `envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig`.
 //!
-//! Deviations: `retry_options_predicates`, `refresh_cluster_on_retry` and hosts by metadata are refused.
+//! Deviations: `retry_options_predicates` are refused; Envoy has none to offer but in its mobile build.
 
 use std::ops::{BitOr, BitOrAssign};
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
+use outrigger_proto::pb::envoy::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
 use outrigger_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use pb::retry_policy::{
     RateLimitedRetryBackOff, ResetHeader as ResetHeaderProto, ResetHeaderFormat, RetryBackOff,
@@ -19,11 +21,14 @@ use pb::retry_policy::{
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::HeaderName;
-use crate::matchers::HeaderMatcher;
+use crate::matchers::{HeaderMatcher, metadata_from_proto};
+use crate::upstream::Host;
 
 const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 const OMIT_CANARY_HOSTS: &str =
     "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate";
+const OMIT_HOST_METADATA: &str =
+    "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig";
 const PREVIOUS_PRIORITIES: &str =
     "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
 
@@ -77,12 +82,14 @@ pub struct ResetHeader {
 }
 
 /// Which hosts a retry avoids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum HostPredicate {
     /// Those that have been tried for this request.
     PreviousHosts,
     /// Those whose metadata says that they are canaries.
     OmitCanaryHosts,
+    /// Those whose `envoy.lb` metadata has all of these values; a list has those that are in it.
+    OmitHostMetadata(serde_json::Map<String, serde_json::Value>),
 }
 
 /// Reasons for a retry, as a set.
@@ -205,10 +212,10 @@ impl RetryPolicy {
             rate_limited_retry_back_off,
             retriable_headers,
             retriable_request_headers,
-            refresh_cluster_on_retry,
+            // Harmless: it changes nothing unless a plugin chooses the cluster, and those are refused.
+            refresh_cluster_on_retry: _,
         } = proto;
         let options = path.unsupported_if_set("retry_options_predicates", retry_options_predicates);
-        let refresh = path.unsupported_if_set("refresh_cluster_on_retry", refresh_cluster_on_retry);
         let per_try_timeout = path.duration("per_try_timeout", per_try_timeout);
         let per_try_idle_timeout = path.duration("per_try_idle_timeout", per_try_idle_timeout);
         let back_off = path.optional("retry_back_off", retry_back_off, back_off);
@@ -236,7 +243,6 @@ impl RetryPolicy {
             HeaderMatcher::from_proto,
         );
         options?;
-        refresh?;
         let (base_interval, max_interval) = back_off?.unzip();
         Ok(Self {
             retry_on: RetryOn::parse_http(retry_on.as_bytes()).0
@@ -322,10 +328,34 @@ impl HostPredicate {
         match config.type_name.as_str() {
             PREVIOUS_HOSTS => Ok(Self::PreviousHosts),
             OMIT_CANARY_HOSTS => Ok(Self::OmitCanaryHosts),
+            OMIT_HOST_METADATA => {
+                let OmitHostMetadataConfig { metadata_match } =
+                    config.decode(&path.field("typed_config"))?;
+                let labels = metadata_match.map(metadata_from_proto).unwrap_or_default();
+                let labels = labels.get("envoy.lb").cloned().unwrap_or_default();
+                Ok(Self::OmitHostMetadata(labels))
+            }
             _ => Err(config.unknown(
                 &path.field("typed_config"),
-                &[PREVIOUS_HOSTS, OMIT_CANARY_HOSTS],
+                &[PREVIOUS_HOSTS, OMIT_CANARY_HOSTS, OMIT_HOST_METADATA],
             )),
+        }
+    }
+
+    /// Whether a host is passed over. `tried` says whether it has been tried for this request.
+    pub fn avoids(&self, host: &Host, tried: impl Fn(&Host) -> bool) -> bool {
+        match self {
+            Self::PreviousHosts => tried(host),
+            Self::OmitCanaryHosts => host.canary,
+            Self::OmitHostMetadata(labels) => {
+                let of_host = host.metadata.get("envoy.lb");
+                labels.iter().all(|(name, wanted)| {
+                    match of_host.and_then(|values| values.get(name)) {
+                        Some(serde_json::Value::Array(values)) => values.contains(wanted),
+                        value => value == Some(wanted),
+                    }
+                })
+            }
         }
     }
 }
@@ -388,6 +418,27 @@ mod tests {
         assert_eq!(RetryOn::parse_grpc(b"5xx"), (RetryOn::NONE, false));
         assert!(RetryOn::GRPC.contains(RetryOn::GRPC_INTERNAL | RetryOn::GRPC_CANCELLED));
         assert!(!RetryOn::GRPC.intersects(RetryOn::HTTP3_POST_CONNECT_FAILURE));
+    }
+
+    #[test]
+    fn a_host_with_all_the_labels_is_omitted() {
+        let labels = serde_json::json!({"stage": "old", "zone": 1});
+        let predicate = HostPredicate::OmitHostMetadata(labels.as_object().unwrap().clone());
+        let avoids = |values: serde_json::Value| {
+            let address = crate::net::Address::Ip(([127, 0, 0, 1], 1).into());
+            let mut host = Host::new(address, 0);
+            let values = values.as_object().unwrap().clone();
+            host.metadata.merge("envoy.lb", values);
+            predicate.avoids(&host, |_| false)
+        };
+        assert!(avoids(
+            serde_json::json!({"stage": "old", "zone": 1, "x": 2})
+        ));
+        assert!(avoids(
+            serde_json::json!({"stage": ["new", "old"], "zone": 1})
+        ));
+        assert!(!avoids(serde_json::json!({"stage": "old"})));
+        assert!(!avoids(serde_json::json!({"stage": "new", "zone": 1})));
     }
 
     #[test]

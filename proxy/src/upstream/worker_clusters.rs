@@ -21,6 +21,7 @@ use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
 use crate::http2::ClientHttp2Settings;
+use crate::server::Random;
 
 /// This worker's clusters by number, each made when first asked for.
 pub struct WorkerClusters {
@@ -219,6 +220,51 @@ impl WorkerCluster {
             .codes
             .borrow_mut()
             .record(&self.handle.info.scope, status, origin);
+    }
+
+    /// As `record_code`, but for the counters by code that no prefix stands before.
+    pub fn record_prefixed_code(&self, status: u16, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        info.stats.upstream_rq_completed().inc();
+        codes
+            .borrow_mut()
+            .record_prefixed(&info.scope, status, origin);
+    }
+
+    /// Counts a response that is tried again below `retry.`; with `without_code` its status is left out.
+    #[cold]
+    pub fn record_retry_code(&self, status: u16, without_code: bool) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        let code = (!without_code).then_some(status);
+        codes.borrow_mut().record_retry(&info.scope, code);
+    }
+
+    /// Counts a response below a name that its request chose, as `record_code` does.
+    #[cold]
+    pub fn record_alternative_code(&self, name: &str, status: u16, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        if let Some((codes, scope)) = codes.borrow_mut().alternative(name, &info.scope) {
+            codes.record_all(&scope, status, origin);
+        }
+    }
+
+    /// Records how long a response took below a name that its request chose, as `record_time` does.
+    #[cold]
+    pub fn record_alternative_time(&self, name: &str, took: Duration, origin: CodeOrigin) {
+        let ClusterHandle { info, codes, .. } = &*self.handle;
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        if let Some((codes, scope)) = codes.borrow_mut().alternative(name, &info.scope) {
+            codes.record_all_time(&scope, millis, origin);
+        }
+    }
+
+    /// Whether a request falls upon the share that `upstream.maintenance_mode.<name>` turns away.
+    #[inline]
+    pub fn is_in_maintenance(&self, random: &Random) -> bool {
+        match self.handle.cluster.maintenance_mode.get() {
+            0 => false,
+            percent => random.next() % 100 < percent,
+        }
     }
 
     /// Records how long a response took, from the end of the request: `upstream_rq_time`, and the same below `external.` or

@@ -19,19 +19,27 @@
 
 mod access_log;
 mod admin;
+mod attempts;
 mod bootstrap;
 mod case;
+mod clients;
 mod filters;
 mod frames;
+mod framing;
 mod hcm;
+mod hedging;
 mod http2;
 mod malformed;
 mod names;
 mod network;
+mod redirects;
+mod retries;
 mod router;
 mod routing;
 mod runner;
+mod upgrades;
 mod upstream;
+mod upstream_log;
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -50,8 +58,16 @@ type Theme = (&'static str, fn() -> Vec<Case>);
 const THEMES: &[Theme] = &[
     ("routing", routing::cases),
     ("hcm", hcm::cases),
+    ("clients", clients::cases),
     ("malformed", malformed::cases),
+    ("framing", framing::cases),
+    ("upgrades", upgrades::cases),
     ("router", router::cases),
+    ("retries", retries::cases),
+    ("attempts", attempts::cases),
+    ("hedging", hedging::cases),
+    ("redirects", redirects::cases),
+    ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("network", network::cases),

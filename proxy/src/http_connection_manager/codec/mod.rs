@@ -109,6 +109,8 @@ pub enum StreamReset {
     RemoteRefused,
     /// The proxy breaks it off.
     LocalReset,
+    /// The proxy breaks a tunnel off whose other end has gone.
+    ConnectError,
     /// What the client sent breaks the protocol: the status to answer with, and the details.
     ProtocolError(ProtocolError),
     /// What the client sent breaks the protocol, and no answer is possible: the details.

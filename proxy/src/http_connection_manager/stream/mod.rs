@@ -10,6 +10,7 @@
     reason = "a stream that runs has its record; each expectation says so"
 )]
 
+mod recreate;
 mod response;
 
 use std::rc::Rc;
@@ -128,7 +129,7 @@ impl<S: ServerStream> Stream<S> {
                 .map(|d| start + d),
             flush: None,
         };
-        let router = Router::new(hcm.router.clone());
+        let router = Router::new(hcm.router.clone(), buffer_limit);
         Self {
             codec,
             record: Some(Box::new(Record {
@@ -177,7 +178,8 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.request = None;
         }
         let admitted = self.hcm.admit(&mut record.request, &mut record.info);
-        if admitted == Ok(true) {
+        // Over HTTP/1 nothing says before its end how long a tunnel is.
+        if admitted == Ok(true) && record.request.version.is_http1() {
             self.request = Half::Open;
         }
         let taken = admitted.and_then(|asked| {
@@ -186,10 +188,7 @@ impl<S: ServerStream> Stream<S> {
             self.hcm.take_upgrade(asked, &record.request, &record.info)
         });
         match taken {
-            Ok(true) => {
-                self.upgrade = Upgrade::Asked;
-                self.codec.upgrade();
-            }
+            Ok(true) => self.upgrade = Upgrade::Asked,
             Ok(false) => {}
             Err(rejection) => {
                 if rejection.close {
@@ -446,7 +445,7 @@ impl<S: ServerStream> Stream<S> {
     fn deadlines_of_route(&mut self) {
         let record = self
             .record
-            .as_ref()
+            .as_deref_mut()
             .expect("a stream has its record until it ends");
         let Some(route) = &record.info.route else {
             return;
@@ -459,9 +458,9 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
             self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
         }
-        if let Some(max) = max_stream_duration(action, &record.request) {
-            self.deadlines.max_duration = Some(max).filter(|d| !d.is_zero()).map(|d| start + d);
-        }
+        let of_manager = self.hcm.config.timeouts.max_stream_duration;
+        let max = max_stream_duration(action, &mut record.request, of_manager);
+        self.deadlines.max_duration = max.map(|d| start + d);
     }
 
     // ---- filters that wait
@@ -633,7 +632,9 @@ impl<S: ServerStream> Stream<S> {
                 self.info().response_code_details = Some(details.into());
                 self.gone();
             }
-            StreamReset::ConnectionTermination | StreamReset::LocalReset => {
+            StreamReset::ConnectionTermination
+            | StreamReset::LocalReset
+            | StreamReset::ConnectError => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info()
@@ -667,6 +668,10 @@ impl<S: ServerStream> Stream<S> {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
                 // An upstream that does not grant the upgrade would take these bytes for another request.
                 Piece::Data(data, end) if self.upgrade == Upgrade::Asked => {
+                    if end.is_end() {
+                        let now = self.info().now;
+                        self.router.request_ended(now);
+                    }
                     self.held_back.push((data, end));
                     None
                 }

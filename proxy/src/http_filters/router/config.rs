@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
+use super::retry::RetryRuntime;
+use super::route_codes::RouteCodes;
+use super::strict::StrictHeader;
 use super::upstream_filters::ClusterChains;
+use crate::access_loggers::{AccessLog, AccessLogs};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http::HeaderName;
 use crate::http_connection_manager::HcmStats;
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
 use crate::route::RouteTable;
@@ -26,7 +29,13 @@ pub struct RouterConfig {
     /// Takes `x-envoy-expected-rq-timeout-ms` for the route's timeout. Default false.
     pub respect_expected_rq_timeout: bool,
     /// Headers that are checked for legal values before a request goes on: a bad one is answered with 400.
-    pub strict_check_headers: Vec<HeaderName>,
+    pub strict_check_headers: Vec<StrictHeader>,
+    /// The access logs of attempts.
+    pub upstream_logs: Vec<AccessLog>,
+    /// An attempt is logged when it has found a connection, too. Default false.
+    pub log_on_pool_ready: bool,
+    /// Counts gRPC responses of clusters without their status codes. Default false.
+    pub suppress_grpc_request_failure_code_stats: bool,
     /// Filters of every upstream attempt.
     pub upstream_http_filters: ChainConfig,
 }
@@ -40,6 +49,12 @@ pub struct WorkerRouter {
     /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
     pub(super) cluster_chains: ClusterChains,
+    /// The access logs of attempts.
+    pub(super) upstream_logs: AccessLogs,
+    /// Responses by code of routes that have stats of their own.
+    pub(super) route_codes: RouteCodes,
+    /// The runtime keys of retries.
+    pub(super) retry: RetryRuntime,
     /// Sends what is mirrored.
     pub(super) client: AsyncClient,
 }
@@ -52,13 +67,6 @@ impl RouterConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        const CHECKED: [&str; 5] = [
-            "x-envoy-upstream-rq-timeout-ms",
-            "x-envoy-upstream-rq-per-try-timeout-ms",
-            "x-envoy-max-retries",
-            "x-envoy-retry-grpc-on",
-            "x-envoy-retry-on",
-        ];
         let pb::Router {
             dynamic_stats,
             // Spans need a tracer, and `tracing` is refused.
@@ -68,22 +76,22 @@ impl RouterConfig {
             suppress_envoy_headers,
             strict_check_headers,
             respect_expected_rq_timeout,
-            // Without a tracer and with dynamic stats there is nothing that it would change but a counter of gRPC failures.
-            suppress_grpc_request_failure_code_stats: _,
+            suppress_grpc_request_failure_code_stats,
             upstream_http_filters,
             reject_connect_request_early_data: _,
         } = config.decode(path)?;
-        let log = path.unsupported_if_set("upstream_log", upstream_log);
-        let log_options = path.unsupported_if_set("upstream_log_options", upstream_log_options);
+        let logs = path.each("upstream_log", upstream_log, |log, path| {
+            AccessLog::from_proto(log, cx, path)
+        });
+        let log_options = path.optional("upstream_log_options", upstream_log_options, log_options);
         let strict = path.each(
             "strict_check_headers",
             strict_check_headers,
             |name, path| {
-                if CHECKED.contains(&name.to_ascii_lowercase().as_str()) {
-                    Ok(HeaderName::new(name))
-                } else {
-                    Err(path.reject(format!("{name:?} is not one of {}", CHECKED.join(", "))))
-                }
+                StrictHeader::find(&name).ok_or_else(|| {
+                    let names = StrictHeader::ALL.map(StrictHeader::name).join(", ");
+                    path.reject(format!("{name:?} is not one of {names}"))
+                })
             },
         );
         let upstream = if upstream_http_filters.is_empty() {
@@ -96,17 +104,31 @@ impl RouterConfig {
                 path,
             )
         };
-        log?;
-        log_options?;
         let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
         Ok(Self {
             dynamic_stats,
             suppress_envoy_headers,
             respect_expected_rq_timeout,
             strict_check_headers: strict?,
+            suppress_grpc_request_failure_code_stats,
+            upstream_logs: logs?,
+            log_on_pool_ready: log_options?.unwrap_or_default(),
             upstream_http_filters: upstream?,
         })
     }
+}
+
+/// Whether an attempt is logged when it has found a connection, too.
+fn log_options(
+    proto: pb::router::UpstreamAccessLogOptions,
+    path: &ConfigPath<'_>,
+) -> Result<bool, Rejected> {
+    let pb::router::UpstreamAccessLogOptions {
+        flush_upstream_log_on_upstream_stream,
+        upstream_log_flush_interval,
+    } = proto;
+    path.unsupported_if_set("upstream_log_flush_interval", upstream_log_flush_interval)?;
+    Ok(flush_upstream_log_on_upstream_stream)
 }
 
 impl WorkerRouter {
@@ -121,6 +143,9 @@ impl WorkerRouter {
         Self {
             upstream_chain,
             cluster_chains: ClusterChains::default(),
+            upstream_logs: AccessLogs::on_worker(&config.upstream_logs, worker),
+            route_codes: RouteCodes::default(),
+            retry: RetryRuntime::new(&worker.server.runtime),
             client: AsyncClient::new(worker.clone()),
             config,
             stats,

@@ -49,8 +49,16 @@ impl Failure {
         matches!(self, Self::Reset(ResetReason::Overflow))
     }
 
-    /// The answer to a client that has not got a head yet.
-    pub(crate) fn reply(&self, retried: bool) -> LocalReply {
+    /// Whether time was up for the attempt or the whole.
+    pub(crate) fn is_timeout(&self) -> bool {
+        match self {
+            Self::PerTryTimeout | Self::PerTryIdleTimeout | Self::RouteTimeout => true,
+            Self::Reset(_) | Self::MaxStreamDuration => false,
+        }
+    }
+
+    /// The answer to a client that has not got a head yet. `informed`: it has got a 1xx.
+    pub(crate) fn reply(&self, retried: bool, informed: bool) -> LocalReply {
         match self {
             Self::Reset(reason) => {
                 let status = if matches!(reason, ResetReason::ProtocolError(_)) {
@@ -67,11 +75,12 @@ impl Failure {
                     "upstream connect error or disconnect/reset before headers. {latest}reset reason: {}",
                     self.reason_text()
                 );
-                LocalReply::new(
-                    status,
-                    self.details("upstream_reset_before_response_started"),
-                )
-                .with_body(body)
+                let details = if informed {
+                    "upstream_reset_after_response_started"
+                } else {
+                    "upstream_reset_before_response_started"
+                };
+                LocalReply::new(status, self.details(details)).with_body(body)
             }
             Self::PerTryTimeout => LocalReply::new(504, "upstream_per_try_timeout")
                 .with_body("upstream request timeout"),
@@ -162,7 +171,7 @@ mod tests {
         let failure = Failure::Reset(ResetReason::ConnectionFailure(ConnectError::Failed(
             "delayed connect error: Connection refused".into(),
         )));
-        let reply = failure.reply(false);
+        let reply = failure.reply(false, false);
         assert_eq!((reply.status, failure.flag().short()), (503, "UF"));
         assert_eq!(
             reply.details,

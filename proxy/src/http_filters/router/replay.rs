@@ -46,11 +46,13 @@ impl RequestBody {
     pub(super) fn note(&mut self, data: &Bytes, end: EndStream, goes_on: bool) {
         self.ended |= end.is_end();
         self.any |= !data.is_empty();
-        if self.keep && goes_on && self.kept + data.len() as u64 > self.limit {
+        if self.keep && self.kept + data.len() as u64 > self.limit {
             self.keep = false;
             self.overflowed = true;
-            self.pieces.clear();
-            self.kept = 0;
+            if goes_on {
+                self.pieces.clear();
+                self.kept = 0;
+            }
         }
         if self.keep || !goes_on {
             self.kept += data.len() as u64;
@@ -67,8 +69,9 @@ impl RequestBody {
         self.trailers = Some(trailers);
     }
 
-    /// Sends what was kept, now that there is a stream.
-    pub(super) fn flush_into(&mut self, stream: &mut ClientStream) {
+    /// Sends what was kept, now that there is a stream. Returns the bytes of it.
+    pub(super) fn flush_into(&mut self, stream: &mut ClientStream) -> u64 {
+        let flushed = self.kept;
         let last = self.pieces.len();
         let ends_with_data = self.ended && self.trailers.is_none();
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -84,6 +87,7 @@ impl RequestBody {
             self.pieces.clear();
             self.kept = 0;
         }
+        flushed
     }
 
     /// What was kept, to be handed on elsewhere: the pieces, whether the last one ends the request, and the trailers.
@@ -100,6 +104,20 @@ impl RequestBody {
         (pieces, ends_with_data, self.trailers.clone())
     }
 
+    /// Everything that came, to begin anew with; none if it was too much to be kept.
+    pub(super) fn take_all(&mut self) -> Option<(Vec<Bytes>, Option<Fields>)> {
+        if self.any && !self.keep {
+            return None;
+        }
+        self.kept = 0;
+        Some((std::mem::take(&mut self.pieces), self.trailers.take()))
+    }
+
+    /// Whether everything that came is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.ended && (!self.any || self.keep)
+    }
+
     /// The most bytes that may be kept.
     pub(super) fn limit(&self) -> u64 {
         self.limit
@@ -114,9 +132,6 @@ impl RequestBody {
     pub(super) fn overflowed(&mut self) -> bool {
         std::mem::take(&mut self.overflowed)
     }
-
-    /// A new attempt begins from the start.
-    pub(super) fn rewind(&mut self) {}
 
     /// Ready while there is room for more without a stream.
     pub(super) fn poll_room(&self) -> Poll<()> {

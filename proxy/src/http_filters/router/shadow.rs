@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::Router;
-use crate::http::{EndStream, Fields, RequestHead};
+use crate::http::{EndStream, Fields, Method, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::route::RouteAction;
 use crate::upstream::async_client::{AsyncClient, Body, BodySender, Piece, RequestOptions, body};
@@ -51,6 +51,9 @@ impl Router {
     /// Starts the copies of a request that go to other clusters.
     #[cold]
     pub(super) fn start_shadows(&mut self, env: &mut ChainEnv<'_>, action: &RouteAction) {
+        if env.request.method() == Method::Connect {
+            return;
+        }
         for policy in action.mirrors() {
             let random = env.worker.random.next();
             let Some(cluster) = policy.cluster(env.request, &env.worker.server.cluster_names)

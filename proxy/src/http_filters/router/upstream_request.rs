@@ -9,25 +9,42 @@ use tokio::time::Instant;
 use super::outcome::Failure;
 use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
+use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::StreamInfo;
+use crate::transport_sockets::UpstreamSocketOptions;
+use crate::upstream::cluster::AutoTlsOptions;
 use crate::upstream::pool::{
-    Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamKind, StreamRequest,
+    Acquire, ClientStream, PendingStream, PoolError, ResetReason, ResponseEvent, StreamKind,
+    StreamRequest,
 };
-use crate::upstream::{HostStat, RoutingPriority, WorkerCluster, WorkerHost};
+use crate::upstream::{RoutingPriority, WorkerCluster, WorkerHost};
 
 /// An attempt.
 pub(super) struct UpstreamRequest {
     state: UpstreamState,
     host: Rc<WorkerHost>,
-    per_try: Option<Instant>,
-    per_try_idle: Option<Duration>,
-    idle: Option<Instant>,
-    max_duration: Option<Instant>,
+    clocks: Clocks,
     head_received: bool,
     anything_received: bool,
+    /// The attempt took too long, and another one was started beside it.
+    retried: bool,
+    began: Instant,
     /// Set: the stream is `Filtered` once there is one.
     filters: Option<Box<UpstreamFilters>>,
+    /// Set where attempts are logged.
+    log: Option<Box<AttemptLog>>,
+}
+
+/// When an attempt takes too long.
+#[derive(Default)]
+struct Clocks {
+    /// The request has come whole, and this is how long an attempt may take then, all told and without any progress.
+    limits: Option<(Option<Duration>, Option<Duration>)>,
+    per_try: Option<Instant>,
+    idle: Option<Instant>,
+    max_stream_duration: Option<Duration>,
+    max_duration: Option<Instant>,
 }
 
 enum UpstreamState {
@@ -48,18 +65,24 @@ enum UpstreamState {
     reason = "it lives in a box; to move it out would copy it"
 )]
 impl UpstreamRequest {
-    /// Asks the pool of `host` for a stream.
+    /// Asks the pool of `host` for a stream. `max_stream_duration` takes the place of the cluster's.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what an attempt is made of, once"
+    )]
     pub(super) fn new(
         cluster: &Rc<WorkerCluster>,
         host: Rc<WorkerHost>,
         env: &mut ChainEnv<'_>,
         priority: RoutingPriority,
         kind: StreamKind,
+        max_stream_duration: Option<Duration>,
     ) -> Self {
         let request = StreamRequest {
             downstream_protocol: env.info.protocol,
             priority,
             kind,
+            options: socket_options(cluster, env),
         };
         let state = match cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => UpstreamState::Open(stream),
@@ -76,13 +99,16 @@ impl UpstreamRequest {
         Self {
             state,
             host,
-            per_try: None,
-            per_try_idle: None,
-            idle: None,
-            max_duration: max.map(|d| env.info.now + d),
+            clocks: Clocks {
+                max_stream_duration: max_stream_duration.or(max).filter(|d| !d.is_zero()),
+                ..Clocks::default()
+            },
             head_received: false,
             anything_received: false,
+            retried: false,
+            began: env.info.now,
             filters: None,
+            log: None,
         }
     }
 
@@ -106,6 +132,32 @@ impl UpstreamRequest {
             (UpstreamState::Filtered(stream), Some(filters)) => Some((stream, filters)),
             _ => None,
         }
+    }
+
+    /// The attempt will be logged.
+    pub(super) fn set_log(&mut self, log: Option<Box<AttemptLog>>) {
+        self.log = log;
+    }
+
+    /// Notes an event of the response for the log.
+    #[inline]
+    pub(super) fn saw(&mut self, event: &ResponseEvent) {
+        if let Some(log) = &mut self.log {
+            log.saw(event);
+        }
+    }
+
+    /// Notes bytes of the request body for the log.
+    #[inline]
+    pub(super) fn sends(&mut self, bytes: u64) {
+        if let Some(log) = &mut self.log {
+            log.sent(bytes);
+        }
+    }
+
+    /// The attempt ends: what is left is its log.
+    pub(super) fn take_log(&mut self) -> Option<Box<AttemptLog>> {
+        self.log.take()
     }
 
     /// The attempt ends: what is left are its filters.
@@ -186,6 +238,9 @@ impl UpstreamRequest {
             return;
         };
         let connection = stream.connection_info();
+        if let Some(stats) = info.route.as_ref().and_then(|s| s.route().stats()) {
+            stats.counters.upstream_rq_total().inc();
+        }
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
         upstream.connection_id = Some(connection.id);
@@ -193,8 +248,14 @@ impl UpstreamRequest {
         upstream.pool_ready = Some(now);
         upstream.connect_start = Some(connection.connect_start);
         upstream.connect_end = Some(connection.connect_end);
+        upstream.tls.clone_from(&connection.tls);
         info.timing.first_upstream_tx_byte.get_or_insert(now);
         info.timing.last_upstream_tx_byte = Some(now);
+        self.clocks.max_duration = self.clocks.max_stream_duration.map(|d| now + d);
+        self.clocks.start(now);
+        if let Some(log) = &self.log {
+            log.ready(info);
+        }
     }
 
     /// Something of the request is sent.
@@ -202,46 +263,82 @@ impl UpstreamRequest {
         if self.is_open() {
             let now = info.now;
             info.timing.last_upstream_tx_byte = Some(now);
-            self.idle = self.per_try_idle.map(|d| now + d);
         }
     }
 
     /// Something of the response came.
     pub(super) fn received(&mut self, now: Instant, info: &mut StreamInfo) {
         self.anything_received = true;
-        self.idle = self.per_try_idle.map(|d| now + d);
+        if let Some((_, Some(idle))) = self.clocks.limits {
+            self.clocks.idle = Some(now + idle);
+        }
         info.timing.first_upstream_rx_byte.get_or_insert(now);
     }
 
     /// The head of the response goes to the client: from now on only the whole is timed.
     pub(super) fn head_received(&mut self) {
         self.head_received = true;
-        self.per_try = None;
+        self.clocks.per_try = None;
     }
 
-    /// Starts the clocks of the attempt: the request has come whole.
+    /// Whether no head has come that went to the client.
+    pub(super) fn awaits_head(&self) -> bool {
+        !self.head_received
+    }
+
+    /// The request has come whole: the clocks of the attempt run as soon as it has a connection.
     pub(super) fn arm(&mut self, now: Instant, timeouts: &Timeouts) {
-        if !self.head_received {
-            self.per_try = timeouts.per_try.map(|d| now + d);
+        if timeouts.per_try.is_some() || timeouts.per_try_idle.is_some() {
+            self.clocks.limits = Some((timeouts.per_try, timeouts.per_try_idle));
+            if self.is_open() {
+                self.clocks.start(now);
+            }
         }
-        self.per_try_idle = timeouts.per_try_idle;
-        self.idle = timeouts.per_try_idle.map(|d| now + d);
+    }
+
+    /// The attempt took too long and goes on beside another one.
+    pub(super) fn outlasts(&mut self, retried: bool) {
+        self.retried |= retried;
+        self.clocks.limits = None;
+        self.clocks.per_try = None;
+        self.clocks.idle = None;
+    }
+
+    /// Whether another attempt was started in its place already.
+    pub(super) fn was_retried(&self) -> bool {
+        self.retried
+    }
+
+    /// When the attempt began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// The host that it went to; none if its pool had no room for it.
+    pub(super) fn host(&self) -> &Rc<WorkerHost> {
+        &self.host
     }
 
     /// The nearest deadline of the attempt.
     pub(super) fn deadline(&self) -> Option<Instant> {
         use crate::http_connection_manager::timer::nearer;
-        nearer(nearer(self.per_try, self.idle), self.max_duration)
+        let Clocks {
+            per_try,
+            idle,
+            max_duration,
+            ..
+        } = self.clocks;
+        nearer(nearer(per_try, idle), max_duration)
     }
 
     /// Which deadline has passed, if one has.
     pub(super) fn expired(&self, now: Instant) -> Option<Failure> {
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
-        if passed(self.per_try) {
+        if passed(self.clocks.per_try) {
             Some(Failure::PerTryTimeout)
-        } else if passed(self.idle) {
+        } else if passed(self.clocks.idle) {
             Some(Failure::PerTryIdleTimeout)
-        } else if passed(self.max_duration) {
+        } else if passed(self.clocks.max_duration) {
             Some(Failure::MaxStreamDuration)
         } else {
             None
@@ -259,15 +356,13 @@ impl UpstreamRequest {
 
     /// The attempt has failed.
     pub(super) fn fail(mut self: Box<Self>, failure: &Failure, info: &mut StreamInfo) {
-        let upstream = info.upstream_mut();
         if let Some(text) = failure.transport_failure() {
-            upstream.transport_failure_reason = Some(text.into());
+            info.upstream_mut().transport_failure_reason = Some(text.into());
         }
-        self.host.count(HostStat::RqError);
-        self.complete(info);
-        if let Some(mut stream) = self.take_stream() {
-            stream.reset(&ResetReason::LocalReset);
+        if let Some(log) = &mut self.log {
+            log.failed(failure);
         }
+        self.give_up(info);
     }
 
     /// Nobody waits for the response.
@@ -277,9 +372,16 @@ impl UpstreamRequest {
         }
     }
 
+    /// The same, when the attempt is to be told of and metered now.
+    pub(super) fn give_up(&mut self, info: &mut StreamInfo) {
+        self.complete(info);
+        if let Some(mut stream) = self.take_stream() {
+            stream.reset(&ResetReason::LocalReset);
+        }
+    }
+
     /// The response has ended.
     pub(super) fn finish(mut self: Box<Self>, info: &mut StreamInfo) {
-        self.host.count(HostStat::RqSuccess);
         self.complete(info);
         if let Some(stream) = self.take_stream() {
             stream.finish();
@@ -290,6 +392,9 @@ impl UpstreamRequest {
         self.meter(info);
         if let Some(mut filters) = self.filters.take() {
             filters.complete(info);
+        }
+        if let Some(log) = self.log.take() {
+            log.end(info);
         }
     }
 
@@ -303,4 +408,57 @@ impl UpstreamRequest {
             total.wire_sent += bytes.wire_sent;
         }
     }
+}
+
+impl Clocks {
+    /// The attempt has a connection.
+    fn start(&mut self, now: Instant) {
+        if let Some((per_try, idle)) = self.limits {
+            self.per_try = per_try.map(|d| now + d);
+            self.idle = idle.map(|d| now + d);
+        }
+    }
+}
+
+/// What the request asks of the TLS of its connection: most often nothing.
+fn socket_options(
+    cluster: &WorkerCluster,
+    env: &ChainEnv<'_>,
+) -> Option<Rc<UpstreamSocketOptions>> {
+    let info = cluster.info();
+    let AutoTlsOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    } = &info.settings.http.tls;
+    if !*auto_sni && !*auto_san_validation || !info.transport.is_secure() {
+        return None;
+    }
+    let other = match &**override_auto_sni_header {
+        "" => None,
+        name => env
+            .request
+            .fields
+            .get(&*name)
+            .filter(|value| !value.is_empty()),
+    };
+    let host = other.or_else(|| env.request.authority())?;
+    let host = std::str::from_utf8(host_without_port(host)).ok()?;
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    let name = || Box::from(host);
+    Some(Rc::new(UpstreamSocketOptions {
+        server_name: (*auto_sni && !is_address).then(name),
+        verify_names: auto_san_validation.then(name).into_iter().collect(),
+        proxied: None,
+    }))
+}
+
+/// A host as a name or address alone: `[::1]:80` is `::1`.
+fn host_without_port(host: &[u8]) -> &[u8] {
+    if let Some(rest) = host.strip_prefix(b"[") {
+        let end = rest.iter().position(|byte| *byte == b']');
+        return end.and_then(|end| rest.get(..end)).unwrap_or(host);
+    }
+    let colon = host.iter().rposition(|byte| *byte == b':');
+    colon.and_then(|colon| host.get(..colon)).unwrap_or(host)
 }

@@ -15,7 +15,7 @@ virtual_hosts:
 - name: a
   domains: [a.example, A.example]
   routes:
-  - { match: { prefix: / }, route: { cluster: c, hedge_policy: {}, timeout: -1s } }
+  - { match: { prefix: / }, route: { cluster: c, hedge_policy: { initial_requests: 0 }, timeout: -1s } }
   - { match: { safe_regex: { regex: "(" } }, route: { cluster: c, prefix_rewrite: /, regex_rewrite: { pattern: { regex: a }, substitution: b } } }
   - { match: { path_separated_prefix: /a/ }, direct_response: { status: 99 } }
   - match: { prefix: / }

@@ -17,7 +17,7 @@ use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::http::{EndStream, Fields, Known, RequestHead, ResponseHead};
 use crate::http_filters::router::outcome::Failure;
-use crate::http_filters::router::retry::{RetryDecision, RetryState};
+use crate::http_filters::router::retry::{RetryContext, RetryDecision, RetryRuntime, RetryState};
 use crate::net::local_address;
 use crate::route::RetryPolicy;
 use crate::server::Worker;
@@ -46,6 +46,8 @@ pub struct AsyncClient {
     worker: Rc<Worker>,
     /// What `x-forwarded-for` is given.
     address: Rc<OnceCell<Option<Box<str>>>>,
+    /// The runtime keys of retries.
+    retry: Rc<RetryRuntime>,
 }
 
 /// How a request is sent.
@@ -134,6 +136,7 @@ impl AsyncClient {
     /// A client over the clusters and pools of `worker`.
     pub fn new(worker: Rc<Worker>) -> Self {
         Self {
+            retry: Rc::new(RetryRuntime::new(&worker.server.runtime)),
             worker,
             address: Rc::default(),
         }
@@ -174,16 +177,19 @@ impl AsyncClient {
                 .append_to(Known::ForwardedFor, b",", address.as_bytes());
         }
         let worker = self.worker.clone();
+        let retry_runtime = self.retry.clone();
         let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
         async move {
             let cluster = worker.clusters.get(cluster).ok_or(ClientError::NoCluster)?;
-            let retry = RetryState::of(options.retry_policy.as_deref(), &mut head);
-            let upload = Upload::new(body, retry.may_retry(), options.max_request_bytes);
+            let policy = options.retry_policy.as_deref();
+            let retry = RetryState::of(policy, &mut head, &retry_runtime);
+            let upload = Upload::new(body, retry.is_active(), options.max_request_bytes);
             let job = Job {
                 worker,
                 cluster: cluster.clone(),
                 head,
                 retry,
+                retry_runtime,
                 options,
                 deadline,
             };
@@ -215,6 +221,7 @@ struct Job {
     cluster: Rc<WorkerCluster>,
     head: RequestHead,
     retry: RetryState,
+    retry_runtime: Rc<RetryRuntime>,
     options: RequestOptions,
     deadline: Option<Instant>,
 }
@@ -224,21 +231,30 @@ impl Job {
         loop {
             let outcome = self.attempt(&mut upload).await;
             if upload.take_overflow() {
-                self.retry.abandon();
+                self.retry.stop();
                 self.cluster.info().stats.retry_or_shadow_abandoned().inc();
             }
-            let random = self.worker.random.next();
-            let policy = self.options.retry_policy.as_deref();
-            let priority = self.options.priority;
+            let context = RetryContext {
+                policy: self.options.retry_policy.as_deref(),
+                cluster: &self.cluster,
+                priority: self.options.priority,
+                runtime: &self.retry_runtime,
+                route_stats: None,
+                random: self.worker.random.next(),
+            };
             let decision = match &outcome {
                 Ok((_, head, _)) => {
                     self.cluster.record_code(head.status, ORIGIN);
-                    self.retry
-                        .on_response(head, policy, &self.cluster, priority, random)
+                    let now = SystemTime::now();
+                    self.retry.on_response(head, &self.head, now, &context)
                 }
                 Err(Ended::Failed(failure)) => {
-                    self.retry
-                        .on_failure(failure, &self.cluster, priority, random)
+                    // Without a connection there is a failure of the pool.
+                    let started = !matches!(
+                        failure,
+                        Failure::Reset(ResetReason::ConnectionFailure(_) | ResetReason::Overflow)
+                    );
+                    self.retry.on_failure(failure, started, &context)
                 }
                 Err(Ended::With(_)) => RetryDecision::No,
             };
@@ -312,6 +328,7 @@ impl Job {
             downstream_protocol: None,
             priority: self.options.priority,
             kind: StreamKind::Message,
+            options: None,
         };
         let acquired = match self.cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => Ok(stream),
@@ -353,7 +370,7 @@ impl Job {
 
     fn fail(&self, failure: Failure) -> ClientError {
         failure.count(&self.cluster);
-        let status = failure.reply(false).status;
+        let status = failure.reply(false, false).status;
         self.cluster.record_code(status, ORIGIN);
         match failure {
             Failure::Reset(reason) => ClientError::Reset(reason),
@@ -375,6 +392,14 @@ struct Choice<'a> {
     random: u64,
 }
 
+impl Choice<'_> {
+    /// Of retries alone.
+    fn policy(&self) -> Option<&RetryPolicy> {
+        let policy = self.job.options.retry_policy.as_deref();
+        policy.filter(|_| !self.job.retry.tried_hosts().is_empty())
+    }
+}
+
 impl LoadBalancerContext for Choice<'_> {
     fn random(&self) -> u64 {
         self.random
@@ -383,10 +408,18 @@ impl LoadBalancerContext for Choice<'_> {
         self.job.options.hash_key
     }
     fn should_select_another(&self, host: &Host) -> bool {
-        self.job.retry.avoids(host)
+        self.policy()
+            .is_some_and(|policy| self.job.retry.avoids(host, Some(policy)))
+    }
+    fn avoided_priorities(&self) -> &[Rc<WorkerHost>] {
+        self.job.retry.avoided_priorities(self.policy())
+    }
+    fn forget_avoided_priorities(&self) {
+        self.job.retry.forget_avoided_priorities();
     }
     fn host_selection_retry_count(&self) -> u32 {
-        self.job.retry.host_selection_attempts()
+        self.policy()
+            .map_or(1, |policy| policy.host_selection_max_attempts)
     }
 }
 
@@ -425,11 +458,8 @@ impl Open {
     fn complete(&mut self) {
         if self.stream.take().is_some() {
             self.host.count(HostStat::RqSuccess);
-            let stats = &self.cluster.info().stats;
-            let took = Instant::now() - self.start;
-            stats
-                .upstream_rq_time()
-                .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            self.cluster
+                .record_time(Instant::now() - self.start, ORIGIN);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The stats of a cluster, below `cluster.<name>.`
 //!
+//! Deviations: at most 1000 names of `x-envoy-upstream-alt-stat-name` are counted for a cluster on each worker.
+//!
 //! They come in groups by who writes them, so that a cluster that carries no traffic costs nothing but names.
+
+use std::collections::HashMap;
 
 use crate::stats::{Counter, Histogram, Scope, Unit};
 
@@ -172,8 +176,10 @@ impl CodeOrigin {
 /// The counters by status code of one cluster on one worker, each made when its code first comes.
 #[derive(Debug, Default)]
 pub(crate) struct CodeStats {
-    /// By prefix: none, external, internal, canary.
-    by_prefix: [PrefixStats; 4],
+    /// By prefix: none, external, internal, canary, retry.
+    by_prefix: [PrefixStats; 5],
+    /// The same below each name of `x-envoy-upstream-alt-stat-name`.
+    alternatives: HashMap<Box<str>, Box<CodeStats>>,
 }
 
 #[derive(Debug, Default)]
@@ -195,28 +201,87 @@ struct CodeCounters {
 /// Statuses from 100 to 599 are counted by class and code, all others by `upstream_rq_unknown`.
 const CODES: usize = 500;
 
+/// That many alternative names are counted apart, of each cluster on each worker. Requests choose them.
+const ALTERNATIVES: usize = 1000;
+
 impl CodeStats {
     /// Counts one response below each prefix that it belongs to.
     pub(crate) fn record(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
         self.record_below(0, "", scope, status);
-        for (index, prefix) in origin.prefixes() {
-            self.record_below(index, prefix, scope, status);
-            let completed = &mut self.by_prefix[index].completed;
-            completed
-                .get_or_insert_with(|| scope.counter(&format!("{prefix}upstream_rq_completed")))
-                .inc();
-        }
+        self.record_prefixed(scope, status, origin);
     }
 
     /// Records how long a response took, in milliseconds, below each prefix that it belongs to.
     pub(crate) fn record_time(&mut self, scope: &Scope, millis: u64, origin: CodeOrigin) {
         for (index, prefix) in origin.prefixes() {
-            let time = &mut self.by_prefix[index].time;
-            let name = || format!("{prefix}upstream_rq_time");
-            time.get_or_insert_with(|| scope.histogram(&name(), Unit::Milliseconds))
-                .get()
-                .record(millis);
+            self.time_below(index, prefix, scope, millis);
         }
+    }
+
+    /// As `record`, but for the counters that no prefix stands before.
+    pub(crate) fn record_prefixed(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
+        for (index, prefix) in origin.prefixes() {
+            self.record_below(index, prefix, scope, status);
+            self.completed_below(index, prefix, scope);
+        }
+    }
+
+    /// Counts one response below no prefix, as one that is completed.
+    pub(crate) fn record_plain(&mut self, scope: &Scope, status: u16) {
+        self.completed_below(0, "", scope);
+        self.record_below(0, "", scope, status);
+    }
+
+    /// Records how long a response took below no prefix, in milliseconds.
+    pub(crate) fn record_plain_time(&mut self, scope: &Scope, millis: u64) {
+        self.time_below(0, "", scope, millis);
+    }
+
+    /// Counts a response that was tried again. Without `code` it counts as one and no more.
+    pub(crate) fn record_retry(&mut self, scope: &Scope, code: Option<u16>) {
+        if let Some(status) = code {
+            self.record_below(4, "retry.", scope, status);
+        }
+        self.completed_below(4, "retry.", scope);
+    }
+
+    /// The counters below `name`, where no more than [`ALTERNATIVES`] others are known.
+    pub(crate) fn alternative(&mut self, name: &str, scope: &Scope) -> Option<(&mut Self, Scope)> {
+        if !self.alternatives.contains_key(name) {
+            if self.alternatives.len() >= ALTERNATIVES {
+                return None;
+            }
+            self.alternatives.insert(name.into(), Box::default());
+        }
+        let stats = self.alternatives.get_mut(name)?;
+        Some((stats, scope.scope(&format!("{name}."))))
+    }
+
+    /// As `record` and with the counter that no prefix stands before, for counters of an alternative name.
+    pub(crate) fn record_all(&mut self, scope: &Scope, status: u16, origin: CodeOrigin) {
+        self.completed_below(0, "", scope);
+        self.record(scope, status, origin);
+    }
+
+    /// As `record_time`, likewise.
+    pub(crate) fn record_all_time(&mut self, scope: &Scope, millis: u64, origin: CodeOrigin) {
+        self.time_below(0, "", scope, millis);
+        self.record_time(scope, millis, origin);
+    }
+
+    fn completed_below(&mut self, index: usize, prefix: &str, scope: &Scope) {
+        let completed = &mut self.by_prefix[index].completed;
+        completed
+            .get_or_insert_with(|| scope.counter(&format!("{prefix}upstream_rq_completed")))
+            .inc();
+    }
+
+    fn time_below(&mut self, index: usize, prefix: &str, scope: &Scope, millis: u64) {
+        let time = &mut self.by_prefix[index].time;
+        let name = || format!("{prefix}upstream_rq_time");
+        time.get_or_insert_with(|| scope.histogram(&name(), Unit::Milliseconds))
+            .get()
+            .record(millis);
     }
 
     fn record_below(&mut self, index: usize, prefix: &str, scope: &Scope, status: u16) {

@@ -41,6 +41,14 @@ pub trait LoadBalancerContext {
         false
     }
 
+    /// Hosts whose priorities should be passed over while others can take the request, as by the retry policy of a route.
+    fn avoided_priorities(&self) -> &[Rc<WorkerHost>] {
+        &[]
+    }
+
+    /// There are no others: from now on those priorities count again.
+    fn forget_avoided_priorities(&self) {}
+
     /// How often another host is tried in place of one that was passed over; then the last one is taken as it is.
     fn host_selection_retry_count(&self) -> u32 {
         1
@@ -138,6 +146,7 @@ impl WorkerLoadBalancer {
         let (index, health) = match self.priorities.len() {
             // With one priority there is nothing to draw, unless degraded hosts share the load.
             1 if self.load.is_all_healthy() => (0, Health::Healthy),
+            _ if !cx.avoided_priorities().is_empty() => self.load.choose_avoiding(cx),
             _ => self.load.choose(cx.random()),
         };
         let in_panic = self.load.in_panic(index);

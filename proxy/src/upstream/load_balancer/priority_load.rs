@@ -2,6 +2,7 @@
 
 use super::super::host::Health;
 use super::super::priority_set::{HostSet, PrioritySet};
+use super::LoadBalancerContext;
 
 /// The load of each priority, in percent; all together 100.
 #[derive(Debug, Default)]
@@ -9,6 +10,8 @@ pub(super) struct PriorityLoad {
     healthy: Vec<u32>,
     degraded: Vec<u32>,
     panic: Vec<bool>,
+    /// What each could take of healthy and degraded hosts, in percent.
+    available: Vec<(u32, u32)>,
 }
 
 struct Counts {
@@ -25,6 +28,7 @@ impl PriorityLoad {
             healthy: vec![0; priorities.len()],
             degraded: vec![0; priorities.len()],
             panic: vec![false; priorities.len()],
+            available: Vec::new(),
         };
         if priorities.is_empty() {
             return load;
@@ -41,6 +45,11 @@ impl PriorityLoad {
                 (percent(counts.healthy), percent(counts.degraded))
             })
             .unzip();
+        load.available = healthy
+            .iter()
+            .copied()
+            .zip(degraded.iter().copied())
+            .collect();
         let total = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
         if total > 0 {
             load.distribute(&healthy, &degraded, total);
@@ -85,6 +94,48 @@ impl PriorityLoad {
             }
         }
         (0, Health::Healthy)
+    }
+
+    /// The same among the priorities that `cx` does not avoid.
+    #[cold]
+    pub(super) fn choose_avoiding(&self, cx: &dyn LoadBalancerContext) -> (usize, Health) {
+        let avoided = |priority: usize| {
+            let hosts = cx.avoided_priorities();
+            hosts.iter().any(|host| host.priority as usize == priority)
+        };
+        let left = |keep: &dyn Fn(usize) -> bool| -> Vec<(u32, u32)> {
+            let all = self.available.iter().enumerate();
+            all.map(|(priority, of)| if keep(priority) { *of } else { (0, 0) })
+                .collect()
+        };
+        let total = |of: &[(u32, u32)]| of.iter().map(|(h, d)| h + d).sum::<u32>().min(100);
+        let mut available = left(&|priority| !avoided(priority));
+        if total(&available) == 0 {
+            cx.forget_avoided_priorities();
+            available = left(&|_| true);
+        }
+        let total = total(&available);
+        if total == 0 {
+            return self.choose(cx.random());
+        }
+        let mut drawn = cx.random() % 100;
+        let healthy = available.iter().map(|(h, _)| (*h, Health::Healthy));
+        let degraded = available.iter().map(|(_, d)| (*d, Health::Degraded));
+        for (at, (share, health)) in healthy.chain(degraded).enumerate() {
+            let load = u64::from(share * 100 / total);
+            if drawn < load {
+                return (at % available.len(), health);
+            }
+            drawn -= load;
+        }
+        // What remains comes from rounding.
+        let first = available.iter().position(|(h, d)| h + d > 0).unwrap_or(0);
+        let health = if available[first].0 > 0 {
+            Health::Healthy
+        } else {
+            Health::Degraded
+        };
+        (first, health)
     }
 
     fn distribute(&mut self, healthy: &[u32], degraded: &[u32], total: u32) {

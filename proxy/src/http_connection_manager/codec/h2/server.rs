@@ -278,6 +278,7 @@ impl ServerStream for ServerHttp2Stream {
     fn reset(&mut self, reason: StreamReset) {
         let code = match reason {
             StreamReset::ProtocolError(_) | StreamReset::CodecError(_) => ErrorCode::PROTOCOL_ERROR,
+            StreamReset::ConnectError => ErrorCode::CONNECT_ERROR,
             _ => ErrorCode::INTERNAL_ERROR,
         };
         self.link.with(|c| c.reset(self.id, code));

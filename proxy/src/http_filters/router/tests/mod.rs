@@ -1,7 +1,7 @@
 //! Attempts behind filters.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -79,6 +79,9 @@ impl Harness {
             suppress_envoy_headers: true,
             respect_expected_rq_timeout: false,
             strict_check_headers: Vec::new(),
+            suppress_grpc_request_failure_code_stats: false,
+            upstream_logs: Vec::new(),
+            log_on_pool_ready: false,
             upstream_http_filters: filters,
         });
         let shared =
@@ -101,7 +104,7 @@ impl Harness {
             .worker
             .clusters
             .get(test.server.cluster_names.id("backend"));
-        let router = Router::new(shared.into());
+        let router = Router::new(shared.into(), 1024 * 1024);
         Self {
             test,
             router,
@@ -129,15 +132,20 @@ impl Harness {
     async fn next(&mut self) -> RouterEvent {
         let h = self;
         loop {
-            let deadline = h.router.deadline();
-            let polled = tokio::select! {
-                biased;
-                event = poll_fn(|cx| {
-                    h.info.now = Instant::now();
-                    h.router.poll(env!(h), cx)
-                }) => Some(event),
-                () = async { tokio::time::sleep_until(deadline.unwrap()).await }, if deadline.is_some() => None,
-            };
+            let mut timer = None;
+            // The deadline is asked for when the router has done what it can, as the pump does.
+            let polled = poll_fn(|cx| {
+                h.info.now = Instant::now();
+                if let Poll::Ready(event) = h.router.poll(env!(h), cx) {
+                    return Poll::Ready(Some(event));
+                }
+                let Some(deadline) = h.router.deadline() else {
+                    return Poll::Pending;
+                };
+                let timer = timer.insert(Box::pin(tokio::time::sleep_until(deadline)));
+                timer.as_mut().poll(cx).map(|()| None)
+            })
+            .await;
             let event = polled.or_else(|| h.router.on_deadline(Instant::now(), env!(h)));
             match event {
                 Some(RouterEvent::Progress) | None => {}
@@ -440,7 +448,7 @@ async fn a_filter_may_wait_with_either_head() {
     h.test.backends.respond(200, "", "hi");
     h.send(&["body"]);
     for round in 0..2 {
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(1), h.next()).await;
+        let waited = tokio::time::timeout(Duration::from_secs(1), h.next()).await;
         assert!(waited.is_err(), "{round}: {waited:?}");
         assert_eq!(
             h.test.backends.request().is_some(),
@@ -545,7 +553,7 @@ async fn what_the_mirror_does_changes_nothing_for_the_client() {
     h.test.backends.answer(Answer::Never);
     h.send(&[]);
     // Neither is answered.
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(14), h.next()).await;
+    let waited = tokio::time::timeout(Duration::from_secs(14), h.next()).await;
     assert!(waited.is_err());
     assert!(matches!(h.next().await, RouterEvent::LocalReply(reply) if reply.status == 504));
 }
@@ -555,7 +563,7 @@ async fn a_copy_breaks_off_with_its_request() {
     let mut h = Harness::new("", ChainConfig::default(), MIRROR);
     h.router.start(env!(h), EndStream::No);
     for _ in 0..20 {
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(1), h.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(1), h.next()).await;
     }
     assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 1);
     h.router.abandon();
@@ -575,3 +583,5 @@ async fn a_fraction_of_nothing_mirrors_nothing() {
     assert_eq!(h.response().await, "200");
     assert_eq!(h.test.stat("cluster.mirror.upstream_rq_total"), 0);
 }
+
+mod attempts;

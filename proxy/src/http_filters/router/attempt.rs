@@ -1,0 +1,245 @@
+//! One attempt begins: a host is chosen, its pool is asked for a stream, and the request goes out.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::upstream_request::UpstreamRequest;
+use super::{Router, RouterEvent, State};
+use crate::http::{EndStream, Known};
+use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::http_filters::LocalReply;
+use crate::route::RetryPolicy;
+use crate::stream_info::{ResponseFlag, UpstreamInfo};
+use crate::upstream::pool::StreamKind;
+use crate::upstream::{Host, LoadBalancerContext, WorkerHost};
+
+impl Router {
+    /// Chooses a host and asks its pool for a stream.
+    pub(super) fn attempt(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        let cluster = self.cluster.clone()?;
+        let choice = HostChoice {
+            router: self,
+            policy: if self.is_retry() {
+                self.retry_policy()
+            } else {
+                None
+            },
+            env_random: env.worker.random.next(),
+            hash: self.hash_key(env),
+        };
+        let Some(host) = cluster.choose_host(&choice) else {
+            cluster.info().stats.upstream_cx_none_healthy().inc();
+            env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
+            self.state = State::Idle;
+            self.reset_slow_attempts(env);
+            self.charge(503, env);
+            let reply = LocalReply::new(503, "no_healthy_upstream")
+                .with_body(Bytes::from_static(b"no healthy upstream"));
+            return Some(self.reply(env, reply));
+        };
+        self.rewrite_host_for(&host, env);
+        self.retry.tried(&host);
+        let mut attempt = Box::new(UpstreamRequest::new(
+            &cluster,
+            host,
+            env,
+            self.priority,
+            self.stream_kind(),
+            self.timeouts.stream,
+        ));
+        attempt.set_log(self.shared.attempt_log(env));
+        if self.request_complete.is_some() {
+            attempt.arm(env.info.now, &self.timeouts);
+        }
+        let filters = match self.connect {
+            Some(_) => None,
+            None => self
+                .shared
+                .upstream_filters(&cluster, env, self.body.limit()),
+        };
+        if let Some(filters) = filters {
+            attempt.put_filters(filters);
+            self.state = State::Attempt(attempt);
+            return self.start_filtered(env).err().map(RouterEvent::LocalReply);
+        }
+        let ready = attempt.stream().is_some();
+        self.state = State::Attempt(attempt);
+        if ready {
+            self.send_request(env);
+        }
+        None
+    }
+
+    fn stream_kind(&self) -> StreamKind {
+        match self.connect {
+            Some(_) => StreamKind::RawTcp,
+            None if self.is_upgrade => StreamKind::Upgrade,
+            None => StreamKind::Message,
+        }
+    }
+
+    /// The back-off is over: the request is prepared anew and tried again.
+    #[cold]
+    pub(super) fn retry_now(
+        &mut self,
+        env: &mut ChainEnv<'_>,
+        after_timeout: bool,
+    ) -> Option<RouterEvent> {
+        env.info.attempt_count += 1;
+        if let Some(selected) = &self.route {
+            let host = selected.virtual_host();
+            if host.include_request_attempt_count {
+                env.request
+                    .fields
+                    .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+            }
+            if host.include_is_timeout_retry_header {
+                let value = if after_timeout { "true" } else { "false" };
+                env.request.fields.set(Known::EnvoyIsTimeoutRetry, value);
+            }
+        }
+        let elapsed = self
+            .request_complete
+            .map_or(Duration::ZERO, |since| env.info.now - since);
+        let suppress = self.shared.config.suppress_envoy_headers;
+        self.timeouts.write_headers(env.request, elapsed, suppress);
+        self.forget_attempt(env);
+        // The cluster may have gone while the retry waited.
+        let Some(id) = self.cluster.as_ref().map(|cluster| cluster.info().id) else {
+            return Some(RouterEvent::Progress);
+        };
+        if let Some(cluster) = env.worker.clusters.get(id) {
+            self.cluster = Some(cluster);
+        }
+        self.attempt(env)
+    }
+
+    /// What is known of the attempt before gives way to the next one.
+    fn forget_attempt(&self, env: &mut ChainEnv<'_>) {
+        let timing = &mut env.info.timing;
+        timing.first_upstream_tx_byte = None;
+        timing.last_upstream_tx_byte = None;
+        timing.first_upstream_rx_byte = None;
+        timing.first_upstream_rx_body = None;
+        timing.last_upstream_rx_byte = None;
+        if let Some(upstream) = env.info.upstream.as_deref_mut() {
+            *upstream = UpstreamInfo::default();
+        }
+    }
+
+    /// Shows the filters of an attempt what there is of the request.
+    #[cold]
+    pub(super) fn start_filtered(&mut self, env: &mut ChainEnv<'_>) -> Result<(), LocalReply> {
+        let State::Attempt(attempt) = &mut self.state else {
+            return Ok(());
+        };
+        if attempt.is_open() {
+            attempt.ready(env.info);
+        }
+        let end = self.body.is_empty_and_ended();
+        let (pieces, ends_with_data, trailers) = self.body.hand_on();
+        attempt.sends(pieces.iter().map(|piece| piece.len() as u64).sum());
+        let Some(filters) = attempt.filters() else {
+            return Ok(());
+        };
+        filters.request_head(env, end.into())?;
+        let last = pieces.len();
+        for (index, piece) in pieces.into_iter().enumerate() {
+            filters.request_data(
+                env,
+                piece,
+                EndStream::from(ends_with_data && index + 1 == last),
+            )?;
+        }
+        trailers.map_or(Ok(()), |trailers| filters.request_trailers(env, trailers))
+    }
+
+    pub(super) fn send_request(&mut self, env: &mut ChainEnv<'_>) {
+        let State::Attempt(attempt) = &mut self.state else {
+            return;
+        };
+        attempt.ready(env.info);
+        let end = EndStream::from(self.body.is_empty_and_ended());
+        let is_upgrade = self.is_upgrade;
+        let Some(stream) = attempt.stream() else {
+            return;
+        };
+        stream.send_head(env.request, end);
+        if is_upgrade {
+            stream.upgrade();
+        }
+        if let Some(version) = self.connect.and_then(|connect| connect.proxy_protocol) {
+            let connection = &env.info.connection;
+            let (source, destination) = (&connection.remote_address, &connection.local_address);
+            let header = version.header(source, destination);
+            stream.send_data(header.into(), EndStream::No);
+        }
+        let flushed = self.body.flush_into(stream);
+        attempt.sends(flushed);
+    }
+
+    /// Whether an attempt has failed before.
+    fn is_retry(&self) -> bool {
+        !self.retry.tried_hosts().is_empty()
+    }
+
+    /// The retry policy of the route.
+    pub(super) fn retry_policy(&self) -> Option<&RetryPolicy> {
+        let action = self.route.as_ref()?.route().forward()?;
+        action.retry_policy.as_deref()
+    }
+
+    /// The hash of the request by its route's `hash_policy`.
+    fn hash_key(&self, env: &ChainEnv<'_>) -> Option<u64> {
+        let action = self.route.as_ref()?.route().forward()?;
+        action.hash_policy()?.hash(env.request, env.info, None)
+    }
+
+    /// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
+    fn rewrite_host_for(&self, host: &WorkerHost, env: &mut ChainEnv<'_>) {
+        let Some(action) = self.route.as_ref().and_then(|s| s.route().forward()) else {
+            return;
+        };
+        if action.auto_host_rewrite() && !host.hostname.is_empty() {
+            crate::route::update_authority(
+                env.request,
+                host.hostname.as_bytes(),
+                action.append_x_forwarded_host,
+                !self.shared.config.suppress_envoy_headers,
+            );
+        }
+    }
+}
+
+/// What the load balancer may ask about the request.
+struct HostChoice<'a> {
+    router: &'a Router,
+    /// Of retries alone: first attempts take any host.
+    policy: Option<&'a RetryPolicy>,
+    env_random: u64,
+    hash: Option<u64>,
+}
+
+impl LoadBalancerContext for HostChoice<'_> {
+    fn hash_key(&self) -> Option<u64> {
+        self.hash
+    }
+    fn random(&self) -> u64 {
+        self.env_random
+    }
+    fn should_select_another(&self, host: &Host) -> bool {
+        self.router.retry.avoids(host, self.policy)
+    }
+    fn avoided_priorities(&self) -> &[Rc<WorkerHost>] {
+        self.router.retry.avoided_priorities(self.policy)
+    }
+    fn forget_avoided_priorities(&self) {
+        self.router.retry.forget_avoided_priorities();
+    }
+    fn host_selection_retry_count(&self) -> u32 {
+        self.policy
+            .map_or(1, |policy| policy.host_selection_max_attempts)
+    }
+}

@@ -1,0 +1,112 @@
+//! What the router answers by itself.
+
+use bytes::Bytes;
+
+use super::{Router, RouterEvent};
+use crate::http::{HeaderName, Known, ResponseHead};
+use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::http_filters::LocalReply;
+use crate::route::{DirectResponse, https_location};
+use crate::stream_info::ResponseFlag;
+
+impl Router {
+    pub(super) fn redirect(
+        &self,
+        env: &mut ChainEnv<'_>,
+        status: u16,
+        location: Vec<u8>,
+    ) -> RouterEvent {
+        self.shared.stats.rq_redirect().inc();
+        self.respond(env, status, Bytes::new(), Some(location.into()), None)
+    }
+
+    pub(super) fn redirect_to_https(&self, env: &mut ChainEnv<'_>) -> RouterEvent {
+        self.shared.stats.rq_redirect().inc();
+        let location = https_location(env.request);
+        self.respond(env, 301, Bytes::new(), Some(location.into()), None)
+    }
+
+    pub(super) fn direct_response(
+        &self,
+        env: &mut ChainEnv<'_>,
+        response: &DirectResponse,
+    ) -> RouterEvent {
+        self.shared.stats.rq_direct_response().inc();
+        let body = response.body(env.request, env.info);
+        self.respond(env, response.status, body, None, response.content_type())
+    }
+
+    /// A reply of the router, with the headers that the route adds to responses.
+    pub(super) fn reply(&self, env: &mut ChainEnv<'_>, mut reply: LocalReply) -> RouterEvent {
+        let Some(route) = self.route.clone().or_else(|| env.info.route.clone()) else {
+            return RouterEvent::LocalReply(reply);
+        };
+        let mut head = ResponseHead::new(reply.status);
+        for (name, value) in &reply.headers {
+            head.fields.set(name, value);
+        }
+        if env.info.attempt_count > 0 && route.virtual_host().include_attempt_count_in_response {
+            head.fields
+                .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
+        }
+        env.info.response_code = Some(reply.status);
+        route.finalize_response_headers(&mut head, env.request, env.info);
+        reply.headers = head
+            .fields
+            .iter()
+            .map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value)))
+            .collect();
+        RouterEvent::LocalReply(reply)
+    }
+
+    /// A request that no attempt is made for: a header that must be legal is not, or the cluster is under maintenance.
+    #[inline]
+    pub(super) fn refuse(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        for header in &self.shared.config.strict_check_headers {
+            if let Some(value) = header.illegal(env.request) {
+                let value = String::from_utf8_lossy(value);
+                let body = format!("invalid header '{}' with value '{value}'", header.name());
+                let details = format!("request_headers_failed_strict_check{{{}}}", header.name());
+                env.info
+                    .response_flags
+                    .set(ResponseFlag::InvalidEnvoyRequestHeaders);
+                return Some(self.reply(env, LocalReply::new(400, details).with_body(body)));
+            }
+        }
+        if let Some(name) = env.request.fields.get(Known::EnvoyUpstreamAltStatName) {
+            self.alt_stat_name = Some(String::from_utf8_lossy(name).into());
+            env.request.fields.remove(Known::EnvoyUpstreamAltStatName);
+        }
+        let cluster = self.cluster.as_ref()?;
+        if !cluster.is_in_maintenance(&env.worker.random) {
+            return None;
+        }
+        env.info.response_flags.set(ResponseFlag::UpstreamOverflow);
+        self.charge(503, env);
+        cluster.info().stats.upstream_rq_maintenance_mode().inc();
+        let mut reply = LocalReply::new(503, "maintenance_mode").with_body("maintenance mode");
+        if !self.shared.config.suppress_envoy_headers {
+            reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
+        }
+        Some(self.reply(env, reply))
+    }
+
+    /// A reply of the route itself.
+    pub(super) fn respond(
+        &self,
+        env: &mut ChainEnv<'_>,
+        status: u16,
+        body: Bytes,
+        location: Option<Bytes>,
+        content_type: Option<&str>,
+    ) -> RouterEvent {
+        let mut reply = LocalReply::new(status, "direct_response").with_body(body);
+        if let Some(location) = location {
+            reply = reply.with_header(HeaderName::new("location"), location);
+        }
+        if let Some(content_type) = content_type {
+            reply = reply.with_header(HeaderName::new("content-type"), content_type.to_owned());
+        }
+        self.reply(env, reply)
+    }
+}
