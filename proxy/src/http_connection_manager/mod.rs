@@ -10,7 +10,6 @@
 //! Deviations: an upstream that hangs up after a 1xx is told as one that hung up before its response.
 //! Deviations: a tunnel that its upstream ends is closed at once, where Envoy waits `delayed_close_timeout` for the client.
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
-//! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 
 mod client_cert;
 pub mod codec;
