@@ -185,7 +185,7 @@ impl ForwardingConfig {
             head.fields.set(Known::EnvoyExternalAddress, ip.as_bytes());
         }
         self.add_user_agent(&mut head.fields);
-        self.client_cert.without_certificate(&mut head.fields);
+        self.client_cert.apply(&mut head.fields, &connection);
         self.set_request_id(head, random, edge);
         if !self.via.is_empty() {
             head.fields
@@ -467,13 +467,11 @@ fn sanitize_referer(fields: &mut Fields) {
     let Some(referer) = fields.get(Known::Referer) else {
         return;
     };
-    let Some(at) = memchr::memmem::find(referer, b"://") else {
-        return;
-    };
-    let rest = referer.get(at + 3..).unwrap_or_default();
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#'));
-    let host = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
-    if host.contains(&b'@') || rest.contains(&b'#') {
+    let after_scheme = memchr::memmem::find(referer, b"://").map_or(referer.len(), |at| at + 3);
+    let rest = referer.get(after_scheme..).unwrap_or_default();
+    let end = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+    let host = rest.get(..end).unwrap_or_default();
+    if host.contains(&b'@') || referer.contains(&b'#') {
         fields.remove(Known::Referer);
     }
 }
@@ -505,8 +503,8 @@ fn remove_internal_headers(fields: &mut Fields) {
 }
 
 /// No transport socket encrypts yet.
-fn connection_scheme(_connection: &ConnectionInfo) -> &'static str {
-    "http"
+fn connection_scheme(connection: &ConnectionInfo) -> &'static str {
+    if connection.is_tls { "https" } else { "http" }
 }
 
 /// Prints a port on the stack.
@@ -550,7 +548,8 @@ mod tests {
     fn a_referer_with_credentials_or_a_fragment_is_taken_away() {
         for (referer, kept) in [
             ("http://a/b", true),
-            ("/x#y", true),
+            ("/x#y", false),
+            ("/x@y", true),
             ("zzz", true),
             ("http://a/b@c", true),
             ("http://u:p@a/b", false),

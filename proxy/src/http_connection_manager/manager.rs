@@ -147,6 +147,11 @@ impl Hcm {
             return Err(Rejection::new(400, "query_missing_content_type").closing());
         }
         self.check_path(head)?;
+        if upgrade && !take_udp_target(head) {
+            return Err(
+                Rejection::new(404, "invalid_path").body("The path is incorrect for CONNECT-UDP")
+            );
+        }
         normalize_host(self.config.host, head, info);
         let forwarding = self.config.forwarding.mutate_request(
             head,
@@ -173,6 +178,10 @@ impl Hcm {
             return Err(Rejection::new(404, "absolute_path_rejected"));
         }
         if path.contains(&b'#') {
+            self.config
+                .stats
+                .downstream_rq_failed_path_normalization()
+                .inc();
             return Err(Rejection::new(400, "path_normalization_failed").closing());
         }
         match self.config.path.apply(path) {
@@ -335,9 +344,6 @@ impl Hcm {
             ServerHeaderTransformation::AppendIfAbsent
             | ServerHeaderTransformation::PassThrough => {}
         }
-        if let Some(status) = &self.config.proxy_status {
-            status.apply(head, info);
-        }
     }
 
     /// Counts and logs a stream that has ended.
@@ -430,6 +436,26 @@ fn is_upgrade_request(head: &RequestHead) -> bool {
     connection
         .split(|b| *b == b',')
         .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// A CONNECT-UDP names its target in the path, `/.well-known/masque/udp/HOST/PORT/`, which becomes the authority. False: it
+/// does not.
+fn take_udp_target(head: &mut RequestHead) -> bool {
+    let upgrade = head.fields.get(Known::Upgrade);
+    if !upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"connect-udp")) {
+        return true;
+    }
+    let path = head.path().unwrap_or_default();
+    let Some(target) = path.strip_prefix(b"/.well-known/masque/udp/") else {
+        return false;
+    };
+    let mut parts = target.split(|b| *b == b'/').filter(|part| !part.is_empty());
+    let (Some(host), Some(port)) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    let authority = [host, port].join(&b':');
+    head.set_authority(&authority);
+    true
 }
 
 /// A QUERY must say what its body is.

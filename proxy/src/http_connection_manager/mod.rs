@@ -4,6 +4,11 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/http_conn_man>
 //! Stats: `http.<stat_prefix>.*`, `listener.<address>.http.<stat_prefix>.*`.
 //! Deviations: `downstream_cx_{rx,tx}_bytes_total` count the bytes of messages when a stream ends, not each read and write.
+//! Deviations: an HTTP/2 connection outlives an upgrade that is refused with 403; Envoy closes it.
+//! Deviations: `forward_client_cert_matcher`, `tracing`, `drain_timeout_jitter` and header validators are refused.
+//! Deviations: an HTTP/1.0 client that expects `100 Continue` gets none (RFC 9110); Envoy sends one.
+//! Deviations: an upstream that hangs up after a 1xx is told as one that hung up before its response.
+//! Deviations: a tunnel that its upstream ends is closed at once, where Envoy waits `delayed_close_timeout` for the client.
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
 //! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 

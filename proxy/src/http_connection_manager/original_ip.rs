@@ -132,14 +132,15 @@ impl OriginalIpDetection {
                 })
             }
             Self::TrustedCidrs { proxies, append } => {
-                let xff = fields
-                    .get(Known::ForwardedFor)
-                    .filter(|_| peer.is_some_and(|peer| proxies.contains(peer)));
+                // As in Envoy, a peer that is none of them is added in any case.
+                let peer_is_proxy = peer.is_some_and(|peer| proxies.contains(peer));
+                let append = *append || !peer_is_proxy;
+                let xff = fields.get(Known::ForwardedFor).filter(|_| peer_is_proxy);
                 let found = xff.and_then(|xff| last_untrusted(xff, proxies));
                 Ok(Detected {
                     address: found.map(|(address, _)| address),
                     trusted: found.is_some_and(|(_, alone)| alone),
-                    append: *append,
+                    append,
                 })
             }
             Self::CustomHeader {

@@ -13,7 +13,10 @@ use crate::client::http2::{field_map, fields_of, read_body};
 use crate::message::Message;
 
 pub(super) async fn serve(stream: TcpStream, scripts: Vec<Script>, seat: Seat) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else {
+    let handshake = h2::server::Builder::new()
+        .enable_connect_protocol()
+        .handshake(stream);
+    let Ok(mut connection) = handshake.await else {
         return;
     };
     let (hang_up, mut hung_up) = tokio::sync::mpsc::channel::<()>(1);
@@ -43,6 +46,10 @@ async fn answer(
     message
         .fields
         .push((":method".into(), head.method.to_string()));
+    if let Some(protocol) = head.extensions.get::<h2::ext::Protocol>() {
+        let protocol = protocol.as_str().to_owned();
+        message.fields.push((":protocol".into(), protocol));
+    }
     let uri = head.uri;
     let pseudo = [
         (":scheme", uri.scheme_str()),

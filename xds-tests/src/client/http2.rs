@@ -84,6 +84,7 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
             | Step::Read { .. }
             | Step::ReadBytes(_)
             | Step::ReadToEnd
+            | Step::ReadFrames(_)
             | Step::HalfClose => {
                 transcript
                     .fates
@@ -127,12 +128,27 @@ async fn try_exchange(
     messages: &mut Vec<Message>,
 ) -> Result<(), h2::Error> {
     poll_fn(|context| send.poll_ready(context)).await?;
-    let uri = format!("http://{}{}", request.authority, request.path);
+    let protocol = request.fields.iter().find(|(name, _)| name == ":protocol");
+    let uri = match (&*request.method, protocol) {
+        ("CONNECT", None) => request.authority.clone(),
+        _ => format!("http://{}{}", request.authority, request.path),
+    };
     let method = http::Method::from_bytes(request.method.as_bytes()).unwrap_or_default();
     let mut head = http::Request::new(());
     *head.method_mut() = method;
     *head.uri_mut() = uri.parse().unwrap_or_default();
     *head.headers_mut() = field_map(&request.fields);
+    if let Some((_, protocol)) = protocol {
+        let protocol = h2::ext::Protocol::from(protocol.as_str());
+        head.extensions_mut().insert(protocol);
+        // The server says in its settings that it takes such a request.
+        for _ in 0..50 {
+            if send.is_extended_connect_protocol_enabled() {
+                break;
+            }
+            sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
     let trailers = !request.trailers.is_empty();
     let (mut response, mut body) = send.send_request(head, request.body.is_none() && !trailers)?;
     if let Some(bytes) = &request.body {

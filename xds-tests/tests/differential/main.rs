@@ -22,7 +22,10 @@ mod admin;
 mod attempts;
 mod bootstrap;
 mod case;
+mod clients;
 mod filters;
+mod framing;
+mod frames;
 mod hcm;
 mod hedging;
 mod http2;
@@ -34,6 +37,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod upgrades;
 mod upstream;
 mod upstream_log;
 
@@ -54,7 +58,10 @@ type Theme = (&'static str, fn() -> Vec<Case>);
 const THEMES: &[Theme] = &[
     ("routing", routing::cases),
     ("hcm", hcm::cases),
+    ("clients", clients::cases),
     ("malformed", malformed::cases),
+    ("framing", framing::cases),
+    ("upgrades", upgrades::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
@@ -65,6 +72,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("network", network::cases),
     ("http2", http2::cases),
+    ("frames", frames::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];

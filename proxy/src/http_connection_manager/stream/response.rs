@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::super::codec::h1::is_upgrade;
 use super::super::codec::upgrade::response_to_http2;
 use super::super::codec::{ServerStream, StreamReset};
 use super::super::filter_chain::{Chain, ChainEnv, Flow, Piece};
@@ -65,6 +66,9 @@ impl<S: ServerStream> Stream<S> {
             RouterEvent::Data(data, end) => self.on_response_data(data, end),
             RouterEvent::Trailers(trailers) => self.on_response_trailers(trailers),
             RouterEvent::LocalReply(reply) => self.local_reply(reply),
+            RouterEvent::Reset if self.upgrade == Upgrade::Accepted => {
+                self.break_off(StreamReset::ConnectError);
+            }
             RouterEvent::Reset => self.break_off(StreamReset::LocalReset),
             RouterEvent::Progress => {}
             RouterEvent::Redirected(redirected) => self.recreate(*redirected),
@@ -105,8 +109,17 @@ impl<S: ServerStream> Stream<S> {
         } else {
             Half::Open
         };
-        if self.upgrade == Upgrade::Asked && !self.on_upgrade_answer(&head) {
-            return;
+        let mut end = end;
+        if self.upgrade == Upgrade::Asked {
+            if !self.on_upgrade_answer(&head) {
+                return;
+            }
+            if self.upgrade == Upgrade::Asked && head.status == 101 {
+                // It grants nothing that was asked for: whatever follows belongs to nobody.
+                self.router.abandon();
+                self.response = Half::Received;
+                end = EndStream::Yes;
+            }
         }
         let Some(record) = self.record.as_deref_mut() else {
             return;
@@ -127,8 +140,14 @@ impl<S: ServerStream> Stream<S> {
         };
         let request = &record.request;
         let connect = request.method() == Method::Connect;
-        if head.status == 101 || connect && (200..300).contains(&head.status) {
+        let granted = if connect {
+            (200..300).contains(&head.status)
+        } else {
+            head.status == 101 && is_upgrade(&head.fields)
+        };
+        if granted && record.info.response_code_details.as_deref() == Some("via_upstream") {
             self.upgrade = Upgrade::Accepted;
+            self.codec.upgrade();
             for (data, end) in std::mem::take(&mut self.held_back) {
                 let event = self.with_env(|env, s| s.router.data(env, data, end));
                 if let Some(event) = event {
@@ -143,7 +162,7 @@ impl<S: ServerStream> Stream<S> {
                 .get(Known::Upgrade)
                 .is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
         let is_local = record.info.response_code_details.as_deref() != Some("via_upstream");
-        if !websocket || is_local || head.status >= 400 {
+        if !websocket || is_local || head.status == 101 || head.status >= 400 {
             return true;
         }
         let mut reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
@@ -304,6 +323,12 @@ impl<S: ServerStream> Stream<S> {
             .forwarding
             .mutate_response(head, request, upgraded);
         hcm.set_server_and_date(head, info);
+        // As in Envoy, nothing is said of a request that its codec refused.
+        if let Some(status) = &hcm.config.proxy_status
+            && !request.method_bytes().is_empty()
+        {
+            status.apply(head, info);
+        }
         self.close_connection |=
             hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
@@ -357,6 +382,10 @@ impl<S: ServerStream> Stream<S> {
                 .stats
                 .downstream_rq_response_before_rq_complete()
                 .inc();
+            if !self.is_http1() {
+                // The rest of the request is not wanted: the stream is reset.
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+            }
             self.ended_early = true;
             self.close_connection = true;
         }

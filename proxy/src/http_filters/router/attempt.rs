@@ -138,7 +138,7 @@ impl Router {
         if attempt.is_open() {
             attempt.ready(env.info);
         }
-        let end = self.body.is_empty_and_ended() && !self.is_upgrade;
+        let end = self.body.is_empty_and_ended();
         let (pieces, ends_with_data, trailers) = self.body.hand_on();
         attempt.sends(pieces.iter().map(|piece| piece.len() as u64).sum());
         let Some(filters) = attempt.filters() else {
@@ -161,7 +161,7 @@ impl Router {
             return;
         };
         attempt.ready(env.info);
-        let end = EndStream::from(self.body.is_empty_and_ended() && !self.is_upgrade);
+        let end = EndStream::from(self.body.is_empty_and_ended());
         let is_upgrade = self.is_upgrade;
         let Some(stream) = attempt.stream() else {
             return;

@@ -103,7 +103,11 @@ impl Router {
         }
     }
 
-    pub(super) fn request_ended(&mut self, now: Instant) {
+    /// The request has come whole, though the router may not have got all of it yet. Only the first call has an effect.
+    pub fn request_ended(&mut self, now: Instant) {
+        if self.request_complete.is_some() {
+            return;
+        }
         self.request_complete = Some(now);
         self.route_deadline = self.timeouts.global.map(|d| now + d);
         if let State::Attempt(attempt) = &mut self.state {

@@ -12,6 +12,8 @@ use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::{BytesMeter, StreamInfo};
+use crate::transport_sockets::UpstreamSocketOptions;
+use crate::upstream::cluster::AutoTlsOptions;
 use crate::upstream::pool::{
     Acquire, ClientStream, PendingStream, PoolError, ResetReason, ResponseEvent, StreamKind,
     StreamRequest,
@@ -80,6 +82,7 @@ impl UpstreamRequest {
             downstream_protocol: env.info.protocol,
             priority,
             kind,
+            options: socket_options(cluster, env),
         };
         let state = match cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => UpstreamState::Open(stream),
@@ -245,6 +248,7 @@ impl UpstreamRequest {
         upstream.pool_ready = Some(now);
         upstream.connect_start = Some(connection.connect_start);
         upstream.connect_end = Some(connection.connect_end);
+        upstream.tls.clone_from(&connection.tls);
         info.timing.first_upstream_tx_byte.get_or_insert(now);
         info.timing.last_upstream_tx_byte = Some(now);
         self.clocks.max_duration = self.clocks.max_stream_duration.map(|d| now + d);
@@ -413,4 +417,47 @@ impl Clocks {
             self.idle = idle.map(|d| now + d);
         }
     }
+}
+
+/// What the request asks of the TLS of its connection: most often nothing.
+fn socket_options(
+    cluster: &WorkerCluster,
+    env: &ChainEnv<'_>,
+) -> Option<Rc<UpstreamSocketOptions>> {
+    let info = cluster.info();
+    let AutoTlsOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    } = &info.settings.http.tls;
+    if !*auto_sni && !*auto_san_validation || !info.transport.is_secure() {
+        return None;
+    }
+    let other = match &**override_auto_sni_header {
+        "" => None,
+        name => env
+            .request
+            .fields
+            .get(&*name)
+            .filter(|value| !value.is_empty()),
+    };
+    let host = other.or_else(|| env.request.authority())?;
+    let host = std::str::from_utf8(host_without_port(host)).ok()?;
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    let name = || Box::from(host);
+    Some(Rc::new(UpstreamSocketOptions {
+        server_name: (*auto_sni && !is_address).then(name),
+        verify_names: auto_san_validation.then(name).into_iter().collect(),
+        proxied: None,
+    }))
+}
+
+/// A host as a name or address alone: `[::1]:80` is `::1`.
+fn host_without_port(host: &[u8]) -> &[u8] {
+    if let Some(rest) = host.strip_prefix(b"[") {
+        let end = rest.iter().position(|byte| *byte == b']');
+        return end.and_then(|end| rest.get(..end)).unwrap_or(host);
+    }
+    let colon = host.iter().rposition(|byte| *byte == b':');
+    colon.and_then(|colon| host.get(..colon)).unwrap_or(host)
 }

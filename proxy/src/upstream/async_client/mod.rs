@@ -328,6 +328,7 @@ impl Job {
             downstream_protocol: None,
             priority: self.options.priority,
             kind: StreamKind::Message,
+            options: None,
         };
         let acquired = match self.cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => Ok(stream),

@@ -330,10 +330,8 @@ impl ClientConnection {
     /// The peer sends no more.
     fn ended(&mut self, lost: bool) -> ResponseEvent {
         match &self.response {
-            // A tunnel of CONNECT may be half closed; one of an upgrade ends as a whole, as in Envoy.
-            ResponseState::Body(_, framing @ (Framing::UntilClose | Framing::Raw))
-                if !lost && (*framing == Framing::UntilClose || self.to.connect) =>
-            {
+            // A tunnel ends as a whole, as in Envoy.
+            ResponseState::Body(_, Framing::UntilClose) if !lost => {
                 self.complete();
                 ResponseEvent::Data(Bytes::new(), EndStream::Yes)
             }

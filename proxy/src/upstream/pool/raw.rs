@@ -153,7 +153,6 @@ impl RawStream {
     pub(super) fn reset(&mut self) {
         self.response = ResponseState::Ended;
         self.request = RequestState::Ended;
-        self.upstream.io.reset_on_close();
     }
 
     /// Bytes so far.

@@ -373,10 +373,7 @@ impl ServerStream for ServerConnection {
 
     fn send_head(&mut self, head: &ResponseHead, end: EndStream) {
         let facts = self.facts;
-        let granted = facts.tunnel
-            && (facts.granted
-                || head.status == 101
-                || (facts.connect && (200..300).contains(&head.status)));
+        let granted = facts.tunnel && facts.granted;
         // A response that does not wait for the end of its request ends the connection, as nobody reads the rest.
         let unread = !matches!(self.request, RequestState::Complete);
         let until_close = facts.http10
