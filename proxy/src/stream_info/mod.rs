@@ -287,6 +287,16 @@ pub struct BytesMeter {
     pub wire_sent: u64,
 }
 
+impl BytesMeter {
+    /// Adds the bytes of another part of the same side.
+    pub fn add(&mut self, other: Self) {
+        self.header_received += other.header_received;
+        self.header_sent += other.header_sent;
+        self.wire_received += other.wire_received;
+        self.wire_sent += other.wire_sent;
+    }
+}
+
 /// Points in time of a stream, all optional: what did not happen is missing.
 #[derive(Debug, Clone, Copy, Default)]
 #[allow(

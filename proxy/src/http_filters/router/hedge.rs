@@ -260,7 +260,7 @@ impl Router {
     /// Ends all slow attempts when nothing is to be told of them.
     pub(super) fn drop_slow_attempts(&mut self) {
         for slow in self.slow.drain(..) {
-            slow.attempt.reset();
+            slow.attempt.reset(&mut self.left_bytes);
         }
     }
 }
