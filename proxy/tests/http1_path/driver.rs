@@ -345,7 +345,13 @@ fn strict(bytes: &[u8], mut head: impl FnMut(&[u8])) -> Read {
     }
     let body = &bytes[end + 4..];
     if upgrade || method == b"CONNECT" {
-        return Read::Request(bytes.len(), true);
+        // Nothing may follow before it is granted.
+        assert!(
+            body.is_empty(),
+            "bytes behind a tunnel that nobody has granted: {:?}",
+            String::from_utf8_lossy(bytes)
+        );
+        return Read::Request(end + 4, true);
     }
     if chunked {
         return match chunks(body) {
