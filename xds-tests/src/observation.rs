@@ -29,6 +29,9 @@ pub fn client_lines(transcript: &Transcript, in_order: bool, out: &mut Vec<Strin
     if !transcript.bytes.is_empty() {
         out.push(format!("< bytes {}", body_text(&transcript.bytes)));
     }
+    for frame in &transcript.frames {
+        out.push(format!("< {frame}"));
+    }
     for (number, fate) in &transcript.fates {
         out.push(format!("= connection {number}: {fate}"));
     }

@@ -1,13 +1,17 @@
 //! The process: `/server_info`, `/ready`, `/memory`, `/certs`, `/hot_restart_version`, `/init_dump`.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrigger_proto::pb::envoy::admin::v3 as pb;
 use outrigger_proto::pb::google::protobuf::Duration;
+use outrigger_proto::pb::google::protobuf::Timestamp;
 use pb::server_info::State;
 
 use super::{Admin, Request, Response, json};
 use crate::overload::{Heap, Jemalloc};
+use crate::secrets::days_until;
+use crate::x509::{Certificate, SubjectAltName};
 
 /// What a build without hot restart answers.
 const HOT_RESTART_VERSION: &str = "disabled";
@@ -71,8 +75,63 @@ pub(super) fn memory(_: &Admin, _: &Request<'_>) -> Response {
     })
 }
 
-pub(super) fn certs(_: &Admin, _: &Request<'_>) -> Response {
-    json::message_with_defaults(&pb::Certificates::default())
+pub(super) fn certs(admin: &Admin, _: &Request<'_>) -> Response {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let contexts = admin.source.server().certificates.all();
+    let certificates = contexts.iter().map(|used| pb::Certificate {
+        ca_cert: used
+            .ca
+            .iter()
+            .map(|(ca, path)| details(ca, path, now))
+            .collect(),
+        cert_chain: used
+            .chains
+            .iter()
+            .map(|chain| details(&chain.leaf, &chain.path, now))
+            .collect(),
+    });
+    json::message_with_defaults(&pb::Certificates {
+        certificates: certificates.collect(),
+    })
+}
+
+fn details(certificate: &Certificate, path: &str, now: i64) -> pb::CertificateDetails {
+    use pb::subject_alternate_name::Name;
+    let kinds = [SubjectAltName::as_dns, SubjectAltName::as_uri];
+    let mut names: Vec<Name> = certificate
+        .names(kinds[0])
+        .map(|name| Name::Dns(name.to_owned()))
+        .chain(
+            certificate
+                .names(kinds[1])
+                .map(|name| Name::Uri(name.to_owned())),
+        )
+        .collect();
+    names.extend(
+        certificate
+            .subject_alt_names
+            .iter()
+            .filter_map(|name| match name {
+                SubjectAltName::Ip(address) => Some(Name::IpAddress(address.to_string())),
+                _ => None,
+            }),
+    );
+    let time = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    pb::CertificateDetails {
+        path: path.to_owned(),
+        serial_number: certificate.serial.to_string(),
+        subject_alt_names: names
+            .into_iter()
+            .map(|name| pb::SubjectAlternateName { name: Some(name) })
+            .collect(),
+        days_until_expiration: u64::from(days_until(certificate.not_after, now)),
+        valid_from: time(certificate.not_before),
+        expiration_time: time(certificate.not_after),
+        ocsp_details: None,
+    }
 }
 
 pub(super) fn hot_restart_version(_: &Admin, _: &Request<'_>) -> Response {

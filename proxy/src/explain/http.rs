@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::verdict::{HttpVerdict, Limits, Verdict};
 use super::{Configuration, Outcome};
 use crate::http::RequestHead;
-use crate::route::{Action, SelectedRoute, Selection, Unmet};
+use crate::route::{Action, SelectedRoute, Selection, Unmet, routes_in};
 
 /// What becomes of an HTTP request.
 #[derive(Debug, Serialize)]
@@ -216,7 +216,7 @@ struct Manager<'a> {
 
 impl<'a> Manager<'a> {
     fn new(mut proto: pb::HttpConnectionManager, configuration: &'a Configuration) -> Self {
-        let routes = match proto.route_specifier.take() {
+        let mut routes = match proto.route_specifier.take() {
             Some(RouteSpecifier::RouteConfig(routes)) => routes,
             Some(RouteSpecifier::Rds(rds)) => {
                 let name = &rds.route_config_name;
@@ -225,6 +225,9 @@ impl<'a> Manager<'a> {
             }
             Some(RouteSpecifier::ScopedRoutes(_)) | None => route::RouteConfiguration::default(),
         };
+        for host in &mut routes.virtual_hosts {
+            host.routes.extend(host.matcher.iter().flat_map(routes_in));
+        }
         Self {
             proto,
             routes,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::operator::{
     AddressPart, Attempt, Clock, Count, End, FilterStateForm, GrpcStatusForm, Header, HeaderRef,
-    HostSource, Message, MetadataSource, Operator, Point, ServerNameFirst, Text,
+    HostSource, Message, MetadataSource, Operator, Point, ServerNameFirst, Text, TlsPart, TlsSide,
 };
 use super::time::TimeFormat;
 use crate::http::HeaderName;
@@ -128,13 +128,10 @@ impl<'a> Command<'a> {
             "START_TIME_LOCAL" => self.time(Clock::Start, true)?,
             "EMIT_TIME" => self.time(Clock::Emit, false)?,
             "EMIT_TIME_LOCAL" => self.time(Clock::Emit, true)?,
-            "DOWNSTREAM_PEER_CERT_V_START"
-            | "DOWNSTREAM_PEER_CERT_V_END"
-            | "UPSTREAM_PEER_CERT_V_START"
-            | "UPSTREAM_PEER_CERT_V_END" => {
-                self.time(Clock::Start, false)?;
-                Operator::Unavailable
-            }
+            "DOWNSTREAM_PEER_CERT_V_START" => self.validity(TlsSide::Downstream, false)?,
+            "DOWNSTREAM_PEER_CERT_V_END" => self.validity(TlsSide::Downstream, true)?,
+            "UPSTREAM_PEER_CERT_V_START" => self.validity(TlsSide::Upstream, false)?,
+            "UPSTREAM_PEER_CERT_V_END" => self.validity(TlsSide::Upstream, true)?,
             "COMMON_DURATION" => self.common_duration()?,
             "RESPONSE_CODE_DETAILS" => {
                 self.no_length()?;
@@ -226,6 +223,12 @@ impl<'a> Command<'a> {
         self.no_length()?;
         let format = TimeFormat::parse(self.argument, local)?;
         Ok(Operator::Time { clock, format })
+    }
+
+    fn validity(&self, side: TlsSide, end: bool) -> Result<Operator, String> {
+        self.no_length()?;
+        let format = TimeFormat::parse(self.argument, false)?;
+        Ok(Operator::Validity { side, end, format })
     }
 
     fn common_duration(&self) -> Result<Operator, String> {
@@ -558,6 +561,7 @@ fn without_argument(name: &str) -> Option<Operator> {
         .or_else(|| span(name))
         .or_else(|| endpoint(name))
         .or_else(|| attempts(name))
+        .or_else(|| tls(name))
         .or_else(|| unavailable(name).then_some(Operator::Unavailable))
         .or_else(|| match name {
             "GRPC_STATUS_NUMBER" => Some(Operator::GrpcStatus(GrpcStatusForm::Number)),
@@ -686,58 +690,18 @@ fn attempts(name: &str) -> Option<Operator> {
     Some(Operator::Attempts { part, with_port })
 }
 
-/// Operators of TLS and of tracing: Envoy prints them without either, and so do we until there is either.
+/// Operators of tracing: Envoy prints them without a tracer, and so do we.
 fn unavailable(name: &str) -> bool {
-    matches!(name, "TRACE_ID" | "SPAN_ID" | "UPSTREAM_SERVER_NAME")
-        || name.strip_prefix("DOWNSTREAM_").is_some_and(|name| {
-            matches!(
-                name,
-                "LOCAL_DNS_SAN"
-                    | "LOCAL_EMAIL_SAN"
-                    | "LOCAL_IP_SAN"
-                    | "LOCAL_OTHERNAME_SAN"
-                    | "LOCAL_SUBJECT"
-                    | "LOCAL_URI_SAN"
-                    | "PEER_CERT"
-                    | "PEER_CHAIN_FINGERPRINTS_1"
-                    | "PEER_CHAIN_FINGERPRINTS_256"
-                    | "PEER_CHAIN_SERIALS"
-                    | "PEER_DNS_SAN"
-                    | "PEER_EMAIL_SAN"
-                    | "PEER_FINGERPRINT_1"
-                    | "PEER_FINGERPRINT_256"
-                    | "PEER_IP_SAN"
-                    | "PEER_ISSUER"
-                    | "PEER_ISSUER_FINGERPRINT_256"
-                    | "PEER_ISSUER_SERIAL"
-                    | "PEER_OTHERNAME_SAN"
-                    | "PEER_SERIAL"
-                    | "PEER_SUBJECT"
-                    | "PEER_URI_SAN"
-                    | "TLS_CIPHER"
-                    | "TLS_GROUP"
-                    | "TLS_SESSION_ID"
-                    | "TLS_VERSION"
-            )
-        })
-        || name.strip_prefix("UPSTREAM_").is_some_and(|name| {
-            matches!(
-                name,
-                "LOCAL_DNS_SAN"
-                    | "LOCAL_IP_SAN"
-                    | "LOCAL_URI_SAN"
-                    | "PEER_CERT"
-                    | "PEER_DNS_SAN"
-                    | "PEER_IP_SAN"
-                    | "PEER_ISSUER"
-                    | "PEER_SUBJECT"
-                    | "PEER_URI_SAN"
-                    | "TLS_CIPHER"
-                    | "TLS_GROUP"
-                    | "TLS_SESSION_ID"
-                    | "TLS_VERSION"
-            )
-        })
+    matches!(name, "TRACE_ID" | "SPAN_ID")
+}
+
+fn tls(name: &str) -> Option<Operator> {
+    let (side, part) = match name.strip_prefix("DOWNSTREAM_") {
+        Some(part) => (TlsSide::Downstream, part),
+        None => (TlsSide::Upstream, name.strip_prefix("UPSTREAM_")?),
+    };
+    let part = TlsPart::parse(part, side)?;
+    Some(Operator::Tls { side, part })
 }
 
 /// The name of the machine, as the kernel knows it.

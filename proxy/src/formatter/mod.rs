@@ -5,7 +5,7 @@
 //! `envoy.extensions.formatter.metadata.v3.Metadata`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>
 //!
-//! Deviations: operators of certificates, ciphers and traces print `-` until there is TLS and tracing.
+//! Deviations: operators of traces print `-` until there is tracing; `%…TLS_SESSION_ID%` always does.
 //! Deviations: `%DOWNSTREAM_CX_RTT%` prints 0, and `%METADATA(LISTENER_FILTER_CHAIN:…)%` finds nothing.
 //! Deviations: `%CEL(…)%` and `%TYPED_CEL(…)%` are refused; a `COALESCE` cannot stand in a `COALESCE`.
 

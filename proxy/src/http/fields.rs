@@ -270,6 +270,29 @@ impl Fields {
         known
     }
 
+    /// As [`Self::append_wire_merging`], for a name in lower case whose known name was found before. Says whether the value was
+    /// joined to another.
+    pub(crate) fn append_checked(
+        &mut self,
+        known: Option<Known>,
+        name: &[u8],
+        value: &[u8],
+        merges: impl FnOnce(Known) -> bool,
+    ) -> bool {
+        if let Some(known) = known
+            && self.storage.known[known as usize] != 0
+            && merges(known)
+        {
+            if !value.is_empty() {
+                self.append_to(known, b",", value);
+            }
+            return true;
+        }
+        let name = self.store(name);
+        self.push(name, known, value);
+        false
+    }
+
     /// Copies a head from the wire as a whole; its fields are then added with [`Self::append_loaded`]. Returns where in the
     /// storage the head begins.
     pub(crate) fn load(&mut self, head: &[u8]) -> usize {

@@ -8,6 +8,8 @@ use pb::http_connection_manager::{
 
 use crate::config::{ConfigPath, Rejected};
 use crate::http::{Fields, Known};
+use crate::stream_info::{ConnectionInfo, TlsConnectionInfo};
+use crate::x509::{SubjectAltName, pem, url_encoded};
 
 /// `forward_client_cert_details` and `set_current_client_cert_details`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,11 +85,72 @@ impl ClientCertForwarding {
         })
     }
 
-    /// What a client says on a connection without a certificate counts only where it always does.
-    pub(super) fn without_certificate(&self, fields: &mut Fields) {
-        if self.forward != ForwardClientCertDetails::AlwaysForwardOnly {
-            fields.remove(Known::ForwardedClientCert);
+    /// Does with the header what is configured, for a request on this connection.
+    pub(super) fn apply(&self, fields: &mut Fields, connection: &ConnectionInfo) {
+        use ForwardClientCertDetails::{
+            AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet,
+        };
+        let tls = connection
+            .tls
+            .get()
+            .filter(|tls| !tls.peer_chain.is_empty());
+        match (self.forward, tls) {
+            (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
+            (Sanitize, _) | (_, None) => {
+                fields.remove(Known::ForwardedClientCert);
+            }
+            (AppendForward, Some(tls)) => {
+                let element = self.element(tls);
+                fields.append_to(Known::ForwardedClientCert, b",", element.as_bytes());
+            }
+            (SanitizeSet, Some(tls)) => {
+                fields.set(Known::ForwardedClientCert, self.element(tls).as_bytes());
+            }
         }
+    }
+
+    /// What is said of the certificate of a connection.
+    fn element(&self, tls: &TlsConnectionInfo) -> String {
+        let mut parts = Vec::new();
+        let own = tls.local.as_ref();
+        if let Some(by) = own.and_then(|own| own.names(SubjectAltName::as_uri).next()) {
+            parts.push(format!("By={by}"));
+        }
+        let Some(peer) = tls.peer() else {
+            return parts.join(";");
+        };
+        parts.push(format!("Hash={}", peer.fingerprint_256()));
+        let details = &self.details;
+        if details.cert {
+            parts.push(format!("Cert=\"{}\"", url_encoded(&peer.pem())));
+        }
+        if details.chain {
+            let chain: String = tls.peer_chain.iter().map(|der| pem(der)).collect();
+            parts.push(format!("Chain=\"{}\"", url_encoded(&chain)));
+        }
+        if details.subject {
+            parts.push(format!("Subject=\"{}\"", peer.subject));
+        }
+        if details.uri {
+            let before = parts.len();
+            parts.extend(
+                peer.names(SubjectAltName::as_uri)
+                    .map(|uri| format!("URI={uri}")),
+            );
+            if parts.len() == before {
+                parts.push("URI=".to_owned());
+            }
+        }
+        if details.dns {
+            parts.extend(
+                peer.names(SubjectAltName::as_dns)
+                    .map(|dns| format!("DNS={dns}")),
+            );
+        }
+        if details.issuer {
+            parts.push(format!("Issuer=\"{}\"", peer.issuer));
+        }
+        parts.join(";")
     }
 }
 
@@ -111,7 +174,9 @@ mod tests {
                 forward,
                 details: ClientCertDetails::default(),
             };
-            forwarding.without_certificate(&mut fields);
+            let address = crate::net::Address::Pipe("@a".into());
+            let plain = ConnectionInfo::between(address.clone(), address);
+            forwarding.apply(&mut fields, &plain);
             assert_eq!(
                 fields.contains(Known::ForwardedClientCert),
                 kept,

@@ -389,6 +389,7 @@ impl HcmConfig {
                 max_request_headers_kb,
                 max_headers_count: common.max_headers_count,
                 headers_with_underscores_action: common.underscores,
+                stream_error_on_invalid_http_message: stream_error,
             },
             server: ServerHeader {
                 name: server_name.clone(),

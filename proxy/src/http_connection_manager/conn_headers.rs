@@ -185,7 +185,7 @@ impl ForwardingConfig {
             head.fields.set(Known::EnvoyExternalAddress, ip.as_bytes());
         }
         self.add_user_agent(&mut head.fields);
-        self.client_cert.without_certificate(&mut head.fields);
+        self.client_cert.apply(&mut head.fields, &connection);
         self.set_request_id(head, random, edge);
         if !self.via.is_empty() {
             head.fields
@@ -503,8 +503,8 @@ fn remove_internal_headers(fields: &mut Fields) {
 }
 
 /// No transport socket encrypts yet.
-fn connection_scheme(_connection: &ConnectionInfo) -> &'static str {
-    "http"
+fn connection_scheme(connection: &ConnectionInfo) -> &'static str {
+    if connection.is_tls { "https" } else { "http" }
 }
 
 /// Prints a port on the stack.

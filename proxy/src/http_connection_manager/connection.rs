@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
-use super::codec::h2::ServerConnection as Http2Connection;
+use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
 use super::codec::upgrade::request_from_http2;
 use super::config::Timeouts;
 use super::manager::Hcm;
@@ -40,12 +40,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
             Some(found) => found,
             None => return active.closed_by_peer(),
         },
-        // The crate `h2` would greet anybody; what does not begin with the preface is closed without a byte, as Envoy does.
-        CodecType::Http2 => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
-            Some((io, Protocol::Http2)) => (io, Protocol::Http2),
-            Some(_) => return hcm.config.stats.downstream_cx_protocol_error().inc(),
-            None => return active.closed_by_peer(),
-        },
+        CodecType::Http2 => (io, Protocol::Http2),
         CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
     };
     let expires = expires(&hcm, &info);
@@ -348,13 +343,13 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
         buffer_limit,
         expires: max,
     } = context;
-    let mut codec =
-        Http2Connection::new(io, hcm.http2.clone(), buffer_limit).with_stats(hcm.http2_stats());
+    let stats = Some(hcm.http2_stats());
+    let mut codec = Http2Connection::new(io, &hcm.http2, buffer_limit, stats);
+    let drain_timeout = hcm.config.timeouts.drain;
     let mut timer = Timer::default();
     let mut draining = Some(drain.draining());
     let mut idle_since = Instant::now();
     let mut streams = 0u32;
-    let mut shutting_down = false;
     loop {
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = codec.poll_accept(cx) {
@@ -381,54 +376,63 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
         .await;
         match accepted {
             Accepted::Stream(None) => {
-                if !shutting_down {
-                    active.closed_by_peer();
-                }
                 if codec.active_streams() > 0 {
                     active.ends_under_request();
                 }
-                return;
+                return Box::pin(close_http2(&hcm, &mut codec, active)).await;
             }
-            Accepted::Stream(Some((head, stream))) => {
+            Accepted::Stream(Some(stream)) => {
                 streams += 1;
-                spawn_http2_stream(&hcm, &info, buffer_limit, head, stream);
+                spawn_http2_stream(&hcm, &info, buffer_limit, stream);
                 if hcm
                     .config
                     .max_requests_per_connection
                     .is_some_and(|limit| streams == limit)
                 {
                     hcm.config.stats.downstream_cx_max_requests_reached().inc();
-                    codec.graceful_shutdown();
-                    shutting_down = true;
+                    codec.graceful_shutdown(drain_timeout);
                 }
             }
             Accepted::Drain => {
                 hcm.config.stats.downstream_cx_drain_close().inc();
-                codec.graceful_shutdown();
-                shutting_down = true;
+                codec.graceful_shutdown(drain_timeout);
             }
             Accepted::Deadline if max.is_some_and(|max| max <= Instant::now()) => {
                 hcm.config.stats.downstream_cx_max_duration_reached().inc();
                 draining = None;
-                codec.graceful_shutdown();
-                shutting_down = true;
+                codec.graceful_shutdown(drain_timeout);
             }
             Accepted::Deadline if codec.active_streams() > 0 => idle_since = Instant::now(),
             Accepted::Deadline => {
                 hcm.config.stats.downstream_cx_idle_timeout().inc();
-                codec.graceful_shutdown();
-                shutting_down = true;
+                codec.graceful_shutdown(drain_timeout);
                 idle_since = Instant::now();
             }
         }
     }
 }
 
-/// The head of a stream, or what is wrong with it, and the rest of the stream.
-type AcceptedStream = (
-    Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>,
-    super::codec::h2::ServerHttp2Stream,
-);
+/// Ends a connection. Whom we have told that it ends gets the time to read that, and to close first.
+async fn close_http2(hcm: &Rc<Hcm>, codec: &mut Http2Connection, active: &ActiveConnection) {
+    let stats = &hcm.config.stats;
+    if !codec.ended_here() {
+        return active.closed_by_peer();
+    }
+    if codec.keepalive_failed() {
+        return;
+    }
+    if codec.has_failed_by_error() {
+        stats.downstream_cx_protocol_error().inc();
+    }
+    let Some(wait) = hcm.config.timeouts.delayed_close else {
+        return;
+    };
+    if timeout(wait, codec.close()).await.is_ok() {
+        active.closed_by_peer();
+    } else {
+        stats.downstream_cx_delayed_close_timeout().inc();
+    }
+}
 
 /// What a waiting HTTP/2 connection came across.
 #[allow(
@@ -445,8 +449,7 @@ fn spawn_http2_stream(
     hcm: &Rc<Hcm>,
     info: &Rc<ConnectionInfo>,
     buffer_limit: usize,
-    head: Result<(crate::http::RequestHead, crate::http::EndStream), &'static str>,
-    codec: super::codec::h2::ServerHttp2Stream,
+    (head, codec): AcceptedStream,
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
@@ -495,6 +498,15 @@ pub(super) fn begin_stream(
     StreamInfo::new(info.clone(), hcm.next_stream_id(), Some(protocol))
 }
 
+/// What TLS has agreed on, once it has.
+fn by_alpn(info: &ConnectionInfo) -> Option<Protocol> {
+    match info.tls.get()?.alpn.as_deref()? {
+        b"h2" => Some(Protocol::Http2),
+        b"http/1.1" | b"http/1.0" => Some(Protocol::Http11),
+        _ => None,
+    }
+}
+
 /// Tells HTTP/2 by its preface from HTTP/1, for `codec_type: AUTO`.
 async fn sniff(
     mut io: Io,
@@ -503,7 +515,8 @@ async fn sniff(
 ) -> Option<(Io, Protocol)> {
     /// As much of the preface as tells, as in Envoy; the codec judges the rest.
     const PREFACE: &[u8] = b"PRI * HTTP/2";
-    if let Some(protocol) = info.application_protocols.first() {
+    // With TLS, what a listener filter saw is only what the client offers.
+    if let Some(protocol) = info.application_protocols.first().filter(|_| !info.is_tls) {
         match &protocol[..] {
             b"h2" | b"h2c" => return Some((io, Protocol::Http2)),
             b"http/1.1" | b"http/1.0" => return Some((io, Protocol::Http11)),
@@ -513,7 +526,11 @@ async fn sniff(
     let mut seen = BytesMut::with_capacity(1024);
     let read = async {
         loop {
-            match io.read_buf(&mut seen).await {
+            let read = io.read_buf(&mut seen).await;
+            if let Some(protocol) = by_alpn(info).filter(|_| matches!(read, Ok(1..))) {
+                return Some(protocol);
+            }
+            match read {
                 // The beginning of a preface that never came is the beginning of an HTTP/1 head.
                 Ok(0) | Err(_) => return (!seen.is_empty()).then_some(Protocol::Http11),
                 Ok(_) if seen.len() >= PREFACE.len() || !PREFACE.starts_with(&seen) => {
@@ -538,6 +555,7 @@ async fn sniff(
 struct ActiveConnection {
     hcm: Rc<Hcm>,
     start: Instant,
+    is_tls: bool,
     /// The client closed it, not we.
     remote: Cell<bool>,
     /// It ended before a request on it had.
@@ -548,9 +566,14 @@ impl ActiveConnection {
     fn new(hcm: &Rc<Hcm>, info: &ConnectionInfo) -> Self {
         hcm.config.stats.downstream_cx_total().inc();
         hcm.config.stats.downstream_cx_active().inc();
+        if info.is_tls {
+            hcm.config.stats.downstream_cx_ssl_total().inc();
+            hcm.config.stats.downstream_cx_ssl_active().inc();
+        }
         Self {
             hcm: hcm.clone(),
             start: info.start,
+            is_tls: info.is_tls,
             remote: Cell::new(false),
             busy: Cell::new(false),
         }
@@ -569,6 +592,9 @@ impl Drop for ActiveConnection {
     fn drop(&mut self) {
         let stats = &self.hcm.config.stats;
         stats.downstream_cx_active().dec();
+        if self.is_tls {
+            stats.downstream_cx_ssl_active().dec();
+        }
         stats.downstream_cx_destroy().inc();
         let (all, busy) = if self.remote.get() {
             (

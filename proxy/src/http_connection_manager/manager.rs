@@ -178,6 +178,10 @@ impl Hcm {
             return Err(Rejection::new(404, "absolute_path_rejected"));
         }
         if path.contains(&b'#') {
+            self.config
+                .stats
+                .downstream_rq_failed_path_normalization()
+                .inc();
             return Err(Rejection::new(400, "path_normalization_failed").closing());
         }
         match self.config.path.apply(path) {

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -16,6 +17,7 @@ use crate::net::Io;
 use crate::network_filters::filtered_io::FilteredIo;
 use crate::network_filters::{Connection, NetworkFilter, NetworkStatus};
 use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::transport_sockets::HandshakeLimit;
 
 /// Starts the work on a connection. Without listener filters that is its network filters at once.
 pub(super) fn start(guard: OpenGuard, io: Io, info: ConnectionInfo) {
@@ -186,7 +188,20 @@ fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Es
         return None;
     };
     info.filter_chain_name = chain.name.clone();
+    info.is_tls = chain
+        .socket
+        .as_ref()
+        .is_some_and(|socket| socket.is_secure());
     let info = Rc::new(info);
+    let io = match &chain.socket {
+        None => io,
+        Some(socket) => {
+            let limit = chain
+                .handshake_limit
+                .map(|after| handshake_limit(after, &listener));
+            socket.accept(io, &info, limit)
+        }
+    };
     Some(Established {
         active: ActiveGuard::new(guard, info.clone()),
         chain: at,
@@ -194,6 +209,18 @@ fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Es
         info,
         listener,
     })
+}
+
+fn handshake_limit(after: Duration, listener: &Rc<ActiveListener>) -> HandshakeLimit {
+    let listener = listener.clone();
+    let on_timeout = move || {
+        let stats = &listener.config.stats;
+        stats.downstream_cx_transport_socket_connect_timeout().inc();
+    };
+    HandshakeLimit {
+        after,
+        on_timeout: Box::new(on_timeout),
+    }
 }
 
 impl Established {

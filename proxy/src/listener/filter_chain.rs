@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::listener::v3 as pb;
@@ -13,11 +14,14 @@ use crate::network_filters::{
 };
 use crate::server::{FactoryContext, Worker};
 use crate::stream_info::DynamicMetadata;
+use crate::transport_sockets::{DownstreamSocket, downstream_from_proto};
 
 /// A configured chain, shared by all workers.
 pub struct FilterChain {
     /// `FilterChain.name`.
     pub name: Arc<str>,
+    socket: Option<Arc<dyn DownstreamSocket>>,
+    handshake_limit: Option<Duration>,
     filters: Arc<[Arc<dyn FilterConfig>]>,
     /// None: the chain has no filters, and closes every connection.
     terminal: Option<Arc<dyn TerminalConfig>>,
@@ -27,6 +31,10 @@ pub struct FilterChain {
 pub struct WorkerFilterChain {
     /// `FilterChain.name`.
     pub name: Arc<str>,
+    /// What is laid over connections; none: nothing, they are plain.
+    pub socket: Option<Arc<dyn DownstreamSocket>>,
+    /// How long a handshake may take. None: any time.
+    pub handshake_limit: Option<Duration>,
     /// Those before the terminal one.
     pub filters: Arc<[Arc<dyn FilterConfig>]>,
     /// None: every connection is closed.
@@ -58,12 +66,13 @@ impl FilterChain {
             transport_socket_connect_timeout,
             name,
         } = proto;
-        // A plain connection has no handshake: the value is only checked.
         let handshake = path.duration(
             "transport_socket_connect_timeout",
             transport_socket_connect_timeout,
         );
-        let socket = path.optional("transport_socket", transport_socket, transport_socket_from);
+        let socket = path.optional("transport_socket", transport_socket, |proto, path| {
+            downstream_from_proto(proto, cx, path)
+        });
         let count = filters.len();
         let mut configs = Vec::with_capacity(count);
         let mut terminal = None;
@@ -87,20 +96,29 @@ impl FilterChain {
                 Ok(NetworkFilterConfig::Filter(config)) => configs.push(config),
             }
         }
-        socket?;
-        handshake?;
+        let socket = socket?;
+        let handshake = handshake?;
         failed.map_or(Ok(()), Err)?;
         Ok(Self {
             name: name.into(),
+            socket: socket.flatten(),
+            handshake_limit: handshake.filter(|limit| !limit.is_zero()),
             filters: configs.into(),
             terminal,
         })
+    }
+
+    /// Whether everything that it needs, such as secrets, is there.
+    pub fn is_ready(&self) -> bool {
+        self.socket.as_ref().is_none_or(|socket| socket.is_ready())
     }
 
     /// This worker's instance.
     pub fn on_worker(&self, worker: &Rc<Worker>) -> WorkerFilterChain {
         WorkerFilterChain {
             name: self.name.clone(),
+            socket: self.socket.clone(),
+            handshake_limit: self.handshake_limit,
             filters: self.filters.clone(),
             terminal: self
                 .terminal
@@ -136,24 +154,3 @@ fn network_filter(
     let factory = config.factory(FACTORIES, |factory| factory.type_names(), &path)?;
     factory.from_proto(&config, cx, &path)
 }
-
-fn transport_socket_from(
-    proto: core::TransportSocket,
-    path: &ConfigPath<'_>,
-) -> Result<(), Rejected> {
-    let core::TransportSocket {
-        name: _,
-        config_type,
-    } = proto;
-    let core::transport_socket::ConfigType::TypedConfig(any) =
-        path.required("typed_config", config_type)?;
-    let path = path.field("typed_config");
-    let config = TypedConfig::from_any(any, &path)?;
-    if config.type_name == RAW_BUFFER {
-        Ok(())
-    } else {
-        Err(config.unknown(&path, &[RAW_BUFFER]))
-    }
-}
-
-const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";

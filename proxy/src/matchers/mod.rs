@@ -8,6 +8,7 @@ mod query_parameter;
 mod regex;
 mod regex_rewrite;
 mod string;
+mod tree;
 mod value;
 
 pub use cidr::CidrRanges;
@@ -18,4 +19,5 @@ pub use query_parameter::{QueryParameterMatcher, first_query_value};
 pub use regex::Regex;
 pub use regex_rewrite::RegexRewrite;
 pub use string::StringMatcher;
+pub use tree::{Matcher, MatchingData};
 pub use value::{ValueMatcher, metadata_from_proto};

@@ -181,7 +181,11 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(self.kind, Kind::Tcp(_) | Kind::Unix(_))
+        match &self.kind {
+            Kind::Tcp(_) | Kind::Unix(_) => true,
+            Kind::Memory(_) => false,
+            Kind::Layered(layer) => layer.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -17,6 +17,7 @@ use super::path::PathCriterion;
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
 use super::redirect::RedirectAction;
 use super::retry_policy::RetryPolicy;
+use super::route_stats::RouteStats;
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::http::RequestHead;
 use crate::matchers::metadata_from_proto;
@@ -52,7 +53,7 @@ pub enum Action {
 /// What few routes have.
 #[derive(Debug, Default)]
 struct Rare {
-    stat_prefix: Option<Box<str>>,
+    stats: Option<Arc<RouteStats>>,
     decorator: Option<Decorator>,
     tracing: Option<RouteTracing>,
     metadata: Option<DynamicMetadata>,
@@ -82,6 +83,8 @@ pub struct RouteTracing {
 /// What the conversion of a route needs of its virtual host and table.
 pub(super) struct RouteContext<'a> {
     pub(super) per_filter: &'a PerFilter<'a>,
+    /// The name of the virtual host.
+    pub(super) virtual_host: &'a str,
     /// The per-filter configurations of table and virtual host, and their slots.
     pub(super) filter_levels: [&'a FilterLevel; 2],
     pub(super) filters: &'a FilterSlots,
@@ -169,7 +172,10 @@ impl Route {
         );
         specifiers?;
         let rare = Rare {
-            stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
+            stats: (!stat_prefix.is_empty()).then(|| {
+                let store = &cx.server.stats;
+                Arc::new(RouteStats::new(store, context.virtual_host, &stat_prefix))
+            }),
             decorator: decorator?,
             tracing: tracing?,
             metadata: metadata.map(metadata_from_proto),
@@ -213,9 +219,10 @@ impl Route {
         self.criteria.as_ref()?.unmet(head, info, random)
     }
 
-    /// `Route.stat_prefix`.
-    pub fn stat_prefix(&self) -> Option<&str> {
-        self.rare.as_ref()?.stat_prefix.as_deref()
+    /// The stats of the route, if it has a `stat_prefix`.
+    #[inline]
+    pub fn stats(&self) -> Option<&Arc<RouteStats>> {
+        self.rare.as_ref()?.stats.as_ref()
     }
 
     /// `Route.decorator`.
@@ -283,13 +290,13 @@ impl Action {
 impl Rare {
     fn is_empty(&self) -> bool {
         let Self {
-            stat_prefix,
+            stats,
             decorator,
             tracing,
             metadata,
             buffer_limit,
         } = self;
-        stat_prefix.is_none()
+        stats.is_none()
             && decorator.is_none()
             && tracing.is_none()
             && metadata.is_none()

@@ -15,7 +15,7 @@ pub struct RouteLookup {
     pub virtual_host: Option<u32>,
     /// Without one: the virtual host that the authority would belong to without its port.
     pub virtual_host_without_port: Option<u32>,
-    /// The routes of the virtual host before the one that is taken, or all of them, with what each lacks.
+    /// The routes of the virtual host (or those that its matcher leaves) before the one that is taken, or all of them, with what each lacks.
     pub lost: Vec<(u32, Unmet)>,
 }
 
@@ -47,8 +47,9 @@ impl RouteTable {
             let path = head.path().map(|_| self.path_to_match(head));
             let host = &self.virtual_hosts[host as usize];
             let unmet = |number| Some((number, host.unmet(number, head, path, info, random)?));
-            let routes = u32::try_from(host.routes.len()).unwrap_or(u32::MAX);
-            (0..routes.min(taken)).filter_map(unmet).collect()
+            let candidates = host.candidates(head, info);
+            let before = candidates.start..candidates.end.min(taken);
+            before.filter_map(unmet).collect()
         });
         let authority = head.authority().map(without_port);
         RouteLookup {

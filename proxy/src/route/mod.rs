@@ -8,7 +8,7 @@
 //!
 //! Deviations: where TLS is required, a request without `x-forwarded-proto` is judged by its scheme; Envoy finds no route.
 //! Deviations: the port that was stripped from the authority of a CONNECT is not put back.
-//! Deviations: `matcher`, `vhds`, `vhost_header`, `virtual_clusters`, `filter_action` and route specifiers are refused.
+//! Deviations: `vhds`, `vhost_header`, `virtual_clusters`, `filter_action` and route specifiers are refused.
 //! Deviations: cluster specifier plugins are refused.
 //! Deviations: `metadata_match`, `tls_context`, and `cors` outside `typed_per_filter_config` are refused.
 
@@ -23,6 +23,7 @@ mod hash_policy;
 mod header_parser;
 mod hedge_policy;
 mod internal_redirect;
+mod matcher;
 mod mirror;
 mod path;
 mod path_index;
@@ -31,6 +32,7 @@ mod rate_limit;
 mod redirect;
 mod retry_policy;
 mod rewrite;
+mod route_stats;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -56,11 +58,13 @@ pub(crate) use header_parser::append_action_of;
 pub use header_parser::{HeaderMutations, HeaderParser};
 pub use hedge_policy::HedgePolicy;
 pub use internal_redirect::{InternalRedirectPolicy, RedirectPredicate};
+pub use matcher::routes_in;
 pub use mirror::MirrorPolicy;
 pub use rate_limit::{Descriptor, RateLimit};
 pub use redirect::{RedirectAction, https_location};
 pub use retry_policy::{HostPredicate, RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::update_authority;
+pub use route_stats::RouteStats;
 pub use table::RouteTable;
 pub use virtual_host::VirtualHost;
 pub use xx_hash::xx_hash64;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use outrigger_proto::pb::google::protobuf::Any;
 
+use super::matcher::routes_in;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::{HttpFilterFactory, RouteFilterConfig};
 use crate::server::FactoryContext;
@@ -51,11 +52,13 @@ impl<'a> PerFilter<'a> {
         factories: &'a [&'a dyn HttpFilterFactory],
         cx: &'a FactoryContext<'a>,
     ) -> Self {
+        let in_matcher = |host: &pb::VirtualHost| host.matcher.iter().flat_map(routes_in).collect();
+        let matched: Vec<Vec<pb::Route>> = table.virtual_hosts.iter().map(in_matcher).collect();
         let mut names = BTreeSet::new();
         names.extend(table.typed_per_filter_config.keys());
-        for host in &table.virtual_hosts {
+        for (at, host) in table.virtual_hosts.iter().enumerate() {
             names.extend(host.typed_per_filter_config.keys());
-            for route in &host.routes {
+            for route in host.routes.iter().chain(&matched[at]) {
                 names.extend(route.typed_per_filter_config.keys());
                 let Some(pb::route::Action::Route(action)) = &route.action else {
                     continue;

@@ -11,6 +11,7 @@ use super::entry::{Route, RouteContext};
 use super::explain::Unmet;
 use super::header_parser::{HeaderLists, HeaderMutations};
 use super::hedge_policy::HedgePolicy;
+use super::matcher::RouteMatcher;
 use super::mirror::MirrorPolicy;
 use super::path_index::{Candidates, PathIndex};
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
@@ -43,6 +44,8 @@ pub struct VirtualHost {
 /// What few virtual hosts have.
 #[derive(Debug, Default)]
 struct Rare {
+    /// Chooses among `routes`.
+    matcher: Option<RouteMatcher>,
     rate_limits: Box<[RateLimit]>,
     metadata: Option<DynamicMetadata>,
     buffer_limit: Option<u64>,
@@ -101,7 +104,6 @@ impl VirtualHost {
         } = proto;
         let cx = context.per_filter.cx;
         let unsupported = [
-            path.unsupported_if_set("matcher", matcher),
             path.unsupported_if_set("virtual_clusters", virtual_clusters),
             path.unsupported_if_set("cors", cors),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
@@ -145,6 +147,7 @@ impl VirtualHost {
         let own_mirrors = mirrors.map(Arc::<[_]>::from);
         let route_context = RouteContext {
             per_filter: context.per_filter,
+            virtual_host: name.as_deref().unwrap_or_default(),
             filter_levels,
             filters: &filters,
             retry_policy: retry_policy.as_ref().ok().and_then(Option::as_ref),
@@ -155,15 +158,22 @@ impl VirtualHost {
             },
             max_direct_response_body: context.max_direct_response_body,
         };
+        if matcher.is_some() && !routes.is_empty() {
+            return Err(path.field("matcher").reject("cannot stand beside routes"));
+        }
         let routes = path.each("routes", routes, |route, path| {
             Route::from_proto(route, &route_context, path)
+        });
+        let matcher = path.optional("matcher", matcher, |matcher, path| {
+            RouteMatcher::from_proto(matcher, &route_context, path)
         });
         for result in unsupported {
             result?;
         }
-        let rare = Rare {
+        let mut rare = Rare {
             rate_limits: rate_limits?.into(),
             metadata: metadata.map(metadata_from_proto),
+            matcher: None,
             buffer_limit: request_body_buffer_limit
                 .map(|limit| limit.value)
                 .or(per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value))),
@@ -172,14 +182,16 @@ impl VirtualHost {
         retry_policy.map(drop)?;
         hedge_policy?;
         own_filters.map(drop)?;
-        let routes: Box<[Route]> = routes?.into();
+        let (matcher, matched) = matcher?.unzip();
+        rare.matcher = matcher;
+        let routes: Box<[Route]> = matched.map_or(routes, Ok)?.into();
         Ok(Self {
             name: name?.into(),
             include_request_attempt_count,
             include_attempt_count_in_response,
             include_is_timeout_retry_header,
             require_tls: require_tls?,
-            index: (routes.len() > FEW)
+            index: (routes.len() > FEW && rare.matcher.is_none())
                 .then(|| Box::new(PathIndex::new(routes.iter().map(|route| &route.path)))),
             routes,
             headers: headers?,
@@ -220,7 +232,16 @@ impl VirtualHost {
                 let mut candidates: Candidates<'_> = index.candidates(path, connect);
                 candidates.find(meets)
             }
-            None => (0..u32::try_from(self.routes.len()).unwrap_or(u32::MAX)).find(meets),
+            None => self.candidates(head, info).find(meets),
+        }
+    }
+
+    /// The numbers of the routes that a request may take, whatever they ask of it.
+    #[inline]
+    pub(super) fn candidates(&self, head: &RequestHead, info: &StreamInfo) -> std::ops::Range<u32> {
+        match self.rare.as_ref().and_then(|rare| rare.matcher.as_ref()) {
+            Some(matcher) => matcher.find(head, info),
+            None => 0..u32::try_from(self.routes.len()).unwrap_or(u32::MAX),
         }
     }
 
@@ -280,11 +301,12 @@ impl VirtualHost {
 impl Rare {
     fn is_empty(&self) -> bool {
         let Self {
+            matcher,
             rate_limits,
             metadata,
             buffer_limit,
         } = self;
-        rate_limits.is_empty() && metadata.is_none() && buffer_limit.is_none()
+        matcher.is_none() && rate_limits.is_empty() && metadata.is_none() && buffer_limit.is_none()
     }
 }
 

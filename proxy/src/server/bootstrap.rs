@@ -17,7 +17,7 @@ use outrigger_proto::pb::envoy::config::metrics::v3::{
 };
 use outrigger_proto::pb::google::protobuf::{Any, Struct};
 use pb::bootstrap::application_log_config::{LogFormat, log_format};
-use pb::bootstrap::{ApplicationLogConfig, StaticResources, StatsEviction, StatsFlush};
+use pb::bootstrap::{ApplicationLogConfig, StatsEviction, StatsFlush};
 use pb::runtime_layer::LayerSpecifier;
 use serde_json::Value;
 
@@ -155,15 +155,8 @@ impl Bootstrap {
             )
             .map(drop),
         ];
-        let resources = path.optional("static_resources", static_resources, |resources, path| {
-            let StaticResources {
-                // Converted by those who manage them.
-                listeners: _,
-                clusters: _,
-                secrets,
-            } = resources;
-            path.unsupported_if_set("secrets", secrets)
-        });
+        // Converted by those who manage them.
+        drop(static_resources);
         let prefix = match header_prefix.as_str() {
             "" | "x-envoy" => Ok(()),
             other => Err(path.field("header_prefix").reject(format!(
@@ -191,7 +184,6 @@ impl Bootstrap {
         );
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         prefix?;
-        resources?;
         let node = complete_node(node.unwrap_or_default(), cli);
         Ok(Self {
             local_info: local_info(&node),

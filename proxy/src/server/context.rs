@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::access_loggers::AccessLogManager;
 use crate::overload::OverloadState;
 use crate::runtime::Runtime;
+use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;
 
@@ -22,6 +23,10 @@ pub struct ServerContext {
     pub overload: Arc<OverloadState>,
     /// The files that access logs are written to.
     pub access_logs: AccessLogManager,
+    /// Certificates, keys and what peers are validated by.
+    pub secrets: SecretStore,
+    /// The certificates in use.
+    pub certificates: CertificateInventory,
     /// Who this proxy is.
     pub local_info: LocalInfo,
     /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.
@@ -66,6 +71,8 @@ impl ServerContext {
             runtime: Runtime::default(),
             cluster_names: ClusterNames::default(),
             overload: Arc::default(),
+            secrets: SecretStore::default(),
+            certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),

@@ -278,12 +278,15 @@ impl Server {
             (State::Live, false) => State::Draining,
             (state, _) => state,
         };
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.stats.update(ServerFigures {
             uptime: self.started_at.elapsed().as_secs(),
             connections: self.context.overload.connections.active(),
             state: u64::from((state as i32).unsigned_abs()),
             live,
             heap: Jemalloc.usage(),
+            days_until_first_cert_expiring: self.context.certificates.days_until_first_expires(now),
         });
     }
 

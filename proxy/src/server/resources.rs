@@ -38,6 +38,13 @@ impl Resources {
         let cluster_protos = statics.clusters;
         let names = cluster_protos.iter().map(|cluster| &*cluster.name);
         context.cluster_names.set_static(names);
+        for (index, secret) in statics.secrets.into_iter().enumerate() {
+            let place = format!("static_resources.secrets[{index}]");
+            let resource = format!("secret \"{}\"", secret.name);
+            let path = ConfigPath::resource(report, &resource, &place);
+            // A rejection is in the report already.
+            let _ = context.secrets.add_static(secret, &path);
+        }
         let clusters = convert_clusters(&cluster_protos, context, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);

@@ -53,6 +53,8 @@ pub struct ServerFigures {
     pub live: bool,
     /// The heap, if the allocator says.
     pub heap: Option<HeapUsage>,
+    /// None: there are no certificates.
+    pub days_until_first_cert_expiring: Option<u32>,
 }
 
 impl ServerStats {
@@ -89,11 +91,16 @@ impl ServerStats {
             state,
             live,
             heap,
+            days_until_first_cert_expiring,
         } = figures;
         self.group.uptime().set(uptime);
         self.group.total_connections().set(connections);
         self.group.state().set(state);
         self.group.live().set(u64::from(live));
+        let days = days_until_first_cert_expiring.unwrap_or(u32::MAX);
+        self.group
+            .days_until_first_cert_expiring()
+            .set(u64::from(days));
         if let Some(heap) = heap {
             self.group.memory_allocated().set(heap.allocated);
             self.group.memory_heap_size().set(heap.heap_size);
@@ -129,6 +136,7 @@ mod tests {
                 heap_size: 20,
                 ..HeapUsage::default()
             }),
+            days_until_first_cert_expiring: None,
         });
         let request = Request {
             used_only: true,

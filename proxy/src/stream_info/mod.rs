@@ -2,9 +2,10 @@
 
 mod filter_state;
 mod response_flag;
+mod tls;
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 pub use filter_state::{FilterState, FilterStateObject};
 pub use response_flag::{ResponseFlag, ResponseFlags};
+pub use tls::TlsConnectionInfo;
 
 use crate::http::Protocol;
 use crate::net::Address;
@@ -59,6 +61,12 @@ pub struct ConnectionInfo {
     pub bytes_sent: Cell<u64>,
     /// Set when the transport socket failed: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure_reason: RefCell<Option<Box<str>>>,
+    /// The transport socket of the filter chain is TLS.
+    pub is_tls: bool,
+    /// What the TLS handshake agreed on, from its end; none: there was none yet.
+    pub tls: OnceCell<Box<TlsConnectionInfo>>,
+    /// When the handshake had ended.
+    pub handshake_complete: Cell<Option<Instant>>,
 }
 
 /// What a listener calls itself.
@@ -109,10 +117,10 @@ impl DynamicMetadata {
     }
 
     /// The value at `path` below a namespace.
-    pub fn value<'a>(
+    pub fn value<'a, 'k>(
         &'a self,
         namespace: &str,
-        path: impl IntoIterator<Item = &'a str>,
+        path: impl IntoIterator<Item = &'k str>,
     ) -> Option<&'a serde_json::Value> {
         let mut path = path.into_iter();
         let first = self.get(namespace)?.get(path.next()?)?;
@@ -258,6 +266,8 @@ pub struct UpstreamInfo {
     pub pool_asked: Option<Instant>,
     /// How the connection was closed: `%UPSTREAM_DETECTED_CLOSE_TYPE%`.
     pub close_type: CloseType,
+    /// What the TLS handshake of the connection agreed on; none: it is plain.
+    pub tls: Option<Rc<TlsConnectionInfo>>,
     /// Objects that the upstream connection and its filters left: `%UPSTREAM_FILTER_STATE(…)%`.
     pub filter_state: FilterState,
     /// Hosts and connections of the attempts before this one: with the last, `%UPSTREAM_HOSTS_ATTEMPTED%` and its kin.
@@ -378,6 +388,9 @@ impl ConnectionInfo {
             bytes_received: Cell::new(0),
             bytes_sent: Cell::new(0),
             transport_failure_reason: RefCell::default(),
+            is_tls: false,
+            tls: OnceCell::new(),
+            handshake_complete: Cell::new(None),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::circuit_breaker::CircuitBreakers;
 use super::cluster::{
     ClusterConfig, ClusterEndpointStats, ClusterInfo, ClusterSettings, ClusterTrafficStats,
     ClusterUpdateStats, DnsSettings, EndpointAddress, LoadAssignment, RequestResponseSizeStats,
-    TimeoutBudgetStats, TransportSocketMatchStats,
+    TimeoutBudgetStats, TransportSocketMatchStats, UpstreamTransport,
 };
 use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
@@ -144,7 +144,22 @@ impl Cluster {
             stats.membership_change().inc();
         }
         let new = u64::try_from(set.hosts().count() - kept).unwrap_or(u64::MAX);
-        self.info.socket_match_stats.total_match_count().add(new);
+        let transport = &self.info.transport;
+        let elsewhere = match transport.has_matches() {
+            false => 0,
+            true => set
+                .hosts()
+                .filter(|host| {
+                    !known.contains(&Arc::as_ptr(host)) && transport.count(&host.metadata)
+                })
+                .count(),
+        };
+        let elsewhere = u64::try_from(elsewhere).unwrap_or(u64::MAX);
+        let counted = new.saturating_sub(elsewhere);
+        self.info
+            .socket_match_stats
+            .total_match_count()
+            .add(counted);
         let count = |health| u64::try_from(set.count(health)).unwrap_or(u64::MAX);
         let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
         let total = u64::try_from(set.hosts().count()).unwrap_or(u64::MAX);
@@ -188,6 +203,7 @@ impl ClusterInfo {
             socket_match_stats: TransportSocketMatchStats::new(&scope.scope("default.")),
             timeout_budget_stats: None,
             request_response_size_stats: None,
+            transport: UpstreamTransport::default(),
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
@@ -332,6 +348,7 @@ impl ClusterManager {
             timeout_budgets,
             request_response_sizes,
             http_filters,
+            transport,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
             settings.sockets = SocketSettings {
@@ -347,6 +364,7 @@ impl ClusterManager {
         let mut info = ClusterInfo::with_names(&self.server, &name, &alt_stat_name, settings);
         info.metadata = metadata;
         info.http_filters = http_filters;
+        info.transport = transport;
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));

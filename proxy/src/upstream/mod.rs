@@ -18,6 +18,7 @@ mod worker_clusters;
 pub use circuit_breaker::{
     CircuitBreakerSettings, CircuitBreakers, Resource, RetryBudget, RoutingPriority, Thresholds,
 };
+pub(crate) use cluster::CodeStats;
 pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin};
 pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats, ClusterTable};
 pub use cluster_names::{ClusterId, ClusterNames};

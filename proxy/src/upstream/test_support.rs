@@ -199,6 +199,7 @@ impl Connector for ToBackends {
                 io: near.into(),
                 local_address: None,
                 remote_address: None,
+                tls: None,
             })
         })
     }

@@ -18,9 +18,9 @@ use super::pool::{
     TcpUpstream,
 };
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
-use crate::http_connection_manager::codec::h2::ClientHttp2Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
+use crate::http2::ClientHttp2Settings;
 use crate::server::Random;
 
 /// This worker's clusters by number, each made when first asked for.
@@ -53,7 +53,7 @@ pub(in crate::upstream) struct ClusterHandle {
     pub(super) connector: Rc<dyn Connector>,
     shard: usize,
     http1: OnceCell<(Rc<ClientHttp1Settings>, Http1CodecStats)>,
-    http2: OnceCell<(Rc<ClientHttp2Settings>, Http2CodecStats)>,
+    http2: OnceCell<(Rc<ClientHttp2Settings>, Rc<Http2CodecStats>)>,
 }
 
 impl WorkerClusters {
@@ -372,14 +372,14 @@ impl ClusterHandle {
     }
 
     /// `cluster.<name>.http2.`
-    pub(super) fn http2_stats(&self) -> &Http2CodecStats {
+    pub(super) fn http2_stats(&self) -> &Rc<Http2CodecStats> {
         &self.http2().1
     }
 
-    fn http2(&self) -> &(Rc<ClientHttp2Settings>, Http2CodecStats) {
+    fn http2(&self) -> &(Rc<ClientHttp2Settings>, Rc<Http2CodecStats>) {
         self.http2.get_or_init(|| {
             let settings = &self.info.settings;
-            let stats = Http2CodecStats::new(&self.info.scope.scope("http2."));
+            let stats = Rc::new(Http2CodecStats::new(&self.info.scope.scope("http2.")));
             let settings = ClientHttp2Settings {
                 options: settings.http.http2.clone(),
                 max_response_headers_kb: settings.http.common.max_response_headers_kb,

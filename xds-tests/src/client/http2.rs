@@ -84,6 +84,7 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
             | Step::Read { .. }
             | Step::ReadBytes(_)
             | Step::ReadToEnd
+            | Step::ReadFrames(_)
             | Step::HalfClose => {
                 transcript
                     .fates

@@ -1,5 +1,6 @@
 //! Scripted clients: steps in, a transcript of what came back out.
 
+pub mod frames;
 pub mod http1;
 pub mod http2;
 
@@ -26,6 +27,8 @@ pub enum Step {
     ReadBytes(usize),
     /// Reads until the connection ends.
     ReadToEnd,
+    /// Reads HTTP/2 frames until nothing has come for so long.
+    ReadFrames(Duration),
     /// Waits.
     Wait(Duration),
     /// Ends the client's side of the connection.
@@ -62,6 +65,8 @@ pub struct Transcript {
     pub messages: Vec<Message>,
     /// Bytes that were read by [`Step::ReadBytes`] and [`Step::ReadToEnd`].
     pub bytes: Vec<u8>,
+    /// HTTP/2 frames that were read by [`Step::ReadFrames`], in words.
+    pub frames: Vec<String>,
     /// Per connection, how it was in the end: `open`, `closed`, `reset`.
     pub fates: Vec<(usize, String)>,
 }
@@ -73,6 +78,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS, by prior knowledge.
     Http2,
+    /// HTTP/2 without TLS, frame by frame.
+    Frames,
 }
 
 /// Plays `steps` against `address`.
@@ -80,5 +87,6 @@ pub async fn play(address: SocketAddr, protocol: Protocol, steps: &[Step]) -> Tr
     match protocol {
         Protocol::Http1 => http1::play(address, steps).await,
         Protocol::Http2 => http2::play(address, steps).await,
+        Protocol::Frames => frames::play(address, steps).await,
     }
 }

@@ -365,6 +365,59 @@ fn counted() -> Vec<Case> {
                 "page cluster.@backend.canary.upstream_rq_200: 1",
                 "< x-envoy-upstream-canary: true",
             ]),
+        case("stat_prefix counts the requests of a route below its virtual host")
+            .route(
+                "retry_policy: { retry_on: 5xx }",
+                "stat_prefix: \"route_@stat\"",
+            )
+            .replies([reply(status(503, "")), reply(ok(""))])
+            .get("/")
+            .page("/stats", "vhost.vhost.route.route_@stat.")
+            .shows([
+                "page vhost.vhost.route.route_@stat.upstream_rq_total: 2",
+                "page vhost.vhost.route.route_@stat.upstream_rq_retry: 1",
+                "page vhost.vhost.route.route_@stat.upstream_rq_retry_success: 1",
+                "page vhost.vhost.route.route_@stat.upstream_rq_200: 1",
+                "page vhost.vhost.route.route_@stat.upstream_rq_completed: 1",
+            ]),
+        case("the stats of a route are there before its first request, and count its timeouts")
+            .routes(
+                "
+                - match: { prefix: /slow }
+                  stat_prefix: \"slow_@stat\"
+                  route: { cluster: @backend, timeout: 0.3s }
+                - match: { prefix: / }
+                  stat_prefix: \"idle_@stat\"
+                  route: { cluster: @backend }",
+            )
+            .reply(late(2000, ""))
+            .get("/slow")
+            .page("/stats", "vhost.vhost.route.slow_@stat.")
+            .page("/stats", "vhost.vhost.route.idle_@stat.")
+            .shows([
+                "page vhost.vhost.route.slow_@stat.upstream_rq_timeout: 1",
+                "page vhost.vhost.route.slow_@stat.upstream_rq_5xx: 1",
+                "page vhost.vhost.route.idle_@stat.upstream_rq_total: 0",
+            ]),
+        case("timeout_budgets tell how much of its time a request used")
+            .cluster("track_cluster_stats: { timeout_budgets: true }")
+            .route("retry_policy: { retry_on: 5xx, per_try_timeout: 5s }", "")
+            .replies([reply(status(503, "")), reply(ok(""))])
+            .get("/")
+            .page("/stats", "cluster.@backend.upstream_rq_timeout_budget")
+            .shows(["page cluster.@backend.upstream_rq_timeout_budget_percent_used: (histogram)", "page cluster.@backend.upstream_rq_timeout_budget_per_try_percent_used: (histogram)"]),
+        case("a stream that an HTTP/2 upstream resets after its head is UR")
+            .upstream_http2()
+            .reply(acts([Act::Respond(ok("ab")), pause(100), Act::Reset]))
+            .get("/")
+            .both()
+            .shows(["< 200", "< body ab", "log flags=UR", "log details=upstream_reset_after_response_started{remote_reset}"]),
+        case("an HTTP/2 upstream that hangs up is 503 with UC")
+            .upstream_http2()
+            .reply(acts([Act::Close]))
+            .get("/")
+            .both()
+            .shows(["< 503", "log flags=UC"]),
         case("a 5xx is an error of its host")
             .reply(reply(status(500, "")))
             .get("/")

@@ -20,6 +20,8 @@ pub enum Downstream {
     Http2,
     /// The same body runs twice, over each protocol.
     Both,
+    /// HTTP/2 frames, as bytes.
+    Frames,
 }
 
 impl Downstream {
@@ -27,6 +29,7 @@ impl Downstream {
         match self {
             Self::Http1 => &[Protocol::Http1],
             Self::Http2 => &[Protocol::Http2],
+            Self::Frames => &[Protocol::Frames],
             Self::Both => &[Protocol::Http1, Protocol::Http2],
         }
     }

@@ -65,7 +65,6 @@ fn downstream() -> Vec<Case> {
             .hcm("max_request_headers_kb: 1")
             .send(get("/").field("x-large", &"x".repeat(1500)))
             .http2()
-            .deviates("h2 answers 431 by itself")
             .shows(["< (broken: stream reset, INTERNAL_ERROR)", "log flags=DR", "log details=http2.header_list_size_too_large"]),
         case("more headers than the limit reset the stream over HTTP/2")
             .hcm("common_http_protocol_options: { max_headers_count: 10 }")

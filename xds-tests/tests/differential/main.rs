@@ -24,6 +24,7 @@ mod bootstrap;
 mod case;
 mod clients;
 mod filters;
+mod frames;
 mod framing;
 mod hcm;
 mod hedging;
@@ -38,6 +39,7 @@ mod routing;
 mod runner;
 mod upgrades;
 mod upstream;
+mod upstream_log;
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -65,10 +67,12 @@ const THEMES: &[Theme] = &[
     ("attempts", attempts::cases),
     ("hedging", hedging::cases),
     ("redirects", redirects::cases),
+    ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("network", network::cases),
     ("http2", http2::cases),
+    ("frames", frames::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];

@@ -8,6 +8,7 @@ mod moment;
 mod server_name;
 mod state;
 mod text;
+mod tls;
 
 pub(super) use address::{AddressPart, Attempt, End};
 pub(super) use count::Count;
@@ -19,6 +20,7 @@ pub(super) use moment::{Clock, Point};
 pub(super) use server_name::{HostSource, ServerNameFirst};
 pub(super) use state::{FilterStateForm, MetadataSource};
 pub(super) use text::Text;
+pub(super) use tls::{TlsPart, TlsSide};
 
 use grpc::grpc_status_of;
 use serde_json::Value;
@@ -44,6 +46,15 @@ pub(super) enum Operator {
     Text(Text),
     Time {
         clock: Clock,
+        format: TimeFormat,
+    },
+    Tls {
+        side: TlsSide,
+        part: TlsPart,
+    },
+    Validity {
+        side: TlsSide,
+        end: bool,
         format: TimeFormat,
     },
     Span {
@@ -116,6 +127,10 @@ impl Operator {
             Self::Time { clock, format } => {
                 format.write(clock.now(data), out);
                 true
+            }
+            Self::Tls { side, part } => part.write(*side, data, out),
+            Self::Validity { side, end, format } => {
+                tls::write_validity(*side, *end, format, data, out)
             }
             Self::Span { .. } => append_count(out, self.span(data)),
             Self::Address { end, part } => part.write(end.address(data), out),

@@ -54,7 +54,9 @@ impl Point {
             Self::LastUpstreamRx => timing.last_upstream_rx_byte,
             Self::FirstDownstreamTx => timing.first_downstream_tx_byte,
             Self::LastDownstreamTx => timing.last_downstream_tx_byte,
-            Self::HandshakeComplete => timing.downstream_handshake_complete,
+            Self::HandshakeComplete => timing
+                .downstream_handshake_complete
+                .or_else(|| data.info.connection.handshake_complete.get()),
             Self::Never => None,
         }
     }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use crate::http::{EndStream, Fields, ResponseHead};
 use crate::stream_info::BytesMeter;
 
-pub use stats::{Http1CodecStats, Http2CodecStats};
+pub use crate::http2::Http2CodecStats;
+pub use stats::Http1CodecStats;
 
 /// One stream as its codec offers it: the rest of the request comes out, the response goes in.
 ///
@@ -104,12 +105,16 @@ pub enum StreamReset {
     ConnectionTermination,
     /// The client reset the stream (HTTP/2 RST_STREAM).
     RemoteReset,
+    /// The client reset the stream with REFUSED_STREAM.
+    RemoteRefused,
     /// The proxy breaks it off.
     LocalReset,
     /// The proxy breaks a tunnel off whose other end has gone.
     ConnectError,
     /// What the client sent breaks the protocol: the status to answer with, and the details.
     ProtocolError(ProtocolError),
+    /// What the client sent breaks the protocol, and no answer is possible: the details.
+    CodecError(&'static str),
 }
 
 /// A message that its codec refuses.

@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::codec::h2::RefusedHead;
 use super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
 use super::local_reply::protocol_error_reply;
@@ -243,15 +244,16 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(protocol_error_reply(error));
     }
 
-    /// Resets a stream whose head its codec refused without an answer.
-    pub(super) fn start_reset(&mut self, details: &'static str) {
+    /// Notes a stream whose head its codec refused without an answer, and has reset.
+    pub(super) fn start_reset(&mut self, refused: RefusedHead) {
         self.request = Half::Received;
         self.hcm.config.stats.downstream_rq_rx_reset().inc();
-        self.info()
-            .response_flags
-            .set(ResponseFlag::DownstreamRemoteReset);
-        self.info().response_code_details = Some(details.into());
-        self.codec.reset(StreamReset::LocalReset);
+        self.info().response_flags.set(if refused.is_malformed {
+            ResponseFlag::DownstreamProtocolError
+        } else {
+            ResponseFlag::DownstreamRemoteReset
+        });
+        self.info().response_code_details = Some(refused.details.into());
         self.gone();
     }
 
@@ -341,6 +343,10 @@ impl<S: ServerStream> Stream<S> {
 
     /// Waits for the client to take what is left of the response, but not for ever.
     fn poll_end(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        // A client may break off while it is waited for, which only the request side tells.
+        if self.deadlines.flush.is_some() && self.poll_broken(cx) {
+            return Poll::Ready(());
+        }
         if self.codec.poll_flush(cx).is_pending() {
             let timeouts = &self.hcm.config.timeouts;
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
@@ -348,6 +354,9 @@ impl<S: ServerStream> Stream<S> {
                 .deadlines
                 .flush
                 .get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            if self.poll_broken(cx) {
+                return Poll::Ready(());
+            }
             if !timer.poll(deadline, cx) {
                 return Poll::Pending;
             }
@@ -357,6 +366,20 @@ impl<S: ServerStream> Stream<S> {
         }
         self.finish();
         Poll::Ready(())
+    }
+
+    /// Whether the client of an HTTP/2 stream has broken off, which ends it.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.is_http1() {
+            return false;
+        }
+        while let Poll::Ready(event) = self.codec.poll_event(cx) {
+            if let RequestEvent::Reset(reset) = event {
+                self.on_client_reset(&reset);
+                return true;
+            }
+        }
+        false
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
@@ -621,13 +644,27 @@ impl<S: ServerStream> Stream<S> {
                 self.info().response_code_details = Some(error.details.clone());
                 self.break_off(StreamReset::LocalReset);
             }
-            StreamReset::RemoteReset => {
+            StreamReset::CodecError(details) => {
+                self.client_gone = true;
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+                self.info()
+                    .response_flags
+                    .set(ResponseFlag::DownstreamProtocolError);
+                self.info().response_code_details = Some((*details).into());
+                self.gone();
+            }
+            StreamReset::RemoteReset | StreamReset::RemoteRefused => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
                 self.info()
                     .response_flags
                     .set(ResponseFlag::DownstreamRemoteReset);
-                self.info().response_code_details = Some("downstream_remote_reset".into());
+                let details = if *reset == StreamReset::RemoteRefused {
+                    "http2.remote_refuse"
+                } else {
+                    "http2.remote_reset"
+                };
+                self.info().response_code_details = Some(details.into());
                 self.gone();
             }
             StreamReset::ConnectionTermination

@@ -382,6 +382,10 @@ impl<S: ServerStream> Stream<S> {
                 .stats
                 .downstream_rq_response_before_rq_complete()
                 .inc();
+            if !self.is_http1() {
+                // The rest of the request is not wanted: the stream is reset.
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+            }
             self.ended_early = true;
             self.close_connection = true;
         }

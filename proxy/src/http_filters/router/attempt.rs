@@ -49,6 +49,7 @@ impl Router {
             self.stream_kind(),
             self.timeouts.stream,
         ));
+        attempt.set_log(self.shared.attempt_log(env));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
         }
@@ -137,12 +138,13 @@ impl Router {
         if attempt.is_open() {
             attempt.ready(env.info);
         }
+        let end = self.body.is_empty_and_ended();
+        let (pieces, ends_with_data, trailers) = self.body.hand_on();
+        attempt.sends(pieces.iter().map(|piece| piece.len() as u64).sum());
         let Some(filters) = attempt.filters() else {
             return Ok(());
         };
-        let end = self.body.is_empty_and_ended();
         filters.request_head(env, end.into())?;
-        let (pieces, ends_with_data, trailers) = self.body.hand_on();
         let last = pieces.len();
         for (index, piece) in pieces.into_iter().enumerate() {
             filters.request_data(
@@ -174,7 +176,8 @@ impl Router {
             let header = version.header(source, destination);
             stream.send_data(header.into(), EndStream::No);
         }
-        self.body.flush_into(stream);
+        let flushed = self.body.flush_into(stream);
+        attempt.sends(flushed);
     }
 
     /// Whether an attempt has failed before.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
 use super::retry::RetryRuntime;
+use super::route_codes::RouteCodes;
 use super::strict::StrictHeader;
 use super::upstream_filters::ClusterChains;
+use crate::access_loggers::{AccessLog, AccessLogs};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_connection_manager::HcmStats;
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
@@ -28,6 +30,10 @@ pub struct RouterConfig {
     pub respect_expected_rq_timeout: bool,
     /// Headers that are checked for legal values before a request goes on: a bad one is answered with 400.
     pub strict_check_headers: Vec<StrictHeader>,
+    /// The access logs of attempts.
+    pub upstream_logs: Vec<AccessLog>,
+    /// An attempt is logged when it has found a connection, too. Default false.
+    pub log_on_pool_ready: bool,
     /// Counts gRPC responses of clusters without their status codes. Default false.
     pub suppress_grpc_request_failure_code_stats: bool,
     /// Filters of every upstream attempt.
@@ -43,6 +49,10 @@ pub struct WorkerRouter {
     /// The filters of upstream attempts on clusters that have none of their own.
     pub upstream_chain: WorkerChain,
     pub(super) cluster_chains: ClusterChains,
+    /// The access logs of attempts.
+    pub(super) upstream_logs: AccessLogs,
+    /// Responses by code of routes that have stats of their own.
+    pub(super) route_codes: RouteCodes,
     /// The runtime keys of retries.
     pub(super) retry: RetryRuntime,
     /// Sends what is mirrored.
@@ -70,8 +80,10 @@ impl RouterConfig {
             upstream_http_filters,
             reject_connect_request_early_data: _,
         } = config.decode(path)?;
-        let log = path.unsupported_if_set("upstream_log", upstream_log);
-        let log_options = path.unsupported_if_set("upstream_log_options", upstream_log_options);
+        let logs = path.each("upstream_log", upstream_log, |log, path| {
+            AccessLog::from_proto(log, cx, path)
+        });
+        let log_options = path.optional("upstream_log_options", upstream_log_options, log_options);
         let strict = path.each(
             "strict_check_headers",
             strict_check_headers,
@@ -92,8 +104,6 @@ impl RouterConfig {
                 path,
             )
         };
-        log?;
-        log_options?;
         let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
         Ok(Self {
             dynamic_stats,
@@ -101,9 +111,24 @@ impl RouterConfig {
             respect_expected_rq_timeout,
             strict_check_headers: strict?,
             suppress_grpc_request_failure_code_stats,
+            upstream_logs: logs?,
+            log_on_pool_ready: log_options?.unwrap_or_default(),
             upstream_http_filters: upstream?,
         })
     }
+}
+
+/// Whether an attempt is logged when it has found a connection, too.
+fn log_options(
+    proto: pb::router::UpstreamAccessLogOptions,
+    path: &ConfigPath<'_>,
+) -> Result<bool, Rejected> {
+    let pb::router::UpstreamAccessLogOptions {
+        flush_upstream_log_on_upstream_stream,
+        upstream_log_flush_interval,
+    } = proto;
+    path.unsupported_if_set("upstream_log_flush_interval", upstream_log_flush_interval)?;
+    Ok(flush_upstream_log_on_upstream_stream)
 }
 
 impl WorkerRouter {
@@ -118,6 +143,8 @@ impl WorkerRouter {
         Self {
             upstream_chain,
             cluster_chains: ClusterChains::default(),
+            upstream_logs: AccessLogs::on_worker(&config.upstream_logs, worker),
+            route_codes: RouteCodes::default(),
             retry: RetryRuntime::new(&worker.server.runtime),
             client: AsyncClient::new(worker.clone()),
             config,

@@ -82,6 +82,10 @@ impl Router {
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
+            route_stats: selected
+                .as_ref()
+                .and_then(|s| s.route().stats())
+                .map(|s| &**s),
             random: env.worker.random.next(),
         };
         let decision = self.retry.on_failure(failure, attempt.is_open(), &context);
@@ -184,19 +188,12 @@ impl Router {
     /// The time of the whole is up.
     pub(super) fn route_timeout(&mut self, env: &mut ChainEnv<'_>) -> RouterEvent {
         let failure = Failure::RouteTimeout;
-        let slow = self.take_slow_attempts();
-        let last = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Attempt(attempt) => Some(attempt),
-            State::Idle | State::BackingOff(_) | State::OnlySlow => None,
-        };
-        for attempt in slow.into_iter().chain(last) {
-            if let Some(cluster) = &self.cluster {
-                cluster.info().stats.upstream_rq_timeout().inc();
-            }
-            attempt.host().count(HostStat::RqTimeout);
-            if attempt.awaits_head() {
-                self.count_abort(env, &attempt, &failure);
-            }
+        for slow in std::mem::take(&mut self.slow) {
+            self.count_timeout(env, slow.attempt());
+            slow.fail(&failure, env.info);
+        }
+        if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
+            self.count_timeout(env, &attempt);
             attempt.fail(&failure, env.info);
         }
         if self.cluster.is_none() {
@@ -206,6 +203,20 @@ impl Router {
             .response_flags
             .set(ResponseFlag::UpstreamRequestTimeout);
         self.abort(env, &failure)
+    }
+
+    /// Counts an attempt that the time of the whole has run out for.
+    fn count_timeout(&mut self, env: &ChainEnv<'_>, attempt: &UpstreamRequest) {
+        if let Some(cluster) = &self.cluster {
+            cluster.info().stats.upstream_rq_timeout().inc();
+        }
+        if let Some(stats) = self.route.as_ref().and_then(|s| s.route().stats()) {
+            stats.counters.upstream_rq_timeout().inc();
+        }
+        attempt.host().count(HostStat::RqTimeout);
+        if attempt.awaits_head() {
+            self.count_abort(env, attempt, &Failure::RouteTimeout);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::upstream_request::UpstreamRequest;
 use super::{BackingOff, Router, RouterEvent, State};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::stream_info::UpstreamInfo;
+use crate::stream_info::{StreamInfo, UpstreamInfo};
 use crate::upstream::HostStat;
 use crate::upstream::pool::ResponseEvent;
 
@@ -20,6 +20,27 @@ use crate::upstream::pool::ResponseEvent;
 pub(super) struct Slow {
     attempt: Box<UpstreamRequest>,
     upstream: Option<Box<UpstreamInfo>>,
+}
+
+impl Slow {
+    /// The attempt itself.
+    pub(super) fn attempt(&self) -> &UpstreamRequest {
+        &self.attempt
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn give_up(mut self, info: &mut StreamInfo) {
+        std::mem::swap(&mut info.upstream, &mut self.upstream);
+        self.attempt.give_up(info);
+        info.upstream = self.upstream;
+    }
+
+    /// It has failed.
+    pub(super) fn fail(mut self, failure: &Failure, info: &mut StreamInfo) {
+        std::mem::swap(&mut info.upstream, &mut self.upstream);
+        self.attempt.fail(failure, info);
+        info.upstream = self.upstream;
+    }
 }
 
 /// What a slow attempt says.
@@ -75,6 +96,10 @@ impl Router {
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
+            route_stats: selected
+                .as_ref()
+                .and_then(|s| s.route().stats())
+                .map(|s| &**s),
             random: env.worker.random.next(),
         })
     }
@@ -122,6 +147,9 @@ impl Router {
         let now = env.info.now;
         let mut slow = self.slow.swap_remove(index);
         slow.attempt.received(now, env.info);
+        if let Said::Event(event) = &said {
+            slow.attempt.saw(event);
+        }
         match said {
             Said::Reply(reply) => {
                 self.reset_slow_attempts(env);
@@ -131,7 +159,7 @@ impl Router {
                 let failure = Failure::Reset(reason);
                 self.budget_of_try(&slow.attempt, now);
                 self.count_abort(env, &slow.attempt, &failure);
-                slow.attempt.give_up(env.info);
+                slow.fail(&failure, env.info);
                 self.unless_others_go_on(env, &failure)
             }
             Said::Event(ResponseEvent::Head(head, end)) => {
@@ -141,7 +169,7 @@ impl Router {
                 let bad = self.retry.would_retry(&head, env.request, policy);
                 if bad && (self.has_slow_attempts() || !matches!(self.state, State::OnlySlow)) {
                     slow.attempt.host().count(HostStat::RqError);
-                    slow.attempt.give_up(env.info);
+                    slow.give_up(env.info);
                     return RouterEvent::Progress;
                 }
                 self.put_in_front(env, slow);
@@ -158,7 +186,7 @@ impl Router {
             }
             // Nothing comes before a head.
             Said::Event(ResponseEvent::Data(..) | ResponseEvent::Trailers(_)) => {
-                slow.attempt.give_up(env.info);
+                slow.give_up(env.info);
                 RouterEvent::Progress
             }
         }
@@ -216,21 +244,23 @@ impl Router {
             .slow
             .iter()
             .position(|slow| slow.attempt.deadline().is_some_and(|d| d <= now))?;
-        let mut slow = self.slow.swap_remove(index);
-        slow.attempt.give_up(env.info);
+        let slow = self.slow.swap_remove(index);
+        slow.fail(&Failure::MaxStreamDuration, env.info);
         Some(self.unless_others_go_on(env, &Failure::MaxStreamDuration))
     }
 
     /// Gives all slow attempts up.
     #[inline]
     pub(super) fn reset_slow_attempts(&mut self, env: &mut ChainEnv<'_>) {
-        for mut slow in self.slow.drain(..) {
-            slow.attempt.give_up(env.info);
+        for slow in self.slow.drain(..) {
+            slow.give_up(env.info);
         }
     }
 
-    /// Takes the slow attempts, to give them up otherwise.
-    pub(super) fn take_slow_attempts(&mut self) -> Vec<Box<UpstreamRequest>> {
-        self.slow.drain(..).map(|slow| slow.attempt).collect()
+    /// Ends all slow attempts when nothing is to be told of them.
+    pub(super) fn drop_slow_attempts(&mut self) {
+        for slow in self.slow.drain(..) {
+            slow.attempt.reset();
+        }
     }
 }

@@ -21,10 +21,12 @@ mod reply;
 mod request;
 mod response;
 pub(crate) mod retry;
+pub(crate) mod route_codes;
 mod shadow;
 mod strict;
 mod timeouts;
 mod upstream_filters;
+mod upstream_log;
 mod upstream_request;
 
 use std::rc::Rc;
@@ -54,6 +56,7 @@ use retry::RetryState;
 use shadow::Shadows;
 use timeouts::Timeouts;
 use upstream_filters::{Filtered, UpstreamFilters, poll_filtered};
+use upstream_log::AttemptLog;
 use upstream_request::UpstreamRequest;
 
 /// The router of one stream.
@@ -92,6 +95,8 @@ pub struct Router {
     connect: Option<ConnectConfig>,
     /// Filters of an attempt that was given up, which still have to be told of the end.
     left: Option<Box<UpstreamFilters>>,
+    /// Its log, likewise.
+    left_log: Option<Box<AttemptLog>>,
     shadows: Shadows,
 }
 
@@ -161,6 +166,7 @@ impl Router {
             is_upgrade: false,
             connect: None,
             left: None,
+            left_log: None,
             shadows: Shadows::default(),
         }
     }
@@ -373,6 +379,9 @@ impl Router {
         event: ResponseEvent,
         now: Instant,
     ) -> RouterEvent {
+        if let State::Attempt(attempt) = &mut self.state {
+            attempt.saw(&event);
+        }
         match event {
             ResponseEvent::Informational(head) => self.on_informational(env, head),
             ResponseEvent::Head(head, end) => self.on_head(env, head, end, now),
@@ -393,11 +402,10 @@ impl Router {
         self.shadows.abandon();
         if let State::Attempt(mut attempt) = std::mem::replace(&mut self.state, State::Idle) {
             self.left = attempt.take_filters();
+            self.left_log = attempt.take_log();
             attempt.reset();
         }
-        self.take_slow_attempts()
-            .into_iter()
-            .for_each(|attempt| attempt.reset());
+        self.drop_slow_attempts();
         self.route_deadline = None;
     }
 
@@ -407,11 +415,14 @@ impl Router {
         if let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) {
             attempt.finish(info);
         }
-        for mut attempt in self.take_slow_attempts() {
-            attempt.give_up(info);
+        for slow in std::mem::take(&mut self.slow) {
+            slow.give_up(info);
         }
         if let Some(mut filters) = self.left.take() {
             filters.complete(info);
+        }
+        if let Some(log) = self.left_log.take() {
+            log.end(info);
         }
     }
 }

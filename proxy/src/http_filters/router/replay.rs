@@ -69,8 +69,9 @@ impl RequestBody {
         self.trailers = Some(trailers);
     }
 
-    /// Sends what was kept, now that there is a stream.
-    pub(super) fn flush_into(&mut self, stream: &mut ClientStream) {
+    /// Sends what was kept, now that there is a stream. Returns the bytes of it.
+    pub(super) fn flush_into(&mut self, stream: &mut ClientStream) -> u64 {
+        let flushed = self.kept;
         let last = self.pieces.len();
         let ends_with_data = self.ended && self.trailers.is_none();
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -86,6 +87,7 @@ impl RequestBody {
             self.pieces.clear();
             self.kept = 0;
         }
+        flushed
     }
 
     /// What was kept, to be handed on elsewhere: the pieces, whether the last one ends the request, and the trailers.

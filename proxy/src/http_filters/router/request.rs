@@ -26,6 +26,9 @@ impl Router {
         }
         if let State::Attempt(attempt) = &mut self.state {
             attempt.body_moves(env.info);
+            if attempt.is_open() || attempt.filters().is_some() {
+                attempt.sends(data.len() as u64);
+            }
             if let Some(stream) = attempt.stream() {
                 self.body.push(data, end, Some(stream));
             } else if let Some(filters) = attempt.filters() {

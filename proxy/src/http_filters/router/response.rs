@@ -70,6 +70,10 @@ impl Router {
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
+            route_stats: selected
+                .as_ref()
+                .and_then(|s| s.route().stats())
+                .map(|s| &**s),
             random: env.worker.random.next(),
         };
         let decision = self
@@ -203,6 +207,12 @@ impl Router {
             if let Some(alternative) = &self.alt_stat_name {
                 cluster.record_alternative_time(alternative, now - since, origin);
             }
+            if let Some(stats) = self.route.as_ref().and_then(|s| s.route().stats()) {
+                let millis = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
+                self.shared.route_codes.of(stats, |codes| {
+                    codes.record_plain_time(&stats.scope, millis);
+                });
+            }
         }
         self.budget_of_whole(cluster, now);
         self.budget_of_try(&attempt, now);
@@ -264,6 +274,12 @@ pub(super) fn charge_code(
     }
     if let Some(alternative) = &router.alt_stat_name {
         cluster.record_alternative_code(alternative, status, origin);
+    }
+    if let Some(stats) = router.route.as_ref().and_then(|s| s.route().stats()) {
+        router
+            .shared
+            .route_codes
+            .of(stats, |codes| codes.record_plain(&stats.scope, status));
     }
 }
 

@@ -9,10 +9,14 @@ use tokio::time::Instant;
 use super::outcome::Failure;
 use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
+use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::StreamInfo;
+use crate::transport_sockets::UpstreamSocketOptions;
+use crate::upstream::cluster::AutoTlsOptions;
 use crate::upstream::pool::{
-    Acquire, ClientStream, PendingStream, PoolError, ResetReason, StreamKind, StreamRequest,
+    Acquire, ClientStream, PendingStream, PoolError, ResetReason, ResponseEvent, StreamKind,
+    StreamRequest,
 };
 use crate::upstream::{RoutingPriority, WorkerCluster, WorkerHost};
 
@@ -28,6 +32,8 @@ pub(super) struct UpstreamRequest {
     began: Instant,
     /// Set: the stream is `Filtered` once there is one.
     filters: Option<Box<UpstreamFilters>>,
+    /// Set where attempts are logged.
+    log: Option<Box<AttemptLog>>,
 }
 
 /// When an attempt takes too long.
@@ -76,6 +82,7 @@ impl UpstreamRequest {
             downstream_protocol: env.info.protocol,
             priority,
             kind,
+            options: socket_options(cluster, env),
         };
         let state = match cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => UpstreamState::Open(stream),
@@ -101,6 +108,7 @@ impl UpstreamRequest {
             retried: false,
             began: env.info.now,
             filters: None,
+            log: None,
         }
     }
 
@@ -124,6 +132,32 @@ impl UpstreamRequest {
             (UpstreamState::Filtered(stream), Some(filters)) => Some((stream, filters)),
             _ => None,
         }
+    }
+
+    /// The attempt will be logged.
+    pub(super) fn set_log(&mut self, log: Option<Box<AttemptLog>>) {
+        self.log = log;
+    }
+
+    /// Notes an event of the response for the log.
+    #[inline]
+    pub(super) fn saw(&mut self, event: &ResponseEvent) {
+        if let Some(log) = &mut self.log {
+            log.saw(event);
+        }
+    }
+
+    /// Notes bytes of the request body for the log.
+    #[inline]
+    pub(super) fn sends(&mut self, bytes: u64) {
+        if let Some(log) = &mut self.log {
+            log.sent(bytes);
+        }
+    }
+
+    /// The attempt ends: what is left is its log.
+    pub(super) fn take_log(&mut self) -> Option<Box<AttemptLog>> {
+        self.log.take()
     }
 
     /// The attempt ends: what is left are its filters.
@@ -204,6 +238,9 @@ impl UpstreamRequest {
             return;
         };
         let connection = stream.connection_info();
+        if let Some(stats) = info.route.as_ref().and_then(|s| s.route().stats()) {
+            stats.counters.upstream_rq_total().inc();
+        }
         let upstream = info.upstream.get_or_insert_default();
         upstream.local_address = connection.local_address.clone();
         upstream.connection_id = Some(connection.id);
@@ -211,10 +248,14 @@ impl UpstreamRequest {
         upstream.pool_ready = Some(now);
         upstream.connect_start = Some(connection.connect_start);
         upstream.connect_end = Some(connection.connect_end);
+        upstream.tls.clone_from(&connection.tls);
         info.timing.first_upstream_tx_byte.get_or_insert(now);
         info.timing.last_upstream_tx_byte = Some(now);
         self.clocks.max_duration = self.clocks.max_stream_duration.map(|d| now + d);
         self.clocks.start(now);
+        if let Some(log) = &self.log {
+            log.ready(info);
+        }
     }
 
     /// Something of the request is sent.
@@ -318,6 +359,9 @@ impl UpstreamRequest {
         if let Some(text) = failure.transport_failure() {
             info.upstream_mut().transport_failure_reason = Some(text.into());
         }
+        if let Some(log) = &mut self.log {
+            log.failed(failure);
+        }
         self.give_up(info);
     }
 
@@ -349,6 +393,9 @@ impl UpstreamRequest {
         if let Some(mut filters) = self.filters.take() {
             filters.complete(info);
         }
+        if let Some(log) = self.log.take() {
+            log.end(info);
+        }
     }
 
     fn meter(&self, info: &mut StreamInfo) {
@@ -371,4 +418,47 @@ impl Clocks {
             self.idle = idle.map(|d| now + d);
         }
     }
+}
+
+/// What the request asks of the TLS of its connection: most often nothing.
+fn socket_options(
+    cluster: &WorkerCluster,
+    env: &ChainEnv<'_>,
+) -> Option<Rc<UpstreamSocketOptions>> {
+    let info = cluster.info();
+    let AutoTlsOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    } = &info.settings.http.tls;
+    if !*auto_sni && !*auto_san_validation || !info.transport.is_secure() {
+        return None;
+    }
+    let other = match &**override_auto_sni_header {
+        "" => None,
+        name => env
+            .request
+            .fields
+            .get(&*name)
+            .filter(|value| !value.is_empty()),
+    };
+    let host = other.or_else(|| env.request.authority())?;
+    let host = std::str::from_utf8(host_without_port(host)).ok()?;
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    let name = || Box::from(host);
+    Some(Rc::new(UpstreamSocketOptions {
+        server_name: (*auto_sni && !is_address).then(name),
+        verify_names: auto_san_validation.then(name).into_iter().collect(),
+        proxied: None,
+    }))
+}
+
+/// A host as a name or address alone: `[::1]:80` is `::1`.
+fn host_without_port(host: &[u8]) -> &[u8] {
+    if let Some(rest) = host.strip_prefix(b"[") {
+        let end = rest.iter().position(|byte| *byte == b']');
+        return end.and_then(|end| rest.get(..end)).unwrap_or(host);
+    }
+    let colon = host.iter().rposition(|byte| *byte == b':');
+    colon.and_then(|colon| host.get(..colon)).unwrap_or(host)
 }

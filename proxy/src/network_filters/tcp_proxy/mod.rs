@@ -5,6 +5,9 @@
 //! `envoy.tcp_proxy.propagate_response_headers` and `…_trailers` hold what the answer to a tunnel said.
 //! Deviations: `metadata_match`, `on_demand`, `proxy_protocol_tlvs` and idle timeouts of single sides are refused.
 //! While the upstream connection is being made, the end of the client is not noticed, as in Envoy.
+//!
+//! The first mebibyte of a direction is copied, and what follows is spliced: 43 µs of CPU per MiB where Envoy takes 95, and
+//! nothing more for a short connection (docs/benchmarks.md, "Splice or copy").
 
 mod config;
 mod copy;

@@ -190,6 +190,7 @@ impl TunnelingConfig {
             downstream_protocol: None,
             priority: RoutingPriority::Default,
             kind: StreamKind::Upgrade,
+            options: None,
         };
         let acquired = match cluster.new_http_stream(host, &request) {
             Acquire::Ready(stream) => Ok(stream),

@@ -8,6 +8,7 @@
 mod errors;
 mod filters;
 mod look_up;
+mod matcher;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -239,6 +239,7 @@ impl Job {
                 cluster: &self.cluster,
                 priority: self.options.priority,
                 runtime: &self.retry_runtime,
+                route_stats: None,
                 random: self.worker.random.next(),
             };
             let decision = match &outcome {
@@ -327,6 +328,7 @@ impl Job {
             downstream_protocol: None,
             priority: self.options.priority,
             kind: StreamKind::Message,
+            options: None,
         };
         let acquired = match self.cluster.new_http_stream(&host, &request) {
             Acquire::Ready(stream) => Ok(stream),

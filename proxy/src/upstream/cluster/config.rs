@@ -1,24 +1,23 @@
 //! `envoy.config.cluster.v3.Cluster` becomes a cluster.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
-//! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`,
-//! `envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer` in `transport_socket`.
+//! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`.
 //! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
-//! Deviations: discovery by EDS and by original destination, TLS, health checks and outlier detection are refused by name.
+//! Deviations: discovery by EDS and by original destination, health checks and outlier detection are refused by name.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
-use outrigger_proto::pb::envoy::config::core::v3 as core;
 use pb::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 
 use super::ClusterSettings;
 use super::dns_config::{DnsSettings, LegacyDnsFields};
 use super::endpoint::{EndpointAddress, LoadAssignment};
-use super::http_options::{LegacyHttpFields, TYPE_NAME, UpstreamHttpOptions};
+use super::http_options::{LegacyHttpFields, ProtocolChoice, TYPE_NAME, UpstreamHttpOptions};
 use super::limits::circuit_breakers;
 use super::sockets::socket_settings;
+use super::transport::UpstreamTransport;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::matchers::metadata_from_proto;
@@ -47,10 +46,10 @@ pub struct ClusterConfig {
     pub(in crate::upstream) request_response_sizes: bool,
     /// `HttpProtocolOptions.http_filters`; none: the router's count.
     pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
+    pub(in crate::upstream) transport: UpstreamTransport,
 }
 
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
-const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
 impl ClusterConfig {
     /// Converts a cluster. `path` is that of the cluster.
@@ -122,7 +121,6 @@ impl ClusterConfig {
             lb_config,
         } = proto;
         let refused = [
-            path.unsupported_if_set("transport_socket_matches", transport_socket_matches),
             path.unsupported_if_set("transport_socket_matcher", transport_socket_matcher),
             path.unsupported_if_set("stats_matcher", stats_matcher),
             path.unsupported_if_set(
@@ -142,7 +140,6 @@ impl ClusterConfig {
             ),
             path.unsupported_if_set("queuing_policies", queuing_policies),
             path.unsupported_if_set("eds_cluster_config", eds_cluster_config),
-            transport_socket_is_raw(transport_socket, path),
         ];
         let name = path.non_empty("name", name);
         let connect_timeout = path.positive_duration("connect_timeout", connect_timeout);
@@ -162,6 +159,8 @@ impl ClusterConfig {
             server,
             scope: &stats_scope(server, observability_name),
         };
+        let transport =
+            UpstreamTransport::from_proto(transport_socket, transport_socket_matches, &cx, path);
         let http = http_options(typed_extension_protocol_options, legacy_http, &cx, path);
         let policy = LegacyPolicy {
             lb_policy,
@@ -200,6 +199,12 @@ impl ClusterConfig {
         let (dns, assignment) = (discovery?, assignment?);
         check_addresses(dns.as_ref(), &assignment, path)?;
         let (http, http_filters) = http?;
+        let transport = transport?;
+        if http.protocol == ProtocolChoice::Auto && !transport.supports_alpn() {
+            return Err(path.reject(
+                "ALPN configured for a cluster which has a non-ALPN transport socket: auto_config needs TLS",
+            ));
+        }
         Ok(Self {
             name: name?,
             alt_stat_name,
@@ -220,6 +225,7 @@ impl ClusterConfig {
             timeout_budgets: timeout_budgets || track_timeout_budgets,
             request_response_sizes,
             http_filters,
+            transport,
         })
     }
 }
@@ -252,24 +258,6 @@ fn http_options(
         Some(options) => Ok(options),
         None => legacy.convert(path).map(|options| (options, None)),
     }
-}
-
-fn transport_socket_is_raw(
-    proto: Option<core::TransportSocket>,
-    path: &ConfigPath<'_>,
-) -> Result<(), Rejected> {
-    let Some(core::TransportSocket { name, config_type }) = proto else {
-        return Ok(());
-    };
-    let path = path.key("transport_socket", &name);
-    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = config_type else {
-        return Err(path.field("typed_config").reject("is required"));
-    };
-    let config = TypedConfig::from_any(any, &path.field("typed_config"))?;
-    if config.type_name == RAW_BUFFER {
-        return Ok(());
-    }
-    Err(config.unknown(&path.field("typed_config"), &[RAW_BUFFER]))
 }
 
 /// How hosts are found: by DNS, or (none) as they are configured.

@@ -2,7 +2,7 @@
 //!
 //! Type URL: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions` in `Cluster.typed_extension_protocol_options`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/upstreams/http/v3/http_protocol_options.proto>
-//! Deviations: `auto_config` needs TLS and is refused, as are HTTP/3 and the options that belong to TLS.
+//! Deviations: HTTP/3 is refused; with `auto_config` the first connection of a worker to a host decides for all later ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::upstreams::http::v3 as pb;
 use pb::http_protocol_options::explicit_http_config::ProtocolConfig;
 use pb::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
@@ -36,6 +36,19 @@ pub struct UpstreamHttpOptions {
     pub http1: Http1ProtocolOptions,
     /// Options of HTTP/2.
     pub http2: Http2ProtocolOptions,
+    /// What requests say of the TLS of their connections.
+    pub tls: AutoTlsOptions,
+}
+
+/// `UpstreamHttpProtocolOptions`: what a request says of the TLS of its connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AutoTlsOptions {
+    /// The host of the request is the server name that is asked for.
+    pub auto_sni: bool,
+    /// The host of the request must be in the certificate.
+    pub auto_san_validation: bool,
+    /// The header that holds the host in place of `host`; empty: none does.
+    pub override_auto_sni_header: Box<str>,
 }
 
 /// How the protocol of an upstream connection is chosen.
@@ -48,6 +61,8 @@ pub enum ProtocolChoice {
     Http2,
     /// What the client spoke.
     UseDownstream,
+    /// What TLS agrees on by ALPN: HTTP/2 or HTTP/1.1.
+    Auto,
 }
 
 /// `envoy.config.core.v3.HttpProtocolOptions`, as far as it concerns upstream connections.
@@ -180,15 +195,17 @@ impl UpstreamHttpOptions {
         let protocol = path
             .required("upstream_protocol_options", upstream_protocol_options)
             .and_then(|options| protocol_options(options, path));
-        for result in [upstream, validation, outlier, mirror, hash, retry] {
+        for result in [validation, outlier, mirror, hash, retry] {
             result?;
         }
+        let tls = upstream?;
         let (protocol, http1, http2) = protocol?;
         let options = Self {
             protocol,
             common: common?,
             http1,
             http2,
+            tls,
         };
         Ok((options, filters?))
     }
@@ -220,7 +237,7 @@ impl LegacyHttpFields {
         let http2 =
             Http2ProtocolOptions::from_proto(self.http2, &path.field("http2_protocol_options"));
         let upstream = tls_options(self.upstream, path);
-        upstream?;
+        let tls = upstream?;
         let mut common = common?;
         if let Some(max) = self.max_requests_per_connection.filter(|max| *max > 0) {
             common.max_requests_per_connection.get_or_insert(max);
@@ -230,6 +247,7 @@ impl LegacyHttpFields {
             common,
             http1: http1?,
             http2: http2?,
+            tls,
         })
     }
 }
@@ -285,9 +303,28 @@ fn protocol_options(
             path.unsupported_if_set("http3_protocol_options", http3_protocol_options)?;
             Ok((protocol, http1?, http2?))
         }
-        UpstreamProtocolOptions::AutoConfig(_) => Err(path
-            .field("auto_config")
-            .reject("chooses the protocol by ALPN, and TLS is not supported yet")),
+        UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+            alternate_protocols_cache_options,
+        }) => {
+            let path = path.field("auto_config");
+            let http1 = Http1ProtocolOptions::from_proto(
+                http_protocol_options,
+                &path.field("http_protocol_options"),
+            );
+            let http2 = Http2ProtocolOptions::from_proto(
+                http2_protocol_options,
+                &path.field("http2_protocol_options"),
+            );
+            path.unsupported_if_set("http3_protocol_options", http3_protocol_options)?;
+            path.unsupported_if_set(
+                "alternate_protocols_cache_options",
+                alternate_protocols_cache_options,
+            )?;
+            Ok((ProtocolChoice::Auto, http1?, http2?))
+        }
     }
 }
 
@@ -295,17 +332,21 @@ fn protocol_options(
 fn tls_options(
     proto: Option<core::UpstreamHttpProtocolOptions>,
     path: &ConfigPath<'_>,
-) -> Result<(), Rejected> {
+) -> Result<AutoTlsOptions, Rejected> {
     let core::UpstreamHttpProtocolOptions {
-        auto_sni: _,
-        auto_san_validation: _,
+        auto_sni,
+        auto_san_validation,
         override_auto_sni_header,
     } = proto.unwrap_or_default();
     if override_auto_sni_header
         .bytes()
         .all(|b| b.is_ascii_graphic())
     {
-        return Ok(());
+        return Ok(AutoTlsOptions {
+            auto_sni,
+            auto_san_validation,
+            override_auto_sni_header: override_auto_sni_header.to_ascii_lowercase().into(),
+        });
     }
     Err(path
         .field("upstream_http_protocol_options")

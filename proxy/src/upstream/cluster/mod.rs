@@ -9,6 +9,7 @@ mod sockets;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +17,13 @@ use std::time::Duration;
 pub use config::ClusterConfig;
 pub use dns_config::{DnsSettings, LookupFamily, ResolverSettings};
 pub(super) use endpoint::{EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints};
-pub use http_options::{CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
+pub use http_options::{AutoTlsOptions, CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
 pub(crate) use stats::CodeStats;
 pub use stats::{
     ClusterEndpointStats, ClusterTrafficStats, ClusterUpdateStats, CodeOrigin,
     RequestResponseSizeStats, TimeoutBudgetStats, TransportSocketMatchStats,
 };
+pub use transport::UpstreamTransport;
 
 use super::ClusterId;
 use super::circuit_breaker::{CircuitBreakerSettings, CircuitBreakers};
@@ -58,6 +60,8 @@ pub struct ClusterInfo {
     pub request_response_size_stats: Option<RequestResponseSizeStats>,
     /// The filters of requests to it, in place of the router's; none: the router's.
     pub http_filters: Option<Arc<ChainConfig>>,
+    /// What makes its connections ready.
+    pub transport: UpstreamTransport,
     /// What is in use of its limits.
     pub circuit_breakers: CircuitBreakers,
     /// `cluster.<observability name>.`

@@ -226,6 +226,17 @@ impl CodeStats {
         }
     }
 
+    /// Counts one response below no prefix, as one that is completed.
+    pub(crate) fn record_plain(&mut self, scope: &Scope, status: u16) {
+        self.completed_below(0, "", scope);
+        self.record_below(0, "", scope, status);
+    }
+
+    /// Records how long a response took below no prefix, in milliseconds.
+    pub(crate) fn record_plain_time(&mut self, scope: &Scope, millis: u64) {
+        self.time_below(0, "", scope, millis);
+    }
+
     /// Counts a response that was tried again. Without `code` it counts as one and no more.
     pub(crate) fn record_retry(&mut self, scope: &Scope, code: Option<u16>) {
         if let Some(status) = code {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 use super::ConnectError;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::{Address, Io, Keepalive, SocketOption, SocketStage};
+use crate::stream_info::TlsConnectionInfo;
 use crate::upstream::Host;
 
 /// Makes connections. The one of the process opens sockets; tests have their own.
@@ -36,6 +38,8 @@ pub struct Connected {
     pub local_address: Option<Address>,
     /// The peer.
     pub remote_address: Option<Address>,
+    /// What TLS agreed on; none: it is plain.
+    pub tls: Option<Rc<TlsConnectionInfo>>,
 }
 
 /// How the sockets of a cluster are set up.
@@ -165,6 +169,7 @@ async fn connect_one(
                 io: stream.into(),
                 local_address: None,
                 remote_address: Some(Address::Pipe(path)),
+                tls: None,
             })
         }
     }
@@ -191,6 +196,7 @@ async fn connect_tcp(
         io: stream.into(),
         local_address,
         remote_address: Some(peer),
+        tls: None,
     })
 }
 

@@ -14,7 +14,7 @@ use super::super::worker_clusters::ClusterHandle;
 use super::{PoolOwner, ResetReason};
 use crate::http::Protocol;
 use crate::net::Address;
-use crate::stream_info::BytesMeter;
+use crate::stream_info::{BytesMeter, TlsConnectionInfo};
 
 /// An upstream connection, as its streams see it.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct UpstreamConnectionInfo {
     pub connect_start: Instant,
     /// When the connection was there.
     pub connect_end: Instant,
+    /// What TLS agreed on; none: it is plain.
+    pub tls: Option<Rc<TlsConnectionInfo>>,
     pub(super) requests: Cell<u32>,
 }
 
@@ -83,6 +85,7 @@ impl ConnectionGuard {
             cluster,
             host,
             priority,
+            ..
         } = owner;
         let stats = &cluster.info.stats;
         let per_host = cluster
@@ -141,6 +144,7 @@ impl ConnectionGuard {
             protocol,
             connect_start: self.start,
             connect_end: now,
+            tls: connected.tls.clone(),
             requests: Cell::new(0),
         }
     }

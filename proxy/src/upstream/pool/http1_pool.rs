@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingQueue;
 use super::stream::{Acquire, ClientStream, Http1Stream};
-use super::{ConnectError, PoolError, PoolOwner, http1};
+use super::{ConnectError, Connected, PoolError, PoolOwner, http1};
 use crate::http::Protocol;
 use crate::net::Io;
 
@@ -130,6 +130,7 @@ impl Http1Pool {
             cluster,
             host,
             priority,
+            ..
         } = &self.owner;
         let Some(request) = RequestGuard::try_new(cluster, Some(host), *priority) else {
             self.lay_aside(connection);
@@ -207,7 +208,7 @@ impl Http1Pool {
             self.state.borrow_mut().connecting += 1;
             let pool = self.clone();
             tokio::task::spawn_local(async move {
-                let connected = pool.owner.connect().await;
+                let connected = pool.owner.connect(&[b"http/1.1"]).await;
                 pool.state.borrow_mut().connecting -= 1;
                 match connected {
                     Ok(connected) => {
@@ -222,6 +223,16 @@ impl Http1Pool {
                     }
                 }
             });
+        }
+    }
+
+    /// Takes a connection that was made elsewhere.
+    pub(super) fn adopt(self: &Rc<Self>, connected: Connected) {
+        let protocol = Some(Protocol::Http11);
+        if let Some(guard) = ConnectionGuard::try_new(&self.owner, true, protocol) {
+            let info = guard.connected(&connected, protocol);
+            let connection = PooledHttp1::new(connected.io, info, guard, &self.owner);
+            self.offer_new(Box::new(connection));
         }
     }
 

@@ -1,69 +1,65 @@
-//! An upstream HTTP/2 connection, over the crate `h2`.
+//! An upstream HTTP/2 connection: requests on the streams of [`crate::http2`].
 //!
-//! Deviations: a request without authority, or with a path that is no URI, cannot be sent: the stream is reset locally.
+//! Deviations: those of [`crate::http2`].
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream};
 use tokio::time::Instant;
 
 use super::{ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, RequestHead};
-use crate::http_connection_manager::codec::h2::{
-    ClientHttp2Settings, Coalesced, Flusher, Keepalive, SendQueue, coalesce, fields_out,
-    request_out, response_in, trailers_in,
+use crate::http2::driver::{Driver, Link};
+use crate::http2::{
+    Broken, ClientHttp2Settings, Connection, ConnectionConfig, ErrorCode, Http2CodecStats, Received,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
 
-/// The header of a frame, for the count of bytes on the wire.
-const FRAME: u64 = 9;
-
 /// An upstream HTTP/2 connection, shared by its streams and driven by a local task of its own, which lives until the
-/// connection ends. When the last handle is dropped it sends GOAWAY, lets the streams end and closes.
+/// connection ends. When the last handle is dropped it lets the streams end and closes.
 #[derive(Clone)]
 pub struct ClientConnection {
-    shared: Rc<Shared>,
+    owner: Rc<Owner>,
 }
 
+/// Ends the connection when nobody can open streams on it any more.
+struct Owner(Rc<Shared>);
+
 struct Shared {
-    send: SendRequest<Bytes>,
+    link: Link,
     settings: Rc<ClientHttp2Settings>,
     active: Cell<usize>,
     gone: Cell<bool>,
+    /// The last handle was dropped.
+    unowned: Cell<bool>,
     /// Since when no stream is open.
     idle_since: Cell<Instant>,
     ping_wanted: Cell<bool>,
     /// Who waits for a place, or for the end.
     waiting: RefCell<Vec<Waker>>,
-    driver: RefCell<Option<Waker>>,
 }
 
 /// One stream of a [`ClientConnection`]; the same methods as an HTTP/1 connection. Dropped before its end it is reset.
 pub struct ClientStream {
     shared: Rc<Shared>,
-    send: Option<SendQueue>,
-    response: ResponseState,
-    meter: BytesMeter,
+    state: State,
 }
 
-enum ResponseState {
+/// How far a stream has come.
+enum State {
     /// No request yet.
-    None,
-    Head(ResponseFuture),
-    Body(RecvStream),
-    Trailers(RecvStream),
-    Complete,
-    /// Broken, and not yet said.
+    New,
+    /// A stream of this number.
+    Open(u32),
+    /// Broken before it began, and not yet said.
     Broken(ResetReason),
+    /// It never began and never will.
+    Over,
 }
 
 /// Whether a connection can take another stream.
@@ -79,54 +75,37 @@ pub enum Availability {
 
 impl ClientConnection {
     /// Sends preface and settings and starts the task that drives the connection. Must run on a worker's local runtime.
-    pub async fn handshake(io: Io, settings: Rc<ClientHttp2Settings>) -> io::Result<Self> {
-        let options = &settings.options;
-        let mut builder = h2::client::Builder::new();
-        builder
-            .enable_push(false)
-            .initial_window_size(options.initial_stream_window_size)
-            .initial_connection_window_size(options.initial_connection_window_size)
-            .max_concurrent_streams(options.max_concurrent_streams)
-            .initial_max_send_streams(options.max_concurrent_streams as usize)
-            .header_table_size(options.hpack_table_size)
-            .max_header_list_size(settings.max_response_headers_kb.saturating_mul(1024))
-            .max_send_buffer_size(settings.buffer_limit.max(64 * 1024));
-        let (io, flusher) = coalesce(io);
-        let handshake = builder.handshake(io).await;
-        let (send, mut connection) = handshake.map_err(|error| {
-            error
-                .into_io()
-                .unwrap_or_else(|| io::ErrorKind::InvalidData.into())
-        })?;
-        let keepalive = options.connection_keepalive;
-        let keepalive = keepalive.and_then(|settings| {
-            let pings = connection.ping_pong()?;
-            Some(Keepalive::new(pings, settings))
-        });
+    pub fn start(
+        io: Io,
+        settings: Rc<ClientHttp2Settings>,
+        stats: Option<Rc<Http2CodecStats>>,
+    ) -> Self {
+        let now = Instant::now();
+        let config = ConnectionConfig::for_client(&settings);
+        let connection = Connection::new(config, stats.clone(), now);
+        let keepalive = settings.options.connection_keepalive;
+        let driver = Driver::new(io, connection, keepalive);
         let shared = Rc::new(Shared {
-            send,
+            link: driver.link().clone(),
             settings,
             active: Cell::new(0),
             gone: Cell::new(false),
-            idle_since: Cell::new(Instant::now()),
+            unowned: Cell::new(false),
+            idle_since: Cell::new(now),
             ping_wanted: Cell::new(false),
             waiting: RefCell::default(),
-            driver: RefCell::default(),
         });
-        tokio::task::spawn_local(drive(
-            Rc::downgrade(&shared),
-            connection,
-            flusher,
-            keepalive,
-        ));
-        Ok(Self { shared })
+        tokio::task::spawn_local(drive(shared.clone(), driver, stats));
+        let owner = Rc::new(Owner(shared));
+        Self { owner }
     }
 
     /// Whether a stream may start now.
     pub fn availability(&self) -> Availability {
-        if self.shared.gone.get() {
+        let Owner(shared) = &*self.owner;
+        if shared.gone.get() || !shared.link.with(|c| c.takes_streams()) {
             Availability::Gone
-        } else if self.shared.active.get() < self.max_concurrent_streams() {
+        } else if shared.active.get() < self.max_concurrent_streams() {
             Availability::Ready
         } else {
             Availability::Full
@@ -135,13 +114,16 @@ impl ClientConnection {
 
     /// Streams that may be open at once: the smaller of `max_concurrent_streams` and what the peer allows.
     pub fn max_concurrent_streams(&self) -> usize {
-        let configured = self.shared.settings.options.max_concurrent_streams as usize;
-        configured.min(self.shared.send.current_max_send_streams())
+        let Owner(shared) = &*self.owner;
+        let configured = shared.settings.options.max_concurrent_streams;
+        let by_peer = shared.link.with(|c| c.peer_max_concurrent_streams());
+        let max = by_peer.map_or(configured, |by_peer| configured.min(by_peer));
+        usize::try_from(max).unwrap_or(usize::MAX)
     }
 
     /// Streams that have not ended.
     pub fn active_streams(&self) -> usize {
-        self.shared.active.get()
+        self.owner.0.active.get()
     }
 
     /// Ready when a stream may start, or with an error when none ever will.
@@ -150,7 +132,7 @@ impl ClientConnection {
             Availability::Ready => Poll::Ready(Ok(())),
             Availability::Gone => Poll::Ready(Err(ResetReason::ConnectionTermination)),
             Availability::Full => {
-                self.shared.wait(cx);
+                self.owner.0.wait(cx);
                 Poll::Pending
             }
         }
@@ -158,38 +140,47 @@ impl ClientConnection {
 
     /// A new stream. It counts from now on; nothing is sent before its `send_head`.
     pub fn new_stream(&self) -> ClientStream {
-        let shared = &self.shared;
+        let Owner(shared) = &*self.owner;
         let keepalive = shared.settings.options.connection_keepalive;
         if shared.active.get() == 0
             && let Some(longest) = keepalive.and_then(|k| k.connection_idle_interval)
             && shared.idle_since.get().elapsed() >= longest
         {
             shared.ping_wanted.set(true);
-            if let Some(driver) = shared.driver.take() {
-                driver.wake();
-            }
+            shared.link.wake_driver();
         }
         shared.active.set(shared.active.get() + 1);
         ClientStream {
             shared: shared.clone(),
-            send: None,
-            response: ResponseState::None,
-            meter: BytesMeter::default(),
+            state: State::New,
         }
     }
 
     /// Ready when the connection can take no new stream any more: GOAWAY, an error, or the end.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.gone.get() {
+        let Owner(shared) = &*self.owner;
+        if shared.gone.get() {
             return Poll::Ready(());
         }
-        self.shared.wait(cx);
+        shared.wait(cx);
         Poll::Pending
     }
 
     /// Takes no new streams, and closes when those in flight have ended and the handles are dropped.
     pub fn drain(&self) {
-        self.shared.end();
+        self.owner.0.end();
+    }
+
+    /// Whether what the peer sent has broken the connection.
+    pub fn has_failed(&self) -> bool {
+        self.owner.0.link.with(|c| c.has_failed())
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.unowned.set(true);
+        self.0.link.wake_driver();
     }
 }
 
@@ -215,252 +206,147 @@ impl Shared {
 }
 
 /// Drives a connection to its end.
-async fn drive(
-    shared: Weak<Shared>,
-    connection: Connection<Coalesced, Bytes>,
-    flusher: Flusher,
-    mut keepalive: Option<Keepalive>,
-) {
-    let mut connection = Box::pin(connection);
-    let mut allowed = 0;
+async fn drive(shared: Rc<Shared>, mut driver: Driver, stats: Option<Rc<Http2CodecStats>>) {
+    let mut allowed = None;
     poll_fn(|cx| {
-        let ended = connection.as_mut().poll(cx).is_ready();
-        flusher.poll(cx);
-        let mut dead = false;
-        if let Some(keepalive) = &mut keepalive {
-            if let Some(shared) = shared.upgrade() {
-                if shared.ping_wanted.take() {
-                    keepalive.ping();
-                }
-                *shared.driver.borrow_mut() = Some(cx.waker().clone());
-            }
-            dead = keepalive.poll_dead(cx).is_ready();
+        if shared.ping_wanted.take() {
+            driver.ping();
         }
-        if let Some(shared) = shared.upgrade() {
-            // A clone of the handle tells of GOAWAY, which the connection itself does not.
-            let refused = matches!(shared.send.clone().poll_ready(cx), Poll::Ready(Err(_)));
-            if ended || dead || refused {
-                shared.end();
-            }
-            let now = shared.send.current_max_send_streams();
-            if std::mem::replace(&mut allowed, now) < now {
-                shared.wake();
-            }
+        let ended = driver.poll(cx).is_ready();
+        let (takes_streams, by_peer, is_quiet) = shared.link.with(|connection| {
+            let is_quiet = connection.open_streams() == 0 && !connection.has_output();
+            let by_peer = connection.peer_max_concurrent_streams();
+            (connection.takes_streams(), by_peer, is_quiet)
+        });
+        if ended || !takes_streams {
+            shared.end();
         }
-        if ended || dead {
+        if std::mem::replace(&mut allowed, by_peer) != by_peer {
+            shared.wake();
+        }
+        if ended || is_quiet && shared.unowned.get() && shared.active.get() == 0 {
             Poll::Ready(())
         } else {
             Poll::Pending
         }
     })
     .await;
+    if driver.keepalive_failed()
+        && let Some(stats) = stats
+    {
+        stats.keepalive_timeout().inc();
+    }
+    driver.shut_down().await;
 }
 
 impl ClientStream {
     /// Begins the request.
     pub fn send_head(&mut self, head: &RequestHead, end: EndStream) {
-        let Some((request, bytes)) = request_out(head) else {
-            self.response = ResponseState::Broken(ResetReason::LocalReset);
-            return;
+        let id = self.shared.link.with(|c| c.send_request(head, end));
+        self.state = match id {
+            Some(id) => State::Open(id),
+            // It went between the choice of the connection and now: nobody has seen the request.
+            None => State::Broken(ResetReason::RemoteRefusedStream),
         };
-        // A clone has no stream of its own waiting for a place, so that it may always begin one.
-        match self.shared.send.clone().send_request(request, end.is_end()) {
-            Ok((response, stream)) => {
-                self.meter.header_sent += bytes;
-                self.meter.wire_sent += bytes + FRAME;
-                self.send = Some(SendQueue::new(stream, end));
-                self.response = ResponseState::Head(response);
-            }
-            Err(error) => self.response = ResponseState::Broken(reset_reason(&error, true)),
-        }
     }
 
     /// Sends a piece of the body.
     pub fn send_data(&mut self, data: Bytes, end: EndStream) {
-        if let Some(send) = &mut self.send
-            && !send.has_ended()
-        {
-            self.meter.wire_sent += data.len() as u64 + FRAME;
-            send.push(data, end);
+        if let State::Open(id) = self.state {
+            self.shared.link.with(|c| c.send_data(id, data, end));
         }
     }
 
     /// Sends the trailers and ends the request.
     pub fn send_trailers(&mut self, trailers: &Fields) {
-        if let Some(send) = &mut self.send
-            && !send.has_ended()
-        {
-            match fields_out(trailers) {
-                Some((map, bytes)) => {
-                    self.meter.header_sent += bytes;
-                    self.meter.wire_sent += bytes + FRAME;
-                    send.push_trailers(map);
-                }
-                None => send.reset(Reason::INTERNAL_ERROR),
-            }
+        if let State::Open(id) = self.state {
+            self.shared.link.with(|c| c.send_trailers(id, trailers));
         }
     }
 
-    /// Hands what is queued to the connection, and is ready when less than the buffer limit remains.
+    /// Ready when less than the buffer limit remains to be sent.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(send) = &mut self.send else {
-            return Poll::Ready(());
-        };
-        if send.poll_send(cx).is_pending() && send.queued() > self.shared.settings.buffer_limit {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
+        let limit = self.shared.settings.buffer_limit;
+        self.poll_sent(limit, cx)
     }
 
-    /// Hands what is queued to the connection, and is ready when nothing remains.
+    /// Ready when nothing remains to be sent.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.send
-            .as_mut()
-            .map_or(Poll::Ready(()), |send| send.poll_send(cx))
+        self.poll_sent(0, cx)
+    }
+
+    fn poll_sent(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<()> {
+        match self.state {
+            State::Open(id) => self.shared.link.with(|c| c.poll_sent(id, limit, cx)),
+            _ => Poll::Ready(()),
+        }
     }
 
     /// The next event of the response. While the caller does not ask, the peer's window stays closed. After the end it
     /// stays pending.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<ResponseEvent> {
-        loop {
-            match &mut self.response {
-                ResponseState::None | ResponseState::Complete => return Poll::Pending,
-                ResponseState::Broken(reason) => {
-                    let reason = reason.clone();
-                    self.response = ResponseState::Complete;
-                    return Poll::Ready(ResponseEvent::Reset(reason));
-                }
-                ResponseState::Head(future) => {
-                    if let Poll::Ready(Some(Ok(response))) = future.poll_informational(cx) {
-                        let (head, bytes) = response_in(response.status(), response.headers());
-                        self.meter.header_received += bytes;
-                        self.meter.wire_received += bytes + FRAME;
-                        return Poll::Ready(ResponseEvent::Informational(head));
-                    }
-                    let response = ready!(Pin::new(future).poll(cx));
-                    return Poll::Ready(self.take_head(response));
-                }
-                ResponseState::Body(body) => match ready!(body.poll_data(cx)) {
-                    Some(Ok(data)) => {
-                        let _ = body.flow_control().release_capacity(data.len());
-                        self.meter.wire_received += data.len() as u64 + FRAME;
-                        let end = body.is_end_stream();
-                        if end {
-                            self.response = ResponseState::Complete;
-                        }
-                        return Poll::Ready(ResponseEvent::Data(data, end.into()));
-                    }
-                    Some(Err(error)) => return Poll::Ready(self.broken(&error, false)),
-                    None => {
-                        let state = std::mem::replace(&mut self.response, ResponseState::Complete);
-                        if let ResponseState::Body(body) = state {
-                            self.response = ResponseState::Trailers(body);
-                        }
-                    }
-                },
-                ResponseState::Trailers(body) => {
-                    let trailers = ready!(body.poll_trailers(cx));
-                    return Poll::Ready(self.take_trailers(trailers));
-                }
+        let id = match &mut self.state {
+            State::New | State::Over => return Poll::Pending,
+            State::Broken(reason) => {
+                let reason = reason.clone();
+                self.state = State::Over;
+                return Poll::Ready(ResponseEvent::Reset(reason));
             }
-        }
+            State::Open(id) => *id,
+        };
+        let received = self.shared.link.with(|c| c.poll_received(id, cx));
+        received.map(|received| match received {
+            Received::Informational(head) => ResponseEvent::Informational(head),
+            Received::Head(head, end) => ResponseEvent::Head(head, end),
+            Received::Data(data, end) => ResponseEvent::Data(data, end),
+            Received::Trailers(trailers) => ResponseEvent::Trailers(trailers),
+            Received::Broken(broken) => ResponseEvent::Reset(reset_reason(broken)),
+        })
     }
 
     /// Breaks the stream off.
     pub fn reset(&mut self) {
-        if let Some(send) = &mut self.send {
-            send.reset(Reason::CANCEL);
+        if let State::Open(id) = self.state {
+            self.shared.link.with(|c| c.reset(id, ErrorCode::CANCEL));
         }
-        self.response = ResponseState::Complete;
     }
 
     /// Bytes of this stream so far.
     pub fn bytes(&self) -> BytesMeter {
-        self.meter
-    }
-
-    fn take_head(
-        &mut self,
-        response: Result<http::Response<RecvStream>, h2::Error>,
-    ) -> ResponseEvent {
-        let response = match response {
-            Ok(response) => response,
-            Err(error) => return self.broken(&error, true),
-        };
-        let (parts, body) = response.into_parts();
-        let (head, bytes) = response_in(parts.status, &parts.headers);
-        self.meter.header_received += bytes;
-        self.meter.wire_received += bytes + FRAME;
-        if head.fields.len() > self.shared.settings.max_headers_count as usize {
-            self.reset();
-            let details = Cow::Borrowed("http2.too_many_headers");
-            return ResponseEvent::Reset(ResetReason::ProtocolError(details));
+        match self.state {
+            State::Open(id) => self.shared.link.with(|c| c.meter(id)),
+            _ => BytesMeter::default(),
         }
-        let end = body.is_end_stream();
-        self.response = if end {
-            ResponseState::Complete
-        } else {
-            ResponseState::Body(body)
-        };
-        ResponseEvent::Head(head, end.into())
-    }
-
-    fn take_trailers(
-        &mut self,
-        trailers: Result<Option<http::HeaderMap>, h2::Error>,
-    ) -> ResponseEvent {
-        match trailers {
-            Ok(Some(map)) => {
-                self.response = ResponseState::Complete;
-                let (trailers, bytes) = trailers_in(&map);
-                self.meter.header_received += bytes;
-                self.meter.wire_received += bytes + FRAME;
-                ResponseEvent::Trailers(trailers)
-            }
-            Ok(None) => {
-                self.response = ResponseState::Complete;
-                ResponseEvent::Data(Bytes::new(), EndStream::Yes)
-            }
-            Err(error) => self.broken(&error, false),
-        }
-    }
-
-    fn broken(&mut self, error: &h2::Error, before_head: bool) -> ResponseEvent {
-        self.response = ResponseState::Complete;
-        ResponseEvent::Reset(reset_reason(error, before_head))
     }
 }
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let shared = &self.shared;
+        if let State::Open(id) = self.state {
+            shared.link.with(|c| c.release(id));
+        }
         shared.active.set(shared.active.get().saturating_sub(1));
-        if shared.active.get() == 0 && shared.settings.options.connection_keepalive.is_some() {
-            shared.idle_since.set(Instant::now());
+        if shared.active.get() == 0 {
+            if shared.settings.options.connection_keepalive.is_some() {
+                shared.idle_since.set(Instant::now());
+            }
+            if shared.unowned.get() {
+                shared.link.wake_driver();
+            }
         }
         shared.wake();
     }
 }
 
-fn reset_reason(error: &h2::Error, before_head: bool) -> ResetReason {
-    if error.is_reset() && error.is_remote() {
-        if error.reason() == Some(Reason::REFUSED_STREAM) {
-            ResetReason::RemoteRefusedStream
-        } else {
-            ResetReason::RemoteReset
+fn reset_reason(broken: Broken) -> ResetReason {
+    match broken {
+        Broken::Remote(_) => ResetReason::RemoteReset,
+        Broken::Refused => ResetReason::RemoteRefusedStream,
+        Broken::Malformed(details) | Broken::ConnectionError(details) => {
+            ResetReason::ProtocolError(Cow::Borrowed(details))
         }
-    } else if error.is_go_away() && error.is_remote() {
-        // A graceful GOAWAY reaches only the streams behind its last one: those were not processed.
-        if before_head && error.reason() == Some(Reason::NO_ERROR) {
-            ResetReason::RemoteRefusedStream
-        } else {
-            ResetReason::ConnectionTermination
-        }
-    } else if error.is_library() && error.reason().is_some() {
-        ResetReason::ProtocolError(Cow::Borrowed("http2.violation.of.messaging.rule"))
-    } else {
-        ResetReason::ConnectionTermination
+        Broken::ConnectionEnded => ResetReason::ConnectionTermination,
     }
 }
 
@@ -468,10 +354,10 @@ fn reset_reason(error: &h2::Error, before_head: bool) -> ResetReason {
 mod tests {
     use super::*;
     use crate::http::{Protocol, ResponseHead};
-    use crate::http_connection_manager::codec::h2::{
-        Http2ProtocolOptions, Http2Settings, KeepaliveSettings, ServerConnection, ServerHttp2Stream,
-    };
+    use crate::http_connection_manager::codec::h2::{ServerConnection, ServerHttp2Stream};
     use crate::http_connection_manager::codec::{RequestEvent, ServerStream, StreamReset};
+    use crate::http2::{Http2ProtocolOptions, Http2Settings, KeepaliveSettings};
+    use std::future::Future;
     use std::time::Duration;
     use tokio::io::DuplexStream;
     use tokio::task::LocalSet;
@@ -496,11 +382,11 @@ mod tests {
         serve: impl Fn(RequestHead, EndStream, ServerHttp2Stream) -> F + 'static,
     ) {
         tokio::task::spawn_local(async move {
-            let mut server = ServerConnection::new(Io::from(io), Rc::new(settings), 1 << 16);
+            let mut server = ServerConnection::new(Io::from(io), &settings, 1 << 16, None);
             while let Some((head, stream)) = poll_fn(|cx| server.poll_accept(cx)).await {
                 let (head, end) = head.unwrap();
                 if head.path() == Some(b"/goaway") {
-                    server.graceful_shutdown();
+                    server.graceful_shutdown(Duration::ZERO);
                 }
                 tokio::task::spawn_local(serve(head, end, stream));
             }
@@ -509,9 +395,7 @@ mod tests {
 
     async fn connect(io: DuplexStream) -> ClientConnection {
         let settings = ClientHttp2Settings::default();
-        ClientConnection::handshake(Io::from(io), Rc::new(settings))
-            .await
-            .unwrap()
+        ClientConnection::start(Io::from(io), Rc::new(settings), None)
     }
 
     async fn event(stream: &mut ClientStream) -> ResponseEvent {
@@ -714,9 +598,7 @@ mod tests {
                 ..ClientHttp2Settings::default()
             };
             let start = Instant::now();
-            let client = ClientConnection::handshake(Io::from(near), Rc::new(settings))
-                .await
-                .unwrap();
+            let client = ClientConnection::start(Io::from(near), Rc::new(settings), None);
             let mut stream = client.new_stream();
             stream.send_head(&request("GET"), EndStream::Yes);
             let got = event(&mut stream).await;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingQueue;
 use super::stream::{Acquire, ClientStream, Http2Stream};
-use super::{ConnectError, PoolError, PoolOwner, http2};
+use super::{ConnectError, Connected, PoolError, PoolOwner, http2};
 use crate::http::Protocol;
 use crate::http_connection_manager::codec::Http2CodecStats;
 
@@ -129,6 +129,7 @@ impl Http2Pool {
             cluster,
             host,
             priority,
+            ..
         } = &self.owner;
         let request =
             RequestGuard::try_new(cluster, Some(host), *priority).ok_or(PoolError::Overflow)?;
@@ -169,10 +170,23 @@ impl Http2Pool {
         else {
             return;
         };
+        self.make(guard, None);
+    }
+
+    /// Takes a connection that was made elsewhere.
+    pub(super) fn adopt(self: &Rc<Self>, connected: Connected) {
+        let guard = ConnectionGuard::try_new(&self.owner, true, Some(Protocol::Http2));
+        if let Some(guard) = guard {
+            self.make(guard, Some(connected));
+        }
+    }
+
+    /// Makes a connection, or makes one of HTTP/2 out of what is there already.
+    fn make(self: &Rc<Self>, guard: ConnectionGuard, connected: Option<Connected>) {
         self.state.borrow_mut().connecting += 1;
         let pool = self.clone();
         tokio::task::spawn_local(async move {
-            let connected = pool.connect(guard).await;
+            let connected = pool.connect(guard, connected).await;
             pool.state.borrow_mut().connecting -= 1;
             match connected {
                 Ok(connection) => {
@@ -190,16 +204,23 @@ impl Http2Pool {
         });
     }
 
-    async fn connect(&self, guard: ConnectionGuard) -> Result<Rc<PooledHttp2>, ConnectError> {
+    async fn connect(
+        &self,
+        guard: ConnectionGuard,
+        connected: Option<Connected>,
+    ) -> Result<Rc<PooledHttp2>, ConnectError> {
         let result = async {
-            let connected = self.owner.connect().await?;
+            let connected = match connected {
+                Some(connected) => connected,
+                None => self.owner.connect(&[b"h2"]).await?,
+            };
             let info = guard.connected(&connected, Some(Protocol::Http2));
-            let codec = http2::ClientConnection::handshake(
+            let cluster = &self.owner.cluster;
+            let codec = http2::ClientConnection::start(
                 connected.io,
-                self.owner.cluster.http2_settings(),
-            )
-            .await
-            .map_err(|error| ConnectError::Failed(error.to_string().into()))?;
+                cluster.http2_settings(),
+                Some(cluster.http2_stats().clone()),
+            );
             Ok((codec, info))
         }
         .await;

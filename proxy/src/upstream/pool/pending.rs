@@ -143,6 +143,7 @@ impl PendingGuard {
             cluster,
             host,
             priority,
+            ..
         } = owner;
         let stats = &cluster.info.stats;
         if !cluster.has_room(*priority, Resource::PendingRequests) {

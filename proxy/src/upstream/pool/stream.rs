@@ -16,9 +16,10 @@ use super::{PoolError, ResetReason, ResponseEvent, http2};
 use crate::http::{EndStream, Fields, Protocol, RequestHead};
 use crate::http_connection_manager::codec::upgrade::{request_to_http2, response_from_http2};
 use crate::stream_info::BytesMeter;
+use crate::transport_sockets::UpstreamSocketOptions;
 
 /// What a request wants of a pool.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct StreamRequest {
     /// What the client spoke: decides with `use_downstream_protocol_config`.
     pub downstream_protocol: Option<Protocol>,
@@ -26,6 +27,8 @@ pub struct StreamRequest {
     pub priority: RoutingPriority,
     /// What kind of stream it wants.
     pub kind: StreamKind,
+    /// What it asks of its connection; none: nothing.
+    pub options: Option<Rc<UpstreamSocketOptions>>,
 }
 
 /// What kind of stream a request wants.

@@ -32,7 +32,7 @@ pub(crate) fn connect_tcp(
     async move {
         let guard = ConnectionGuard::try_new(&owner, false, None).ok_or(PoolError::Overflow)?;
         let pending = PendingGuard::try_new(&owner).ok_or(PoolError::Overflow)?;
-        let connected = match owner.connect().await {
+        let connected = match owner.connect(&[]).await {
             Ok(connected) => connected,
             Err(error) => {
                 guard.failed(&error);

@@ -57,6 +57,7 @@ impl Connector for InMemory {
                     io: near.into(),
                     local_address: None,
                     remote_address: None,
+                    tls: None,
                 };
                 Box::pin(async { Ok(connected) })
             }

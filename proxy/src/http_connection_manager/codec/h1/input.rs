@@ -99,6 +99,11 @@ impl Input {
         self.buffer.advance(count.min(self.buffer.len()));
     }
 
+    /// The buffer itself, for a codec that takes out of it what it needs.
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
     /// Takes the first `count` bytes out without copying them.
     pub(crate) fn take(&mut self, count: usize) -> Bytes {
         self.buffer.split_to(count.min(self.buffer.len())).freeze()

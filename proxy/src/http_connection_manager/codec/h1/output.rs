@@ -118,6 +118,20 @@ impl Output {
         });
     }
 
+    /// Takes all bytes that wait, for those who have no socket.
+    pub(crate) fn take_bytes(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        let mut from = self.written;
+        for (place, data) in self.large.drain(..) {
+            bytes.extend_from_slice(self.small.get(from..place).unwrap_or_default());
+            bytes.extend_from_slice(&data);
+            from = place;
+        }
+        bytes.extend_from_slice(self.small.get(from..).unwrap_or_default());
+        self.drop_queued();
+        bytes
+    }
+
     fn poll_write_once(&self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let io = Pin::new(io);
         if self.large.is_empty() {

@@ -1,67 +1,57 @@
 //! A downstream HTTP/2 connection.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::server::{Connection, Handshake, SendResponse};
-use h2::{Reason, RecvStream};
+use tokio::time::{Instant, Sleep};
 
-use super::coalesce::{Coalesced, Flusher, coalesce};
-use super::convert::{Incoming, Refusal, fields_out, request_in, response_out, trailers_in};
-use super::keepalive::Keepalive;
-use super::send::SendQueue;
-use super::settings::Http2Settings;
-use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, Method, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::{
-    Http2CodecStats, ProtocolError, RequestEvent, ServerStream, StreamReset,
+    Http2CodecStats, RequestEvent, ServerStream, StreamReset,
+};
+use crate::http2::driver::{Driver, Link};
+use crate::http2::{
+    Accepted, Broken, Connection, ConnectionConfig, ErrorCode, Http2Settings, Received,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
 
-/// The header of a frame, for the count of bytes on the wire.
-const FRAME: u64 = 9;
+pub use crate::http2::Refused as RefusedHead;
 
 /// A downstream HTTP/2 connection. It is driven by [`Self::poll_accept`], which must be polled as long as it has streams;
 /// each stream runs in a local task of its own.
 pub struct ServerConnection {
-    state: State,
-    flusher: Flusher,
-    settings: Rc<Http2Settings>,
-    keepalive: Option<Keepalive>,
+    driver: Driver,
     buffer_limit: usize,
     active: Rc<Active>,
-    draining: bool,
+    /// Until GOAWAY follows its announcement.
+    drain: Option<Pin<Box<Sleep>>>,
+    end: End,
 }
 
-enum State {
-    Handshake(Box<Handshake<Coalesced, Bytes>>),
-    Open(Box<Connection<Coalesced, Bytes>>),
-    Ended,
+/// How a connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Not,
+    /// By the peer, or the network.
+    Remote,
+    /// By us: it was drained, or the peer broke the protocol.
+    Local,
 }
 
 /// One stream of a [`ServerConnection`]. Dropped before its end it is reset.
 pub struct ServerHttp2Stream {
-    respond: SendResponse<Bytes>,
-    body: RecvStream,
-    request: RequestState,
-    send: Option<SendQueue>,
+    link: Link,
+    id: u32,
+    /// The head of the response ends it: the request was HEAD.
     head_only: bool,
     buffer_limit: usize,
-    meter: BytesMeter,
     active: ActiveStream,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RequestState {
-    Body,
-    Trailers,
-    Complete,
-    Broken,
 }
 
 /// What the streams of a connection count.
@@ -98,353 +88,215 @@ impl Active {
     }
 }
 
+/// A stream as it was opened: its head and whether that was all, or why it was not taken, and the rest of the stream.
+pub type AcceptedStream = (
+    Result<(RequestHead, EndStream), RefusedHead>,
+    ServerHttp2Stream,
+);
+
 impl ServerConnection {
     /// A connection whose preface was not read yet. `buffer_limit`: bytes per stream that may wait to be sent.
-    pub fn new(io: Io, settings: Rc<Http2Settings>, buffer_limit: usize) -> Self {
-        let options = &settings.options;
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(options.initial_stream_window_size)
-            .initial_connection_window_size(options.initial_connection_window_size)
-            .max_concurrent_streams(options.max_concurrent_streams)
-            .header_table_size(options.hpack_table_size)
-            .max_header_list_size(settings.max_request_headers_kb.saturating_mul(1024))
-            .max_send_buffer_size(buffer_limit.max(64 * 1024));
-        if options.allow_connect {
-            builder.enable_connect_protocol();
-        }
-        let (io, flusher) = coalesce(io);
+    pub fn new(
+        io: Io,
+        settings: &Http2Settings,
+        buffer_limit: usize,
+        stats: Option<Rc<Http2CodecStats>>,
+    ) -> Self {
+        let config = ConnectionConfig::for_server(settings, buffer_limit);
+        let connection = Connection::new(config, stats.clone(), Instant::now());
+        let keepalive = settings.options.connection_keepalive;
         Self {
-            state: State::Handshake(Box::new(builder.handshake(io))),
-            flusher,
-            settings,
-            keepalive: None,
+            driver: Driver::new(io, connection, keepalive),
             buffer_limit,
-            active: Rc::default(),
-            draining: false,
+            active: Rc::new(Active {
+                stats,
+                ..Active::default()
+            }),
+            drain: None,
+            end: End::Not,
         }
     }
 
-    /// Counts what is special to the codec in `stats`. Before the first stream.
-    pub fn with_stats(mut self, stats: Rc<Http2CodecStats>) -> Self {
-        self.active = Rc::new(Active {
-            stats: Some(stats),
-            ..Active::default()
-        });
-        self
-    }
-
-    /// Drives the connection and gives its next stream. An error belongs to one stream, whose head was refused, and
-    /// is the details of that; the stream is to be reset. None: the connection has ended, with all of its streams.
-    #[allow(
-        clippy::type_complexity,
-        reason = "a stream is its head, whether it ended and the rest of it"
-    )]
-    pub fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<
-        Option<(
-            Result<(RequestHead, EndStream), &'static str>,
-            ServerHttp2Stream,
-        )>,
-    > {
+    /// Drives the connection and gives its next stream. None: the connection has ended.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<AcceptedStream>> {
         loop {
-            if let Some(keepalive) = &mut self.keepalive
-                && keepalive.poll_dead(cx).is_ready()
+            if let Some(accepted) = self.driver.link().with(Connection::accept) {
+                return Poll::Ready(Some(self.accepted(accepted)));
+            }
+            if self.end != End::Not {
+                return Poll::Ready(None);
+            }
+            if let Some(drain) = &mut self.drain
+                && drain.as_mut().poll(cx).is_ready()
             {
-                self.active.count(|stats| stats.keepalive_timeout().inc());
-                self.state = State::Ended;
-                self.keepalive = None;
+                self.drain = None;
+                self.driver.link().with(Connection::send_goaway);
             }
-            let accepted = match &mut self.state {
-                State::Ended => return Poll::Ready(None),
-                State::Handshake(handshake) => {
-                    match Pin::new(&mut **handshake).poll(cx) {
-                        Poll::Pending => {
-                            self.flusher.poll(cx);
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(Ok(connection)) => self.opened(connection),
-                        Poll::Ready(Err(_)) => self.state = State::Ended,
-                    }
-                    continue;
-                }
-                State::Open(connection) => connection.poll_accept(cx),
-            };
-            let Poll::Ready(accepted) = accepted else {
-                // All that this wake-up had to say was said.
-                self.flusher.poll(cx);
+            if self.driver.poll(cx).is_ready() {
+                self.end = if self.driver.keepalive_failed() {
+                    self.active.count(|stats| stats.keepalive_timeout().inc());
+                    End::Local
+                } else if self.driver.link().with(|c| c.has_failed()) {
+                    End::Local
+                } else {
+                    End::Remote
+                };
+                continue;
+            }
+            let (is_over, has_more) = self.driver.link().with(|connection| {
+                let is_over = connection.is_going_away()
+                    && connection.open_streams() == 0
+                    && !connection.has_output();
+                (is_over, connection.has_accepted())
+            });
+            if is_over && !has_more && self.active.streams.get() == 0 {
+                self.end = End::Local;
+            } else if !has_more {
                 return Poll::Pending;
-            };
-            match accepted {
-                Some(Ok((request, respond))) => {
-                    return Poll::Ready(Some(self.accept(request, respond)));
-                }
-                Some(Err(_)) | None => {
-                    self.flusher.poll(cx);
-                    self.keepalive = None;
-                    self.state = State::Ended;
-                }
             }
         }
     }
 
-    /// Sends GOAWAY: streams in flight end in peace, and `poll_accept` ends after them.
-    pub fn graceful_shutdown(&mut self) {
-        self.draining = true;
-        if let State::Open(connection) = &mut self.state {
-            self.active.count(|stats| stats.goaway_sent().inc());
-            connection.graceful_shutdown();
+    /// Sends GOAWAY twice: streams that come until `drain_timeout` has passed are taken. Streams in flight end in peace, and
+    /// `poll_accept` ends after them.
+    pub fn graceful_shutdown(&mut self, drain_timeout: Duration) {
+        if self.drain.is_none() {
+            self.driver.link().with(Connection::announce_goaway);
+            self.drain = Some(Box::pin(tokio::time::sleep(drain_timeout)));
+            self.driver.link().wake_driver();
         }
     }
 
-    /// Whether the connection has ended.
-    pub fn is_ended(&self) -> bool {
-        matches!(self.state, State::Ended)
+    /// Whether the peer has broken the protocol.
+    pub fn has_failed(&self) -> bool {
+        self.driver
+            .link()
+            .with(|connection| connection.has_failed())
     }
 
-    /// Streams that have not ended.
+    /// Whether what the peer has sent is an error of the protocol, and no flood.
+    pub fn has_failed_by_error(&self) -> bool {
+        self.driver.link().with(|c| c.has_failed_by_error())
+    }
+
+    /// Whether we have ended the connection, and not the peer.
+    pub fn ended_here(&self) -> bool {
+        self.end == End::Local
+    }
+
+    /// Whether no answer to a ping came in time.
+    pub fn keepalive_failed(&self) -> bool {
+        self.driver.keepalive_failed()
+    }
+
+    /// Waits until the peer has closed its side of a connection that has ended.
+    pub async fn close(&mut self) {
+        let _ = self.driver.close().await;
+    }
+
+    /// Streams whose owners have not let them go.
     pub fn active_streams(&self) -> usize {
         self.active.streams.get()
     }
 
-    fn opened(&mut self, mut connection: Connection<Coalesced, Bytes>) {
-        if let Some(settings) = self.settings.options.connection_keepalive
-            && let Some(pings) = connection.ping_pong()
-        {
-            self.keepalive = Some(Keepalive::new(pings, settings));
-        }
-        if self.draining {
-            connection.graceful_shutdown();
-        }
-        self.state = State::Open(Box::new(connection));
-    }
-
-    #[allow(
-        clippy::type_complexity,
-        reason = "a stream is its head, whether it ended and the rest of it"
-    )]
-    fn accept(
-        &mut self,
-        request: http::Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-    ) -> (
-        Result<(RequestHead, EndStream), &'static str>,
-        ServerHttp2Stream,
-    ) {
-        let (parts, body) = request.into_parts();
-        let Incoming {
+    fn accepted(&mut self, accepted: Accepted) -> AcceptedStream {
+        let Accepted {
+            id,
             head,
-            bytes,
             dropped_underscores,
-            refusal,
-        } = request_in(&parts, &self.settings);
+        } = accepted;
         if dropped_underscores > 0 {
             self.active.count(|stats| {
                 let dropped = stats.dropped_headers_with_underscores();
                 dropped.add(dropped_underscores);
             });
         }
-        if refusal == Some(Refusal::Underscore) {
-            let rejected = |stats: &Http2CodecStats| {
-                stats.requests_rejected_with_underscores_in_headers().inc();
-            };
-            self.active.count(rejected);
-        }
-        let end = EndStream::from(body.is_end_stream());
-        let stream = ServerHttp2Stream {
-            respond,
-            body,
-            request: if end.is_end() {
-                RequestState::Complete
-            } else {
-                RequestState::Body
-            },
-            send: None,
-            head_only: parts.method == http::Method::HEAD,
+        let mut stream = ServerHttp2Stream {
+            link: self.driver.link().clone(),
+            id,
+            head_only: false,
             buffer_limit: self.buffer_limit,
-            meter: BytesMeter {
-                header_received: bytes,
-                wire_received: bytes + FRAME,
-                ..BytesMeter::default()
-            },
             active: ActiveStream::new(&self.active),
         };
-        let result = match refusal {
-            None => Ok((head, end)),
-            Some(Refusal::TooManyHeaders) => Err("http2.too_many_headers"),
-            Some(Refusal::Underscore) => Err("http2.unexpected_underscore"),
-        };
-        (result, stream)
-    }
-}
-
-impl ServerHttp2Stream {
-    fn broken(&mut self, error: &h2::Error) -> RequestEvent {
-        self.request = RequestState::Broken;
-        let Self {
-            active: ActiveStream(active),
-            ..
-        } = self;
-        if error.is_reset() && error.is_remote() {
-            active.count(|stats| stats.rx_reset().inc());
-        } else if error.is_reset() && error.is_library() {
-            active.count(|stats| stats.rx_messaging_error().inc());
+        if let Ok((head, _)) = &head {
+            stream.head_only = head.method() == Method::Head;
         }
-        RequestEvent::Reset(if error.is_reset() && error.is_remote() {
-            StreamReset::RemoteReset
-        } else if error.is_reset() && error.is_library() {
-            StreamReset::ProtocolError(ProtocolError {
-                status: 400,
-                body: Cow::Borrowed("Bad Request"),
-                details: Cow::Borrowed("http2.violation.of.messaging.rule"),
-            })
-        } else {
-            StreamReset::ConnectionTermination
-        })
+        (head, stream)
     }
 }
 
 impl ServerStream for ServerHttp2Stream {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<RequestEvent> {
-        if self.request == RequestState::Body {
-            match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // The caller asks only for what it has room for: asking is consuming.
-                    let _ = self.body.flow_control().release_capacity(data.len());
-                    self.meter.wire_received += data.len() as u64 + FRAME;
-                    let end = self.body.is_end_stream();
-                    if end {
-                        self.request = RequestState::Complete;
-                    }
-                    return Poll::Ready(RequestEvent::Data(data, end.into()));
+        let received = self.link.with(|c| c.poll_received(self.id, cx));
+        received.map(|received| match received {
+            Received::Data(data, end) => RequestEvent::Data(data, end),
+            Received::Trailers(trailers) => RequestEvent::Trailers(trailers),
+            Received::Broken(broken) => RequestEvent::Reset(match broken {
+                Broken::Remote(_) => StreamReset::RemoteReset,
+                Broken::Refused => StreamReset::RemoteRefused,
+                Broken::Malformed(details) | Broken::ConnectionError(details) => {
+                    StreamReset::CodecError(details)
                 }
-                Some(Err(error)) => return Poll::Ready(self.broken(&error)),
-                None => self.request = RequestState::Trailers,
+                Broken::ConnectionEnded => StreamReset::ConnectionTermination,
+            }),
+            // A client sends no responses.
+            Received::Informational(_) | Received::Head(..) => {
+                RequestEvent::Reset(StreamReset::LocalReset)
             }
-        }
-        if self.request == RequestState::Trailers {
-            return Poll::Ready(match ready!(self.body.poll_trailers(cx)) {
-                Ok(Some(map)) => {
-                    self.request = RequestState::Complete;
-                    let (trailers, bytes) = trailers_in(&map);
-                    self.meter.header_received += bytes;
-                    self.meter.wire_received += bytes + FRAME;
-                    RequestEvent::Trailers(trailers)
-                }
-                Ok(None) => {
-                    self.request = RequestState::Complete;
-                    RequestEvent::Data(Bytes::new(), EndStream::Yes)
-                }
-                Err(error) => self.broken(&error),
-            });
-        }
-        if self.request == RequestState::Broken {
-            return Poll::Pending;
-        }
-        let reset = match &mut self.send {
-            Some(send) if send.has_ended() => return Poll::Pending,
-            Some(send) => ready!(send.poll_reset(cx)),
-            None => ready!(self.respond.poll_reset(cx)),
-        };
-        self.request = RequestState::Broken;
-        Poll::Ready(RequestEvent::Reset(match reset {
-            Ok(_) => {
-                self.active.0.count(|stats| stats.rx_reset().inc());
-                StreamReset::RemoteReset
-            }
-            Err(_) => StreamReset::ConnectionTermination,
-        }))
+        })
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(send) = &mut self.send else {
-            return Poll::Ready(());
-        };
-        if send.poll_send(cx).is_pending() && send.queued() > self.buffer_limit {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
+        let limit = self.buffer_limit;
+        self.link.with(|c| c.poll_sent(self.id, limit, cx))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.send
-            .as_mut()
-            .map_or(Poll::Ready(()), |send| send.poll_send(cx))
+        self.link.with(|c| c.poll_sent(self.id, 0, cx))
     }
 
     fn send_informational(&mut self, head: &ResponseHead) {
-        // 101 does not exist here, and the crate refuses it.
-        if self.send.is_some() || head.status == 101 {
-            return;
-        }
-        if let Some((response, bytes)) = response_out(head)
-            && self.respond.send_informational(response).is_ok()
-        {
-            self.meter.header_sent += bytes;
-            self.meter.wire_sent += bytes + FRAME;
+        // 101 does not exist here.
+        if head.status != 101 {
+            self.link.with(|c| c.send_informational(self.id, head));
         }
     }
 
     fn send_head(&mut self, head: &ResponseHead, end: EndStream) {
-        if self.send.is_some() {
-            return;
-        }
-        let Some((response, bytes)) = response_out(head) else {
-            self.respond.send_reset(Reason::INTERNAL_ERROR);
-            return;
-        };
         let end = if self.head_only { EndStream::Yes } else { end };
-        if let Ok(stream) = self.respond.send_response(response, end.is_end()) {
-            self.meter.header_sent += bytes;
-            self.meter.wire_sent += bytes + FRAME;
-            self.send = Some(SendQueue::new(stream, end));
-        }
+        self.link.with(|c| c.send_response(self.id, head, end));
     }
 
     fn send_data(&mut self, data: Bytes, end: EndStream) {
-        if let Some(send) = &mut self.send
-            && !send.has_ended()
-        {
-            self.meter.wire_sent += data.len() as u64 + FRAME;
-            send.push(data, end);
-        }
+        self.link.with(|c| c.send_data(self.id, data, end));
     }
 
     fn send_trailers(&mut self, trailers: &Fields) {
-        if let Some(send) = &mut self.send
-            && !send.has_ended()
-        {
-            match fields_out(trailers) {
-                Some((map, bytes)) => {
-                    self.meter.header_sent += bytes;
-                    self.meter.wire_sent += bytes + FRAME;
-                    send.push_trailers(map);
-                }
-                None => send.reset(Reason::INTERNAL_ERROR),
-            }
-        }
+        self.link.with(|c| c.send_trailers(self.id, trailers));
     }
 
     fn reset(&mut self, reason: StreamReset) {
-        let reason = match reason {
-            StreamReset::ProtocolError(_) => Reason::PROTOCOL_ERROR,
-            StreamReset::ConnectError => Reason::CONNECT_ERROR,
-            _ => Reason::INTERNAL_ERROR,
+        let code = match reason {
+            StreamReset::ProtocolError(_) | StreamReset::CodecError(_) => ErrorCode::PROTOCOL_ERROR,
+            StreamReset::ConnectError => ErrorCode::CONNECT_ERROR,
+            _ => ErrorCode::INTERNAL_ERROR,
         };
-        self.active.0.count(|stats| stats.tx_reset().inc());
-        self.request = RequestState::Broken;
-        match &mut self.send {
-            Some(send) => send.reset(reason),
-            None => self.respond.send_reset(reason),
-        }
+        self.link.with(|c| c.reset(self.id, code));
     }
 
     fn upgrade(&mut self) {}
 
     fn bytes(&self) -> BytesMeter {
-        self.meter
+        self.link.with(|c| c.meter(self.id))
+    }
+}
+
+impl Drop for ServerHttp2Stream {
+    fn drop(&mut self) {
+        self.link.with(|c| c.release(self.id));
+        // A drained connection ends with its last stream.
+        if self.active.0.streams.get() == 1 {
+            self.link.wake_driver();
+        }
     }
 }

@@ -250,6 +250,7 @@ impl Session {
         info.connect_start = Some(upstream.connect_start);
         info.connect_end = Some(upstream.connect_end);
         info.pool_ready = Some(Instant::now());
+        info.tls.clone_from(&upstream.tls);
     }
 
     fn connect_failed(&mut self, error: Option<ConnectError>) {

@@ -46,6 +46,7 @@ impl Connector for Prepared {
                 io,
                 local_address: None,
                 remote_address: None,
+                tls: None,
             })
         })
     }

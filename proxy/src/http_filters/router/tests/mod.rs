@@ -1,7 +1,7 @@
 //! Attempts behind filters.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -80,6 +80,8 @@ impl Harness {
             respect_expected_rq_timeout: false,
             strict_check_headers: Vec::new(),
             suppress_grpc_request_failure_code_stats: false,
+            upstream_logs: Vec::new(),
+            log_on_pool_ready: false,
             upstream_http_filters: filters,
         });
         let shared =
@@ -130,15 +132,20 @@ impl Harness {
     async fn next(&mut self) -> RouterEvent {
         let h = self;
         loop {
-            let deadline = h.router.deadline();
-            let polled = tokio::select! {
-                biased;
-                event = poll_fn(|cx| {
-                    h.info.now = Instant::now();
-                    h.router.poll(env!(h), cx)
-                }) => Some(event),
-                () = async { tokio::time::sleep_until(deadline.unwrap()).await }, if deadline.is_some() => None,
-            };
+            let mut timer = None;
+            // The deadline is asked for when the router has done what it can, as the pump does.
+            let polled = poll_fn(|cx| {
+                h.info.now = Instant::now();
+                if let Poll::Ready(event) = h.router.poll(env!(h), cx) {
+                    return Poll::Ready(Some(event));
+                }
+                let Some(deadline) = h.router.deadline() else {
+                    return Poll::Pending;
+                };
+                let timer = timer.insert(Box::pin(tokio::time::sleep_until(deadline)));
+                timer.as_mut().poll(cx).map(|()| None)
+            })
+            .await;
             let event = polled.or_else(|| h.router.on_deadline(Instant::now(), env!(h)));
             match event {
                 Some(RouterEvent::Progress) | None => {}
@@ -576,3 +583,5 @@ async fn a_fraction_of_nothing_mirrors_nothing() {
     assert_eq!(h.response().await, "200");
     assert_eq!(h.test.stat("cluster.mirror.upstream_rq_total"), 0);
 }
+
+mod attempts;

@@ -5,8 +5,10 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::google::protobuf::UInt32Value;
 
+use super::limits::FloodLimits;
 use crate::config::{ConfigPath, Rejected};
-use crate::http_connection_manager::codec::h1::HeadersWithUnderscoresAction;
+
+pub(super) use crate::http_connection_manager::codec::h1::HeadersWithUnderscoresAction;
 
 /// `envoy.config.core.v3.Http2ProtocolOptions`, for either side.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +27,18 @@ pub struct Http2ProtocolOptions {
     pub override_stream_error_on_invalid_http_message: Option<bool>,
     /// Pings that keep the connection alive. None: no pings.
     pub connection_keepalive: Option<KeepaliveSettings>,
+    /// What the peer may send for nothing.
+    pub limits: FloodLimits,
+    /// Streams that the peer may reset at once, above which they may come at `stream_reset_rate`. Default 1,000.
+    pub stream_reset_burst: u64,
+    /// Streams that the peer may reset in a second, on and on. Default 33.
+    pub stream_reset_rate: u64,
+    /// Settings that the RFC does not know, to be announced: identifier and value.
+    pub custom_settings_parameters: Vec<(u16, u32)>,
+    /// Whether strings are sent in the Huffman code where that is shorter. Default true.
+    pub enable_huffman_encoding: bool,
+    /// Refuses octets above ASCII in values. Default false.
+    pub disallow_obs_text: bool,
 }
 
 /// `envoy.config.core.v3.KeepaliveSettings`.
@@ -51,6 +65,8 @@ pub struct Http2Settings {
     pub max_headers_count: u32,
     /// What happens to a name with an underscore.
     pub headers_with_underscores_action: HeadersWithUnderscoresAction,
+    /// What the connection manager says where the options say nothing: a message that breaks the rules ends its stream only.
+    pub stream_error_on_invalid_http_message: bool,
 }
 
 /// What an upstream HTTP/2 connection is set up with.
@@ -84,14 +100,13 @@ impl Http2ProtocolOptions {
             initial_connection_window_size,
             allow_connect,
             allow_metadata,
-            // Limits against floods: the crate `h2` has its own, listed as a deviation.
-            max_outbound_frames: _,
-            max_outbound_control_frames: _,
-            max_consecutive_inbound_frames_with_empty_payload: _,
-            max_inbound_priority_frames_per_stream: _,
-            max_inbound_window_update_frames_per_data_frame_sent: _,
-            stream_reset_burst: _,
-            stream_reset_rate: _,
+            max_outbound_frames,
+            max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
+            stream_reset_burst,
+            stream_reset_rate,
             stream_error_on_invalid_http_messaging,
             override_stream_error_on_invalid_http_message,
             custom_settings_parameters,
@@ -100,8 +115,7 @@ impl Http2ProtocolOptions {
             use_oghttp2_codec: _,
             // Without metadata there is nothing to limit: harmless.
             max_metadata_size: _,
-            // How bytes are packed, not what they say: harmless.
-            enable_huffman_encoding: _,
+            enable_huffman_encoding,
             // Counts for one of Envoy's two codecs only: harmless.
             max_header_field_size_kb: _,
             disallow_obs_text,
@@ -125,21 +139,57 @@ impl Http2ProtocolOptions {
             default.initial_connection_window_size,
         );
         let metadata = path.unsupported_if_set("allow_metadata", allow_metadata);
-        let custom =
-            path.unsupported_if_set("custom_settings_parameters", custom_settings_parameters);
-        let obs_text = path.unsupported_if_set(
-            "disallow_obs_text",
-            disallow_obs_text.is_some_and(|value| value.value),
+        let custom = custom_settings(custom_settings_parameters, path);
+        let at_least_one = |name: &str, value: Option<UInt32Value>, default: u32| match value {
+            None => Ok(default),
+            Some(value) => path.in_range(name, value.value, 1..=u32::MAX),
+        };
+        let outbound = at_least_one(
+            "max_outbound_frames",
+            max_outbound_frames,
+            default.limits.max_outbound_frames,
         );
+        let outbound_control = at_least_one(
+            "max_outbound_control_frames",
+            max_outbound_control_frames,
+            default.limits.max_outbound_control_frames,
+        );
+        let window_updates = at_least_one(
+            "max_inbound_window_update_frames_per_data_frame_sent",
+            max_inbound_window_update_frames_per_data_frame_sent,
+            default
+                .limits
+                .max_inbound_window_update_frames_per_data_frame_sent,
+        );
+        let number = |value: Option<UInt32Value>, default: u32| value.map_or(default, |v| v.value);
         let keepalive = path.optional(
             "connection_keepalive",
             connection_keepalive,
             KeepaliveSettings::from_proto,
         );
         metadata?;
-        custom?;
-        obs_text?;
+        let limits = FloodLimits {
+            max_outbound_frames: outbound?,
+            max_outbound_control_frames: outbound_control?,
+            max_consecutive_inbound_frames_with_empty_payload: number(
+                max_consecutive_inbound_frames_with_empty_payload,
+                default
+                    .limits
+                    .max_consecutive_inbound_frames_with_empty_payload,
+            ),
+            max_inbound_priority_frames_per_stream: number(
+                max_inbound_priority_frames_per_stream,
+                default.limits.max_inbound_priority_frames_per_stream,
+            ),
+            max_inbound_window_update_frames_per_data_frame_sent: window_updates?,
+        };
         Ok(Self {
+            limits,
+            stream_reset_burst: stream_reset_burst.map_or(1000, |v| v.value),
+            stream_reset_rate: stream_reset_rate.map_or(33, |v| v.value),
+            custom_settings_parameters: custom?,
+            enable_huffman_encoding: enable_huffman_encoding.is_none_or(|v| v.value),
+            disallow_obs_text: disallow_obs_text.is_some_and(|v| v.value),
             hpack_table_size: hpack_table_size.map_or(default.hpack_table_size, |v| v.value),
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,
@@ -177,6 +227,32 @@ impl KeepaliveSettings {
     }
 }
 
+/// Settings that have no field of their own. One that has is set by that.
+fn custom_settings(
+    parameters: Vec<core::http2_protocol_options::SettingsParameter>,
+    path: &ConfigPath<'_>,
+) -> Result<Vec<(u16, u32)>, Rejected> {
+    let mut settings = Vec::new();
+    let mut failed = None;
+    for (index, parameter) in parameters.into_iter().enumerate() {
+        let path = path.index("custom_settings_parameters", index);
+        let core::http2_protocol_options::SettingsParameter { identifier, value } = parameter;
+        let identifier = path
+            .required("identifier", identifier)
+            .and_then(|id| path.in_range("identifier", id.value, 7..=65_535))
+            .and_then(|id| match u16::try_from(id) {
+                Ok(id) if id != 8 => Ok(id),
+                _ => Err(path.field("identifier").reject("8 is set by allow_connect")),
+            });
+        let value = path.required("value", value);
+        match (identifier, value) {
+            (Ok(identifier), Ok(value)) => settings.push((identifier, value.value)),
+            (Err(rejected), _) | (_, Err(rejected)) => failed = Some(rejected),
+        }
+    }
+    failed.map_or(Ok(settings), Err)
+}
+
 const MAX_31_BITS: u32 = i32::MAX as u32;
 
 impl Default for Http2ProtocolOptions {
@@ -189,6 +265,12 @@ impl Default for Http2ProtocolOptions {
             allow_connect: false,
             override_stream_error_on_invalid_http_message: None,
             connection_keepalive: None,
+            limits: FloodLimits::default(),
+            stream_reset_burst: 1000,
+            stream_reset_rate: 33,
+            custom_settings_parameters: Vec::new(),
+            enable_huffman_encoding: true,
+            disallow_obs_text: false,
         }
     }
 }
@@ -200,6 +282,7 @@ impl Default for Http2Settings {
             max_request_headers_kb: 60,
             max_headers_count: 100,
             headers_with_underscores_action: HeadersWithUnderscoresAction::Allow,
+            stream_error_on_invalid_http_message: false,
         }
     }
 }

@@ -1,0 +1,40 @@
+//! HTTP/2 (RFC 9113) as a state machine: what was read goes in, what is to be written comes out, and between them are streams.
+//! It knows no socket but the one that it is told to write to, and no clock but the instant that comes with what was read.
+//!
+//! The same code serves downstream and upstream connections: [`driver`] runs a connection on a socket,
+//! `http_connection_manager::codec::h2` makes requests of its streams, `upstream::pool::http2` sends requests on them.
+//! Header blocks are decoded straight into the heads that filters see, in the order of arrival; DATA leaves from the buffer it
+//! was read into. What breaks the rules is answered as Envoy does, which most often closes the connection without a word.
+//!
+//! Stats: `http2.*`, `cluster.<name>.http2.*`.
+//! Deviations: frames on a stream that both sides have closed, and numbers of streams that go backwards, are connection errors as
+//! RFC 9113 wants them; Envoy ignores some of these.
+//! Deviations: GOAWAY carries no debug data.
+//! Deviations: `allow_metadata` and custom settings that the RFC knows are refused.
+//! Deviations: whether a field came as never indexed is forgotten; credentials and cookies are always sent so.
+//! Deviations: `pending_send_bytes`, `outbound_frames_active` and `outbound_control_frames_active` stay at zero.
+
+mod connection;
+pub mod driver;
+mod flow;
+mod frame;
+mod head;
+mod hpack;
+mod keepalive;
+mod limits;
+mod options;
+mod outgoing;
+mod receive;
+mod send;
+mod stats;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use connection::{Accepted, Connection, ConnectionConfig, Refused, Role};
+pub use frame::ErrorCode;
+pub use hpack::{Decoder, Encoder, HpackError};
+pub use limits::FloodLimits;
+pub use options::{ClientHttp2Settings, Http2ProtocolOptions, Http2Settings, KeepaliveSettings};
+pub use stats::Http2CodecStats;
+pub use stream::{Broken, Received};

@@ -1,0 +1,159 @@
+//! Why a handshake failed, in the words of BoringSSL and Envoy.
+//!
+//! Envoy prints BoringSSL's error queue, `TLS_error:|<code>:SSL routines:OPENSSL_internal:<REASON>`, then what it knows itself,
+//! and `:TLS_error_end`. The code is that of the library, 16, in the upper byte, and of the reason below.
+
+use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+
+/// A reason of BoringSSL: its number and name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reason(u32, &'static str);
+
+pub(super) const CERTIFICATE_VERIFY_FAILED: Reason = Reason(125, "CERTIFICATE_VERIFY_FAILED");
+const PEER_DID_NOT_RETURN_A_CERTIFICATE: Reason = Reason(192, "PEER_DID_NOT_RETURN_A_CERTIFICATE");
+const BAD_SIGNATURE: Reason = Reason(123, "BAD_SIGNATURE");
+const DECODE_ERROR: Reason = Reason(137, "DECODE_ERROR");
+const DECRYPTION_FAILED_OR_BAD_RECORD_MAC: Reason =
+    Reason(139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC");
+const HTTP_REQUEST: Reason = Reason(156, "HTTP_REQUEST");
+const NO_COMMON_SIGNATURE_ALGORITHMS: Reason = Reason(253, "NO_COMMON_SIGNATURE_ALGORITHMS");
+const NO_SHARED_CIPHER: Reason = Reason(184, "NO_SHARED_CIPHER");
+const NO_SHARED_GROUP: Reason = Reason(266, "NO_SHARED_GROUP");
+const UNEXPECTED_MESSAGE: Reason = Reason(223, "UNEXPECTED_MESSAGE");
+const UNSUPPORTED_PROTOCOL: Reason = Reason(240, "UNSUPPORTED_PROTOCOL");
+const WRONG_VERSION_NUMBER: Reason = Reason(247, "WRONG_VERSION_NUMBER");
+const INVALID_ALPN_PROTOCOL: Reason = Reason(259, "INVALID_ALPN_PROTOCOL");
+
+/// The whole text for a reason and what Envoy adds to it.
+pub(super) fn text(reason: Reason, details: Option<&str>) -> String {
+    let Reason(number, name) = reason;
+    let code = (16 << 24) + number;
+    let mut out = format!("TLS_error:|{code}:SSL routines:OPENSSL_internal:{name}");
+    let details = match (details, reason) {
+        (None, PEER_DID_NOT_RETURN_A_CERTIFICATE) => {
+            Some("peer did not provide required client certificate")
+        }
+        (details, _) => details,
+    };
+    if let Some(details) = details {
+        out.push(':');
+        out.push_str(details);
+    }
+    out.push_str(":TLS_error_end");
+    out
+}
+
+/// The reason that BoringSSL gives where rustls gives this error. `first`: the first bytes that the peer sent.
+pub(super) fn reason_of(error: &Error, first: &[u8]) -> Reason {
+    match error {
+        Error::AlertReceived(alert) => alert_reason(*alert),
+        Error::InvalidCertificate(rustls::CertificateError::BadSignature) => BAD_SIGNATURE,
+        Error::InvalidCertificate(_) => CERTIFICATE_VERIFY_FAILED,
+        Error::NoCertificatesPresented => PEER_DID_NOT_RETURN_A_CERTIFICATE,
+        Error::DecryptError => DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
+        Error::NoApplicationProtocol => INVALID_ALPN_PROTOCOL,
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            UNEXPECTED_MESSAGE
+        }
+        Error::InvalidMessage(error) => invalid_message(error, first),
+        Error::PeerIncompatible(error) => incompatible(error),
+        Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
+            INVALID_ALPN_PROTOCOL
+        }
+        Error::PeerMisbehaved(_) => DECODE_ERROR,
+        _ => UNEXPECTED_MESSAGE,
+    }
+}
+
+fn invalid_message(error: &InvalidMessage, first: &[u8]) -> Reason {
+    const METHODS: [&[u8]; 4] = [b"GET ", b"POST ", b"HEAD ", b"PUT "];
+    if METHODS.iter().any(|method| first.starts_with(method)) {
+        return HTTP_REQUEST;
+    }
+    match error {
+        InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion => {
+            WRONG_VERSION_NUMBER
+        }
+        _ => DECODE_ERROR,
+    }
+}
+
+fn incompatible(error: &PeerIncompatible) -> Reason {
+    use PeerIncompatible as P;
+    match error {
+        P::NoCipherSuitesInCommon | P::NoCertificateRequestSignatureSchemesInCommon => {
+            NO_SHARED_CIPHER
+        }
+        P::NoKxGroupsInCommon | P::NoEcPointFormatsInCommon => NO_SHARED_GROUP,
+        P::NoSignatureSchemesInCommon => NO_COMMON_SIGNATURE_ALGORITHMS,
+        _ => UNSUPPORTED_PROTOCOL,
+    }
+}
+
+fn alert_reason(alert: AlertDescription) -> Reason {
+    let number = u8::from(alert);
+    let name = match number {
+        0 => "SSLV3_ALERT_CLOSE_NOTIFY",
+        10 => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
+        20 => "SSLV3_ALERT_BAD_RECORD_MAC",
+        21 => "TLSV1_ALERT_DECRYPTION_FAILED",
+        22 => "TLSV1_ALERT_RECORD_OVERFLOW",
+        30 => "SSLV3_ALERT_DECOMPRESSION_FAILURE",
+        40 => "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        41 => "SSLV3_ALERT_NO_CERTIFICATE",
+        42 => "SSLV3_ALERT_BAD_CERTIFICATE",
+        43 => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        44 => "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        45 => "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        46 => "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        47 => "SSLV3_ALERT_ILLEGAL_PARAMETER",
+        48 => "TLSV1_ALERT_UNKNOWN_CA",
+        49 => "TLSV1_ALERT_ACCESS_DENIED",
+        50 => "TLSV1_ALERT_DECODE_ERROR",
+        51 => "TLSV1_ALERT_DECRYPT_ERROR",
+        60 => "TLSV1_ALERT_EXPORT_RESTRICTION",
+        70 => "TLSV1_ALERT_PROTOCOL_VERSION",
+        71 => "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        80 => "TLSV1_ALERT_INTERNAL_ERROR",
+        86 => "TLSV1_ALERT_INAPPROPRIATE_FALLBACK",
+        90 => "TLSV1_ALERT_USER_CANCELLED",
+        100 => "TLSV1_ALERT_NO_RENEGOTIATION",
+        110 => "TLSV1_ALERT_UNSUPPORTED_EXTENSION",
+        111 => "TLSV1_ALERT_CERTIFICATE_UNOBTAINABLE",
+        112 => "TLSV1_ALERT_UNRECOGNIZED_NAME",
+        113 => "TLSV1_ALERT_BAD_CERTIFICATE_STATUS_RESPONSE",
+        114 => "TLSV1_ALERT_BAD_CERTIFICATE_HASH_VALUE",
+        115 => "TLSV1_ALERT_UNKNOWN_PSK_IDENTITY",
+        116 => "TLSV1_ALERT_CERTIFICATE_REQUIRED",
+        120 => "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+        _ => "UNKNOWN_ALERT_TYPE",
+    };
+    Reason(1000 + u32::from(number), name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_the_numbers_and_words_of_boringssl() {
+        assert_eq!(
+            text(CERTIFICATE_VERIFY_FAILED, Some("verify cert failed: x")),
+            "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify cert failed: x:TLS_error_end"
+        );
+        assert_eq!(
+            text(reason_of(&Error::NoCertificatesPresented, b""), None),
+            "TLS_error:|268435648:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate:TLS_error_end"
+        );
+        assert_eq!(
+            text(
+                reason_of(&Error::AlertReceived(AlertDescription::UnknownCA), b""),
+                None
+            ),
+            "TLS_error:|268436504:SSL routines:OPENSSL_internal:TLSV1_ALERT_UNKNOWN_CA:TLS_error_end"
+        );
+        let error = Error::InvalidMessage(InvalidMessage::InvalidContentType);
+        assert_eq!(reason_of(&error, b"GET / HTTP/1.1"), HTTP_REQUEST);
+        assert_eq!(reason_of(&error, b"SSH-2.0"), WRONG_VERSION_NUMBER);
+    }
+}

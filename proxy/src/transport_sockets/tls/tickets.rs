@@ -1,0 +1,164 @@
+//! Session tickets with keys that are configured, so that several proxies can resume each other's sessions.
+
+use std::fmt;
+
+use aws_lc_rs::cipher::{
+    AES_256, DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey,
+    PaddedBlockEncryptingKey, UnboundCipherKey,
+};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::{hmac, rand};
+use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::server::ProducesTickets;
+use zeroize::Zeroizing;
+
+use crate::config::{ConfigPath, Rejected, data_source};
+
+/// Makes tickets with the first key and reads those of all.
+pub(super) struct Tickets {
+    keys: Vec<TicketKey>,
+    /// How long a ticket is good, in seconds.
+    lifetime: u32,
+}
+
+/// 80 bytes: name, key of the digest, key of the cipher.
+struct TicketKey {
+    name: [u8; NAME],
+    mac: hmac::Key,
+    cipher: Zeroizing<Vec<u8>>,
+}
+
+impl Tickets {
+    pub(super) fn from_proto(
+        proto: pb::TlsSessionTicketKeys,
+        lifetime: u32,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::TlsSessionTicketKeys { keys } = proto;
+        let keys = path.each("keys", keys, |source, path| {
+            let bytes = data_source(source, path)?;
+            TicketKey::new(&bytes).ok_or_else(|| {
+                path.reject(format!(
+                    "has {} bytes; a key has exactly {KEY}",
+                    bytes.len()
+                ))
+            })
+        })?;
+        Ok(Self { keys, lifetime })
+    }
+}
+
+impl TicketKey {
+    fn new(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != KEY {
+            return None;
+        }
+        Some(Self {
+            name: bytes.get(..NAME)?.try_into().ok()?,
+            mac: hmac::Key::new(hmac::HMAC_SHA256, bytes.get(NAME..NAME + 32)?),
+            cipher: Zeroizing::new(bytes.get(NAME + 32..)?.to_vec()),
+        })
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let mut iv = [0; IV];
+        rand::fill(&mut iv).ok()?;
+        let key = UnboundCipherKey::new(&AES_256, &self.cipher).ok()?;
+        let key = PaddedBlockEncryptingKey::cbc_pkcs7(key).ok()?;
+        let mut content = plain.to_vec();
+        let context = EncryptionContext::Iv128(FixedLength::from(iv));
+        key.less_safe_encrypt(&mut content, context).ok()?;
+        let mut ticket = [&self.name[..], &iv, &content].concat();
+        let tag = hmac::sign(&self.mac, &ticket);
+        ticket.extend_from_slice(tag.as_ref());
+        Some(ticket)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let (signed, tag) = ticket.split_at_checked(ticket.len().checked_sub(32)?)?;
+        hmac::verify(&self.mac, signed, tag).ok()?;
+        let iv: [u8; IV] = signed.get(NAME..NAME + IV)?.try_into().ok()?;
+        let mut content = signed.get(NAME + IV..)?.to_vec();
+        let key = UnboundCipherKey::new(&AES_256, &self.cipher).ok()?;
+        let key = PaddedBlockDecryptingKey::cbc_pkcs7(key).ok()?;
+        let context = DecryptionContext::Iv128(FixedLength::from(iv));
+        key.decrypt(&mut content, context)
+            .ok()
+            .map(|plain| plain.to_vec())
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.lifetime
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.keys.first()?.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        let name = cipher.get(..NAME)?;
+        let key = self.keys.iter().find(|key| key.name == name)?;
+        key.decrypt(cipher)
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets")
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+const NAME: usize = 16;
+const IV: usize = 16;
+const KEY: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tickets(first: &[u8]) -> Tickets {
+        Tickets {
+            keys: first
+                .iter()
+                .map(|byte| TicketKey::new(&[*byte; KEY]).unwrap())
+                .collect(),
+            lifetime: 3600,
+        }
+    }
+
+    #[test]
+    fn tickets_of_older_keys_are_read_and_made_with_the_newest() {
+        let old = tickets(&[1]).encrypt(b"session").unwrap();
+        let rotated = tickets(&[2, 1]);
+        assert_eq!(rotated.decrypt(&old).unwrap(), b"session");
+        let new = rotated.encrypt(b"session").unwrap();
+        assert_eq!(&new[..NAME], &[2; NAME]);
+        assert_eq!(tickets(&[1]).decrypt(&new), None);
+    }
+
+    #[test]
+    fn a_changed_ticket_is_refused() {
+        let tickets = tickets(&[1]);
+        let ticket = tickets.encrypt(b"session").unwrap();
+        for at in NAME..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[at] ^= 1;
+            assert_eq!(tickets.decrypt(&changed), None);
+        }
+        assert_eq!(tickets.decrypt(b""), None);
+        assert_eq!(tickets.decrypt(&ticket[..20]), None);
+    }
+
+    #[test]
+    fn keys_of_another_length_are_refused() {
+        assert!(TicketKey::new(&[0; 79]).is_none());
+    }
+}
