@@ -204,8 +204,6 @@ pub struct StreamInfo {
     pub request_id: Option<Box<str>>,
     /// What filters want to see in the log, separated by commas: `%CUSTOM_FLAGS%`.
     pub custom_flags: Option<Box<str>>,
-    /// The virtual cluster that the request belongs to: `%VIRTUAL_CLUSTER_NAME%`.
-    pub virtual_cluster: Option<Rc<str>>,
     /// How often a route was looked up: `%ROUTE_RESOLUTION_COUNT%`.
     pub route_resolution_count: u32,
     /// How long the look-ups took together: `%ROUTE_RESOLUTION_TIME_US%`.
@@ -349,7 +347,6 @@ impl StreamInfo {
             connection_termination_details: None,
             request_id: None,
             custom_flags: None,
-            virtual_cluster: None,
             route_resolution_count: 0,
             route_resolution_time: Duration::ZERO,
             downstream_close_reason: None,

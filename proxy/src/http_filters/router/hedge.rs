@@ -98,8 +98,7 @@ impl Router {
             runtime: &self.shared.retry,
             route_stats: selected
                 .as_ref()
-                .and_then(|s| s.route().stats())
-                .map(|s| &**s),
+                .map_or([None, None], SelectedRoute::counted),
             random: env.worker.random.next(),
         })
     }

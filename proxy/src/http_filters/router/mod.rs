@@ -223,7 +223,11 @@ impl Router {
                     return Some(self.reply(env, reply));
                 };
                 self.cluster = Some(cluster);
-                self.route = Some(selected.clone());
+                let mut route = selected.clone();
+                if route.join_virtual_cluster(env.request) {
+                    env.info.route = Some(route.clone());
+                }
+                self.route = Some(route);
                 self.forward(env, action, &selected, end)
             }
         }

@@ -238,7 +238,7 @@ impl UpstreamRequest {
             return;
         };
         let connection = stream.connection_info();
-        if let Some(stats) = info.route.as_ref().and_then(|s| s.route().stats()) {
+        for stats in info.route.iter().flat_map(SelectedRoute::counted).flatten() {
             stats.counters.upstream_rq_total().inc();
         }
         let upstream = info.upstream.get_or_insert_default();
