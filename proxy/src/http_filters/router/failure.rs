@@ -11,6 +11,7 @@ use super::upstream_request::UpstreamRequest;
 use super::{BackingOff, Router, RouterEvent, State};
 use crate::http::HeaderName;
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::route::SelectedRoute;
 use crate::stream_info::ResponseFlag;
 use crate::upstream::HostStat;
 use crate::upstream::pool::ResetReason;

@@ -12,6 +12,7 @@ use super::upstream_request::UpstreamRequest;
 use super::{BackingOff, Router, RouterEvent, State};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
+use crate::route::SelectedRoute;
 use crate::stream_info::{StreamInfo, UpstreamInfo};
 use crate::upstream::HostStat;
 use crate::upstream::pool::ResponseEvent;

@@ -8,6 +8,7 @@ use super::retry::{RetryContext, RetryDecision};
 use super::{Router, RouterEvent, State};
 use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::route::SelectedRoute;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 use crate::upstream::{CodeOrigin, HostStat, WorkerCluster, WorkerHost};
 

@@ -11,6 +11,7 @@ use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::route::SelectedRoute;
 use crate::stream_info::{BytesMeter, StreamInfo};
 use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::cluster::AutoTlsOptions;
