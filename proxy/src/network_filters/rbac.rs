@@ -159,7 +159,12 @@ impl RbacFilter {
                 true => config.shadow_stats.shadow_allowed().inc(),
                 false => config.shadow_stats.shadow_denied().inc(),
             }
-            note(&mut found, &config.shadow_rules_stat_prefix, "shadow", &decision);
+            note(
+                &mut found,
+                &config.shadow_rules_stat_prefix,
+                "shadow",
+                &decision,
+            );
         }
         let mut denied = None;
         if let Some(rules) = &config.rules {

@@ -7,8 +7,8 @@ mod rule;
 
 use outrigger_proto::pb::envoy::config::rbac::v3 as pb;
 
-use self::rule::{permission, principal};
 pub use self::rule::{Rule, Subject};
+use self::rule::{permission, principal};
 use crate::config::{ConfigPath, Rejected};
 
 /// A converted `RBAC`.

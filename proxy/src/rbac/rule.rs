@@ -73,7 +73,9 @@ impl Rule {
             Self::Or(rules) => rules.iter().any(|rule| rule.matches(subject)),
             Self::Not(rule) => !rule.matches(subject),
             Self::Header(matcher) => matcher.matches(subject.head),
-            Self::UrlPath(matcher) => path_of(subject.head).is_some_and(|path| matcher.matches(path)),
+            Self::UrlPath(matcher) => {
+                path_of(subject.head).is_some_and(|path| matcher.matches(path))
+            }
             Self::DestinationIp(range) => within(range, &connection.local_address),
             Self::DestinationPort(port) => {
                 connection.local_address.port().map(u32::from) == Some(*port)
@@ -88,7 +90,10 @@ impl Rule {
                 None => matcher.matches(&DynamicMetadata::default()),
             },
             Self::RequestedServerName(matcher) => {
-                let name = connection.requested_server_name.as_deref().unwrap_or_default();
+                let name = connection
+                    .requested_server_name
+                    .as_deref()
+                    .unwrap_or_default();
                 matcher.matches(name.as_bytes())
             }
             Self::Authenticated(matcher) => connection
@@ -129,6 +134,7 @@ fn path_of(head: &RequestHead) -> Option<&[u8]> {
     path.get(..end.unwrap_or(path.len()))
 }
 
+#[allow(deprecated, reason = "every rule is decided, also old ones")]
 pub(super) fn permission(proto: pb::Permission, path: &ConfigPath<'_>) -> Result<Rule, Rejected> {
     let Some(rule) = proto.rule else {
         return Err(path.reject("is empty: one rule is needed"));
@@ -158,7 +164,9 @@ pub(super) fn permission(proto: pb::Permission, path: &ConfigPath<'_>) -> Result
             let start = path.in_range("start", range.start, 0..=65536)?;
             let end = path.in_range("end", range.end, 0..=65536)?;
             if start >= end {
-                return Err(path.reject(format!("{start}..{end} is empty: start must be below end")));
+                return Err(
+                    path.reject(format!("{start}..{end} is empty: start must be below end"))
+                );
             }
             Rule::DestinationPortRange(start..end)
         }
@@ -229,10 +237,7 @@ fn header_rule(
         .map(|matcher| Rule::Header(Box::new(matcher)))
 }
 
-fn url_path_rule(
-    proto: matcher_pb::PathMatcher,
-    path: &ConfigPath<'_>,
-) -> Result<Rule, Rejected> {
+fn url_path_rule(proto: matcher_pb::PathMatcher, path: &ConfigPath<'_>) -> Result<Rule, Rejected> {
     let path = path.field("url_path");
     let matcher_pb::path_matcher::Rule::Path(matcher) = path.required("rule", proto.rule)?;
     StringMatcher::from_proto(matcher, &path.field("path")).map(Rule::UrlPath)

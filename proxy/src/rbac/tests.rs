@@ -45,8 +45,14 @@ fn the_first_policy_by_name_that_matches_allows() {
         "policies: { b: { permissions: [ { any: true } ], principals: [ { any: true } ] }, a: { permissions: [ { url_path: { path: { prefix: /a } } } ], principals: [ { source_ip: { address_prefix: 10.0.0.0, prefix_len: 8 } } ] } }",
     )
     .unwrap();
-    assert_eq!(decide(&rules, &connection(), "/a?x"), (true, Some("a".into())));
-    assert_eq!(decide(&rules, &connection(), "/b"), (true, Some("b".into())));
+    assert_eq!(
+        decide(&rules, &connection(), "/a?x"),
+        (true, Some("a".into()))
+    );
+    assert_eq!(
+        decide(&rules, &connection(), "/b"),
+        (true, Some("b".into()))
+    );
 }
 
 #[test]
@@ -94,7 +100,14 @@ fn a_principal_is_a_name_of_the_certificate_or_its_subject() {
         assert!(decide(&exact, &with_peer, "/").0, "{name}");
         assert!(!decide(&exact, &connection(), "/").0);
     }
-    assert!(!decide(&rules("{ principal_name: { exact: spiffe://td/b } }"), &with_peer, "/").0);
+    assert!(
+        !decide(
+            &rules("{ principal_name: { exact: spiffe://td/b } }"),
+            &with_peer,
+            "/"
+        )
+        .0
+    );
 }
 
 #[test]
@@ -104,5 +117,8 @@ fn every_error_is_found() {
     )
     .unwrap_err();
     assert_eq!(errors.len(), 4, "{errors:?}");
-    assert!(errors[2].contains("principals[0] / and_ids / ids[0] / any"), "{errors:?}");
+    assert!(
+        errors[2].contains("principals[0] / and_ids / ids[0] / any"),
+        "{errors:?}"
+    );
 }
