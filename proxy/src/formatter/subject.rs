@@ -9,6 +9,10 @@ pub trait NamedRoute {
     fn route_name(&self) -> &str {
         ""
     }
+    /// The name of the virtual cluster that the request belongs to.
+    fn virtual_cluster_name(&self) -> Option<&str> {
+        None
+    }
     /// `Route.metadata`.
     fn route_metadata(&self) -> Option<&DynamicMetadata> {
         None

@@ -52,7 +52,6 @@ impl ConnectionConfig {
                 max_bytes: kibibytes(settings.max_request_headers_kb),
                 max_count: count(settings.max_headers_count),
                 underscores: settings.headers_with_underscores_action,
-                ascii_only: options.disallow_obs_text,
             },
             keeps_on_bad_message: options
                 .override_stream_error_on_invalid_http_message
@@ -71,7 +70,6 @@ impl ConnectionConfig {
                 max_bytes: kibibytes(settings.max_response_headers_kb),
                 max_count: count(settings.max_headers_count),
                 underscores: HeadersWithUnderscoresAction::Allow,
-                ascii_only: options.disallow_obs_text,
             },
             keeps_on_bad_message: options
                 .override_stream_error_on_invalid_http_message

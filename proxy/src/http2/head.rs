@@ -44,8 +44,6 @@ pub(super) struct HeadRules {
     pub(super) max_bytes: usize,
     pub(super) max_count: usize,
     pub(super) underscores: HeadersWithUnderscoresAction,
-    /// Octets above ASCII are refused in values.
-    pub(super) ascii_only: bool,
 }
 
 /// What is counted and checked while a block is read.
@@ -124,7 +122,7 @@ impl<'a> Checks<'a> {
     /// Checks a regular field. False: it is left out, or the head is lost.
     fn regular(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> bool {
         self.regular_seen = true;
-        if !is_value(value, self.rules.ascii_only) {
+        if !is_value(value) {
             self.fail(Flaw::Field);
             return false;
         }
@@ -227,7 +225,7 @@ impl<'a> RequestBuilder<'a> {
                 Pseudo::Scheme => is_scheme(value),
                 Pseudo::Authority => is_authority(value),
                 Pseudo::Path => !value.is_empty() && value.iter().all(|b| is_path(*b)),
-                Pseudo::Protocol => !value.is_empty() && is_value(value, false),
+                Pseudo::Protocol => !value.is_empty() && is_value(value),
                 Pseudo::Status => false,
             };
         if !fits {
@@ -442,12 +440,12 @@ fn is_token(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-fn is_value(value: &[u8], ascii_only: bool) -> bool {
+fn is_value(value: &[u8]) -> bool {
     // Most values are printable text, for which one pass without branches is enough.
     let odd = value.iter().fold(false, |odd, byte| {
         odd | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)
     });
-    !odd && !(ascii_only && !value.is_ascii())
+    !odd
 }
 
 fn is_path(byte: u8) -> bool {
@@ -484,7 +482,6 @@ mod tests {
         max_bytes: 1000,
         max_count: 20,
         underscores: HeadersWithUnderscoresAction::Allow,
-        ascii_only: false,
     };
 
     const GET: [(&str, &str); 4] = [

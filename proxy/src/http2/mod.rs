@@ -7,12 +7,15 @@
 //! was read into. What breaks the rules is answered as Envoy does, which most often closes the connection without a word.
 //!
 //! Stats: `http2.*`, `cluster.<name>.http2.*`.
-//! Deviations: frames on a stream that both sides have closed, and numbers of streams that go backwards, are connection errors as
-//! RFC 9113 wants them; Envoy ignores some of these.
+//! Deviations: where Envoy fails h2spec RFC 9113 wins: frames on a stream that both sides have closed, numbers of streams that go
+//! backwards, windows beyond the largest, PRIORITY on stream 0 or of itself.
+//! Deviations: the refusal of an upgrade does not announce the end of the connection.
 //! Deviations: GOAWAY carries no debug data.
+//! Deviations: there is no limit on streams that are reset before their time but `stream_reset_burst` and `stream_reset_rate`.
 //! Deviations: `allow_metadata` and custom settings that the RFC knows are refused.
 //! Deviations: whether a field came as never indexed is forgotten; credentials and cookies are always sent so.
-//! Deviations: `pending_send_bytes`, `outbound_frames_active` and `outbound_control_frames_active` stay at zero.
+//! Deviations: `pending_send_bytes`, `outbound_frames_active` and `outbound_control_frames_active` stay at zero;
+//! `nghttp2_downstream_connections` is not there.
 
 mod connection;
 pub mod driver;

@@ -37,8 +37,6 @@ pub struct Http2ProtocolOptions {
     pub custom_settings_parameters: Vec<(u16, u32)>,
     /// Whether strings are sent in the Huffman code where that is shorter. Default true.
     pub enable_huffman_encoding: bool,
-    /// Refuses octets above ASCII in values. Default false.
-    pub disallow_obs_text: bool,
 }
 
 /// `envoy.config.core.v3.KeepaliveSettings`.
@@ -118,7 +116,8 @@ impl Http2ProtocolOptions {
             enable_huffman_encoding,
             // Counts for one of Envoy's two codecs only: harmless.
             max_header_field_size_kb: _,
-            disallow_obs_text,
+            // Envoy's usual codec takes octets above ASCII all the same: harmless.
+            disallow_obs_text: _,
         } = proto.unwrap_or_default();
         let window = |name: &str, value: Option<UInt32Value>, default: u32| match value {
             None => Ok(default),
@@ -189,7 +188,6 @@ impl Http2ProtocolOptions {
             stream_reset_rate: stream_reset_rate.map_or(33, |v| v.value),
             custom_settings_parameters: custom?,
             enable_huffman_encoding: enable_huffman_encoding.is_none_or(|v| v.value),
-            disallow_obs_text: disallow_obs_text.is_some_and(|v| v.value),
             hpack_table_size: hpack_table_size.map_or(default.hpack_table_size, |v| v.value),
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,
@@ -270,7 +268,6 @@ impl Default for Http2ProtocolOptions {
             stream_reset_rate: 33,
             custom_settings_parameters: Vec::new(),
             enable_huffman_encoding: true,
-            disallow_obs_text: false,
         }
     }
 }

@@ -266,9 +266,14 @@ fn each_broken_frame_has_its_end() {
             silent,
         ),
         (
+            "WINDOW_UPDATE beyond the largest of a stream",
+            stream(raw(8, 0, 1, &[0x7f, 255, 255, 255])),
+            (None, Some(3), false),
+        ),
+        (
             "WINDOW_UPDATE beyond the largest",
             raw(8, 0, 0, &[0x7f, 255, 255, 255]),
-            silent,
+            told(3),
         ),
         (
             "WINDOW_UPDATE of three octets",

@@ -13,8 +13,9 @@ use tokio::time::{Instant, timeout};
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
 use super::codec::upgrade::request_from_http2;
+use super::config::Timeouts;
 use super::manager::Hcm;
-use super::stream::Stream;
+use super::stream::{HeadTimeout, Stream};
 use super::timer::{Timer, nearer};
 use crate::http::Protocol;
 use crate::http_filters::LocalBoxFuture;
@@ -94,7 +95,7 @@ enum Rest {
     /// The connection is old enough.
     MaxDuration,
     /// The head of a request did not come to its end.
-    HeadersTimeout,
+    HeadersTimeout(HeadTimeout),
     /// The listener drains.
     Drain,
 }
@@ -210,11 +211,16 @@ fn begin_http1<'a>(
             stream.start_refused(&error);
             Begun::Stream(stream, true)
         }
-        Rest::HeadersTimeout => {
-            stats.downstream_rq_header_timeout().inc();
+        Rest::HeadersTimeout(timeout) => {
+            match timeout {
+                HeadTimeout::Headers => stats.downstream_rq_header_timeout().inc(),
+                HeadTimeout::Request => stats.downstream_rq_timeout().inc(),
+                HeadTimeout::Idle => stats.downstream_rq_idle_timeout().inc(),
+                HeadTimeout::MaxDuration => stats.downstream_rq_max_duration_reached().inc(),
+            }
             codec.close_after_response();
             let mut stream = stream(codec, None);
-            stream.start_headers_timeout();
+            stream.start_headers_timeout(timeout);
             Begun::Stream(stream, false)
         }
         Rest::IdleTimeout => {
@@ -273,25 +279,37 @@ async fn next_request(
             .idle
             .map(|d| now + d)
             .filter(|_| head_since.is_none());
-        let headers = head_since
-            .zip(timeouts.request_headers)
-            .map(|(since, d)| since + d);
-        let request = head_since.zip(timeouts.request).map(|(since, d)| since + d);
-        let headers = nearer(headers, request);
-        if !timer.poll(nearer(nearer(idle, headers), max), cx) {
+        let head = head_since.and_then(|since| head_deadline(timeouts, since));
+        let head_end = head.map(|(deadline, _)| deadline);
+        if !timer.poll(nearer(nearer(idle, head_end), max), cx) {
             return Poll::Pending;
         }
         let now = Instant::now();
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
-        Poll::Ready(if passed(headers) {
-            Rest::HeadersTimeout
-        } else if passed(max) {
-            Rest::MaxDuration
-        } else {
-            Rest::IdleTimeout
-        })
+        Poll::Ready(
+            if let Some((_, timeout)) = head.filter(|(deadline, _)| *deadline <= now) {
+                Rest::HeadersTimeout(timeout)
+            } else if passed(max) {
+                Rest::MaxDuration
+            } else {
+                Rest::IdleTimeout
+            },
+        )
     })
     .await
+}
+
+/// When a head that began at `since` has to be there, and by which of the timeouts.
+fn head_deadline(timeouts: &Timeouts, since: Instant) -> Option<(Instant, HeadTimeout)> {
+    [
+        (timeouts.request_headers, HeadTimeout::Headers),
+        (timeouts.request, HeadTimeout::Request),
+        (timeouts.stream_idle, HeadTimeout::Idle),
+        (timeouts.max_stream_duration, HeadTimeout::MaxDuration),
+    ]
+    .into_iter()
+    .filter_map(|(duration, timeout)| Some((since + duration?, timeout)))
+    .min_by_key(|(deadline, _)| *deadline)
 }
 
 /// Ends the connection. A client that was answered before it had sent its request gets the chance to close first, so that

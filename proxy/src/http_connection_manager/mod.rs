@@ -7,10 +7,10 @@
 //! Deviations: an HTTP/2 connection outlives an upgrade that is refused with 403; Envoy closes it.
 //! Deviations: `forward_client_cert_matcher`, `tracing`, `drain_timeout_jitter` and header validators are refused.
 //! Deviations: an HTTP/1.0 client that expects `100 Continue` gets none (RFC 9110); Envoy sends one.
-//! Deviations: an upstream that hangs up after a 1xx is told as one that hung up before its response.
+//! Deviations: an idle HTTP/1 connection, or one that is old enough, is closed at once; Envoy lets `drain_timeout` pass.
+//! Deviations: a line end alone begins no HTTP/1 request: no timeout of a request runs before its first other byte.
 //! Deviations: a tunnel that its upstream ends is closed at once, where Envoy waits `delayed_close_timeout` for the client.
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
-//! Deviations: HTTP/2 is served by the crate `h2`, which answers some malformed requests by itself, without access log.
 
 mod client_cert;
 pub mod codec;

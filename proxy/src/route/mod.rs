@@ -8,7 +8,7 @@
 //!
 //! Deviations: where TLS is required, a request without `x-forwarded-proto` is judged by its scheme; Envoy finds no route.
 //! Deviations: the port that was stripped from the authority of a CONNECT is not put back.
-//! Deviations: `vhds`, `vhost_header`, `virtual_clusters`, `filter_action` and route specifiers are refused.
+//! Deviations: `vhds`, `vhost_header`, `filter_action` and route specifiers are refused.
 //! Deviations: cluster specifier plugins are refused.
 //! Deviations: `metadata_match`, `tls_context`, and `cors` outside `typed_per_filter_config` are refused.
 
@@ -37,6 +37,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod uri_template;
+mod virtual_cluster;
 mod virtual_host;
 mod xx_hash;
 
@@ -64,8 +65,9 @@ pub use rate_limit::{Descriptor, RateLimit};
 pub use redirect::{RedirectAction, https_location};
 pub use retry_policy::{HostPredicate, RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::update_authority;
-pub use route_stats::RouteStats;
+pub use route_stats::{RouteCounters, RouteStats};
 pub use table::RouteTable;
+pub use virtual_cluster::VirtualCluster;
 pub use virtual_host::VirtualHost;
 pub use xx_hash::xx_hash64;
 
@@ -83,6 +85,8 @@ pub struct RouteIndex {
     pub route: u32,
     /// The entry of `weighted_clusters` that was drawn.
     pub weighted_cluster: Option<u32>,
+    /// The virtual cluster that the request belongs to, once the router has looked.
+    pub virtual_cluster: Option<u32>,
 }
 
 /// What a table has found for a request.
@@ -114,6 +118,33 @@ impl SelectedRoute {
     /// The virtual host of the route.
     pub fn virtual_host(&self) -> &VirtualHost {
         &self.table.virtual_hosts[self.index.virtual_host as usize]
+    }
+
+    /// Finds the virtual cluster of a request. Says whether there are any.
+    #[inline]
+    pub fn join_virtual_cluster(&mut self, head: &RequestHead) -> bool {
+        let found = self
+            .virtual_host()
+            .virtual_clusters()
+            .map(|all| all.find(head));
+        let any = found.is_some();
+        self.index.virtual_cluster = found.flatten();
+        any
+    }
+
+    /// The virtual cluster of the request.
+    pub fn virtual_cluster(&self) -> Option<&VirtualCluster> {
+        let number = self.index.virtual_cluster?;
+        self.virtual_host().virtual_clusters()?.get(number)
+    }
+
+    /// The stats that requests of the route are counted in, beside those of their cluster.
+    #[inline]
+    pub fn counted(&self) -> [Option<&Arc<RouteStats>>; 2] {
+        [
+            self.route().stats(),
+            self.virtual_cluster().map(|cluster| &cluster.stats),
+        ]
     }
 
     /// The merged configuration of the filter whose name has the number `slot` in this table.
@@ -244,6 +275,10 @@ impl SelectedRoute {
 impl NamedRoute for SelectedRoute {
     fn route_name(&self) -> &str {
         self.route().name.as_deref().unwrap_or_default()
+    }
+
+    fn virtual_cluster_name(&self) -> Option<&str> {
+        self.virtual_cluster().map(|cluster| &*cluster.name)
     }
 
     fn route_metadata(&self) -> Option<&DynamicMetadata> {

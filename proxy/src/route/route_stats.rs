@@ -1,4 +1,4 @@
-//! `Route.stat_prefix`: stats of one route, below `vhost.<virtual host>.route.<stat_prefix>.`
+//! Stats of one route, below `vhost.<virtual host>.route.<stat_prefix>.`, and of one virtual cluster.
 
 use std::fmt;
 
@@ -26,7 +26,11 @@ pub struct RouteStats {
 
 impl RouteStats {
     pub(super) fn new(store: &Store, virtual_host: &str, stat_prefix: &str) -> Self {
-        let scope = store.scope(&format!("vhost.{virtual_host}.route.{stat_prefix}."));
+        Self::below(store, &format!("vhost.{virtual_host}.route.{stat_prefix}."))
+    }
+
+    pub(super) fn below(store: &Store, prefix: &str) -> Self {
+        let scope = store.scope(prefix);
         Self {
             counters: RouteCounters::new(&scope),
             scope,

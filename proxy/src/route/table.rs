@@ -175,6 +175,7 @@ impl RouteTable {
             virtual_host,
             route,
             weighted_cluster,
+            virtual_cluster: None,
         })
     }
 

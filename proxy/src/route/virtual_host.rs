@@ -17,6 +17,7 @@ use super::path_index::{Candidates, PathIndex};
 use super::per_filter::{FilterLevel, FilterSlots, PerFilter};
 use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
+use super::virtual_cluster::VirtualClusters;
 use crate::config::{ConfigPath, Rejected};
 use crate::http::{Known, Method, RequestHead};
 use crate::matchers::metadata_from_proto;
@@ -46,6 +47,7 @@ pub struct VirtualHost {
 struct Rare {
     /// Chooses among `routes`.
     matcher: Option<RouteMatcher>,
+    virtual_clusters: Option<VirtualClusters>,
     rate_limits: Box<[RateLimit]>,
     metadata: Option<DynamicMetadata>,
     buffer_limit: Option<u64>,
@@ -104,12 +106,17 @@ impl VirtualHost {
         } = proto;
         let cx = context.per_filter.cx;
         let unsupported = [
-            path.unsupported_if_set("virtual_clusters", virtual_clusters),
             path.unsupported_if_set("cors", cors),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
             path.unsupported_if_set("route_specifiers", route_specifiers),
         ];
         let name = path.non_empty("name", name);
+        let virtual_clusters = VirtualClusters::from_proto(
+            virtual_clusters,
+            name.as_deref().unwrap_or_default(),
+            cx,
+            path,
+        );
         let require_tls = path.enumeration::<TlsRequirementType>("require_tls", require_tls);
         let rate_limits = path.each("rate_limits", rate_limits, |limit, path| {
             RateLimit::from_proto(limit, cx, path)
@@ -174,6 +181,7 @@ impl VirtualHost {
             rate_limits: rate_limits?.into(),
             metadata: metadata.map(metadata_from_proto),
             matcher: None,
+            virtual_clusters: virtual_clusters?,
             buffer_limit: request_body_buffer_limit
                 .map(|limit| limit.value)
                 .or(per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value))),
@@ -283,6 +291,12 @@ impl VirtualHost {
         position.map(|position| u32::try_from(position).unwrap())
     }
 
+    /// The virtual clusters; none: there are none.
+    #[inline]
+    pub(super) fn virtual_clusters(&self) -> Option<&VirtualClusters> {
+        self.rare.as_ref()?.virtual_clusters.as_ref()
+    }
+
     /// The rate-limit rules of the virtual host.
     pub fn rate_limits(&self) -> &[RateLimit] {
         self.rare.as_ref().map_or(&[], |rare| &rare.rate_limits)
@@ -302,11 +316,16 @@ impl Rare {
     fn is_empty(&self) -> bool {
         let Self {
             matcher,
+            virtual_clusters,
             rate_limits,
             metadata,
             buffer_limit,
         } = self;
-        matcher.is_none() && rate_limits.is_empty() && metadata.is_none() && buffer_limit.is_none()
+        matcher.is_none()
+            && virtual_clusters.is_none()
+            && rate_limits.is_empty()
+            && metadata.is_none()
+            && buffer_limit.is_none()
     }
 }
 

@@ -204,8 +204,6 @@ pub struct StreamInfo {
     pub request_id: Option<Box<str>>,
     /// What filters want to see in the log, separated by commas: `%CUSTOM_FLAGS%`.
     pub custom_flags: Option<Box<str>>,
-    /// The virtual cluster that the request belongs to: `%VIRTUAL_CLUSTER_NAME%`.
-    pub virtual_cluster: Option<Rc<str>>,
     /// How often a route was looked up: `%ROUTE_RESOLUTION_COUNT%`.
     pub route_resolution_count: u32,
     /// How long the look-ups took together: `%ROUTE_RESOLUTION_TIME_US%`.
@@ -287,6 +285,16 @@ pub struct BytesMeter {
     pub wire_sent: u64,
 }
 
+impl BytesMeter {
+    /// Adds the bytes of another part of the same side.
+    pub fn add(&mut self, other: Self) {
+        self.header_received += other.header_received;
+        self.header_sent += other.header_sent;
+        self.wire_received += other.wire_received;
+        self.wire_sent += other.wire_sent;
+    }
+}
+
 /// Points in time of a stream, all optional: what did not happen is missing.
 #[derive(Debug, Clone, Copy, Default)]
 #[allow(
@@ -339,7 +347,6 @@ impl StreamInfo {
             connection_termination_details: None,
             request_id: None,
             custom_flags: None,
-            virtual_cluster: None,
             route_resolution_count: 0,
             route_resolution_time: Duration::ZERO,
             downstream_close_reason: None,

@@ -22,6 +22,7 @@ use super::cluster::{
 use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
 use super::host::Health;
+use super::load_balancer::{HashTables, Policy};
 use super::pool::SocketSettings;
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::runtime::RuntimeInteger;
@@ -131,7 +132,8 @@ impl Cluster {
     }
 
     /// Publishes a new set of hosts, and counts what changed.
-    pub fn set_hosts(&self, set: PrioritySet) {
+    pub fn set_hosts(&self, mut set: PrioritySet) {
+        set.hash_tables = self.hash_tables(&set);
         let old = self.hosts.load();
         let known: HashSet<_> = old.hosts().map(Arc::as_ptr).collect();
         let kept = set
@@ -171,6 +173,20 @@ impl Cluster {
         self.hosts.store(Arc::new(set));
         self.hosts_version.fetch_add(1, Relaxed);
         self.changes.send_replace(());
+    }
+
+    /// What load balancers that hash read, for the hosts as they are now.
+    fn hash_tables(&self, set: &PrioritySet) -> Option<Arc<HashTables>> {
+        let settings = &self.info.settings.load_balancer;
+        let Policy::Hash(hashing) = &settings.policy else {
+            return None;
+        };
+        let threshold = self.panic_threshold.get().min(100);
+        let weighted = settings.locality_weighted;
+        let scope = &self.info.scope;
+        Some(Arc::new(HashTables::new(
+            hashing, weighted, set, threshold, scope,
+        )))
     }
 }
 

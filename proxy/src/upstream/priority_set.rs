@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::host::{Health, Host, Locality};
+use super::load_balancer::HashTables;
 
 /// The hosts of a cluster at one moment. Immutable; a change makes a new one, in which unchanged hosts are the same.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct PrioritySet {
     pub overprovisioning_factor: u32,
     /// Whether the health of a priority counts weights instead of hosts.
     pub weighted_priority_health: bool,
+    /// Of load balancers that hash; set when the hosts are published.
+    pub(super) hash_tables: Option<Arc<HashTables>>,
 }
 
 /// The hosts of one priority.
@@ -63,6 +66,7 @@ impl PrioritySet {
             priorities: priorities.into_iter().map(HostSet::from).collect(),
             overprovisioning_factor,
             weighted_priority_health,
+            hash_tables: None,
         }
     }
 

@@ -412,12 +412,6 @@ fn counted() -> Vec<Case> {
             .get("/")
             .both()
             .shows(["< 200", "< body ab", "log flags=UR", "log details=upstream_reset_after_response_started{remote_reset}"]),
-        case("an HTTP/2 upstream that hangs up is 503 with UC")
-            .upstream_http2()
-            .reply(acts([Act::Close]))
-            .get("/")
-            .both()
-            .shows(["< 503", "log flags=UC"]),
         case("a 5xx is an error of its host")
             .reply(reply(status(500, "")))
             .get("/")

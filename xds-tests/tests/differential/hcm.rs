@@ -348,6 +348,24 @@ fn timeouts() -> Vec<Case> {
             .hcm("request_timeout: 0.3s")
             .raw("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nab")
             .shows(["< 408", "< body request timeout", "log details=request_overall_timeout", "log flags=-"]),
+        case("request_timeout ends slow headers with its own 408")
+            .hcm("request_timeout: 0.3s\nrequest_headers_timeout: 2s")
+            .raw("GET / HTTP/1.1\r\nhost: a\r\nx-slow")
+            .shows(["< 408", "< body request timeout", "log details=request_overall_timeout"]),
+        case("stream_idle_timeout ends slow headers with 408")
+            .hcm("stream_idle_timeout: 0.3s")
+            .raw("GET / HTTP/1.1\r\nhost: a\r\nx-slow")
+            .shows(["< 408", "log flags=SI", "log details=stream_idle_timeout"]),
+        case("max_stream_duration ends slow headers with 408")
+            .hcm("common_http_protocol_options: { max_stream_duration: 0.3s }")
+            .raw("GET / HTTP/1.1\r\nhost: a\r\nx-slow")
+            .shows(["< 408", "log details=max_duration_timeout"]),
+        case("a second request has its own time for its head")
+            .hcm("request_headers_timeout: 0.4s")
+            .get("/")
+            .wait(600)
+            .raw("GET / HTTP/1.1\r\nhost: a\r\nx-slow")
+            .shows(["< 200", "< 408", "log details=request_header_timeout"]),
         case("request_headers_timeout ends slow headers with 408")
             .hcm("request_headers_timeout: 0.3s")
             .raw("GET / HTTP/1.1\r\nhost: a\r\nx-slow")

@@ -233,6 +233,7 @@ fn over_http2() -> Vec<Case> {
             .http2()
             .reply(acts([
                 send("HTTP/1.1 200 OK\r\n\r\npong"),
+                Act::Read(4),
                 pause(150),
                 Act::Close,
             ]))

@@ -1,7 +1,7 @@
 //! The access log of upstream attempts: `upstream_log` of the router.
 
 use crate::case::{
-    Act, Case, Kind, Step, With, acts, case, get, late, ok, pause, reply, request, send, status,
+    Act, Case, Kind, Step, With, acts, case, late, ok, pause, reply, request, send, status,
     with_fields,
 };
 

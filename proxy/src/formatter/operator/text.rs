@@ -86,7 +86,10 @@ impl Text {
             Self::Protocol => info.protocol.map(|p| p.as_str()),
             Self::UpstreamProtocol => upstream_of(data)?.protocol.map(|p| p.as_str()),
             Self::RouteName => named(info.route.as_ref()?.route_name()),
-            Self::VirtualClusterName => info.virtual_cluster.as_deref(),
+            Self::VirtualClusterName => info
+                .route
+                .as_ref()
+                .and_then(NamedRoute::virtual_cluster_name),
             Self::UpstreamCluster => named(info.cluster.as_ref()?.observability_name()),
             Self::UpstreamClusterRaw => named(info.cluster.as_ref()?.cluster_name()),
             Self::FilterChainName => named(&connection.filter_chain_name),

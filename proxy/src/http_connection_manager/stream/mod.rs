@@ -84,6 +84,19 @@ enum Half {
     Done,
 }
 
+/// What ran out before the head of a request had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadTimeout {
+    /// `request_headers_timeout`.
+    Headers,
+    /// `request_timeout`.
+    Request,
+    /// `stream_idle_timeout`.
+    Idle,
+    /// `max_stream_duration`.
+    MaxDuration,
+}
+
 /// Whether the request asks for another protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upgrade {
@@ -250,12 +263,20 @@ impl<S: ServerStream> Stream<S> {
     }
 
     /// Answers a client whose head did not come to its end in time.
-    pub(super) fn start_headers_timeout(&mut self) {
+    pub(super) fn start_headers_timeout(&mut self, timeout: HeadTimeout) {
         self.request = Half::Received;
-        self.close_connection = true;
-        let reply = LocalReply::new(408, "request_header_timeout")
-            .with_body(Bytes::from_static(b"request header timeout"));
-        self.local_reply(reply);
+        self.close_early();
+        let (details, body) = match timeout {
+            HeadTimeout::Headers => ("request_header_timeout", "request header timeout"),
+            HeadTimeout::Request => ("request_overall_timeout", "request timeout"),
+            HeadTimeout::Idle => {
+                let flags = &mut self.info().response_flags;
+                flags.set(ResponseFlag::StreamIdleTimeout);
+                ("stream_idle_timeout", "stream timeout")
+            }
+            HeadTimeout::MaxDuration => ("max_duration_timeout", "downstream duration timeout"),
+        };
+        self.local_reply(LocalReply::new(408, details).with_body(body));
     }
 
     /// Ends the connection after this stream, whatever the stream does, or when `drain` says so until its head is sent.
@@ -547,12 +568,26 @@ impl<S: ServerStream> Stream<S> {
         }
     }
 
+    /// Hands a piece of the body that has passed the filters to the router. What comes before an upgrade is granted waits: an
+    /// upstream that does not grant it would take these bytes for another request.
+    fn data_to_router(&mut self, data: Bytes, end: EndStream) -> Option<RouterEvent> {
+        if self.upgrade != Upgrade::Asked {
+            return self.with_env(|env, s| s.router.data(env, data, end));
+        }
+        if end.is_end() {
+            let now = self.info().now;
+            self.router.request_ended(now);
+        }
+        self.held_back.push((data, end));
+        None
+    }
+
     fn decode_data(&mut self, data: Bytes, end: EndStream) {
         if self.response == Half::Done {
             return;
         }
         if self.filters.is_empty() {
-            let event = self.with_env(|env, s| s.router.data(env, data, end));
+            let event = self.data_to_router(data, end);
             return self.on_any_router_event(event);
         }
         let limit = self.buffer_limit;
@@ -666,16 +701,7 @@ impl<S: ServerStream> Stream<S> {
         for piece in pieces.drain(..) {
             let event = match piece {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
-                // An upstream that does not grant the upgrade would take these bytes for another request.
-                Piece::Data(data, end) if self.upgrade == Upgrade::Asked => {
-                    if end.is_end() {
-                        let now = self.info().now;
-                        self.router.request_ended(now);
-                    }
-                    self.held_back.push((data, end));
-                    None
-                }
-                Piece::Data(data, end) => self.with_env(|env, s| s.router.data(env, data, end)),
+                Piece::Data(data, end) => self.data_to_router(data, end),
                 Piece::Trailers(trailers) => {
                     self.with_env(|env, s| s.router.trailers(env, trailers))
                 }

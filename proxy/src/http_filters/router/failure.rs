@@ -84,8 +84,7 @@ impl Router {
             runtime: &self.shared.retry,
             route_stats: selected
                 .as_ref()
-                .and_then(|s| s.route().stats())
-                .map(|s| &**s),
+                .map_or([None, None], SelectedRoute::counted),
             random: env.worker.random.next(),
         };
         let decision = self.retry.on_failure(failure, attempt.is_open(), &context);
@@ -210,7 +209,7 @@ impl Router {
         if let Some(cluster) = &self.cluster {
             cluster.info().stats.upstream_rq_timeout().inc();
         }
-        if let Some(stats) = self.route.as_ref().and_then(|s| s.route().stats()) {
+        for stats in self.route.iter().flat_map(SelectedRoute::counted).flatten() {
             stats.counters.upstream_rq_timeout().inc();
         }
         attempt.host().count(HostStat::RqTimeout);

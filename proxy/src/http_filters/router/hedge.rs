@@ -98,8 +98,7 @@ impl Router {
             runtime: &self.shared.retry,
             route_stats: selected
                 .as_ref()
-                .and_then(|s| s.route().stats())
-                .map(|s| &**s),
+                .map_or([None, None], SelectedRoute::counted),
             random: env.worker.random.next(),
         })
     }
@@ -260,7 +259,7 @@ impl Router {
     /// Ends all slow attempts when nothing is to be told of them.
     pub(super) fn drop_slow_attempts(&mut self) {
         for slow in self.slow.drain(..) {
-            slow.attempt.reset();
+            slow.attempt.reset(&mut self.left_bytes);
         }
     }
 }

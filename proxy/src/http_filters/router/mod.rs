@@ -2,10 +2,13 @@
 //!
 //! Type URL: `envoy.extensions.filters.http.router.v3.Router`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter>
-//! Stats: `http.<stat_prefix>.no_route`, `no_cluster`, `rq_*`; `cluster.<name>.upstream_rq_*`.
+//! Stats: `http.<stat_prefix>.no_route`, `no_cluster`, `rq_*`, `passthrough_internal_redirect_*`; `cluster.<name>.upstream_rq_*`,
+//! `retry.upstream_rq_*`, `upstream_internal_redirect_*`; `vhost.<name>.route.<stat_prefix>.upstream_rq_*`.
 //! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
 //! if it is idempotent and had no body; Envoy answers 503.
 //! Deviations: a CONNECT that ends here (`connect_config`) passes no upstream filters.
+//! Deviations: `upstream_log_flush_interval` is refused, and stats by zone (`cluster.<name>.zone.*`) are not kept.
+//! Deviations: `x-envoy-immediate-health-check-fail` of a response marks no host.
 //! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;
 //! Envoy's change the only one.
 
@@ -45,7 +48,7 @@ use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{Action, ConnectConfig, Priority, RouteAction, SelectedRoute};
-use crate::stream_info::{ResponseFlag, StreamInfo};
+use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
 use crate::upstream::{RoutingPriority, WorkerCluster};
 
@@ -97,6 +100,8 @@ pub struct Router {
     left: Option<Box<UpstreamFilters>>,
     /// Its log, likewise.
     left_log: Option<Box<AttemptLog>>,
+    /// Its bytes, likewise.
+    left_bytes: BytesMeter,
     shadows: Shadows,
 }
 
@@ -167,6 +172,7 @@ impl Router {
             connect: None,
             left: None,
             left_log: None,
+            left_bytes: BytesMeter::default(),
             shadows: Shadows::default(),
         }
     }
@@ -217,7 +223,11 @@ impl Router {
                     return Some(self.reply(env, reply));
                 };
                 self.cluster = Some(cluster);
-                self.route = Some(selected.clone());
+                let mut route = selected.clone();
+                if route.join_virtual_cluster(env.request) {
+                    env.info.route = Some(route.clone());
+                }
+                self.route = Some(route);
                 self.forward(env, action, &selected, end)
             }
         }
@@ -403,7 +413,7 @@ impl Router {
         if let State::Attempt(mut attempt) = std::mem::replace(&mut self.state, State::Idle) {
             self.left = attempt.take_filters();
             self.left_log = attempt.take_log();
-            attempt.reset();
+            attempt.reset(&mut self.left_bytes);
         }
         self.drop_slow_attempts();
         self.route_deadline = None;
@@ -418,6 +428,8 @@ impl Router {
         for slow in std::mem::take(&mut self.slow) {
             slow.give_up(info);
         }
+        info.upstream_bytes
+            .add(std::mem::take(&mut self.left_bytes));
         if let Some(mut filters) = self.left.take() {
             filters.complete(info);
         }

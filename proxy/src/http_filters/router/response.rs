@@ -72,8 +72,7 @@ impl Router {
             runtime: &self.shared.retry,
             route_stats: selected
                 .as_ref()
-                .and_then(|s| s.route().stats())
-                .map(|s| &**s),
+                .map_or([None, None], SelectedRoute::counted),
             random: env.worker.random.next(),
         };
         let decision = self
@@ -207,7 +206,7 @@ impl Router {
             if let Some(alternative) = &self.alt_stat_name {
                 cluster.record_alternative_time(alternative, now - since, origin);
             }
-            if let Some(stats) = self.route.as_ref().and_then(|s| s.route().stats()) {
+            for stats in self.route.iter().flat_map(SelectedRoute::counted).flatten() {
                 let millis = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
                 self.shared.route_codes.of(stats, |codes| {
                     codes.record_plain_time(&stats.scope, millis);
@@ -275,7 +274,12 @@ pub(super) fn charge_code(
     if let Some(alternative) = &router.alt_stat_name {
         cluster.record_alternative_code(alternative, status, origin);
     }
-    if let Some(stats) = router.route.as_ref().and_then(|s| s.route().stats()) {
+    for stats in router
+        .route
+        .iter()
+        .flat_map(SelectedRoute::counted)
+        .flatten()
+    {
         router
             .shared
             .route_codes

@@ -3,12 +3,13 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::outcome::Failure;
 use crate::config::Fraction;
 use crate::http::{HeaderName, Known, RequestHead, ResponseHead};
-use crate::route::{RateLimitedBackOff, RetryOn, RetryPolicy, RouteStats};
+use crate::route::{RateLimitedBackOff, RetryOn, RetryPolicy, RouteCounters, RouteStats};
 use crate::runtime::{Runtime, RuntimeFraction, RuntimeInteger};
 use crate::upstream::pool::{ResetReason, RetryGuard};
 use crate::upstream::{Host, RoutingPriority, WorkerCluster, WorkerHost};
@@ -61,7 +62,7 @@ pub(crate) struct RetryContext<'a> {
     /// Of the worker.
     pub(crate) runtime: &'a RetryRuntime,
     /// The stats of the route, if it has some.
-    pub(crate) route_stats: Option<&'a RouteStats>,
+    pub(crate) route_stats: [Option<&'a Arc<RouteStats>>; 2],
     /// A random number.
     pub(crate) random: u64,
 }
@@ -278,24 +279,28 @@ impl Retries {
 
     fn decide(&mut self, wanted: Wanted, cx: &RetryContext<'_>) -> RetryDecision {
         let stats = &cx.cluster.info().stats;
-        let of_route = cx.route_stats.map(|stats| &stats.counters);
+        let of_route = |count: fn(&RouteCounters)| {
+            for stats in cx.route_stats.iter().flatten() {
+                count(&stats.counters);
+            }
+        };
         let was_retry = self.guard.take().is_some();
         if wanted == Wanted::No {
             if was_retry {
                 stats.upstream_rq_retry_success().inc();
-                of_route.inspect(|stats| stats.upstream_rq_retry_success().inc());
+                of_route(|stats| stats.upstream_rq_retry_success().inc());
             }
             return RetryDecision::No;
         }
         if self.remaining == 0 {
             stats.upstream_rq_retry_limit_exceeded().inc();
-            of_route.inspect(|stats| stats.upstream_rq_retry_limit_exceeded().inc());
+            of_route(|stats| stats.upstream_rq_retry_limit_exceeded().inc());
             return RetryDecision::LimitExceeded;
         }
         self.remaining -= 1;
         let Some(guard) = cx.cluster.try_acquire_retry(cx.priority) else {
             stats.upstream_rq_retry_overflow().inc();
-            of_route.inspect(|stats| stats.upstream_rq_retry_overflow().inc());
+            of_route(|stats| stats.upstream_rq_retry_overflow().inc());
             return RetryDecision::Overflow;
         };
         // The upper half, so that the wait does not depend on it.
@@ -304,7 +309,7 @@ impl Retries {
         }
         self.guard = Some(guard);
         stats.upstream_rq_retry().inc();
-        of_route.inspect(|stats| stats.upstream_rq_retry().inc());
+        of_route(|stats| stats.upstream_rq_retry().inc());
         let millis = match wanted {
             Wanted::No | Wanted::AtOnce => 0,
             Wanted::AfterBackOff => {

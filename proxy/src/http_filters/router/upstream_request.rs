@@ -11,7 +11,7 @@ use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
-use crate::stream_info::StreamInfo;
+use crate::stream_info::{BytesMeter, StreamInfo};
 use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::cluster::AutoTlsOptions;
 use crate::upstream::pool::{
@@ -238,7 +238,7 @@ impl UpstreamRequest {
             return;
         };
         let connection = stream.connection_info();
-        if let Some(stats) = info.route.as_ref().and_then(|s| s.route().stats()) {
+        for stats in info.route.iter().flat_map(SelectedRoute::counted).flatten() {
             stats.counters.upstream_rq_total().inc();
         }
         let upstream = info.upstream.get_or_insert_default();
@@ -299,6 +299,9 @@ impl UpstreamRequest {
     /// The attempt took too long and goes on beside another one.
     pub(super) fn outlasts(&mut self, retried: bool) {
         self.retried |= retried;
+        if let Some(log) = &mut self.log {
+            log.failed(&Failure::PerTryTimeout);
+        }
         self.clocks.limits = None;
         self.clocks.per_try = None;
         self.clocks.idle = None;
@@ -365,8 +368,9 @@ impl UpstreamRequest {
         self.give_up(info);
     }
 
-    /// Nobody waits for the response.
-    pub(super) fn reset(mut self: Box<Self>) {
+    /// Nobody waits for the response. Adds the bytes of the attempt to `total`.
+    pub(super) fn reset(mut self: Box<Self>, total: &mut BytesMeter) {
+        self.meter(total);
         if let Some(mut stream) = self.take_stream() {
             stream.reset(&ResetReason::LocalReset);
         }
@@ -389,7 +393,7 @@ impl UpstreamRequest {
     }
 
     fn complete(&mut self, info: &mut StreamInfo) {
-        self.meter(info);
+        self.meter(&mut info.upstream_bytes);
         if let Some(mut filters) = self.filters.take() {
             filters.complete(info);
         }
@@ -398,14 +402,9 @@ impl UpstreamRequest {
         }
     }
 
-    fn meter(&self, info: &mut StreamInfo) {
+    fn meter(&self, total: &mut BytesMeter) {
         if let Some(stream) = self.any_stream() {
-            let bytes = stream.bytes();
-            let total = &mut info.upstream_bytes;
-            total.header_received += bytes.header_received;
-            total.header_sent += bytes.header_sent;
-            total.wire_received += bytes.wire_received;
-            total.wire_sent += bytes.wire_sent;
+            total.add(stream.bytes());
         }
     }
 }

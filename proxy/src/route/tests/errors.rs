@@ -24,7 +24,7 @@ virtual_hosts:
     route: { weighted_clusters: { clusters: [ { name: a, weight: 0 } ] } }
 - name: b
   domains: ["*"]
-  virtual_clusters: [ { name: v, headers: [ { name: x } ] } ]
+  virtual_clusters: [ { name: v } ]
   routes:
   - { match: { prefix: /, tls_context: {} }, redirect: { port_redirect: 70000 } }
   - { match: { prefix: / }, direct_response: { status: 200, body: { filename: /no/such/file } } }
@@ -46,7 +46,7 @@ virtual_hosts:
         host(0, 3) + "request_headers_to_add[1] / header / value",
         host(0, 3) + "response_headers_to_remove[0]",
         host(0, 3) + "route / weighted_clusters / clusters",
-        "routes / virtual_hosts[1] / virtual_clusters".to_owned(),
+        "routes / virtual_hosts[1] / virtual_clusters[0] / headers".to_owned(),
         host(1, 0) + "match / tls_context",
         host(1, 0) + "redirect / port_redirect",
         host(1, 1) + "direct_response / body / filename",

@@ -239,7 +239,7 @@ impl Job {
                 cluster: &self.cluster,
                 priority: self.options.priority,
                 runtime: &self.retry_runtime,
-                route_stats: None,
+                route_stats: [None, None],
                 random: self.worker.random.next(),
             };
             let decision = match &outcome {

@@ -7,9 +7,13 @@ use outrigger_proto::pb::envoy::extensions::load_balancing_policies as policies;
 use policies::common::v3 as common;
 use policies::least_request::v3::LeastRequest;
 use policies::least_request::v3::least_request::SelectionMethod;
+use policies::maglev::v3::Maglev;
 use policies::random::v3::Random;
+use policies::ring_hash::v3::RingHash;
 use policies::round_robin::v3::RoundRobin;
 
+use super::hash_config::{self, Consistent};
+use super::hashing::HashSettings;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 
 /// How hosts of a cluster are chosen.
@@ -41,6 +45,8 @@ pub enum Policy {
     },
     /// Any, whatever its weight.
     Random,
+    /// By the hash of the request: ring hash or Maglev.
+    Hash(Box<HashSettings>),
 }
 
 /// The fields of `Cluster` that say how hosts are chosen.
@@ -61,7 +67,9 @@ struct LocalityMode {
 
 const SUPPORTED: &[&str] = &[
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+    "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
     "envoy.extensions.load_balancing_policies.random.v3.Random",
+    "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
 ];
 
@@ -82,11 +90,15 @@ impl LegacyPolicy {
         path: &ConfigPath<'_>,
     ) -> Result<LoadBalancerSettings, Rejected> {
         let common = common_lb_config(self.common, &path.field("common_lb_config"));
+        let consistent = common
+            .as_ref()
+            .map_or_else(|_| Consistent::default(), |c| c.2);
         let policy = match self.typed {
             Some(typed) => typed_policy(typed, &path.field("load_balancing_policy")),
-            None => enum_policy(self.lb_policy, self.lb_config, path).map(|policy| (policy, None)),
+            None => enum_policy(self.lb_policy, self.lb_config, consistent, path)
+                .map(|policy| (policy, None)),
         };
-        let (healthy_panic_threshold, legacy_mode) = common?;
+        let (healthy_panic_threshold, legacy_mode, _) = common?;
         let (policy, mode) = policy?;
         // A typed policy brings its own view of localities; that of the cluster is for the enum alone.
         let mode = mode.unwrap_or(legacy_mode);
@@ -102,7 +114,7 @@ impl LegacyPolicy {
 fn common_lb_config(
     proto: Option<legacy::CommonLbConfig>,
     path: &ConfigPath<'_>,
-) -> Result<(u32, LocalityMode), Rejected> {
+) -> Result<(u32, LocalityMode, Consistent), Rejected> {
     use legacy::common_lb_config::{
         LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
     };
@@ -113,9 +125,8 @@ fn common_lb_config(
         // Without active health checks there is no first one to wait for.
         ignore_new_hosts_until_first_hc: _,
         close_connections_on_host_set_change,
-        // Of the hashing policies, which are not among those supported.
-        consistent_hashing_lb_config: _,
-        // Of the override host policy and of stateful sessions, likewise.
+        consistent_hashing_lb_config,
+        // Of the override host policy and of stateful sessions, which are not among those supported.
         override_host_status: _,
         locality_config_specifier,
     } = proto.unwrap_or_default();
@@ -142,9 +153,13 @@ fn common_lb_config(
         },
         None => LocalityMode::default(),
     };
+    let consistent = Consistent::from_legacy(
+        consistent_hashing_lb_config,
+        &path.field("consistent_hashing_lb_config"),
+    );
     close?;
     let threshold = threshold?.map_or(50, percent_of);
-    Ok((threshold, mode))
+    Ok((threshold, mode, consistent?))
 }
 
 fn percent_of(share: f64) -> u32 {
@@ -160,6 +175,7 @@ fn percent_of(share: f64) -> u32 {
 fn enum_policy(
     lb_policy: i32,
     lb_config: Option<legacy::LbConfig>,
+    consistent: Consistent,
     path: &ConfigPath<'_>,
 ) -> Result<Policy, Rejected> {
     use legacy::{LbConfig, LbPolicy};
@@ -190,20 +206,37 @@ fn enum_policy(
             policy
         }
         (LbPolicy::Random, None) => Ok(Policy::Random),
-        (policy @ (LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random), Some(_)) => {
-            Err(path.field("lb_config").reject(format!(
-                "is not the configuration of {}",
-                policy.as_str_name()
-            )))
+        (LbPolicy::RingHash, None) => {
+            hash_config::legacy_ring_hash(legacy::RingHashLbConfig::default(), consistent, path)
         }
+        (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(config))) => {
+            let path = path.field("ring_hash_lb_config");
+            hash_config::legacy_ring_hash(config, consistent, &path)
+        }
+        (LbPolicy::Maglev, None) => {
+            hash_config::legacy_maglev(legacy::MaglevLbConfig::default(), consistent, path)
+        }
+        (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config))) => {
+            let path = path.field("maglev_lb_config");
+            hash_config::legacy_maglev(config, consistent, &path)
+        }
+        (
+            policy @ (LbPolicy::RoundRobin
+            | LbPolicy::LeastRequest
+            | LbPolicy::Random
+            | LbPolicy::RingHash
+            | LbPolicy::Maglev),
+            Some(_),
+        ) => Err(path.field("lb_config").reject(format!(
+            "is not the configuration of {}",
+            policy.as_str_name()
+        ))),
         (LbPolicy::LoadBalancingPolicyConfig, _) => Err(path
             .field("load_balancing_policy")
             .reject("is required with lb_policy LOAD_BALANCING_POLICY_CONFIG")),
-        (policy @ (LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided), _) => {
-            Err(path
-                .field("lb_policy")
-                .reject(format!("{} is not supported", policy.as_str_name())))
-        }
+        (policy @ LbPolicy::ClusterProvided, _) => Err(path
+            .field("lb_policy")
+            .reject(format!("{} is not supported", policy.as_str_name()))),
     }
 }
 
@@ -249,6 +282,22 @@ fn known_policy(
             let mode = locality_mode(locality_lb_config, path);
             slow?;
             Ok((Policy::RoundRobin, Some(mode?)))
+        }
+        Some("RingHash") => {
+            let config: RingHash = config.decode(path)?;
+            let mode = LocalityMode {
+                weighted: config.locality_weighted_lb_config.is_some(),
+                ..LocalityMode::default()
+            };
+            Ok((hash_config::ring_hash(config, path)?, Some(mode)))
+        }
+        Some("Maglev") => {
+            let config: Maglev = config.decode(path)?;
+            let mode = LocalityMode {
+                weighted: config.locality_weighted_lb_config.is_some(),
+                ..LocalityMode::default()
+            };
+            Ok((hash_config::maglev(config, path)?, Some(mode)))
         }
         Some("Random") => {
             let Random { locality_lb_config } = config.decode(path)?;

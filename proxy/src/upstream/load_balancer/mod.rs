@@ -1,24 +1,35 @@
 //! How a host is chosen: first a priority, then (if weighted) a locality, then a host.
 //!
 //! Type URLs: `envoy.extensions.load_balancing_policies.{round_robin.v3.RoundRobin, least_request.v3.LeastRequest, random.v3.Random}`
-//! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`.
+//! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`; likewise `ring_hash.v3.RingHash` and `maglev.v3.Maglev`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
 //! Stats: `cluster.<name>.lb_healthy_panic`.
 //! Deviations: `active_request_bias.runtime_key` is not read, its default holds.
+//! Deviations: hashing policies have no `hash_policy` of their own, that of the route counts.
 //! Deviations: there is no zone-aware routing: a local cluster changes nothing, and `slow_start_config` is refused.
 
+mod bounded_load;
 mod config;
 mod edf;
+mod hash_config;
+mod hashing;
+mod maglev;
+mod murmur;
 mod pick;
 mod priority_load;
+mod ring_hash;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 pub(super) use config::LegacyPolicy;
 pub use config::{LoadBalancerSettings, Policy};
+pub(super) use hashing::HashTables;
+pub use hashing::{HashSettings, TableSettings};
+pub use ring_hash::HashFunction;
 
 use self::edf::Edf;
+use self::hashing::{Load, hash_of};
 use self::pick::Pick;
 use self::priority_load::PriorityLoad;
 use super::cluster::ClusterInfo;
@@ -62,6 +73,8 @@ pub(super) struct WorkerLoadBalancer {
     panic_threshold: RuntimeInteger,
     load: PriorityLoad,
     priorities: Vec<Priority>,
+    /// Of hashing policies, shared with all workers.
+    tables: Option<Arc<HashTables>>,
 }
 
 /// The hosts of one priority, by what may be chosen from.
@@ -89,6 +102,7 @@ impl WorkerLoadBalancer {
             panic_threshold,
             load: PriorityLoad::default(),
             priorities: Vec::new(),
+            tables: None,
         }
     }
 
@@ -118,12 +132,16 @@ impl WorkerLoadBalancer {
             .collect();
         let threshold = self.panic_threshold.get().min(100);
         self.load = PriorityLoad::new(set, threshold);
+        self.tables = set.hash_tables.clone();
         let gone = old.into_iter().zip(kept).filter(|(_, kept)| !kept);
         gone.map(|(host, _)| host).collect()
     }
 
     /// A host, or none if none may be used.
     pub(super) fn choose_host(&mut self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
+        if let Policy::Hash(settings) = &self.info.settings.load_balancer.policy {
+            return self.choose_by_hash(settings, cx);
+        }
         let mut host = self.choose_once(cx)?;
         for _ in 0..cx.host_selection_retry_count() {
             if !cx.should_select_another(&host) {
@@ -139,6 +157,39 @@ impl WorkerLoadBalancer {
         self.priorities
             .iter()
             .flat_map(|priority| priority.all.hosts())
+    }
+
+    /// A hash has one host; where that is passed over the table says who comes next.
+    fn choose_by_hash(
+        &self,
+        settings: &HashSettings,
+        cx: &dyn LoadBalancerContext,
+    ) -> Option<Rc<WorkerHost>> {
+        let tables = self.tables.as_ref()?;
+        let hash = hash_of(cx);
+        let (priority, in_panic) = tables.priority(hash);
+        if in_panic {
+            self.info.update_stats.lb_healthy_panic().inc();
+        }
+        let hosts = self.priorities.get(priority)?.all.hosts();
+        let host_at = |index: u32| hosts.get(usize::try_from(index).ok()?);
+        let load = Load {
+            cluster: match settings.hash_balance_factor {
+                0 => 0,
+                _ => self.info.stats.upstream_rq_active().value(),
+            },
+            of_host: &|index| host_at(index).map_or(0, |host| host.active_requests()),
+            factor: settings.hash_balance_factor,
+        };
+        let mut chosen = None;
+        for attempt in 0..=cx.host_selection_retry_count() {
+            let host = host_at(tables.host(priority, hash, attempt, &load)?)?;
+            chosen = Some(host);
+            if !cx.should_select_another(host) {
+                break;
+            }
+        }
+        chosen.cloned()
     }
 
     fn choose_once(&mut self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
@@ -176,11 +227,14 @@ impl Priority {
         overprovisioning_factor: u32,
         settings: &LoadBalancerSettings,
     ) -> Self {
+        // Hashing policies choose from their tables.
+        let hashes = matches!(settings.policy, Policy::Hash(_));
         let with = |health: Health| -> Pick {
-            let hosts = all.iter().filter(|host| host.coarse_health() == health);
+            let fits = |host: &&Rc<WorkerHost>| !hashes && host.coarse_health() == health;
+            let hosts = all.iter().filter(fits);
             Pick::new(hosts.cloned().collect())
         };
-        let by_locality = |health: Health| match settings.locality_weighted {
+        let by_locality = |health: Health| match settings.locality_weighted && !hashes {
             true => Localities::new(&all, set, overprovisioning_factor, health),
             false => Localities::default(),
         };

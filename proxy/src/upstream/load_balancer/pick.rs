@@ -47,7 +47,8 @@ impl Pick {
             return self.hosts.first().cloned();
         }
         let at = match (policy, &mut self.schedule) {
-            (Policy::Random, _) => self.random(cx),
+            // Those that hash choose from their tables instead.
+            (Policy::Random | Policy::Hash(_), _) => self.random(cx),
             (Policy::RoundRobin, None) => self.next(cx),
             (Policy::RoundRobin, Some(schedule)) => schedule.pick(cx, |_, weight| weight)?,
             (

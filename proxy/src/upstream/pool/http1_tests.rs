@@ -396,9 +396,14 @@ async fn a_response_before_the_end_of_the_request_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_tunnel_of_connect_may_be_half_closed_and_one_of_an_upgrade_not() {
+async fn a_tunnel_ends_as_a_whole() {
     for (method, fields, status, wanted) in [
-        ("CONNECT", &[][..], "200 OK", "200 raw  END"),
+        (
+            "CONNECT",
+            &[][..],
+            "200 OK",
+            "200 raw ConnectionTermination",
+        ),
         (
             "GET",
             &[("connection", "upgrade"), ("upgrade", "w")],

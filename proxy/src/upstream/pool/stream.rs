@@ -196,7 +196,6 @@ impl ClientStream {
             Self::Raw(stream) => stream.reset(),
             Self::Http2(stream) => {
                 if !std::mem::replace(&mut stream.was_reset, true) {
-                    stream.pool.stats().tx_reset().inc();
                     stream.connection.guard.stats().upstream_rq_tx_reset().inc();
                 }
                 if let Some(stream) = &mut stream.stream {
@@ -301,30 +300,18 @@ impl Http2Stream {
         if let (ResponseEvent::Head(head, _), Some(protocol)) = (&mut *event, &self.upgrade) {
             response_from_http2(head, protocol);
         }
-        let stats = self.pool.stats();
-        match event {
-            ResponseEvent::Reset(reason) => {
-                self.was_reset = true;
-                let cluster = self.connection.guard.stats();
-                match reason {
-                    ResetReason::RemoteReset => {
-                        stats.rx_reset().inc();
-                        cluster.upstream_rq_rx_reset().inc();
-                    }
-                    ResetReason::RemoteRefusedStream => stats.rx_reset().inc(),
-                    ResetReason::ProtocolError(_) => {
-                        stats.rx_messaging_error().inc();
-                        cluster.upstream_rq_tx_reset().inc();
-                    }
-                    ResetReason::ConnectionTermination => {
-                        cluster.upstream_rq_pending_failure_eject().inc();
-                    }
-                    _ => {}
+        if let ResponseEvent::Reset(reason) = event {
+            self.was_reset = true;
+            let cluster = self.connection.guard.stats();
+            match reason {
+                ResetReason::RemoteReset => cluster.upstream_rq_rx_reset().inc(),
+                ResetReason::ProtocolError(_) => cluster.upstream_rq_tx_reset().inc(),
+                ResetReason::ConnectionTermination => {
+                    cluster.upstream_rq_pending_failure_eject().inc();
                 }
-                self.connection.guard.broke_off(reason);
+                _ => {}
             }
-            ResponseEvent::Trailers(_) => stats.trailers().inc(),
-            _ => {}
+            self.connection.guard.broke_off(reason);
         }
     }
 }

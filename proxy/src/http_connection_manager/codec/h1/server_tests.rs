@@ -370,6 +370,7 @@ async fn an_upgrade_carries_raw_bytes_both_ways() {
     assert!(
         matches!(event(&mut server).await, RequestEvent::Data(d, EndStream::No) if d == "early")
     );
+    server.upgrade();
     let got = answer(
         &mut server,
         &mut far,
