@@ -134,6 +134,7 @@ fn path_of(head: &RequestHead) -> Option<&[u8]> {
     path.get(..end.unwrap_or(path.len()))
 }
 
+#[allow(deprecated, reason = "every rule is decided, also old ones")]
 pub(super) fn permission(proto: pb::Permission, path: &ConfigPath<'_>) -> Result<Rule, Rejected> {
     let Some(rule) = proto.rule else {
         return Err(path.reject("is empty: one rule is needed"));
