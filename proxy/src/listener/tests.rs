@@ -198,7 +198,7 @@ filter_chains:
             "listener \"l\" / udp_listener_config",
             "listener \"l\" / listener_filters[0] / typed_config",
             "listener \"l\" / filter_chains[0] / filters[0]",
-            "listener \"l\" / filter_chains[1] / transport_socket / typed_config",
+            "listener \"l\" / filter_chains[1] / transport_socket / typed_config / common_tls_context",
             "listener \"l\" / filter_chains[1] / filter_chain_match",
         ]
     );

@@ -57,7 +57,7 @@ fn the_first_policy_by_name_that_matches_allows() {
 
 #[test]
 fn deny_refuses_what_matches_and_allow_what_does_not() {
-    let policy = "policies: { p q: { permissions: [ { destination_port: 8443 } ], principals: [ { not_id: { direct_remote_ip: { address_prefix: 10.0.0.8 } } } ] } }";
+    let policy = "policies: { p q: { permissions: [ { destination_port: 8443 } ], principals: [ { not_id: { direct_remote_ip: { address_prefix: 10.0.0.8, prefix_len: 32 } } } ] } }";
     let deny = convert(&format!("action: DENY\n{policy}")).unwrap();
     assert!(!decide(&deny, &connection(), "/").0);
     let allow = convert(policy).unwrap();

@@ -70,8 +70,6 @@ load_assignment:
         paths,
         [
             "cluster / health_checks",
-            "cluster / transport_socket[\"envoy.transport_sockets.tls\"] / typed_config",
-            "cluster / lb_policy",
             "cluster / type",
             "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / load_balancing_weight",
             "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / endpoint / address / socket_address / port_value",
@@ -164,7 +162,15 @@ typed_extension_protocol_options:
 ";
 
 #[test]
-fn alpn_is_refused_and_so_are_filters_that_belong_before_the_router() {
+fn a_protocol_chosen_by_alpn_needs_tls() {
+    let config = format!("{TYPED}    auto_config: {{}}\n");
+    let found = errors(&config);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("non-ALPN transport socket"), "{found:?}");
+}
+
+#[test]
+fn filters_that_belong_before_the_router_are_refused() {
     let errors = errors(&format!(
         "{TYPED}
     auto_config: {{}}
@@ -173,12 +179,11 @@ fn alpn_is_refused_and_so_are_filters_that_belong_before_the_router() {
     - {{name: codec, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}}}
 "
     ));
-    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(
         errors[0].contains("http_filters") && errors[0].contains("buffer.v3.Buffer"),
         "{errors:?}"
     );
-    assert!(errors[1].contains("auto_config"));
 }
 
 #[test]
