@@ -121,7 +121,9 @@ impl Peer {
 }
 
 /// How a connection takes something: the codes of its GOAWAY and RST_STREAM, and whether it has failed.
-fn fate(peer: &mut Peer) -> (Option<u32>, Option<u32>, bool) {
+type Fate = (Option<u32>, Option<u32>, bool);
+
+fn fate(peer: &mut Peer) -> Fate {
     let (mut goaway, mut reset) = (None, None);
     for (kind, _, _, payload) in peer.frames() {
         match kind {
@@ -169,6 +171,10 @@ fn a_request_with_body_and_trailers_comes_in_and_its_answer_goes_out() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "a table of cases is as long as there are cases"
+)]
 fn each_broken_frame_has_its_end() {
     let stream = |more: Vec<u8>| [get(1, false), more].concat();
     let setting = |id: u16, value: u32| {
@@ -178,7 +184,7 @@ fn each_broken_frame_has_its_end() {
     let own_parent = [0, 0, 0, 1, 7];
     let told = |code| (Some(code), None, true);
     let silent = (None, None, true);
-    let cases: Vec<(&str, Vec<u8>, (Option<u32>, Option<u32>, bool))> = vec![
+    let cases: Vec<(&str, Vec<u8>, Fate)> = vec![
         ("DATA on an idle stream", raw(0, 0, 1, b"a"), told(1)),
         ("DATA on stream 0", raw(0, 0, 0, b"a"), told(1)),
         (
@@ -684,7 +690,7 @@ fn outcome(pieces: &[&[u8]]) -> String {
         let now = peer.now;
         peer.connection.receive(&mut input, now);
         while let Some(accepted) = peer.connection.accept() {
-            heads.push(format!("{:?}", accepted));
+            heads.push(format!("{accepted:?}"));
             bodies.entry(accepted.id).or_default();
         }
         for (id, (body, rest)) in &mut bodies {

@@ -1,7 +1,5 @@
 //! Fields to header blocks. What repeats is put into the table; what comes once is not.
 
-use std::collections::VecDeque;
-
 use super::decode::{DEFAULT_SIZE, NameClass};
 use super::huffman;
 use super::table::{STATIC, Table, static_name};
@@ -9,13 +7,32 @@ use crate::http::Known;
 
 /// Hashes of fields that were seen, so that the second time puts a field into the table.
 const SEEN: usize = 64;
+/// A table of 4 KiB has no more than 128 entries, and most often 50.
+const SLOTS: usize = 128;
+
+/// The bits that a literal begins with, and those that are left for the number of its name.
+#[derive(Clone, Copy)]
+struct Form(u8, u32);
+
+const INDEXED: Form = Form(0x40, 6);
+const NOT_INDEXED: Form = Form(0x00, 4);
+const NEVER_INDEXED: Form = Form(0x10, 4);
+
+/// Where a field may be found, by a hash of it. What is found is compared, so that an old hint does no harm.
+struct Hints {
+    /// Fields that were seen.
+    seen: [u32; SEEN],
+    /// Numbers of entries by the hash of the field, and by that of the name.
+    fields: [u32; SLOTS],
+    names: [u32; SLOTS],
+}
 
 /// The encoder of one connection.
 pub struct Encoder {
     table: Table,
-    /// For each entry, newest first: the hashes of the field and of its name.
-    hashes: VecDeque<(u32, u32)>,
-    seen: Option<Box<[u32; SEEN]>>,
+    /// Entries that were ever put into the table; the newest has this number.
+    newest: u32,
+    hints: Option<Box<Hints>>,
     /// Table sizes to tell the peer before the next block: the smallest that was set since, and the last.
     resize: Option<(usize, usize)>,
     /// The largest table that we use, whatever the peer allows.
@@ -29,8 +46,8 @@ impl Encoder {
         let max = DEFAULT_SIZE.min(cap);
         Self {
             table: Table::new(max),
-            hashes: VecDeque::new(),
-            seen: None,
+            newest: 0,
+            hints: None,
             resize: (max != DEFAULT_SIZE).then_some((max, max)),
             cap,
             huffman,
@@ -45,8 +62,7 @@ impl Encoder {
         }
         let smallest = self.resize.map_or(max, |(smallest, _)| smallest.min(max));
         self.resize = Some((smallest, max));
-        let evicted = self.table.set_max(max);
-        self.forget(evicted);
+        self.table.set_max(max);
     }
 
     /// Begins a block.
@@ -111,60 +127,42 @@ impl Encoder {
     pub fn field(&mut self, known: Option<Known>, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
         if is_secret(known, name) {
             let number = static_name(known, name).unwrap_or(0);
-            return self.literal(0x10, 4, number, name, value, out);
+            return self.literal(NEVER_INDEXED, number, (name, value), out);
         }
         let name_hash = hash(name, 0x811c_9dc5);
         let field_hash = hash(value, name_hash);
-        let matching = |(entry, _): &(u32, u32)| *entry == field_hash;
-        if let Some(place) = self.hashes.iter().position(matching)
-            && let Some(entry) = self.table.get(place)
+        let newest = self.newest;
+        let hints = self.hints.get_or_insert_with(Hints::new);
+        // How far an entry is behind the newest one, if it is still there.
+        let place = newest.wrapping_sub(hints.fields[field_hash as usize % SLOTS]) as usize;
+        if let Some(entry) = self.table.get(place)
             && entry.name() == name
             && entry.value() == value
         {
             return integer(out, 0x80, 7, STATIC.len() + 1 + place);
         }
         let number = static_name(known, name).or_else(|| {
-            let place = self
-                .hashes
-                .iter()
-                .position(|(_, hash)| *hash == name_hash)?;
+            let place = newest.wrapping_sub(hints.names[name_hash as usize % SLOTS]) as usize;
             let entry = self.table.get(place)?;
             (entry.name() == name).then_some(STATIC.len() + 1 + place)
         });
         let number = number.unwrap_or(0);
         let small = (name.len() + value.len() + 32) * 2 <= self.table.max();
-        if !small || !self.comes_again(field_hash) {
-            return self.literal(0x00, 4, number, name, value, out);
+        let seen = &mut hints.seen[field_hash as usize % SEEN];
+        let comes_again = std::mem::replace(seen, field_hash) == field_hash;
+        if !small || !comes_again {
+            return self.literal(NOT_INDEXED, number, (name, value), out);
         }
-        self.literal(0x40, 6, number, name, value, out);
-        let (evicted, is_in) = self.table.insert(name, NameClass::Regular(known), value);
-        self.forget(evicted);
-        if is_in {
-            self.hashes.push_front((field_hash, name_hash));
+        if self.table.insert(name, NameClass::Regular(known), value) {
+            self.newest = newest.wrapping_add(1);
+            hints.fields[field_hash as usize % SLOTS] = self.newest;
+            hints.names[name_hash as usize % SLOTS] = self.newest;
         }
+        self.literal(INDEXED, number, (name, value), out);
     }
 
-    fn forget(&mut self, evicted: usize) {
-        let left = self.hashes.len().saturating_sub(evicted);
-        self.hashes.truncate(left);
-    }
-
-    /// Whether the field was there before, as far as that is remembered.
-    fn comes_again(&mut self, hash: u32) -> bool {
-        let seen = self.seen.get_or_insert_with(|| Box::new([0; SEEN]));
-        let slot = &mut seen[hash as usize % SEEN];
-        std::mem::replace(slot, hash) == hash
-    }
-
-    fn literal(
-        &self,
-        kind: u8,
-        prefix: u32,
-        number: usize,
-        name: &[u8],
-        value: &[u8],
-        out: &mut Vec<u8>,
-    ) {
+    fn literal(&self, form: Form, number: usize, (name, value): (&[u8], &[u8]), out: &mut Vec<u8>) {
+        let Form(kind, prefix) = form;
         integer(out, kind, prefix, number);
         if number == 0 {
             self.string(name, out);
@@ -185,6 +183,17 @@ impl Encoder {
             integer(out, 0, 7, text.len());
             out.extend_from_slice(text);
         }
+    }
+}
+
+impl Hints {
+    /// None yet.
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            seen: [0; SEEN],
+            fields: [0; SLOTS],
+            names: [0; SLOTS],
+        })
     }
 }
 

@@ -181,23 +181,21 @@ impl Table {
         self.entries.get(number)
     }
 
-    /// Sets the largest size, and evicts what is above it. Says how many entries went.
-    pub(super) fn set_max(&mut self, max: usize) -> usize {
+    /// Sets the largest size, and evicts what is above it.
+    pub(super) fn set_max(&mut self, max: usize) {
         self.max = max;
-        let evicted = self.evict(0);
+        self.evict(0);
         if self.entries.is_empty() {
             self.entries = VecDeque::new();
         }
-        evicted
     }
 
-    /// Adds an entry, and evicts the oldest ones for it; one that is too large empties the table. Says how many entries
-    /// went, and whether the new one is in.
-    pub(super) fn insert(&mut self, name: &[u8], class: NameClass, value: &[u8]) -> (usize, bool) {
+    /// Adds an entry, and evicts the oldest ones for it; one that is too large empties the table. Says whether it is in.
+    pub(super) fn insert(&mut self, name: &[u8], class: NameClass, value: &[u8]) -> bool {
         let size = name.len() + value.len() + OVERHEAD;
-        let evicted = self.evict(size);
+        self.evict(size);
         if size > self.max {
-            return (evicted, false);
+            return false;
         }
         let mut text = Vec::with_capacity(name.len() + value.len());
         text.extend_from_slice(name);
@@ -208,18 +206,15 @@ impl Table {
             name_len: name.len(),
             class,
         });
-        (evicted, true)
+        true
     }
 
-    fn evict(&mut self, room: usize) -> usize {
-        let mut evicted = 0;
+    fn evict(&mut self, room: usize) {
         while self.size + room > self.max
             && let Some(entry) = self.entries.pop_back()
         {
             self.size -= entry.text.len() + OVERHEAD;
-            evicted += 1;
         }
-        evicted
     }
 }
 
