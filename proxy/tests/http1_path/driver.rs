@@ -431,6 +431,7 @@ impl Connector for InMemory {
                 io: near.into(),
                 local_address: None,
                 remote_address: None,
+                tls: None,
             })
         })
     }
