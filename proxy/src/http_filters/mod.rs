@@ -11,9 +11,12 @@ mod cors;
 mod fault;
 mod grpc_stats;
 pub(crate) mod header_mutation;
+mod header_to_metadata;
 mod health_check;
 mod local_ratelimit;
 pub mod router;
+mod set_filter_state;
+mod set_metadata;
 mod status;
 #[cfg(test)]
 mod test_support;
@@ -39,8 +42,11 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,
+    &header_to_metadata::Factory,
     &health_check::Factory,
     &local_ratelimit::Factory,
+    &set_filter_state::Factory,
+    &set_metadata::Factory,
 ];
 
 /// One filter on one stream.

@@ -23,6 +23,7 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod filters;
+mod hashing;
 mod hcm;
 mod hedging;
 mod http2;
@@ -61,6 +62,7 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
+    ("hashing", hashing::cases),
     ("network", network::cases),
     ("http2", http2::cases),
     ("access_log", access_log::cases),

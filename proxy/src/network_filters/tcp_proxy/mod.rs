@@ -8,6 +8,7 @@
 
 mod config;
 mod copy;
+mod hash_policy;
 mod session;
 mod tunnel;
 
