@@ -161,6 +161,7 @@ impl Object {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
+        #[allow(deprecated, reason = "the older fields are decided like all others")]
         let common::FilterStateValue {
             factory_key,
             read_only,
