@@ -11,7 +11,8 @@ pub fn json_object(proto: Struct) -> Map<String, Value> {
         .collect()
 }
 
-fn json_value(kind: Option<Kind>) -> Value {
+/// A value. What JSON cannot express becomes null, and so does a value that is not there.
+pub fn json_value(kind: Option<Kind>) -> Value {
     match kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         Some(Kind::NumberValue(value)) => number(value),

@@ -11,10 +11,13 @@ mod cors;
 mod fault;
 mod grpc_stats;
 pub(crate) mod header_mutation;
+mod header_to_metadata;
 mod health_check;
 mod local_ratelimit;
 mod rbac;
 pub mod router;
+mod set_filter_state;
+mod set_metadata;
 mod status;
 #[cfg(test)]
 mod test_support;
@@ -40,9 +43,12 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,
+    &header_to_metadata::Factory,
     &health_check::Factory,
     &local_ratelimit::Factory,
     &rbac::Factory,
+    &set_filter_state::Factory,
+    &set_metadata::Factory,
 ];
 
 /// One filter on one stream.

@@ -15,6 +15,11 @@ pub trait FilterStateObject: Any {
         self.serialize_as_string().map(serde_json::Value::String)
     }
 
+    /// The number by which `hash_policy` chooses a host; none where the object is not made for that.
+    fn hash(&self) -> Option<u64> {
+        None
+    }
+
     /// A part of the object, as `%FILTER_STATE(key:FIELD:name)%` prints it.
     fn field(&self, _name: &str) -> Option<String> {
         None

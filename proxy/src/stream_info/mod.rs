@@ -136,6 +136,17 @@ impl DynamicMetadata {
             .extend(values);
     }
 
+    /// The values of a namespace, to change; made when it is not there.
+    pub fn namespace_mut(
+        &mut self,
+        namespace: &str,
+    ) -> &mut serde_json::Map<String, serde_json::Value> {
+        self.namespaces
+            .get_or_insert_default()
+            .entry(namespace.into())
+            .or_default()
+    }
+
     /// All namespaces.
     pub fn iter(
         &self,

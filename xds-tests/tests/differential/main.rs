@@ -26,6 +26,7 @@ mod clients;
 mod filters;
 mod frames;
 mod framing;
+mod hashing;
 mod hcm;
 mod hedging;
 mod http2;
@@ -70,6 +71,7 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
+    ("hashing", hashing::cases),
     ("network", network::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),

@@ -1,5 +1,6 @@
 //! One attempt begins: a host is chosen, its pool is asked for a stream, and the request goes out.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use bytes::Bytes;
 
 use super::upstream_request::UpstreamRequest;
 use super::{Router, RouterEvent, State};
-use crate::http::{EndStream, Known};
+use crate::http::{EndStream, Known, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::RetryPolicy;
-use crate::stream_info::{ResponseFlag, UpstreamInfo};
+use crate::route::{NewCookie, RetryPolicy};
+use crate::stream_info::{ResponseFlag, StreamInfo, UpstreamInfo};
 use crate::upstream::pool::StreamKind;
 use crate::upstream::{Host, LoadBalancerContext, WorkerHost};
 
@@ -27,9 +28,14 @@ impl Router {
                 None
             },
             env_random: env.worker.random.next(),
-            hash: self.hash_key(env),
+            request: env.request,
+            info: env.info,
+            new_cookies: RefCell::default(),
         };
-        let Some(host) = cluster.choose_host(&choice) else {
+        let host = cluster.choose_host(&choice);
+        let new_cookies = choice.new_cookies.into_inner();
+        self.new_cookies.extend(new_cookies);
+        let Some(host) = host else {
             cluster.info().stats.upstream_cx_none_healthy().inc();
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
@@ -191,12 +197,6 @@ impl Router {
         action.retry_policy.as_deref()
     }
 
-    /// The hash of the request by its route's `hash_policy`.
-    fn hash_key(&self, env: &ChainEnv<'_>) -> Option<u64> {
-        let action = self.route.as_ref()?.route().forward()?;
-        action.hash_policy()?.hash(env.request, env.info, None)
-    }
-
     /// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
     fn rewrite_host_for(&self, host: &WorkerHost, env: &mut ChainEnv<'_>) {
         let Some(action) = self.route.as_ref().and_then(|s| s.route().forward()) else {
@@ -219,12 +219,18 @@ struct HostChoice<'a> {
     /// Of retries alone: first attempts take any host.
     policy: Option<&'a RetryPolicy>,
     env_random: u64,
-    hash: Option<u64>,
+    request: &'a RequestHead,
+    info: &'a StreamInfo,
+    /// Cookies that the hash asked for.
+    new_cookies: RefCell<Vec<NewCookie>>,
 }
 
 impl LoadBalancerContext for HostChoice<'_> {
     fn hash_key(&self) -> Option<u64> {
-        self.hash
+        let action = self.router.route.as_ref()?.route().forward()?;
+        let policy = action.hash_policy()?;
+        let mut new_cookies = self.new_cookies.borrow_mut();
+        policy.hash(self.request, self.info, Some(&mut new_cookies))
     }
     fn random(&self) -> u64 {
         self.env_random

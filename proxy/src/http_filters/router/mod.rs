@@ -47,7 +47,7 @@ pub use timeouts::limits;
 use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{Action, ConnectConfig, Priority, RouteAction, SelectedRoute};
+use crate::route::{Action, ConnectConfig, NewCookie, Priority, RouteAction, SelectedRoute};
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
 use crate::upstream::{RoutingPriority, WorkerCluster};
@@ -87,6 +87,8 @@ pub struct Router {
     redirects: bool,
     /// Attempts that took too long and go on.
     slow: Vec<Slow>,
+    /// Cookies by which the client finds its host again.
+    new_cookies: Vec<NewCookie>,
     /// `x-envoy-upstream-alt-stat-name`.
     alt_stat_name: Option<Box<str>>,
     /// When the request had come whole: the origin of `x-envoy-upstream-service-time`.
@@ -164,6 +166,7 @@ impl Router {
             grpc_deferred: false,
             redirects: false,
             slow: Vec::new(),
+            new_cookies: Vec::new(),
             alt_stat_name: None,
             request_complete: None,
             route_deadline: None,

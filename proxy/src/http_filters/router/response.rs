@@ -182,6 +182,9 @@ impl Router {
                 .set(Known::EnvoyAttemptCount, env.info.attempt_count.to_string());
         }
         route.finalize_response_headers(head, env.request, env.info);
+        for cookie in &self.new_cookies {
+            head.fields.append(Known::SetCookie, &cookie.set_cookie);
+        }
     }
 
     pub(super) fn response_ended(&mut self, env: &mut ChainEnv<'_>, now: Instant) {

@@ -9,6 +9,7 @@ use pb::tcp_proxy::{
 };
 
 use super::Stats;
+use super::hash_policy::HashPolicy;
 use super::tunnel::TunnelingConfig;
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
@@ -35,6 +36,8 @@ pub(super) struct Config {
     pub(super) backoff: Option<Backoff>,
     pub(super) connect_on_data: bool,
     pub(super) check_drain_close: bool,
+    /// What load balancers that hash go by; none: chance.
+    pub(super) hash_policy: Option<HashPolicy>,
     pub(super) stats: Stats,
 }
 
@@ -73,8 +76,7 @@ impl Config {
             access_log,
             max_connect_attempts,
             backoff_options,
-            // Harmless: only load balancers that hash read it, and there are none yet.
-            hash_policy: _,
+            hash_policy,
             tunneling_config,
             max_downstream_connection_duration,
             max_downstream_connection_duration_jitter_percentage,
@@ -142,8 +144,10 @@ impl Config {
         let route = path
             .required("cluster_specifier", cluster_specifier)
             .and_then(|route| Route::from_proto(route, cx, path));
+        let hash_policy = HashPolicy::from_proto(hash_policy, path);
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         Ok(Self {
+            hash_policy: hash_policy?,
             route: route?,
             tunnel: tunnel?,
             idle_timeout: match idle? {

@@ -11,6 +11,7 @@
 
 mod config;
 mod copy;
+mod hash_policy;
 mod session;
 mod tunnel;
 

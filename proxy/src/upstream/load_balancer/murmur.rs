@@ -35,7 +35,8 @@ mod tests {
         for (text, hash) in [
             ("foo", 9_631_199_822_919_835_226),
             ("bar", 11_474_628_671_133_349_555),
-            ("foobar", 16_066_806_290_973_374_505),
+            ("foobar", 1_006_047_371_904_342_835),
+            ("foobarbazqux", 17_276_189_571_666_953_561),
         ] {
             assert_eq!(murmur_hash2(text.as_bytes()), hash, "{text}");
         }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::TcpProxy;
 use super::copy::{Broken, Endpoint, Relay};
+use super::hash_policy::HashPolicy;
 use super::tunnel::{Tunnel, TunnelError, TunnelingConfig};
 use crate::formatter::FormatData;
 use crate::net::Io;
@@ -167,7 +168,11 @@ impl Session {
                 let random = self.worker.random.next();
                 tokio::time::sleep(backoff.before(self.info.attempt_count, random)).await;
             }
-            let Some(host) = cluster.choose_host(&Choice(&self.worker)) else {
+            let Some(host) = cluster.choose_host(&Choice {
+                worker: &self.worker,
+                hash_policy: self.proxy.config.hash_policy.as_ref(),
+                info: &self.info,
+            }) else {
                 cluster.info().stats.upstream_cx_none_healthy().inc();
                 self.info
                     .response_flags
@@ -372,11 +377,18 @@ impl Drop for Session {
 }
 
 /// What a host is chosen by.
-struct Choice<'a>(&'a Worker);
+struct Choice<'a> {
+    worker: &'a Worker,
+    hash_policy: Option<&'a HashPolicy>,
+    info: &'a StreamInfo,
+}
 
 impl LoadBalancerContext for Choice<'_> {
     fn random(&self) -> u64 {
-        self.0.random.next()
+        self.worker.random.next()
+    }
+    fn hash_key(&self) -> Option<u64> {
+        self.hash_policy?.hash(self.info)
     }
 }
 
