@@ -14,7 +14,7 @@ use super::client_cert::ClientCertForwarding;
 use super::original_ip::{Detected, OriginalIpDetection, address_from_xff};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{Fields, HeaderName, Known, RequestHead, ResponseHead};
-use crate::http_filters::header_mutation::RequestMutations;
+use crate::http_filters::headers::RequestMutations;
 use crate::matchers::CidrRanges;
 use crate::net::{Address, IpText};
 use crate::server::{FactoryContext, Random};

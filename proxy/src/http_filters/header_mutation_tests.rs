@@ -1,3 +1,4 @@
+use outrigger_proto::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use outrigger_proto::pb::envoy::config::route::v3 as route_pb;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use outrigger_proto::pb::google::protobuf as wkt;
