@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+#[allow(dead_code, reason = "other stories use more of it")]
 mod common;
 
 use std::net::SocketAddr;

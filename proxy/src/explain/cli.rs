@@ -22,7 +22,7 @@ pub struct ExplainCli {
     /// Allow unknown fields in the configuration.
     #[arg(long)]
     allow_unknown_static_fields: bool,
-    /// The request: 'GET https://shop.example/cart?x=1'.
+    /// The request, a method and a URL: 'GET `https://shop.example/cart?x=1`'.
     #[arg(long)]
     request: String,
     /// A header of the request: 'name: value'. May be given several times.

@@ -460,10 +460,10 @@ fn lost_route(index: usize, proto: &route::Route, unmet: &Unmet) -> LostRoute {
     let (unmet, wants) = match unmet {
         Unmet::Path => {
             let kinds = criteria.as_object().into_iter().flatten();
-            let path = kinds
+            let mut path = kinds
                 .filter(|(name, _)| !NOT_PATH.contains(&name.as_str()))
                 .map(|(name, value)| (name.clone(), value.clone()));
-            path.last().unwrap_or_default()
+            path.next_back().unwrap_or_default()
         }
         Unmet::Criterion { field, index: None } => ((*field).to_owned(), criteria[*field].clone()),
         Unmet::Criterion {

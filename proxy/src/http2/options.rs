@@ -86,6 +86,10 @@ impl Http2ProtocolOptions {
         deprecated,
         reason = "`stream_error_on_invalid_http_messaging` is decided like every other field"
     )]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one line or two for each of the fields"
+    )]
     pub fn from_proto(
         proto: Option<core::Http2ProtocolOptions>,
         path: &ConfigPath<'_>,

@@ -325,7 +325,7 @@ impl Connection {
         match self.config.role {
             Role::Server if self.opens_stream(id) => self.request(id, end_stream, block),
             // Streams of clients have odd numbers, and each a higher one than those before.
-            Role::Server if id % 2 == 0 => Err(Failure::silent()),
+            Role::Server if id.is_multiple_of(2) => Err(Failure::silent()),
             _ if self.is_idle(id) => Err(Failure::told(ErrorCode::PROTOCOL_ERROR)),
             _ => self.later_block(id, end_stream, block),
         }
@@ -616,7 +616,7 @@ impl Connection {
 
     fn settings(&mut self, head: &FrameHead, payload: &[u8]) -> Result<(), Failure> {
         let is_ack = head.has(frame::ACK);
-        if payload.len() % 6 != 0 || is_ack && !payload.is_empty() {
+        if !payload.len().is_multiple_of(6) || is_ack && !payload.is_empty() {
             return Err(Failure::told(ErrorCode::FRAME_SIZE_ERROR));
         }
         if head.stream != 0 {

@@ -91,7 +91,7 @@ fn collect(matcher: &matcher_pb::Matcher, routes: &mut Vec<pb::Route>) {
                 &tree.tree_type
             {
                 let mut entries: Vec<_> = map.map.iter().collect();
-                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                entries.sort_by_key(|(a, _)| *a);
                 entries.iter().for_each(|(_, on)| collect_from(on, routes));
             }
         }

@@ -58,8 +58,8 @@ impl TlsConnectionInfo {
 
     /// The certificates that the peer sent, taken apart.
     pub fn peer_chain(&self) -> impl Iterator<Item = Certificate> {
-        let parse = |der: &Box<[u8]>| Certificate::from_der(der).ok();
-        self.peer_chain.iter().filter_map(parse)
+        let parse = |der| Certificate::from_der(der).ok();
+        self.peer_chain.iter().map(|der| &**der).filter_map(parse)
     }
 
     /// The certificate that issued the peer's; none: nothing was verified.

@@ -88,10 +88,15 @@ fn message(random: &Random, from: &[&str]) -> Vec<u8> {
 
 #[test]
 fn what_is_forwarded_can_be_read_in_one_way_only() {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a test has no command line of its own"
+    )]
     let rounds: u64 = std::env::var("ROUNDS")
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(1500);
+    #[allow(clippy::disallowed_methods, reason = "as above")]
     let seed: u64 = std::env::var("SEED")
         .ok()
         .and_then(|n| n.parse().ok())

@@ -90,7 +90,6 @@ fn stats() -> Vec<Case> {
             .get("/")
             .page("/stats", "vhost.vhost.vcluster.reads.upstream_rq_")
             .log_format("%VIRTUAL_CLUSTER_NAME%", "")
-            .deviates("virtual clusters are refused")
             .shows(["log reads", "page vhost.vhost.vcluster.reads.upstream_rq_total: 1"]),
         case("Prometheus names and labels of a cluster")
             .get("/")

@@ -336,7 +336,7 @@ fn connections() -> Vec<Case> {
             .read()
             .shows(["< 200", "< 400", "log details=http1.codec_error"]),
         case("three pipelined requests are answered in turn")
-            .raw(&"GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\nGET /3 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned())
+            .raw("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\nGET /3 HTTP/1.1\r\nhost: a\r\n\r\n")
             .read()
             .read()
             .shows(["> connection 1: GET /1 HTTP/1.1", "> connection 1: GET /2 HTTP/1.1", "> connection 1: GET /3 HTTP/1.1"]),

@@ -80,13 +80,6 @@ fn placement() -> Vec<Case> {
             &equal(),
         ))
         .shows(["< body b", "< body c"]),
-        keys(with_hosts(
-            "use_hostname_for_hashing places hosts by their names",
-            "lb_policy: RING_HASH\ncommon_lb_config: { consistent_hashing_lb_config: { use_hostname_for_hashing: true } }",
-            BY_HEADER,
-            &equal().replace("hash_key", "no_key"),
-        ))
-        .shows(["< body b", "< body c"]),
     ]
 }
 

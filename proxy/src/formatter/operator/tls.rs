@@ -51,7 +51,7 @@ pub(in crate::formatter) enum TlsPart {
 impl TlsPart {
     /// The part that an operator means, without `DOWNSTREAM_` or `UPSTREAM_`.
     pub(in crate::formatter) fn parse(name: &str, side: TlsSide) -> Option<Self> {
-        let both = Some(match name {
+        Some(match name {
             "TLS_VERSION" => Self::Version,
             "TLS_CIPHER" => Self::Cipher,
             "TLS_GROUP" => Self::Group,
@@ -66,8 +66,7 @@ impl TlsPart {
             "PEER_SUBJECT" => Self::Subject(Holder::Peer),
             "PEER_URI_SAN" => Self::Uri(Holder::Peer),
             _ => return Self::parse_one(name, side),
-        });
-        both
+        })
     }
 
     /// Those that only one of the sides has.

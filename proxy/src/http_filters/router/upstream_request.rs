@@ -439,7 +439,7 @@ fn socket_options(
         name => env
             .request
             .fields
-            .get(&*name)
+            .get(name)
             .filter(|value| !value.is_empty()),
     };
     let host = other.or_else(|| env.request.authority())?;

@@ -197,6 +197,14 @@ impl ClusterConfig {
             result?;
         }
         let (dns, assignment) = (discovery?, assignment?);
+        if dns.is_none()
+            && let Ok(settings) = &load_balancer
+            && settings.policy.hashes_hostnames()
+        {
+            return Err(path.reject(
+                "Cannot use hostname for consistent hashing loadbalancing for cluster of type: 'envoy.cluster.static'",
+            ));
+        }
         check_addresses(dns.as_ref(), &assignment, path)?;
         let (http, http_filters) = http?;
         let transport = transport?;

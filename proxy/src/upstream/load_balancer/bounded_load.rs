@@ -46,7 +46,7 @@ pub(super) fn choose(
 
 /// How far a host has used up its share of what all may have; above 1 it is too busy.
 fn overload_factor(active: u64, weight: f64, load: &Load<'_>) -> f64 {
-    let slots = ((load.cluster + 1) * u64::from(load.factor) + 99) / 100;
+    let slots = ((load.cluster + 1) * u64::from(load.factor)).div_ceil(100);
     #[allow(
         clippy::cast_precision_loss,
         reason = "requests in flight are far below 2^52"

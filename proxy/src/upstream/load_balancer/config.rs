@@ -49,6 +49,13 @@ pub enum Policy {
     Hash(Box<HashSettings>),
 }
 
+impl Policy {
+    /// Whether hosts are placed by their hostnames.
+    pub fn hashes_hostnames(&self) -> bool {
+        matches!(self, Self::Hash(settings) if settings.use_hostname_for_hashing)
+    }
+}
+
 /// The fields of `Cluster` that say how hosts are chosen.
 #[derive(Debug)]
 pub(in crate::upstream) struct LegacyPolicy {

@@ -179,7 +179,9 @@ fn maglev_table(
 ) -> Result<TableSettings, Rejected> {
     let size = size.map_or(65537, |v| v.value);
     let table_size = path.in_range("table_size", size, 2..=LARGEST_TABLE)?;
-    let is_prime = (2..).take_while(|n| n * n <= size).all(|n| size % n != 0);
+    let is_prime = (2..)
+        .take_while(|n| n * n <= size)
+        .all(|n| !size.is_multiple_of(n));
     if !is_prime {
         return Err(path
             .field("table_size")

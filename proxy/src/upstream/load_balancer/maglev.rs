@@ -20,6 +20,8 @@ pub(super) struct Maglev {
     size: u64,
     /// Empty without hosts.
     owners: Owners,
+    /// The gauges are there as long as the table.
+    _stats: MaglevStats,
 }
 
 /// A host while the table is filled.
@@ -44,6 +46,7 @@ impl Maglev {
             return Self {
                 size,
                 owners: Owners::new(std::iter::empty(), 0),
+                _stats: stats,
             };
         }
         let mut turns: Vec<_> = entries
@@ -65,6 +68,7 @@ impl Maglev {
         Self {
             size,
             owners: Owners::new(owners.into_iter(), entries.len()),
+            _stats: stats,
         }
     }
 

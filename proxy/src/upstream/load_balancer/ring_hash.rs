@@ -30,6 +30,8 @@ pub enum HashFunction {
 pub(super) struct Ring {
     places: Box<[u64]>,
     owners: Owners,
+    /// The gauges are there as long as the ring.
+    _stats: RingHashStats,
 }
 
 impl Ring {
@@ -48,6 +50,7 @@ impl Ring {
             return Self {
                 places: Box::default(),
                 owners: Owners::new(std::iter::empty(), 0),
+                _stats: stats,
             };
         }
         #[allow(clippy::cast_precision_loss, reason = "ring sizes are at most 8388608")]
@@ -89,6 +92,7 @@ impl Ring {
         Self {
             places: ring.iter().map(|(place, _)| *place).collect(),
             owners: Owners::new(ring.iter().map(|(_, owner)| *owner), entries.len()),
+            _stats: stats,
         }
     }
 

@@ -278,7 +278,7 @@ fn signature12(
             .verify_signature(*algorithm, message, dss.signature())
             .is_ok()
     };
-    match fitting.into_iter().any(|algorithm| good(algorithm)) {
+    match fitting.into_iter().any(good) {
         true => Ok(HandshakeSignatureValid::assertion()),
         false => Err(Error::InvalidCertificate(
             rustls::CertificateError::BadSignature,
