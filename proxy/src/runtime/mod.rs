@@ -151,18 +151,69 @@ impl Inner {
     }
 }
 
-/// A whole number stands for itself, `true` and `false` for 1 and 0. What cannot be read leaves the default in force.
+/// A whole number stands for itself, `true` and `false` for 1 and 0, and a `FractionalPercent` for its share. What cannot be
+/// read leaves the default in force.
 fn encode(value: &str) -> u64 {
     match value.trim() {
         "true" => 1,
         "false" => 0,
-        number => number.parse().unwrap_or(UNSET),
+        fraction if fraction.starts_with('{') => encode_fraction(fraction).unwrap_or(UNSET),
+        number => number
+            .parse::<u64>()
+            .map_or(UNSET, |number| number.min(FRACTION - 1)),
     }
 }
 
+/// Marks a value that is a fraction: the denominator by its number in the API from bit 32 on, below it the numerator.
+const FRACTION: u64 = 1 << 63;
+const DENOMINATORS: [(&str, u64); 3] = [
+    ("HUNDRED", 100),
+    ("TEN_THOUSAND", 10_000),
+    ("MILLION", 1_000_000),
+];
+
+fn encode_fraction(text: &str) -> Option<u64> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    let numerator = value.get("numerator").map_or(Some(0.0), |n| n.as_f64())?;
+    let denominator = match value.get("denominator") {
+        None => 0,
+        Some(serde_json::Value::String(name)) => {
+            DENOMINATORS.iter().position(|(known, _)| known == name)?
+        }
+        Some(number) => DENOMINATORS.iter().enumerate().find_map(|(index, _)| {
+            (number.as_f64() == Some(f64::from(u8::try_from(index).ok()?))).then_some(index)
+        })?,
+    };
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it was looked at"
+    )]
+    let numerator = (0.0..=f64::from(u32::MAX))
+        .contains(&numerator)
+        .then_some(numerator as u64)?;
+    Some(FRACTION | (denominator as u64) << 32 | numerator)
+}
+
 impl Slot {
+    /// A number; none: nothing, or a fraction.
     fn get(&self) -> Option<u64> {
-        Some(self.value.load(Relaxed)).filter(|value| *value != UNSET)
+        Some(self.value.load(Relaxed)).filter(|value| value & FRACTION == 0)
+    }
+
+    /// Whether an event that drew `random` is among the share; none: there is no value.
+    #[inline]
+    fn contains(&self, random: u64) -> Option<bool> {
+        let value = self.value.load(Relaxed);
+        if value == UNSET {
+            return None;
+        }
+        if value & FRACTION == 0 {
+            return Some(random % 100 < value);
+        }
+        let denominator = (value >> 32) & 3;
+        let (_, denominator) = DENOMINATORS.get(usize::try_from(denominator).ok()?)?;
+        Some(random % denominator < value & u64::from(u32::MAX))
     }
 }
 
@@ -185,9 +236,9 @@ impl RuntimeFraction {
     /// As `contains`, with another default in the place of the configured one.
     #[inline]
     pub fn contains_with_default(&self, random: u64, default: Fraction) -> bool {
-        match self.slot.as_ref().and_then(|slot| slot.get()) {
+        match self.slot.as_ref().and_then(|slot| slot.contains(random)) {
             None => default.contains(random),
-            Some(percent) => random % 100 < percent,
+            Some(contains) => contains,
         }
     }
 
@@ -199,14 +250,10 @@ impl RuntimeFraction {
         }
     }
 
-    /// Whether an event that drew `random` is among the share. A runtime value counts in parts of the default's denominator's
-    /// meaning in Envoy: a whole number is a percentage.
+    /// Whether an event that drew `random` is among the share. A runtime value that is a whole number is a percentage.
     #[inline]
     pub fn contains(&self, random: u64) -> bool {
-        match self.slot.as_ref().and_then(|slot| slot.get()) {
-            None => self.default.contains(random),
-            Some(percent) => random % 100 < percent,
-        }
+        self.contains_with_default(random, self.default)
     }
 }
 
@@ -235,6 +282,24 @@ impl RuntimeFlag {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fraction_of_a_layer_counts_by_its_own_denominator() {
+        let runtime = Runtime::default();
+        let reader = runtime.fraction("a", Fraction::ALWAYS);
+        let number = runtime.integer("a", 7);
+        let set = |text: &str| runtime.set_layer("l", HashMap::from([("a".into(), text.into())]));
+        set("{\"numerator\":5,\"denominator\":\"TEN_THOUSAND\"}");
+        assert!(reader.contains(4) && !reader.contains(5) && reader.contains(10_004));
+        assert_eq!(number.get(), 7);
+        set("{\"numerator\":30.0}");
+        assert!(reader.contains(129) && !reader.contains(130));
+        set("{\"denominator\":2.0}");
+        assert!(!reader.contains(0));
+        // What cannot be read leaves the default in force.
+        set("{\"numerator\":-1}");
+        assert!(reader.contains(0));
+    }
 
     #[test]
     fn a_reader_sees_a_later_override_and_its_removal() {
