@@ -52,7 +52,7 @@ impl Resources {
             let root = ConfigPath::root(report, "bootstrap");
             AdminSetup::from_proto(proto, context, &root.field("admin")).ok()
         });
-        check_cluster_manager(bootstrap.cluster_manager.clone(), &cluster_protos, report);
+        check_cluster_manager(bootstrap.cluster_manager.clone(), report);
         Self {
             clusters,
             cluster_protos,
@@ -95,11 +95,7 @@ fn convert_overload(
 }
 
 /// What the bootstrap says of the cluster manager as a whole.
-fn check_cluster_manager(
-    proto: Option<pb::ClusterManager>,
-    clusters: &[Cluster],
-    report: &ConfigReport,
-) {
+fn check_cluster_manager(proto: Option<pb::ClusterManager>, report: &ConfigReport) {
     let Some(proto) = proto else {
         return;
     };
@@ -125,13 +121,9 @@ fn check_cluster_manager(
     }
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
-    let known = clusters
-        .iter()
-        .any(|cluster| cluster.name == local_cluster_name);
-    if !local_cluster_name.is_empty() && !known {
-        path.field("local_cluster_name").reject(format!(
-            "\"{local_cluster_name}\" is not the name of a static cluster"
-        ));
+    if !local_cluster_name.is_empty() {
+        path.field("local_cluster_name")
+            .reject("is not supported: it asks for zone-aware routing, and hosts of all zones are chosen alike");
     }
 }
 
