@@ -166,6 +166,7 @@ impl Hcm {
             head.set_scheme(scheme.as_bytes());
             head.fields.set(Known::ForwardedProto, scheme.as_bytes());
         }
+        info.scheme_matches_upstream = self.config.scheme.match_upstream;
         Ok(upgrade)
     }
 

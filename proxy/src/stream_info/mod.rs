@@ -195,6 +195,8 @@ pub struct StreamInfo {
     pub route: Option<SelectedRoute>,
     /// The virtual host of the request wants TLS and the client did not use it: it is redirected.
     pub requires_tls: bool,
+    /// The scheme that the upstream sees is that of its own connection.
+    pub scheme_matches_upstream: bool,
     /// The cluster that was chosen.
     pub cluster: Option<Rc<WorkerCluster>>,
     /// The last upstream attempt.
@@ -348,6 +350,7 @@ impl StreamInfo {
             timing: Timing::default(),
             route: None,
             requires_tls: false,
+            scheme_matches_upstream: false,
             cluster: None,
             upstream: None,
             attempt_count: 0,

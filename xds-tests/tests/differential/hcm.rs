@@ -164,6 +164,12 @@ fn envoy_headers() -> Vec<Case> {
             .get("/")
             .both()
             .shows(["> :scheme: https", "> x-forwarded-proto: https"]),
+        case("match_upstream gives the request the scheme of the connection to the upstream")
+            .hcm("scheme_header_transformation: { match_upstream: true }")
+            .upstream_http2()
+            .send(get("/").field("x-forwarded-proto", "https"))
+            .both()
+            .shows(["> :scheme: http", "> x-forwarded-proto: https"]),
         case("a request id is made")
             .get("/")
             .shows(["> x-request-id: (uuid)"])

@@ -46,6 +46,11 @@ impl Router {
             return Some(self.reply(env, reply));
         };
         self.rewrite_host_for(&host, env);
+        if env.info.scheme_matches_upstream {
+            let secure = cluster.info().transport.is_secure();
+            env.request
+                .set_scheme(if secure { b"https" } else { b"http" });
+        }
         self.retry.tried(&host);
         let mut attempt = Box::new(UpstreamRequest::new(
             &cluster,
