@@ -114,7 +114,7 @@ impl AdminSource for Server {
         listeners.listeners().iter().map(status).collect()
     }
 
-    fn config_dump(&self, _with_endpoints: bool) -> ConfigDumps {
+    fn config_dump(&self, with_endpoints: bool) -> ConfigDumps {
         let started = Some(timestamp(SystemTime::now() - self.started_at.elapsed()));
         let mut bootstrap = self.bootstrap_proto.clone();
         bootstrap.node = Some(self.node());
@@ -132,10 +132,8 @@ impl AdminSource for Server {
                 bootstrap: Some(bootstrap),
                 last_updated: started,
             },
-            clusters: pb::ClustersConfigDump {
-                static_clusters: static_clusters.collect(),
-                ..Default::default()
-            },
+            clusters: self.clusters.config_dump(static_clusters.collect()),
+            endpoints: with_endpoints.then(|| self.clusters.endpoints_dump()),
             listeners: pb::ListenersConfigDump {
                 static_listeners: static_listeners.collect(),
                 ..Default::default()
