@@ -1,12 +1,12 @@
 //! The process as the admin pages see it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use outrigger_proto::any::pack;
 use outrigger_proto::pb::envoy::admin::v3 as pb;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
-use outrigger_proto::pb::google::protobuf::{Duration as DurationProto, Timestamp};
+use outrigger_proto::pb::google::protobuf::Duration as DurationProto;
 use pb::clusters_config_dump::StaticCluster;
 use pb::listeners_config_dump::StaticListener;
 use pb::server_info::State;
@@ -17,6 +17,7 @@ use super::ServerContext;
 use super::cli::{DrainStrategy, IpVersion, Mode};
 use super::lifecycle::{Server, ServerEvent};
 use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
+use crate::config::timestamp;
 use crate::net::Address;
 
 impl AdminSource for Server {
@@ -140,6 +141,7 @@ impl AdminSource for Server {
                 static_listeners: static_listeners.collect(),
                 ..Default::default()
             },
+            routes: self.context.routes.dump(),
             ..Default::default()
         }
     }
@@ -201,14 +203,6 @@ fn address(address: &Address) -> core::Address {
     };
     core::Address {
         address: Some(kind),
-    }
-}
-
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
     }
 }
 
