@@ -103,6 +103,17 @@ impl ConfigReport {
         self.errors.take()
     }
 
+    /// A report on a resource that came while the process runs, as strict as `runtime` says.
+    pub fn of_resource(runtime: &Runtime) -> Self {
+        Self::new().with_runtime(runtime).with_unknown_fields(true)
+    }
+
+    /// All errors reported so far, one per line.
+    pub fn text(&self) -> String {
+        let errors: Vec<String> = self.take().iter().map(ToString::to_string).collect();
+        errors.join("\n")
+    }
+
     /// Whether nothing was reported.
     pub fn is_empty(&self) -> bool {
         self.errors.borrow().is_empty()

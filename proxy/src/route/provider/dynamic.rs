@@ -139,14 +139,12 @@ impl RouteProvider {
             debug!(name = &*self.name, "A route configuration came again.");
             return Ok(());
         }
-        let report = ConfigReport::new()
-            .with_runtime(&self.server.runtime)
-            .with_unknown_fields(true);
+        let report = ConfigReport::of_resource(&self.server.runtime);
         let title = format!("route configuration \"{}\"", self.name);
         let path = ConfigPath::root(&report, &title);
         let table = self.convert(resource, &path).map_err(|_| Refused {
             name: resource.name.clone(),
-            reason: reasons(&report),
+            reason: report.text(),
         })?;
         let config = body.cloned().unwrap_or_default();
         self.publish(table, config, &resource.version);
@@ -227,12 +225,6 @@ impl Watcher for RouteProvider {
             self.answered();
         }
     }
-}
-
-/// All that was found, one error per line.
-pub(super) fn reasons(report: &ConfigReport) -> String {
-    let errors: Vec<String> = report.take().iter().map(ToString::to_string).collect();
-    errors.join("\n")
 }
 
 impl fmt::Debug for RouteProvider {
