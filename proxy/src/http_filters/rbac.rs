@@ -198,7 +198,6 @@ impl HttpFilter for RbacFilter {
     ) -> HeadersStatus {
         let stats = &self.config.stats;
         let policy = cx.route_config::<Policies>().unwrap_or(&self.config.policy);
-        let own = &self.config.policy;
         let mut found = Map::new();
         let info = &*cx.info;
         let subject = Subject {
@@ -223,7 +222,7 @@ impl HttpFilter for RbacFilter {
                 let names = ["shadow_denied", "shadow_allowed"];
                 self.count_rule(&stats.shadow_rules, names, &decision);
             }
-            let prefix = &own.shadow_rules_stat_prefix;
+            let prefix = &policy.shadow_rules_stat_prefix;
             note(&mut found, prefix, "shadow", &decision);
         }
         let mut log = None;
@@ -241,7 +240,7 @@ impl HttpFilter for RbacFilter {
             if policy.track_per_rule_stats {
                 self.count_rule(&stats.enforced_rules, ["denied", "allowed"], &decision);
             }
-            note(&mut found, &own.rules_stat_prefix, "enforced", &decision);
+            note(&mut found, &policy.rules_stat_prefix, "enforced", &decision);
         }
         if !found.is_empty() {
             cx.info.dynamic_metadata.merge(NAME, found);

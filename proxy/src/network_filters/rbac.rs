@@ -2,7 +2,7 @@
 //! Type URLs: `envoy.extensions.filters.network.rbac.v3.RBAC`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/rbac_filter>
 //! Stats: `<stat_prefix>rbac.{allowed,denied}`, `<stat_prefix>rbac.<shadow_rules_stat_prefix>{shadow_allowed,shadow_denied}`.
-//! Termination details: `rbac_access_denied_matched_policy[<policy>]`. Dynamic metadata: `envoy.filters.network.rbac`.
+//! Termination details: `rbac_access_denied_matched_policy[<policy>]`. Dynamic metadata: `envoy.filters.network.rbac` of shadow rules.
 //! Deviations: what the HTTP filter refuses is refused here as well; matchers cannot look at dynamic metadata.
 
 use std::rc::Rc;
@@ -174,12 +174,7 @@ impl RbacFilter {
                 true => config.shadow_stats.shadow_allowed().inc(),
                 false => config.shadow_stats.shadow_denied().inc(),
             }
-            note(
-                &mut found,
-                &config.shadow_rules_stat_prefix,
-                "shadow",
-                &decision,
-            );
+            note(&mut found, &config.shadow_rules_stat_prefix, &decision);
         }
         let mut denied = None;
         if let Some(engine) = &config.enforced {
@@ -196,7 +191,6 @@ impl RbacFilter {
                     denied = Some(decision.details());
                 }
             }
-            note(&mut found, "", "enforced", &decision);
         }
         if !found.is_empty() {
             info.dynamic_metadata.borrow_mut().merge(NAME, found);
@@ -205,12 +199,12 @@ impl RbacFilter {
     }
 }
 
-fn note(found: &mut Map<String, Value>, prefix: &str, kind: &str, decision: &Decision<'_>) {
+fn note(found: &mut Map<String, Value>, prefix: &str, decision: &Decision<'_>) {
     if let Some(policy) = decision.policy {
-        let key = format!("{prefix}{kind}_effective_policy_id");
+        let key = format!("{prefix}shadow_effective_policy_id");
         found.insert(key, Value::String(policy.to_owned()));
     }
-    let key = format!("{prefix}{kind}_engine_result");
+    let key = format!("{prefix}shadow_engine_result");
     found.insert(key, Value::String(decision.result().to_owned()));
 }
 

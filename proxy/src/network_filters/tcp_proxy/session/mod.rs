@@ -337,8 +337,9 @@ impl Session {
             return;
         }
         let (request, response) = (&self.relay.request, &self.relay.response);
-        self.info.bytes_received = request.bytes;
+        self.info.bytes_received = request.bytes + self.info.connection.bytes_received.get();
         self.info.bytes_sent = response.bytes;
+        self.info.dynamic_metadata = self.info.connection.dynamic_metadata.borrow().clone();
         self.info.downstream_bytes.wire_received = request.bytes;
         self.info.downstream_bytes.wire_sent = response.bytes;
         let tunnel = self.tunnel_bytes;
@@ -361,18 +362,23 @@ impl Drop for Session {
     fn drop(&mut self) {
         let stats = &self.proxy.config.stats;
         let (request, response) = (&self.relay.request, &self.relay.response);
-        stats.downstream_cx_rx_bytes_total().add(request.bytes);
+        let connection = self.info.connection.clone();
+        // What network filters kept back when they closed the connection.
+        let kept_back = connection.bytes_received.get();
+        stats
+            .downstream_cx_rx_bytes_total()
+            .add(request.bytes + kept_back);
         stats.downstream_cx_tx_bytes_total().add(response.bytes);
-        let connection = &self.info.connection;
-        connection.bytes_received.set(request.bytes);
-        connection.bytes_sent.set(response.bytes);
         let (paused, resumed) = (
             stats.downstream_flow_control_paused_reading_total(),
             stats.downstream_flow_control_resumed_reading_total(),
         );
         paused.add(request.paused);
         resumed.add(request.paused);
+        let bytes = (request.bytes + kept_back, response.bytes);
         self.log("TcpConnectionEnd");
+        connection.bytes_received.set(bytes.0);
+        connection.bytes_sent.set(bytes.1);
     }
 }
 
