@@ -315,7 +315,7 @@ fn ticket_source(
         Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
             let path = path.field("session_ticket_keys_sds_secret_config");
             let secrets = &cx.server.secrets;
-            TicketSource::Secret(secrets.find(SecretKind::SessionTicketKeys, config, &path)?)
+            TicketSource::Secret(secrets.find(SecretKind::SessionTicketKeys, config, cx, &path)?)
         }
     })
 }
