@@ -18,6 +18,7 @@ use crate::net::Io;
 use crate::network_filters::Connection;
 use crate::server::Worker;
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
+use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream, UpstreamConnectionInfo};
 use crate::upstream::{ClusterId, LoadBalancerContext, WorkerCluster, WorkerHost};
 
@@ -186,7 +187,7 @@ impl Session {
             let proxy = self.proxy.clone();
             let connected = match &proxy.config.tunnel {
                 None => cluster
-                    .connect_tcp(&host)
+                    .connect_tcp(&host, self.socket_options(&cluster))
                     .await
                     .map(|upstream| Upstream::Tcp(Box::new(upstream))),
                 Some(tunnel) => match self.open_tunnel(tunnel, &cluster, &host).await {
@@ -296,6 +297,14 @@ impl Session {
             Poll::Pending
         })
         .await
+    }
+
+    /// What the cluster wants to know of the client for the connection: most often nothing.
+    fn socket_options(&self, cluster: &WorkerCluster) -> Option<Rc<UpstreamSocketOptions>> {
+        let connection = &self.info.connection;
+        let named = || UpstreamSocketOptions::naming_client(connection, &connection.remote_address);
+        let names_client = cluster.info().transport.names_client();
+        names_client.then(|| Rc::new(named()))
     }
 
     /// Notes why the session ended. The rest is done when it is dropped.
