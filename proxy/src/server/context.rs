@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
+use crate::files::DirectoryWatcher;
 use crate::overload::OverloadState;
 use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
@@ -30,6 +31,8 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// Directories whose files are read again when they change.
+    pub(crate) directories: DirectoryWatcher,
     /// The route configurations in use.
     pub routes: RouteProviders,
     /// The certificates in use.
@@ -82,6 +85,7 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            directories: DirectoryWatcher::default(),
             routes: RouteProviders::default(),
             certificates: CertificateInventory::default(),
             local_info,
