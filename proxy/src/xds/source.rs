@@ -34,7 +34,7 @@ pub enum SourceKind {
 }
 
 /// A converted `ApiConfigSource`.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ApiSource {
     /// How it is asked.
     pub transport: ApiTransport,
@@ -45,7 +45,7 @@ pub struct ApiSource {
 }
 
 /// The ways to ask.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ApiTransport {
     /// A stream whose responses say all that there is, or `delta`: what has changed.
     Grpc {
@@ -68,7 +68,7 @@ pub enum ApiTransport {
 }
 
 /// A converted `GrpcService`.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GrpcTarget {
     /// The server.
     pub cluster: ClusterId,
