@@ -5,13 +5,15 @@
 //! What was withdrawn stays in use, as in Envoy.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/rds>
-//! Stats: `http.<stat_prefix>.rds.<route_config_name>.*`, of the connection manager that asked first.
-//! Deviations: none.
+//! Stats: `http.<stat_prefix>.rds.<route_config_name>.*`, `http.<stat_prefix>.vhds.<route_config_name>.*`, of the connection
+//! manager that asked first.
+//! Deviations: virtual hosts of VHDS are not asked for on demand: all of a route configuration are there before they are used.
 
 mod dynamic;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod vhds;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::any::pack;
-use outrigger_proto::pb::envoy::config::route::v3::RouteConfiguration;
+use outrigger_proto::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 
 use super::RouteProvider;
@@ -173,4 +173,82 @@ fn missing_clusters_are_refused_only_where_that_is_asked_for() {
     assert!(fixture.deliver(&strict, "r").is_err());
     let stats = RdsStats::new(&fixture.server.stats.scope("http.a.rds.r."));
     assert_eq!(stats.config_reload().value(), 1);
+}
+
+fn host(name: &str, domain: &str, cluster: &str) -> Resource {
+    let yaml = format!(
+        "{{name: {name}, domains: ['{domain}'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}"
+    );
+    let source = Source {
+        name: "test",
+        format: Format::Yaml,
+        bytes: yaml.as_bytes(),
+    };
+    let proto: VirtualHost = load(&[source], UnknownFields::Refuse).unwrap();
+    Resource {
+        name: name.into(),
+        aliases: Vec::new(),
+        version: "1".into(),
+        body: Some(pack(&proto)),
+    }
+}
+
+const WITH_VHDS: &str = "name: r\nvhds: {config_source: {ads: {}}}\nvirtual_hosts: [{name: own, domains: [own], routes: [{match: {prefix: /}, route: {cluster: a}}]}]";
+
+impl Fixture {
+    fn hosts(&self, sent: &[Resource], removed: &[&str]) -> Result<(), Vec<Refused>> {
+        let removed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(*name)).collect();
+        let kind = ResourceKind::VirtualHost;
+        self.client.deliver(&source(), kind, "1", sent, &removed)
+    }
+}
+
+fn names(provider: &RouteProvider) -> Vec<String> {
+    let table = provider.table();
+    let hosts = table.virtual_hosts().iter();
+    hosts.map(|host| host.name.to_string()).collect()
+}
+
+#[test]
+fn virtual_hosts_of_the_route_configuration_are_added_and_those_of_others_left_alone() {
+    let fixture = Fixture::new();
+    let provider = fixture.provider("r");
+    fixture.deliver(WITH_VHDS, "r").unwrap();
+    // The first answer of VHDS belongs to that of RDS.
+    assert!(!fixture.init.is_ready());
+    fixture
+        .hosts(&[host("r/a", "*", "a"), host("other/a", "*", "a")], &[])
+        .unwrap();
+    assert!(fixture.init.is_ready());
+    assert_eq!(names(&provider), ["own", "r/a"]);
+    fixture.hosts(&[host("r/b", "b", "a")], &["r/a"]).unwrap();
+    assert_eq!(names(&provider), ["own", "r/b"]);
+    // Another answer of RDS keeps them.
+    let other = WITH_VHDS.replace("[own]", "[own2]");
+    fixture.deliver(&other, "r").unwrap();
+    assert_eq!(names(&provider), ["own", "r/b"]);
+    fixture.deliver(&to("a"), "r").unwrap();
+    assert_eq!(names(&provider), ["all"]);
+    fixture.hosts(&[host("r/c", "c", "a")], &[]).unwrap();
+    assert_eq!(names(&provider), ["all"]);
+}
+
+#[test]
+fn a_virtual_host_that_does_not_fit_is_refused_alone() {
+    let fixture = Fixture::new();
+    let provider = fixture.provider("r");
+    fixture.deliver(WITH_VHDS, "r").unwrap();
+    let sent = [
+        host("r/a", "a", "a"),
+        host("r/clash", "own", "a"),
+        host("r/b", "b", "a"),
+    ];
+    let refused = fixture.hosts(&sent, &[]).unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(&*refused[0].name, "r/clash");
+    assert!(refused[0].reason.contains("\"own\" stands more than once"));
+    assert_eq!(names(&provider), ["own", "r/a", "r/b"]);
+    let version = provider.version();
+    fixture.hosts(&sent[..1], &[]).unwrap();
+    assert_eq!(provider.version(), version);
 }
