@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
+use crate::http_filters::ExtensionConfigs;
 use crate::overload::OverloadState;
 use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
@@ -32,6 +33,8 @@ pub struct ServerContext {
     pub xds: Subscriptions,
     /// The route configurations in use.
     pub routes: RouteProviders,
+    /// The filter configurations that management servers deliver.
+    pub extension_configs: ExtensionConfigs,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -83,6 +86,7 @@ impl ServerContext {
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
             routes: RouteProviders::default(),
+            extension_configs: ExtensionConfigs::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),
