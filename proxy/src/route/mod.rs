@@ -6,11 +6,10 @@
 //! anchors of its path criterion, so that a thousand routes cost about what one costs. The first route in the order of the
 //! configuration that matches is taken, as in Envoy.
 //!
-//! Deviations: where TLS is required, a request without `x-forwarded-proto` is judged by its scheme; Envoy finds no route.
 //! Deviations: the port that was stripped from the authority of a CONNECT is not put back.
 //! Deviations: `vhds`, `vhost_header`, `filter_action` and route specifiers are refused.
 //! Deviations: cluster specifier plugins are refused.
-//! Deviations: `tls_context`, and `cors` outside `typed_per_filter_config` are refused.
+//! Deviations: `cors` outside `typed_per_filter_config` is refused.
 
 mod action;
 mod cluster;
