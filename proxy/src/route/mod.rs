@@ -32,6 +32,7 @@ mod redirect;
 mod retry_policy;
 mod rewrite;
 mod route_stats;
+pub mod scoped;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -61,7 +61,7 @@ impl Router {
             self.stream_kind(),
             self.timeouts.stream,
         ));
-        attempt.set_log(self.shared.attempt_log(env));
+        attempt.set_log(self.shared.attempt_log(env, &cluster));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
         }

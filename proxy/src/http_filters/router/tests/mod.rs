@@ -83,6 +83,7 @@ impl Harness {
             suppress_grpc_request_failure_code_stats: false,
             upstream_logs: Vec::new(),
             log_on_pool_ready: false,
+            upstream_log_flush_interval: None,
             upstream_http_filters: filters,
         });
         let shared =
@@ -97,6 +98,7 @@ impl Harness {
         request.set_path(b"/");
         request.set_authority(b"example.com");
         request.set_scheme(b"http");
+        request.fields.append("x-forwarded-proto", "http");
         let Selection::Route(index) = table.select(&request, &info, 0) else {
             panic!("no route")
         };
