@@ -296,6 +296,10 @@ impl Hcm {
         info.route = None;
         info.cluster = None;
         info.requires_tls = false;
+        // Every request has got one; without it, when a filter took it away, Envoy finds no route.
+        if !head.fields.contains(Known::ForwardedProto) {
+            return;
+        }
         match self.routes.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {

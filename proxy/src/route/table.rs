@@ -13,7 +13,7 @@ use super::per_filter::PerFilter;
 use super::virtual_host::{HostContext, VirtualHost};
 use super::{RouteIndex, Selection};
 use crate::config::{ConfigPath, Rejected};
-use crate::http::{HeaderName, Known, RequestHead};
+use crate::http::{HeaderName, RequestHead};
 use crate::http_filters::{FACTORIES, HttpFilterFactory};
 use crate::matchers::metadata_from_proto;
 use crate::server::FactoryContext;
@@ -147,10 +147,6 @@ impl RouteTable {
         let Some(virtual_host) = self.domains.find(head.authority()) else {
             return Selection::None;
         };
-        // The connection manager gives one to every request; a filter may have taken it away.
-        if !head.fields.contains(Known::ForwardedProto) {
-            return Selection::None;
-        }
         let host = &self.virtual_hosts[virtual_host as usize];
         if host.demands_tls(head) {
             return Selection::RequireTls;

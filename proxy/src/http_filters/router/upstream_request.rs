@@ -342,9 +342,12 @@ impl UpstreamRequest {
 
     /// Logs it, if it is time to.
     pub(super) fn flush_log(&mut self, info: &mut StreamInfo) {
+        let bytes = info.upstream_bytes;
+        self.meter(&mut info.upstream_bytes);
         if let Some(log) = &mut self.log {
             log.flush(info);
         }
+        info.upstream_bytes = bytes;
     }
 
     /// Which deadline has passed, if one has.

@@ -15,6 +15,7 @@ use policies::subset::v3::Subset;
 
 use super::hash_config::{self, Consistent};
 use super::hashing::HashSettings;
+use super::slow_start::SlowStart;
 use super::subset_config::SubsetSettings;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 
@@ -31,6 +32,8 @@ pub struct LoadBalancerSettings {
     pub healthy_panic_threshold: u32,
     /// With `lb_subset_config`; each subset is balanced by the settings above.
     pub subset: Option<Box<SubsetSettings>>,
+    /// How new hosts get their share: round robin and least request alone.
+    pub slow_start: Option<SlowStart>,
 }
 
 /// How a host is chosen among its like.
@@ -83,10 +86,8 @@ const SUPPORTED: &[&str] = &[
     "envoy.extensions.load_balancing_policies.random.v3.Random",
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
-    SUBSET,
+    "envoy.extensions.load_balancing_policies.subset.v3.Subset",
 ];
-
-const SUBSET: &str = "envoy.extensions.load_balancing_policies.subset.v3.Subset";
 
 /// A typed policy.
 #[derive(Debug)]
@@ -94,6 +95,7 @@ struct Typed {
     policy: Policy,
     mode: LocalityMode,
     subset: Option<Box<SubsetSettings>>,
+    slow_start: Option<SlowStart>,
 }
 
 impl Default for LoadBalancerSettings {
@@ -104,6 +106,7 @@ impl Default for LoadBalancerSettings {
             fail_traffic_on_panic: false,
             healthy_panic_threshold: 50,
             subset: None,
+            slow_start: None,
         }
     }
 }
@@ -129,10 +132,12 @@ impl LegacyPolicy {
             policy,
             mode,
             subset,
-        } = policy?.unwrap_or_else(|policy| Typed {
+            slow_start,
+        } = policy?.unwrap_or_else(|(policy, slow_start)| Typed {
             policy,
             mode: legacy_mode,
             subset,
+            slow_start,
         });
         Ok(LoadBalancerSettings {
             policy,
@@ -140,6 +145,7 @@ impl LegacyPolicy {
             fail_traffic_on_panic: mode.fail_traffic_on_panic,
             healthy_panic_threshold,
             subset,
+            slow_start,
         })
     }
 }
@@ -210,15 +216,19 @@ fn enum_policy(
     lb_config: Option<legacy::LbConfig>,
     consistent: Consistent,
     path: &ConfigPath<'_>,
-) -> Result<Policy, Rejected> {
+) -> Result<(Policy, Option<SlowStart>), Rejected> {
     use legacy::{LbConfig, LbPolicy};
-    match (path.enumeration("lb_policy", lb_policy)?, lb_config) {
+    let policy = match (path.enumeration("lb_policy", lb_policy)?, lb_config) {
         (LbPolicy::RoundRobin, None) => Ok(Policy::RoundRobin),
         (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
             let legacy::RoundRobinLbConfig { slow_start_config } = config;
-            path.field("round_robin_lb_config")
-                .unsupported_if_set("slow_start_config", slow_start_config)?;
-            Ok(Policy::RoundRobin)
+            let path = path.field("round_robin_lb_config");
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_legacy,
+            )?;
+            return Ok((Policy::RoundRobin, slow.flatten()));
         }
         (LbPolicy::LeastRequest, None) => Ok(Policy::least_request()),
         (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config))) => {
@@ -228,15 +238,18 @@ fn enum_policy(
                 slow_start_config,
             } = config;
             let path = path.field("least_request_lb_config");
-            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_legacy,
+            );
             let policy = least_request(
                 choice_count.map(|v| v.value),
                 active_request_bias,
                 false,
                 &path,
             );
-            slow?;
-            policy
+            return Ok((policy?, slow?.flatten()));
         }
         (LbPolicy::Random, None) => Ok(Policy::Random),
         (LbPolicy::RingHash, None) => {
@@ -270,7 +283,8 @@ fn enum_policy(
         (policy @ LbPolicy::ClusterProvided, _) => Err(path
             .field("lb_policy")
             .reject(format!("{} is not supported", policy.as_str_name()))),
-    }
+    };
+    policy.map(|policy| (policy, None))
 }
 
 fn typed_policy(proto: pb::LoadBalancingPolicy, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
@@ -303,6 +317,7 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
         policy,
         mode,
         subset: None,
+        slow_start: None,
     };
     match config.type_name.rsplit('.').next() {
         Some("RoundRobin") => {
@@ -310,10 +325,16 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 slow_start_config,
                 locality_lb_config,
             } = config.decode(path)?;
-            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_proto,
+            );
             let mode = locality_mode(locality_lb_config, path);
-            slow?;
-            Ok(typed(Policy::RoundRobin, mode?))
+            Ok(Typed {
+                slow_start: slow?.flatten(),
+                ..typed(Policy::RoundRobin, mode?)
+            })
         }
         Some("RingHash") => {
             let config: RingHash = config.decode(path)?;
@@ -366,7 +387,11 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 enable_full_scan,
                 selection_method,
             } = config.decode(path)?;
-            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_proto,
+            );
             let mode = locality_mode(locality_lb_config, path);
             let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
             let full_scan =
@@ -377,8 +402,10 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 full_scan,
                 path,
             );
-            slow?;
-            Ok(typed(policy?, mode?))
+            Ok(Typed {
+                slow_start: slow?.flatten(),
+                ..typed(policy?, mode?)
+            })
         }
     }
 }

@@ -176,10 +176,10 @@ impl Priority {
         let with = |health: Health| -> Pick {
             let fits = |host: &&Rc<WorkerHost>| !hashes && host.coarse_health() == health;
             let hosts = all.iter().filter(fits);
-            Pick::new(hosts.cloned().collect())
+            Pick::new(hosts.cloned().collect(), settings.slow_start)
         };
         let by_locality = |health: Health| match settings.locality_weighted && !hashes {
-            true => Localities::new(&all, set, overprovisioning_factor, health),
+            true => Localities::new(&all, set, (overprovisioning_factor, settings), health),
             false => Localities::default(),
         };
         Self {
@@ -187,7 +187,7 @@ impl Priority {
             degraded: with(Health::Degraded),
             healthy_localities: by_locality(Health::Healthy),
             degraded_localities: by_locality(Health::Degraded),
-            all: Pick::new(all),
+            all: Pick::new(all, settings.slow_start),
         }
     }
 }
@@ -197,7 +197,7 @@ impl Localities {
     fn new(
         all: &[Rc<WorkerHost>],
         set: &HostSet,
-        overprovisioning_factor: u32,
+        (overprovisioning_factor, settings): (u32, &LoadBalancerSettings),
         health: Health,
     ) -> Self {
         let mut localities = Self::default();
@@ -219,8 +219,10 @@ impl Localities {
             let available = hosts.len() as f64 / locality.hosts.len() as f64;
             let share = (available * f64::from(overprovisioning_factor) / 100.0).min(1.0);
             let weight = f64::from(locality.weight) * share;
-            localities.schedule.insert(localities.picks.len(), weight);
-            localities.picks.push(Pick::new(hosts));
+            localities
+                .schedule
+                .insert(localities.picks.len(), weight, weight);
+            localities.picks.push(Pick::new(hosts, settings.slow_start));
         }
         localities
     }

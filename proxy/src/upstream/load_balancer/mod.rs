@@ -5,9 +5,10 @@
 //! `subset.v3.Subset`, or `Cluster.lb_subset_config`: each combination of values of the metadata of hosts has a load balancer.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
 //! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`.
-//! Deviations: `active_request_bias.runtime_key` is not read, its default holds.
+//! Deviations: the runtime keys of `active_request_bias` and `aggression` are not read, their defaults hold.
 //! Deviations: hashing policies have no `hash_policy` of their own, that of the route counts.
-//! Deviations: there is no zone-aware routing: a local cluster changes nothing, and `slow_start_config` is refused.
+//! Deviations: `client_side_weighted_round_robin`, which takes reports of load, is refused, and so is `wrr_locality`, which takes no other.
+//! Deviations: there is no zone-aware routing.
 
 mod bounded_load;
 mod config;
@@ -21,11 +22,14 @@ mod murmur;
 mod pick;
 mod priority_load;
 mod ring_hash;
+mod slow_start;
 mod subset;
 mod subset_config;
 
 use std::rc::Rc;
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 pub(super) use config::LegacyPolicy;
 pub use config::{LoadBalancerSettings, Policy};
@@ -33,6 +37,7 @@ pub(super) use hashing::HashTables;
 pub use hashing::{HashSettings, TableSettings};
 pub use metadata_match::{LB_NAMESPACE, MetadataMatch};
 pub use ring_hash::HashFunction;
+pub use slow_start::SlowStart;
 pub(super) use subset::SubsetTable;
 pub use subset_config::SubsetSettings;
 
@@ -117,6 +122,14 @@ impl WorkerLoadBalancer {
         let hosts = priorities
             .map(|set| set.hosts.iter().map(&mut on_worker).collect())
             .collect();
+        let hosts: Vec<Vec<Rc<WorkerHost>>> = hosts;
+        if self.info.settings.load_balancer.slow_start.is_some() {
+            let now = Instant::now();
+            hosts
+                .iter()
+                .flatten()
+                .for_each(|host| host.note_health(now));
+        }
         let threshold = self.panic_threshold.get().min(100);
         self.all = HostBalancer::new(&self.info, set, hosts, threshold);
         self.subsets = set.subsets.clone().map(WorkerSubsets::new);

@@ -98,7 +98,6 @@ impl Harness {
         request.set_path(b"/");
         request.set_authority(b"example.com");
         request.set_scheme(b"http");
-        request.fields.append("x-forwarded-proto", "http");
         let Selection::Route(index) = table.select(&request, &info, 0) else {
             panic!("no route")
         };
