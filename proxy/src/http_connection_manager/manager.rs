@@ -303,6 +303,10 @@ impl Hcm {
         info.route = None;
         info.cluster = None;
         info.requires_tls = false;
+        // Every request has got one; without it, when a filter took it away, Envoy finds no route.
+        if !head.fields.contains(Known::ForwardedProto) {
+            return;
+        }
         match routing.table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {

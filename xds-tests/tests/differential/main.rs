@@ -38,6 +38,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod subsets;
 mod upgrades;
 mod upstream;
 mod upstream_log;
@@ -72,6 +73,7 @@ const THEMES: &[Theme] = &[
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("hashing", hashing::cases),
+    ("subsets", subsets::cases),
     ("network", network::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
