@@ -287,10 +287,16 @@ impl Hcm {
             .unwrap_or(&routing.chain)
     }
 
-    /// What a new stream is routed by.
+    /// What a new stream is routed by, before its head has come.
     #[inline]
     pub(super) fn routing(&self) -> Rc<Routing> {
         self.routes.current()
+    }
+
+    /// The same, where its head decides about that.
+    #[inline]
+    pub(super) fn routing_by_head(&self, head: &RequestHead) -> Option<Rc<Routing>> {
+        self.routes.by_head(head)
     }
 
     /// Chooses the route of a request.

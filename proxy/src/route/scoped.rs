@@ -56,6 +56,21 @@ impl<T> ScopedRoutes<T> {
         Self(scopes.into_iter().collect())
     }
 
+    /// The same scopes with what `make` makes of each.
+    pub fn map<U>(&self, mut make: impl FnMut(&ScopeKey, &T) -> U) -> ScopedRoutes<U> {
+        let scopes = self.0.iter();
+        ScopedRoutes(
+            scopes
+                .map(|(key, of)| (key.clone(), make(key, of)))
+                .collect(),
+        )
+    }
+
+    /// What belongs to a key.
+    pub fn get(&self, key: &ScopeKey) -> Option<&T> {
+        self.0.get(key)
+    }
+
     /// What a request is routed by; none: it belongs to no scope, and there is no route for it.
     pub fn find(&self, builder: &ScopeKeyBuilder, head: &RequestHead) -> Option<&T> {
         self.0.get(&builder.key(head)?)

@@ -134,6 +134,7 @@ impl AdminSource for Server {
             },
             listeners: self.listeners.dump(),
             routes: self.context.routes.dump(),
+            scoped_routes: self.context.routes.dump_scopes(),
             ecds_filters: self.context.extension_configs.dump(),
             ..Default::default()
         }
