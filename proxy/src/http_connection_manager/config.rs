@@ -23,7 +23,7 @@ use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::router::{self, RouterConfig};
 use crate::route::RouteTable;
-use crate::route::provider::{Routes, check_clusters};
+use crate::route::provider::{Routes, Scopes, check_clusters};
 use crate::server::FactoryContext;
 use crate::xds::XdsSource;
 
@@ -76,7 +76,15 @@ pub struct HcmConfig {
     /// Keeps an HTTP/1.1 connection after a message error.
     pub stream_error_on_invalid_http_message: bool,
     /// The routes.
-    pub routes: Routes,
+    pub routes: HcmRoutes,
+}
+
+/// `route_specifier`.
+pub enum HcmRoutes {
+    /// One route configuration for all requests.
+    One(Routes),
+    /// Several, of which headers of a request choose one.
+    Scoped(Scopes),
 }
 
 /// `upgrade_configs`: one upgrade.
@@ -341,12 +349,15 @@ impl HcmConfig {
         let routes = match route_specifier {
             Some(RouteSpecifier::RouteConfig(routes)) => {
                 let path = path.field("route_config");
-                fixed_routes(routes, &filter_cx, &path)
+                fixed_routes(routes, &filter_cx, &path).map(HcmRoutes::One)
             }
-            Some(RouteSpecifier::Rds(rds)) => dynamic_routes(rds, &filter_cx, &path.field("rds")),
-            Some(RouteSpecifier::ScopedRoutes(_)) => Err(path
-                .field("scoped_routes")
-                .reject("is not supported yet; supported is route_config")),
+            Some(RouteSpecifier::Rds(rds)) => {
+                dynamic_routes(rds, &filter_cx, &path.field("rds")).map(HcmRoutes::One)
+            }
+            Some(RouteSpecifier::ScopedRoutes(scopes)) => {
+                Scopes::from_proto(scopes, &filter_cx, &path.field("scoped_routes"))
+                    .map(HcmRoutes::Scoped)
+            }
             None => Err(path
                 .field("route_config")
                 .reject("is required: one of route_config, rds, scoped_routes")),

@@ -20,7 +20,8 @@ pub(super) fn judge(
     mut head: RequestHead,
 ) -> HttpVerdict {
     let hcm = Hcm::new(config, worker);
-    let routing = hcm.routing();
+    let by_head = hcm.routing_by_head(&head);
+    let routing = by_head.unwrap_or_else(|| hcm.routing());
     let table = routing.table.clone();
     let mut info = StreamInfo::new(connection.clone(), 0, Some(Protocol::Http11));
     let mut refused = None;

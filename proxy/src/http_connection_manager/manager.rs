@@ -287,10 +287,16 @@ impl Hcm {
             .unwrap_or(&routing.chain)
     }
 
-    /// What a new stream is routed by.
+    /// What a new stream is routed by, before its head has come.
     #[inline]
     pub(super) fn routing(&self) -> Rc<Routing> {
         self.routes.current()
+    }
+
+    /// The same, where its head decides about that.
+    #[inline]
+    pub(super) fn routing_by_head(&self, head: &RequestHead) -> Option<Rc<Routing>> {
+        self.routes.by_head(head)
     }
 
     /// Chooses the route of a request.
@@ -303,6 +309,10 @@ impl Hcm {
         info.route = None;
         info.cluster = None;
         info.requires_tls = false;
+        // Every request has got one; without it, when a filter took it away, Envoy finds no route.
+        if !head.fields.contains(Known::ForwardedProto) {
+            return;
+        }
         match routing.table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {

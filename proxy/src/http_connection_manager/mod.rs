@@ -23,7 +23,7 @@ pub mod filter_chain;
 mod local_reply;
 mod manager;
 mod original_ip;
-mod path_normalize;
+pub mod path_normalize;
 mod proxy_status;
 mod routing;
 mod stats;

@@ -8,6 +8,7 @@ use outrigger_proto::pb::envoy::extensions::filters::http::upstream_codec::v3::U
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_filter::ConfigType;
 
+use super::discovery::{DynamicFilter, WorkerDynamicFilter};
 use super::{FACTORIES, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::FilterVerdict;
@@ -23,9 +24,22 @@ pub struct ChainConfig {
 
 struct Entry {
     name: Box<str>,
-    config: Arc<dyn HttpFilterConfig>,
+    config: EntryConfig,
     /// Off unless a route switches it on.
     disabled: bool,
+}
+
+/// Where the configuration of a filter comes from.
+enum EntryConfig {
+    /// It stands in the list.
+    Fixed(Arc<dyn HttpFilterConfig>),
+    /// ECDS.
+    Dynamic(Arc<DynamicFilter>),
+}
+
+enum EntryFilter {
+    Fixed(Box<dyn WorkerHttpFilter>),
+    Dynamic(WorkerDynamicFilter),
 }
 
 /// A [`ChainConfig`] on one worker, with its filters mapped onto the numbers of one route table.
@@ -38,7 +52,7 @@ pub struct WorkerChain {
 
 struct WorkerEntry {
     name: Rc<str>,
-    filter: Box<dyn WorkerHttpFilter>,
+    filter: EntryFilter,
     disabled: bool,
 }
 
@@ -109,7 +123,7 @@ impl ChainConfig {
         Self {
             entries: vec![Entry {
                 name: "x".into(),
-                config,
+                config: EntryConfig::Fixed(config),
                 disabled: false,
             }],
         }
@@ -132,8 +146,15 @@ impl ChainConfig {
         }
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => any,
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                return Err(path.field("config_discovery").reject("is not supported"));
+            Some(ConfigType::ConfigDiscovery(source)) => {
+                let upstream = matches!(place, Place::Upstream);
+                let path = path.field("config_discovery");
+                let filter = DynamicFilter::from_proto(&name, source, upstream, cx, &path)?;
+                return Ok(Some(Converted::Entry(Entry {
+                    name: name.into(),
+                    config: EntryConfig::Dynamic(filter),
+                    disabled,
+                })));
             }
             None => {
                 return Err(path
@@ -174,7 +195,7 @@ impl ChainConfig {
         let config = factory.from_proto(&config, cx, &path.field("typed_config"))?;
         Ok(Some(Converted::Entry(Entry {
             name: name.into(),
-            config,
+            config: EntryConfig::Fixed(config),
             disabled,
         })))
     }
@@ -183,7 +204,10 @@ impl ChainConfig {
     pub fn on_worker(&self, worker: &Rc<Worker>, table: Option<&RouteTable>) -> WorkerChain {
         let entries = self.entries.iter().map(|entry| WorkerEntry {
             name: (*entry.name).into(),
-            filter: entry.config.clone().on_worker(worker),
+            filter: match &entry.config {
+                EntryConfig::Fixed(config) => EntryFilter::Fixed(config.clone().on_worker(worker)),
+                EntryConfig::Dynamic(filter) => EntryFilter::Dynamic(filter.on_worker(worker)),
+            },
             disabled: entry.disabled,
         });
         WorkerChain::new(entries.collect(), table)
@@ -209,7 +233,11 @@ impl WorkerChain {
         let mut filters = Filters::default();
         for (entry, slot) in self.entries.iter().zip(&self.slots) {
             if !disabled_by(route, *slot).unwrap_or(entry.disabled) {
-                filters.push(entry.filter.new_stream(), *slot);
+                let filter = match &entry.filter {
+                    EntryFilter::Fixed(filter) => filter.new_stream(),
+                    EntryFilter::Dynamic(filter) => filter.new_stream(),
+                };
+                filters.push(filter, *slot);
             }
         }
         filters

@@ -132,6 +132,8 @@ impl AdminSource for Server {
             endpoints: with_endpoints.then(|| self.clusters.endpoints_dump()),
             listeners: self.listeners.dump(),
             routes: self.context.routes.dump(),
+            scoped_routes: self.context.routes.dump_scopes(),
+            ecds_filters: self.context.extension_configs.dump(),
             ..Default::default()
         }
     }

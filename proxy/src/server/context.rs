@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
 use crate::files::DirectoryWatcher;
+use crate::http_filters::ExtensionConfigs;
 use crate::overload::OverloadState;
 use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
@@ -35,6 +36,8 @@ pub struct ServerContext {
     pub(crate) directories: DirectoryWatcher,
     /// The route configurations in use.
     pub routes: RouteProviders,
+    /// The filter configurations that management servers deliver.
+    pub extension_configs: ExtensionConfigs,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -87,6 +90,7 @@ impl ServerContext {
             xds: Subscriptions::default(),
             directories: DirectoryWatcher::default(),
             routes: RouteProviders::default(),
+            extension_configs: ExtensionConfigs::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

@@ -56,7 +56,7 @@ pub struct Update<'a> {
     /// Resources that were sent, be they changed or not.
     pub sent: &'a [Resource],
     /// Names of resources that exist no more: said so in delta, and left out of the state of the world for the kinds whose
-    /// responses are complete (listeners and clusters), or over their time to live.
+    /// responses are complete (listeners, clusters and scopes), or over their time to live.
     pub removed: &'a [Arc<str>],
 }
 
@@ -347,7 +347,7 @@ impl ResourceKind {
 
     /// Whether a state-of-the-world response lists all resources of the kind, so that what it leaves out is gone.
     pub const fn is_complete(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::ScopedRoute)
     }
 }
 

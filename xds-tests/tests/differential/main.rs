@@ -39,6 +39,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod subsets;
 mod upgrades;
 mod upstream;
 mod upstream_log;
@@ -73,6 +74,7 @@ const THEMES: &[Theme] = &[
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("hashing", hashing::cases),
+    ("subsets", subsets::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
     ("http2", http2::cases),

@@ -194,6 +194,9 @@ impl<S: ServerStream> Stream<S> {
             record.info.timing.request_complete = Some(now);
             self.deadlines.request = None;
         }
+        if let Some(routing) = self.hcm.routing_by_head(&record.request) {
+            self.routing = routing;
+        }
         let admitted = self
             .hcm
             .admit(&mut record.request, &mut record.info, &self.routing);

@@ -82,7 +82,8 @@ impl<S: ServerStream> Stream<S> {
             return;
         };
         // Another stream: it begins with the table of now.
-        self.routing = hcm.routing();
+        let by_head = hcm.routing_by_head(&record.request);
+        self.routing = by_head.unwrap_or_else(|| hcm.routing());
         hcm.resolve_route(&self.routing, &mut record.request, &mut record.info);
         let chain = hcm.chain_for(&self.routing, false, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
@@ -33,6 +34,8 @@ pub struct RouterConfig {
     pub upstream_logs: Vec<AccessLog>,
     /// An attempt is logged when it has found a connection, too. Default false.
     pub log_on_pool_ready: bool,
+    /// How often an attempt is logged while it runs; none: not at all.
+    pub upstream_log_flush_interval: Option<Duration>,
     /// Counts gRPC responses of clusters without their status codes. Default false.
     pub suppress_grpc_request_failure_code_stats: bool,
     /// Filters of every upstream attempt.
@@ -103,6 +106,7 @@ impl RouterConfig {
                 path,
             )
         };
+        let (log_on_pool_ready, upstream_log_flush_interval) = log_options?.unwrap_or_default();
         let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
         Ok(Self {
             dynamic_stats,
@@ -111,23 +115,25 @@ impl RouterConfig {
             strict_check_headers: strict?,
             suppress_grpc_request_failure_code_stats,
             upstream_logs: logs?,
-            log_on_pool_ready: log_options?.unwrap_or_default(),
+            log_on_pool_ready,
+            upstream_log_flush_interval,
             upstream_http_filters: upstream?,
         })
     }
 }
 
-/// Whether an attempt is logged when it has found a connection, too.
+/// Whether an attempt is logged when it has found a connection, too, and how often while it runs.
 fn log_options(
     proto: pb::router::UpstreamAccessLogOptions,
     path: &ConfigPath<'_>,
-) -> Result<bool, Rejected> {
+) -> Result<(bool, Option<Duration>), Rejected> {
     let pb::router::UpstreamAccessLogOptions {
         flush_upstream_log_on_upstream_stream,
         upstream_log_flush_interval,
     } = proto;
-    path.unsupported_if_set("upstream_log_flush_interval", upstream_log_flush_interval)?;
-    Ok(flush_upstream_log_on_upstream_stream)
+    let interval =
+        path.positive_duration("upstream_log_flush_interval", upstream_log_flush_interval)?;
+    Ok((flush_upstream_log_on_upstream_stream, interval))
 }
 
 impl WorkerRouter {

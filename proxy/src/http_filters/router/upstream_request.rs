@@ -335,6 +335,21 @@ impl UpstreamRequest {
         nearer(nearer(per_try, idle), max_duration)
     }
 
+    /// When the attempt is logged while it runs.
+    pub(super) fn log_due(&self) -> Option<Instant> {
+        self.log.as_ref()?.due()
+    }
+
+    /// Logs it, if it is time to.
+    pub(super) fn flush_log(&mut self, info: &mut StreamInfo) {
+        let bytes = info.upstream_bytes;
+        self.meter(&mut info.upstream_bytes);
+        if let Some(log) = &mut self.log {
+            log.flush(info);
+        }
+        info.upstream_bytes = bytes;
+    }
+
     /// Which deadline has passed, if one has.
     pub(super) fn expired(&self, now: Instant) -> Option<Failure> {
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);

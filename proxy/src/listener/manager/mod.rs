@@ -86,8 +86,6 @@ enum Stopped {
 /// A listener that is not ready yet.
 struct Warming {
     listener: Rc<ManagedListener>,
-    /// It takes the place of another one whose sockets and connections stay.
-    in_place: bool,
     waiting: tokio::task::AbortHandle,
 }
 

@@ -190,7 +190,6 @@ impl Manager {
             });
             state.warming.push(Warming {
                 listener: new,
-                in_place,
                 waiting: waiting.abort_handle(),
             });
             return;

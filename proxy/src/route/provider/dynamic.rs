@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use outrigger_proto::any::pack;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
 use outrigger_proto::pb::google::protobuf::Any;
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use tracing::{debug, info};
 
 use super::check_clusters;
 use super::registry::DynamicRoutes;
+use super::vhds::VirtualHosts;
 use crate::config::{ConfigPath, ConfigReport, Rejected};
 use crate::route::RouteTable;
 use crate::server::{FactoryContext, InitManager, InitTarget, ServerContext};
@@ -44,11 +46,16 @@ pub struct RouteProvider {
     state: Mutex<State>,
     stats: RdsStats,
     subscription: OnceLock<Subscription>,
+    this: Weak<Self>,
 }
 
 #[derive(Default)]
 struct State {
     accepted: Option<DynamicRoutes>,
+    /// What RDS has sent, as it came.
+    message: Option<Any>,
+    /// What it lacks.
+    vhds: Option<VirtualHosts>,
     /// Something came, or nothing will.
     answered: bool,
     /// Who waits for that.
@@ -58,7 +65,8 @@ struct State {
 impl RouteProvider {
     /// A provider that has asked `source` for the configuration `name`. Until it comes, no request has a route.
     pub(super) fn new(name: &str, source: XdsSource, cx: &FactoryContext<'_>) -> Arc<Self> {
-        let provider = Arc::new(Self {
+        let provider = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             name: name.into(),
             server: cx.server.clone(),
             scope: cx.scope.clone(),
@@ -118,7 +126,7 @@ impl RouteProvider {
         self.state.lock().accepted.clone()
     }
 
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         let waiting = {
             let mut state = self.state.lock();
             state.answered = true;
@@ -127,38 +135,119 @@ impl RouteProvider {
         drop(waiting);
     }
 
-    fn apply(&self, resource: &Resource) -> Result<(), Refused> {
-        let body = resource.body.as_ref();
-        let unchanged = {
-            let mut state = self.state.lock();
-            let known = state.accepted.as_mut();
-            let known = known.filter(|known| body.is_some_and(|body| *body == *known.config));
-            known.is_some()
-        };
-        if unchanged {
+    fn apply(self: &Arc<Self>, resource: &Resource) -> Result<(), Refused> {
+        if self.state.lock().message.as_ref() == resource.body.as_ref() {
             debug!(name = &*self.name, "A route configuration came again.");
             return Ok(());
         }
         let report = ConfigReport::of_resource(&self.server.runtime);
         let title = format!("route configuration \"{}\"", self.name);
         let path = ConfigPath::root(&report, &title);
-        let table = self.convert(resource, &path).map_err(|_| Refused {
+        self.replace(resource, &path).map_err(|_| Refused {
             name: resource.name.clone(),
             reason: report.text(),
-        })?;
-        let config = body.cloned().unwrap_or_default();
-        self.publish(table, config, &resource.version);
-        Ok(())
+        })
     }
 
-    fn convert(&self, resource: &Resource, path: &ConfigPath<'_>) -> Result<RouteTable, Rejected> {
-        let proto: pb::RouteConfiguration = resource.decode(path)?;
+    fn replace(
+        self: &Arc<Self>,
+        resource: &Resource,
+        path: &ConfigPath<'_>,
+    ) -> Result<(), Rejected> {
+        let mut proto: pb::RouteConfiguration = resource.decode(path)?;
         if *proto.name != *self.name {
             return Err(path.field("name").reject(format!(
                 "Unexpected RDS configuration (expecting {}): {}",
                 self.name, proto.name
             )));
         }
+        let vhds = path.optional("vhds", proto.vhds.take(), |vhds, path| {
+            VirtualHosts::source(vhds, &self.server, path)
+        });
+        // Those that are there already stay, if they come from the same source.
+        let known = vhds
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .and_then(|source| {
+                let state = self.state.lock();
+                state
+                    .vhds
+                    .as_ref()
+                    .filter(|known| known.is_of(source))
+                    .cloned()
+            });
+        let config = match &known {
+            Some(known) => known.add_to(&proto),
+            None => proto.clone(),
+        };
+        let table = self.convert(config.clone(), path);
+        let (vhds, table) = (vhds?, table?);
+        let vhds = match (vhds, known) {
+            (None, _) => None,
+            (Some(_), Some(known)) => Some(known.with_base(proto)),
+            (Some(source), None) => Some(VirtualHosts::new(self, source, proto)),
+        };
+        let config = match vhds {
+            None => resource.body.clone().unwrap_or_default(),
+            Some(_) => pack(&config),
+        };
+        let waits = vhds.as_ref().is_some_and(|vhds| !vhds.answered());
+        let old = {
+            let mut state = self.state.lock();
+            state.message.clone_from(&resource.body);
+            std::mem::replace(&mut state.vhds, vhds)
+        };
+        drop(old);
+        self.publish(table, config, &resource.version);
+        self.stats.config_reload().inc();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let milliseconds = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.stats.config_reload_time_ms().set(milliseconds);
+        if !waits {
+            self.answered();
+        }
+        Ok(())
+    }
+
+    /// Takes virtual hosts of VHDS as a whole. False: nothing has changed.
+    pub(super) fn set_virtual_hosts(
+        &self,
+        hosts: VirtualHosts,
+        path: &ConfigPath<'_>,
+    ) -> Result<(), Rejected> {
+        let config = hosts.merged();
+        let table = self.convert(config.clone(), path)?;
+        let version = {
+            let mut state = self.state.lock();
+            state.vhds = Some(hosts);
+            let accepted = state.accepted.as_ref();
+            accepted.map(|accepted| accepted.version.clone())
+        };
+        self.publish(table, pack(&config), &version.unwrap_or_default());
+        Ok(())
+    }
+
+    /// The virtual hosts of VHDS, where there is any.
+    pub(super) fn virtual_hosts(&self) -> Option<VirtualHosts> {
+        self.state.lock().vhds.clone()
+    }
+
+    pub(super) fn server(&self) -> &Arc<ServerContext> {
+        &self.server
+    }
+
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn convert(
+        &self,
+        proto: pb::RouteConfiguration,
+        path: &ConfigPath<'_>,
+    ) -> Result<RouteTable, Rejected> {
         let init = InitManager::new(&format!("RDS local-init-manager {}", self.name));
         let cx = FactoryContext {
             server: &self.server,
@@ -173,16 +262,11 @@ impl RouteProvider {
     fn publish(&self, table: RouteTable, config: Any, version: &Arc<str>) {
         self.table.store(Arc::new(table));
         self.version.fetch_add(1, Ordering::Release);
-        let now = SystemTime::now();
         self.state.lock().accepted = Some(DynamicRoutes {
             config: Arc::new(config),
             version: version.clone(),
-            last_updated: now,
+            last_updated: SystemTime::now(),
         });
-        self.stats.config_reload().inc();
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let milliseconds = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        self.stats.config_reload_time_ms().set(milliseconds);
         info!(
             name = &*self.name,
             version = &**version,
@@ -201,23 +285,20 @@ impl Watcher for RouteProvider {
             }
             // What exists no more stays in use.
             [] => return Ok(()),
-            [resource] => self.apply(resource),
+            [resource] => match self.this.upgrade() {
+                Some(this) => this.apply(resource),
+                None => Ok(()),
+            },
             [first, ..] => Err(Refused {
                 name: first.name.clone(),
                 reason: format!("Unexpected RDS resource length: {}", update.sent.len()),
             }),
         };
-        match result {
-            Ok(()) => {
-                self.answered();
-                Ok(())
-            }
-            Err(refused) => {
-                // The start of the process does not wait for better ones.
-                self.answered();
-                Err(vec![refused])
-            }
-        }
+        result.map_err(|refused| {
+            // The start of the process does not wait for better ones.
+            self.answered();
+            vec![refused]
+        })
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

@@ -4,25 +4,33 @@
 //! what comes and publishes it as a whole; a worker looks at one number for each new stream and takes a new table once.
 //! What was withdrawn stays in use, as in Envoy.
 //!
+//! Scopes work alike: [`Scopes`].
+//!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/rds>
-//! Stats: `http.<stat_prefix>.rds.<route_config_name>.*`, of the connection manager that asked first.
-//! Deviations: none.
+//! Stats: `http.<stat_prefix>.rds.<route_config_name>.*`, `http.<stat_prefix>.vhds.<route_config_name>.*`,
+//! `http.<stat_prefix>.scoped_rds.<name>.*`, of the connection manager that asked first.
+//! Deviations: the scope of a request is chosen when its head has come; filters that change the head do not change it.
+//! Deviations: scopes with `on_demand` are loaded at once, as all others.
+//! Deviations: virtual hosts of VHDS are not asked for on demand: all of a route configuration are there before they are used.
 
 mod dynamic;
 mod registry;
+mod scoped;
 #[cfg(test)]
 mod tests;
+mod vhds;
 
 use std::sync::Arc;
 
 pub use dynamic::RouteProvider;
 pub use registry::{DynamicRoutes, FixedRoutes, RouteProviders};
+pub use scoped::{FixedScopes, ScopeProvider, ScopeSource, Scopes};
 
 use super::RouteTable;
 use crate::config::{ConfigPath, Rejected};
 use crate::server::ServerContext;
 
-/// What the streams of a connection manager are routed by.
+/// A route configuration: what the streams of a connection manager, or of one scope, are routed by.
 #[derive(Debug, Clone)]
 pub enum Routes {
     /// `route_config`.
@@ -32,11 +40,20 @@ pub enum Routes {
 }
 
 impl Routes {
-    /// The table of now.
-    pub fn table(&self) -> Arc<RouteTable> {
+    /// The table of now, with a number that is another one when there is another table.
+    pub fn take(&self) -> (u64, Arc<RouteTable>) {
         match self {
-            Self::Fixed(fixed) => fixed.table.clone(),
-            Self::Dynamic(provider) => provider.table(),
+            Self::Fixed(fixed) => (0, fixed.table.clone()),
+            Self::Dynamic(provider) => provider.take(),
+        }
+    }
+
+    /// Whether both are one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fixed(one), Self::Fixed(other)) => Arc::ptr_eq(one, other),
+            (Self::Dynamic(one), Self::Dynamic(other)) => Arc::ptr_eq(one, other),
+            _ => false,
         }
     }
 }

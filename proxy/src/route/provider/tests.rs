@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::any::pack;
-use outrigger_proto::pb::envoy::config::route::v3::RouteConfiguration;
+use outrigger_proto::pb::envoy::config::route::v3::{
+    RouteConfiguration, ScopedRouteConfiguration, VirtualHost,
+};
 use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 
-use super::RouteProvider;
 use super::dynamic::RdsStats;
+use super::{RouteProvider, ScopeSource, Scopes};
+use crate::config::{ConfigPath, ConfigReport};
+use crate::http::{Protocol, RequestHead};
 use crate::server::{FactoryContext, InitManager, LocalInfo, ServerContext};
 use crate::xds::{Refused, Resource, ResourceKind, SourceKind, XdsClient, XdsSource};
 
@@ -173,4 +177,199 @@ fn missing_clusters_are_refused_only_where_that_is_asked_for() {
     assert!(fixture.deliver(&strict, "r").is_err());
     let stats = RdsStats::new(&fixture.server.stats.scope("http.a.rds.r."));
     assert_eq!(stats.config_reload().value(), 1);
+}
+
+fn host(name: &str, domain: &str, cluster: &str) -> Resource {
+    let yaml = format!(
+        "{{name: {name}, domains: ['{domain}'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}"
+    );
+    let source = Source {
+        name: "test",
+        format: Format::Yaml,
+        bytes: yaml.as_bytes(),
+    };
+    let proto: VirtualHost = load(&[source], UnknownFields::Refuse).unwrap();
+    Resource {
+        name: name.into(),
+        aliases: Vec::new(),
+        version: "1".into(),
+        body: Some(pack(&proto)),
+    }
+}
+
+const WITH_VHDS: &str = "name: r\nvhds: {config_source: {ads: {}}}\nvirtual_hosts: [{name: own, domains: [own], routes: [{match: {prefix: /}, route: {cluster: a}}]}]";
+
+impl Fixture {
+    fn hosts(&self, sent: &[Resource], removed: &[&str]) -> Result<(), Vec<Refused>> {
+        let removed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(*name)).collect();
+        let kind = ResourceKind::VirtualHost;
+        self.client.deliver(&source(), kind, "1", sent, &removed)
+    }
+}
+
+fn names(provider: &RouteProvider) -> Vec<String> {
+    let table = provider.table();
+    let hosts = table.virtual_hosts().iter();
+    hosts.map(|host| host.name.to_string()).collect()
+}
+
+#[test]
+fn virtual_hosts_of_the_route_configuration_are_added_and_those_of_others_left_alone() {
+    let fixture = Fixture::new();
+    let provider = fixture.provider("r");
+    fixture.deliver(WITH_VHDS, "r").unwrap();
+    // The first answer of VHDS belongs to that of RDS.
+    assert!(!fixture.init.is_ready());
+    fixture
+        .hosts(&[host("r/a", "*", "a"), host("other/a", "*", "a")], &[])
+        .unwrap();
+    assert!(fixture.init.is_ready());
+    assert_eq!(names(&provider), ["own", "r/a"]);
+    fixture.hosts(&[host("r/b", "b", "a")], &["r/a"]).unwrap();
+    assert_eq!(names(&provider), ["own", "r/b"]);
+    // Another answer of RDS keeps them.
+    let other = WITH_VHDS.replace("[own]", "[own2]");
+    fixture.deliver(&other, "r").unwrap();
+    assert_eq!(names(&provider), ["own", "r/b"]);
+    fixture.deliver(&to("a"), "r").unwrap();
+    assert_eq!(names(&provider), ["all"]);
+    fixture.hosts(&[host("r/c", "c", "a")], &[]).unwrap();
+    assert_eq!(names(&provider), ["all"]);
+}
+
+#[test]
+fn a_virtual_host_that_does_not_fit_is_refused_alone() {
+    let fixture = Fixture::new();
+    let provider = fixture.provider("r");
+    fixture.deliver(WITH_VHDS, "r").unwrap();
+    let sent = [
+        host("r/a", "a", "a"),
+        host("r/clash", "own", "a"),
+        host("r/b", "b", "a"),
+    ];
+    let refused = fixture.hosts(&sent, &[]).unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(&*refused[0].name, "r/clash");
+    assert!(refused[0].reason.contains("\"own\" stands more than once"));
+    assert_eq!(names(&provider), ["own", "r/a", "r/b"]);
+    let version = provider.version();
+    fixture.hosts(&sent[..1], &[]).unwrap();
+    assert_eq!(provider.version(), version);
+}
+
+fn scope(name: &str, key: &str, routes: &str) -> Resource {
+    let yaml = format!(
+        "{{name: {name}, key: {{fragments: [{{string_key: '{key}'}}]}}, route_configuration_name: {routes}}}"
+    );
+    let source = Source {
+        name: "test",
+        format: Format::Yaml,
+        bytes: yaml.as_bytes(),
+    };
+    let proto: ScopedRouteConfiguration = load(&[source], UnknownFields::Refuse).unwrap();
+    Resource {
+        name: name.into(),
+        aliases: Vec::new(),
+        version: "1".into(),
+        body: Some(pack(&proto)),
+    }
+}
+
+impl Fixture {
+    fn scopes(&self) -> Scopes {
+        let yaml = "{name: s, scope_key_builder: {fragments: [{header_value_extractor: {name: x, index: 0}}]}, rds_config_source: {ads: {}}, scoped_rds: {scoped_rds_config_source: {ads: {}}}}";
+        let source = Source {
+            name: "test",
+            format: Format::Yaml,
+            bytes: yaml.as_bytes(),
+        };
+        let report = ConfigReport::new();
+        let path = ConfigPath::root(&report, "scoped_routes");
+        let cx = FactoryContext {
+            server: &self.server,
+            scope: &self.server.stats.scope("http.a."),
+            init: &self.init,
+        };
+        let proto = load(&[source], UnknownFields::Refuse).unwrap();
+        Scopes::from_proto(proto, &cx, &path).unwrap()
+    }
+
+    fn deliver_scopes(&self, sent: &[Resource], removed: &[&str]) -> Result<(), Vec<Refused>> {
+        let removed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(*name)).collect();
+        let kind = ResourceKind::ScopedRoute;
+        self.client.deliver(&source(), kind, "1", sent, &removed)
+    }
+
+    fn asked_for(&self) -> Vec<Arc<str>> {
+        self.client.asked_for(ResourceKind::RouteConfiguration)
+    }
+}
+
+/// The name of the table for a request with this value of `x`.
+fn table_of(scopes: &Scopes, value: &str) -> Option<String> {
+    let ScopeSource::Dynamic(provider) = &scopes.routes else {
+        panic!("not dynamic")
+    };
+    let mut head = RequestHead::new(Protocol::Http11, b"GET");
+    head.fields.append("x", value);
+    let (_, published) = provider.take();
+    let routes = published.find(&scopes.builder, &head)?;
+    Some(routes.take().1.name().to_owned())
+}
+
+#[test]
+fn scopes_bring_their_routes_and_take_them_away() {
+    let fixture = Fixture::new();
+    let scopes = fixture.scopes();
+    assert_eq!(fixture.init.unready(), ["SRDS s"]);
+    let sent = [scope("one", "1", "r"), scope("two", "2", "q")];
+    fixture.deliver_scopes(&sent, &[]).unwrap();
+    assert_eq!(
+        fixture.init.unready(),
+        [
+            "RdsRouteConfigSubscription RDS init r",
+            "RdsRouteConfigSubscription RDS init q"
+        ]
+    );
+    assert_eq!(table_of(&scopes, "1").as_deref(), Some("r"));
+    assert_eq!(table_of(&scopes, "2").as_deref(), Some("q"));
+    assert_eq!(table_of(&scopes, "3"), None);
+    assert_eq!(fixture.asked_for(), ["q".into(), "r".into()]);
+    fixture.deliver(&to("a"), "r").unwrap();
+    fixture
+        .deliver_scopes(&[scope("one", "3", "r")], &["two"])
+        .unwrap();
+    assert_eq!(table_of(&scopes, "1"), None);
+    assert_eq!(table_of(&scopes, "3").as_deref(), Some("r"));
+    assert_eq!(fixture.asked_for(), ["r".into()]);
+    let dump = fixture.server.routes.dump_scopes();
+    assert_eq!(
+        dump.dynamic_scoped_route_configs[0]
+            .scoped_route_configs
+            .len(),
+        1
+    );
+    drop(scopes);
+    assert!(fixture.asked_for().is_empty());
+}
+
+#[test]
+fn scopes_whose_keys_clash_are_refused_together() {
+    let fixture = Fixture::new();
+    let scopes = fixture.scopes();
+    fixture
+        .deliver_scopes(&[scope("one", "1", "r")], &[])
+        .unwrap();
+    let sent = [scope("three", "3", "r"), scope("two", "1", "q")];
+    let refused = fixture.deliver_scopes(&sent, &[]).unwrap_err();
+    assert_eq!(
+        refused[0].reason,
+        "scope key conflict found, first scope is 'one', second scope is 'two'"
+    );
+    assert_eq!(table_of(&scopes, "3"), None);
+    assert_eq!(fixture.asked_for(), ["r".into()]);
+    // The key may move from one to the other.
+    let sent = [scope("two", "1", "q")];
+    fixture.deliver_scopes(&sent, &["one"]).unwrap();
+    assert_eq!(table_of(&scopes, "1").as_deref(), Some("q"));
 }

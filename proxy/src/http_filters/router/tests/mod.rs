@@ -83,6 +83,7 @@ impl Harness {
             suppress_grpc_request_failure_code_stats: false,
             upstream_logs: Vec::new(),
             log_on_pool_ready: false,
+            upstream_log_flush_interval: None,
             upstream_http_filters: filters,
         });
         let shared = WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker);
