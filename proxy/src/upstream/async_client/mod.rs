@@ -8,6 +8,7 @@
 
 mod body;
 mod grpc;
+mod grpc_service;
 mod grpc_stream;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use body::{Body, BodyReader, BodySender, body};
-pub use grpc::GrpcError;
+pub use grpc::{GrpcError, framed};
+pub use grpc_service::GrpcService;
 pub use grpc_stream::{GrpcReceiver, GrpcSender, GrpcStreamLimits};
 
 use super::pool::{
