@@ -3,10 +3,10 @@
 use outrigger_xds_tests::plane::{Answer, Kind};
 
 use crate::resources::{
-    bad_cluster, bad_listener, bad_routes, cluster, eds_cluster, endpoints, listener, rds_listener,
-    routes,
+    bad_cluster, bad_listener, bad_routes, cluster, eds_cluster, endpoints, lawless_cluster,
+    listener, rds_listener, routes,
 };
-use crate::stage::{AGGREGATED, STREAMS, Stage, Transport, tell};
+use crate::stage::{AGGREGATED, STREAMS, Stage, Transport, tell, tell_alone};
 
 /// One listener, route, cluster and endpoint, all from the control plane, in force.
 async fn whole(stage: &mut Stage) {
@@ -101,6 +101,24 @@ fn a_nack_names_every_bad_resource_and_the_good_ones_are_in_force() {
             ])
             .await;
         stage.note_dump().await;
+    });
+}
+
+#[test]
+fn a_cluster_that_breaks_a_rule_of_the_api_does_not_hold_back_the_others() {
+    let why = "it checks the rules of all clusters first, and takes none when one breaks them";
+    tell_alone("lawless", &AGGREGATED, why, async |stage| {
+        let address = stage.backend("good").await;
+        let clusters = [lawless_cluster("bad-1"), cluster("good", address)];
+        let version = stage.plane.set(Kind::Cds, clusters);
+        stage.plane.set(Kind::Lds, [listener("l", "good")]);
+        stage.run().await;
+        stage.answers("l", 200, "good").await;
+        let reason = stage.plane.nacked(Kind::Cds, &version).await;
+        assert!(
+            reason.contains("bad-1") && reason.contains("connect_timeout"),
+            "{reason}"
+        );
     });
 }
 

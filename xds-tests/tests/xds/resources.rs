@@ -34,8 +34,17 @@ pub fn cluster_with(name: &str, address: SocketAddr, more: &str) -> Resource {
     Resource::yaml(Kind::Cds, &text)
 }
 
-/// A cluster that breaks a rule of the API.
+/// A cluster that no proxy takes: its only endpoint has a name for an address.
 pub fn bad_cluster(name: &str) -> Resource {
+    let address = "address: { socket_address: { address: not-an-ip, port_value: 1 } }";
+    let text = format!(
+        "name: {name}\nload_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ {address} }} }}] }}] }}"
+    );
+    Resource::yaml(Kind::Cds, &text)
+}
+
+/// A cluster that breaks a rule of the API.
+pub fn lawless_cluster(name: &str) -> Resource {
     Resource::yaml(Kind::Cds, &format!("name: {name}\nconnect_timeout: 0s\n"))
 }
 

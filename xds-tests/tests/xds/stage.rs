@@ -89,6 +89,19 @@ pub fn tell(name: &str, transports: &[Transport], story: impl AsyncFn(&mut Stage
     }
 }
 
+/// Plays a story with Outrigger alone; `why` says why Envoy cannot play it.
+pub fn tell_alone(
+    name: &str,
+    transports: &[Transport],
+    why: &str,
+    story: impl AsyncFn(&mut Stage),
+) {
+    println!("{name}: not with Envoy: {why}");
+    for transport in transports {
+        play(name, *transport, Side::Outrigger, &story);
+    }
+}
+
 fn play(
     name: &str,
     transport: Transport,

@@ -104,8 +104,8 @@ fn a_cluster_waits_for_its_endpoints_while_its_predecessor_serves() {
         stage.plane.set(Kind::Lds, [listener("l", "a")]);
         stage.run().await;
         stage.answers("l", 200, "one").await;
-        let version = stage.plane.set(Kind::Cds, [eds_cluster("a", &source)]);
-        stage.plane.acked(Kind::Cds, &version).await;
+        // The ACK may wait until the cluster is in force.
+        stage.plane.set(Kind::Cds, [eds_cluster("a", &source)]);
         stage.plane.subscribed(Kind::Eds, &["a"]).await;
         sleep(A_WHILE).await;
         assert_eq!(stage.get("l").await.body, "one");
@@ -158,12 +158,13 @@ fn a_changed_eds_cluster_is_in_force_when_its_endpoints_came_again() {
             "name: a\ntype: EDS\nconnect_timeout: 2s\neds_cluster_config: {{ eds_config: {source} }}"
         );
         let changed = outrigger_xds_tests::plane::Resource::yaml(Kind::Cds, &text);
+        // The ACK may wait until the cluster is in force.
         let version = stage.plane.set(Kind::Cds, [changed]);
-        stage.plane.acked(Kind::Cds, &version).await;
         sleep(A_WHILE).await;
         assert_eq!(stage.get("l").await.body, "one");
         stage.plane.set(Kind::Eds, [endpoints("a", &[two])]);
         stage.answers("l", 200, "two").await;
+        stage.plane.acked(Kind::Cds, &version).await;
         stage.settles("cluster_manager.warming_clusters", 0).await;
         stage
             .note_stats(&["cluster_manager.cluster_modified"])
