@@ -17,5 +17,6 @@ mod kinds;
 mod misbehaviour;
 mod resources;
 mod stage;
+mod traffic;
 mod transports;
 mod warming;
