@@ -1,5 +1,7 @@
 //! The resources of a kind.
 
+use std::collections::HashMap;
+
 use super::Resource;
 
 /// What a control plane has of a kind.
@@ -11,6 +13,8 @@ pub(super) struct Shelf {
     pub(super) fixed: Option<String>,
     /// The resources, duplicates included.
     pub(super) resources: Vec<Resource>,
+    /// Where each name is, or the last of its duplicates.
+    index: HashMap<String, usize>,
     /// Nothing is said about it.
     pub(super) held: bool,
 }
@@ -19,22 +23,35 @@ impl Shelf {
     pub(super) fn fill(&mut self, resources: Vec<Resource>, version: &str) {
         let old = std::mem::take(&mut self.resources);
         for mut resource in resources {
-            let same = old.iter().find(|old| is_same(old, &resource));
+            let same = self.index.get(&resource.name).map(|place| &old[*place]);
+            let same = same.filter(|old| is_same(old, &resource));
             resource.version = same.map_or_else(|| version.into(), |old| old.version.clone());
             self.resources.push(resource);
         }
+        self.changed(version);
+    }
+
+    /// The resource with this name.
+    pub(super) fn named(&self, name: &str) -> Option<&Resource> {
+        self.index.get(name).map(|place| &self.resources[*place])
+    }
+
+    fn changed(&mut self, version: &str) {
+        let names = self.resources.iter().enumerate();
+        self.index = names
+            .map(|(place, resource)| (resource.name.clone(), place))
+            .collect();
         self.version = Some(version.into());
     }
 
     pub(super) fn put(&mut self, mut resource: Resource, version: &str) {
         resource.version = version.into();
-        let place = self
-            .resources
-            .iter_mut()
-            .find(|old| old.name == resource.name);
-        match place {
-            Some(place) => *place = resource,
-            None => self.resources.push(resource),
+        if let Some(place) = self.index.get(&resource.name) {
+            self.resources[*place] = resource;
+        } else {
+            let place = self.resources.len();
+            self.index.insert(resource.name.clone(), place);
+            self.resources.push(resource);
         }
         self.version = Some(version.into());
     }
@@ -42,7 +59,7 @@ impl Shelf {
     pub(super) fn remove(&mut self, names: &[&str], version: &str) {
         self.resources
             .retain(|resource| !names.contains(&resource.name.as_str()));
-        self.version = Some(version.into());
+        self.changed(version);
     }
 
     /// Makes everything look new.

@@ -186,11 +186,20 @@ impl State {
         if let Some(stream) = streams.get_mut(&ask.stream) {
             let due = stream.note(&mut ask, complaints);
             if due && let Some(shelf) = shelves.get(&ask.kind) {
-                stream.answer(ask.kind, shelf, false);
+                stream.answer(ask.kind, shelf, Why::Asked(&ask.names));
             }
         }
         asks.push(ask);
     }
+}
+
+/// Why something is sent.
+#[derive(Clone, Copy)]
+enum Why<'a> {
+    /// A shelf has changed.
+    Pushed,
+    /// A request has come, for these names.
+    Asked(&'a [String]),
 }
 
 impl Stream {
@@ -232,12 +241,12 @@ impl Stream {
     /// Sends what has changed on a shelf, if it was asked for.
     pub(super) fn push(&mut self, kind: Kind, shelf: &Shelf) {
         if self.asked_for(kind) {
-            self.answer(kind, shelf, true);
+            self.answer(kind, shelf, Why::Pushed);
         }
     }
 
     /// Sends what was asked for of a shelf. Unasked, that may be nothing at all: all of it is gone then.
-    fn answer(&mut self, kind: Kind, shelf: &Shelf, unasked: bool) {
+    fn answer(&mut self, kind: Kind, shelf: &Shelf, why: Why<'_>) {
         let (Some(version), false) = (&shelf.version, shelf.held) else {
             return;
         };
@@ -245,7 +254,7 @@ impl Stream {
             return;
         };
         let answer = if self.delta {
-            asked.difference(kind, version, shelf)
+            asked.difference(kind, version, shelf, why)
         } else {
             let wanted = |resource: &&Resource| asked.wants(resource);
             let resources = shelf.resources.iter().filter(wanted).cloned();
@@ -256,7 +265,7 @@ impl Stream {
         let needless = if self.delta {
             !(first && asked.wildcard)
         } else {
-            !(unasked || asked.wildcard)
+            !(matches!(why, Why::Pushed) || asked.wildcard)
         };
         if !(nothing && needless) {
             self.send(&answer);
@@ -334,7 +343,17 @@ impl Subscription {
     }
 
     /// What the client does not have yet, or has no right to have any more.
-    fn difference(&mut self, kind: Kind, version: &str, shelf: &Shelf) -> Answer {
+    fn difference(&mut self, kind: Kind, version: &str, shelf: &Shelf, why: Why<'_>) -> Answer {
+        // The rest of a large subscription is not looked at for a few more names.
+        if let (Why::Asked(names), false, true) = (why, self.wildcard, !self.sent.is_empty()) {
+            let named = names.iter().filter_map(|name| shelf.named(name));
+            let resources: Vec<Resource> = named.cloned().collect();
+            for resource in &resources {
+                let version = resource.version.clone();
+                self.known.insert(resource.name.clone(), version);
+            }
+            return Answer::new(kind, version, resources);
+        }
         let mut resources = Vec::new();
         let mut there = BTreeSet::new();
         for resource in &shelf.resources {
