@@ -31,14 +31,15 @@ struct Entry {
 /// A [`ChainConfig`] on one worker, with its filters mapped onto the numbers of one route table.
 #[derive(Default)]
 pub struct WorkerChain {
-    entries: Vec<WorkerEntry>,
+    entries: Rc<[WorkerEntry]>,
+    /// The number of each entry's name in the table.
+    slots: Box<[Option<usize>]>,
 }
 
 struct WorkerEntry {
     name: Rc<str>,
     filter: Box<dyn WorkerHttpFilter>,
     disabled: bool,
-    slot: Option<usize>,
 }
 
 impl ChainConfig {
@@ -184,21 +185,31 @@ impl ChainConfig {
             name: (*entry.name).into(),
             filter: entry.config.clone().on_worker(worker),
             disabled: entry.disabled,
-            slot: table.and_then(|table| table.filter_slot(&entry.name)),
         });
-        WorkerChain {
-            entries: entries.collect(),
-        }
+        WorkerChain::new(entries.collect(), table)
     }
 }
 
 impl WorkerChain {
+    fn new(entries: Rc<[WorkerEntry]>, table: Option<&RouteTable>) -> Self {
+        let slot = |entry: &WorkerEntry| table.and_then(|table| table.filter_slot(&entry.name));
+        Self {
+            slots: entries.iter().map(slot).collect(),
+            entries,
+        }
+    }
+
+    /// The same filters, for streams routed by another table.
+    pub fn for_table(&self, table: Option<&RouteTable>) -> Self {
+        Self::new(self.entries.clone(), table)
+    }
+
     /// The filters of a new stream: those that its route leaves on.
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
         let mut filters = Filters::default();
-        for entry in &self.entries {
-            if !entry.disabled_by(route).unwrap_or(entry.disabled) {
-                filters.push(entry.filter.new_stream(), entry.slot);
+        for (entry, slot) in self.entries.iter().zip(&self.slots) {
+            if !disabled_by(route, *slot).unwrap_or(entry.disabled) {
+                filters.push(entry.filter.new_stream(), *slot);
             }
         }
         filters
@@ -206,15 +217,15 @@ impl WorkerChain {
 
     /// Which of its filters a stream would have.
     pub fn verdicts(&self, route: Option<&SelectedRoute>) -> Vec<FilterVerdict> {
-        let verdict = |entry: &WorkerEntry| {
-            let by_route = entry.disabled_by(route);
+        let verdict = |(entry, slot): (&WorkerEntry, &Option<usize>)| {
+            let by_route = disabled_by(route, *slot);
             FilterVerdict {
                 name: entry.name.clone(),
                 on: !by_route.unwrap_or(entry.disabled),
                 by_route: by_route.is_some(),
             }
         };
-        self.entries.iter().map(verdict).collect()
+        self.entries.iter().zip(&self.slots).map(verdict).collect()
     }
 
     /// Whether it has no filters.
@@ -223,14 +234,12 @@ impl WorkerChain {
     }
 }
 
-impl WorkerEntry {
-    /// Whether the route switches the filter off or on; none: it says nothing.
-    #[inline]
-    fn disabled_by(&self, route: Option<&SelectedRoute>) -> Option<bool> {
-        route
-            .zip(self.slot)
-            .and_then(|(route, slot)| route.filter_disabled(slot))
-    }
+/// Whether the route switches the filter with this number off or on; none: it says nothing.
+#[inline]
+fn disabled_by(route: Option<&SelectedRoute>, slot: Option<usize>) -> Option<bool> {
+    route
+        .zip(slot)
+        .and_then(|(route, slot)| route.filter_disabled(slot))
 }
 
 /// Where a list stands: that decides how it ends and what may be in it.

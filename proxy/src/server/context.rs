@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
 use crate::overload::OverloadState;
+use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
 use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
@@ -29,6 +30,8 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// The route configurations in use.
+    pub routes: RouteProviders,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -79,6 +82,7 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            routes: RouteProviders::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

@@ -15,7 +15,13 @@ impl ClusterManager {
     pub fn status(&self) -> Vec<pb::ClusterStatus> {
         self.clusters()
             .iter()
-            .map(|cluster| cluster.status())
+            .map(|cluster| {
+                let mut status = cluster.status();
+                let (added_via_api, service_name) = self.origin(cluster);
+                status.added_via_api = added_via_api;
+                status.eds_service_name = service_name;
+                status
+            })
             .collect()
     }
 }
@@ -123,7 +129,7 @@ fn thresholds(
     }
 }
 
-fn address(address: &Address) -> core::Address {
+pub(super) fn address(address: &Address) -> core::Address {
     use core::address::Address as Kind;
     let kind = match address {
         Address::Ip(ip) => Kind::SocketAddress(core::SocketAddress {

@@ -33,6 +33,7 @@ mod http2;
 mod malformed;
 mod names;
 mod network;
+mod rbac;
 mod redirects;
 mod retries;
 mod router;
@@ -73,6 +74,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("hashing", hashing::cases),
     ("network", network::cases),
+    ("rbac", rbac::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
     ("access_log", access_log::cases),

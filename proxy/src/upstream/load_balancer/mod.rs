@@ -109,7 +109,7 @@ impl WorkerLoadBalancer {
     /// Takes over a new set of hosts, and gives back those that are no longer in it.
     pub(super) fn update(&mut self, set: &PrioritySet, shard: usize) -> Vec<Rc<WorkerHost>> {
         let mut old: Vec<Rc<WorkerHost>> = self.hosts().cloned().collect();
-        old.sort_by_key(|host| Arc::as_ptr(host.shared()));
+        old.sort_by_key(|host| host.identity());
         let mut kept = vec![false; old.len()];
         let settings = &self.info.settings.load_balancer;
         self.priorities = set
@@ -117,12 +117,10 @@ impl WorkerLoadBalancer {
             .iter()
             .map(|hosts| {
                 let all = hosts.hosts.iter().map(|host| {
-                    match old
-                        .binary_search_by_key(&Arc::as_ptr(host), |old| Arc::as_ptr(old.shared()))
-                    {
+                    match old.binary_search_by_key(&host.identity(), |old| old.identity()) {
                         Ok(at) => {
                             kept[at] = true;
-                            old[at].clone()
+                            old[at].with_configuration(host)
                         }
                         Err(_) => Rc::new(WorkerHost::on_worker(host.clone(), shard)),
                     }

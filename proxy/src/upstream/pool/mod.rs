@@ -97,7 +97,7 @@ pub(super) fn new_http_stream(
     request: &StreamRequest,
 ) -> Acquire {
     if request.kind == StreamKind::RawTcp {
-        let connecting = raw::connect_raw(cluster, host.handle());
+        let connecting = raw::connect_raw(cluster, host.handle(), request.options.clone());
         return Acquire::Pending(PendingStream::connecting(connecting));
     }
     let slot = request.priority as usize;
@@ -278,6 +278,12 @@ impl Drop for PoolOwner {
     fn drop(&mut self) {
         self.cluster
             .release(self.priority, Resource::ConnectionPools);
+    }
+}
+
+impl Drop for HostPools {
+    fn drop(&mut self) {
+        self.drain();
     }
 }
 
