@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use http::HeaderMap;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
@@ -53,6 +54,7 @@ struct State {
     streams: BTreeMap<usize, Stream>,
     complaints: Vec<String>,
     opened: Vec<Instant>,
+    heads: Vec<HeaderMap>,
     connections: Vec<AbortHandle>,
     refusal: Option<u8>,
     /// Counts versions over all kinds when they are not given.
@@ -232,6 +234,11 @@ impl Plane {
     /// When each stream was opened, those that were refused included.
     pub fn opened(&self) -> Vec<Instant> {
         self.shared.state.borrow().opened.clone()
+    }
+
+    /// The heads of all streams, in which `:path` and `:authority` are called `path` and `authority`.
+    pub fn heads(&self) -> Vec<HeaderMap> {
+        self.shared.state.borrow().heads.clone()
     }
 
     /// Everything that clients asked of a kind, in order.

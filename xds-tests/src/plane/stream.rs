@@ -96,15 +96,16 @@ async fn serve(
         last_nonce: 0,
         asked: BTreeMap::new(),
     };
+    let head = head_of(&request);
     let refused = shared.change(|state| {
         state.opened.push(Instant::now());
+        state.heads.push(head);
         state.refusal
     });
     if let Some(status) = refused {
         stream.end(status);
         return;
     }
-    stream.last_nonce = 0;
     let number = shared.change(|state| {
         let number = state.opened.len();
         state.streams.insert(number, stream);
@@ -118,6 +119,24 @@ async fn serve(
     };
     seat.read(request.into_body(), &shared).await;
     shared.change(|state| state.streams.remove(&number));
+}
+
+/// The fields of a stream's head, pseudo fields without their colons.
+fn head_of(request: &Request<RecvStream>) -> HeaderMap {
+    let mut head = request.headers().clone();
+    let uri = request.uri();
+    for (name, value) in [
+        ("path", Some(uri.path())),
+        (
+            "authority",
+            uri.authority().map(http::uri::Authority::as_str),
+        ),
+    ] {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+            head.insert(name, value);
+        }
+    }
+    head
 }
 
 /// Where requests come from.

@@ -307,3 +307,50 @@ fn a_listener_moves_to_another_address() {
         stage.note(new.ip().to_string());
     });
 }
+
+#[test]
+fn a_thousand_upgraded_connections_survive_updates() {
+    tell("thousand", &[Transport::DeltaAds], async |stage| {
+        let (sockets, address) = (
+            stage.backend_of(sockets()).await,
+            stage.backend("first").await,
+        );
+        let source = stage.source();
+        let more =
+            "circuit_breakers: { thresholds: [{ max_connections: 2000, max_requests: 2000 }] }";
+        let clusters = |more: &str| [cluster_with("ws", sockets, more), cluster("a", address)];
+        stage.plane.set(Kind::Cds, clusters(more));
+        let rds = rds_manager("r", &source);
+        let manager = rds.replacen(
+            "stat_prefix",
+            "upgrade_configs: [{ upgrade_type: websocket }], stat_prefix",
+            1,
+        );
+        let chains =
+            |more: &str| listener_of("l", &two_chains(&manager, &inline_manager("a", more)));
+        stage.plane.set(Kind::Rds, [routes("r", "ws")]);
+        stage.plane.set(Kind::Lds, [chains("")]);
+        stage.run().await;
+        let l = stage.listener("l").await;
+        let mut websockets = vec![];
+        for _ in 0..1000 {
+            websockets.push(upgraded(THERE, l).await);
+        }
+        let changed = format!("{more}\nper_connection_buffer_limit_bytes: 65536");
+        let versions = [
+            (Kind::Rds, stage.plane.set(Kind::Rds, [routes("r", "a")])),
+            (Kind::Cds, stage.plane.set(Kind::Cds, clusters(&changed))),
+            (
+                Kind::Lds,
+                stage.plane.set(Kind::Lds, [chains("via: changed,")]),
+            ),
+        ];
+        for (kind, version) in versions {
+            stage.plane.acked(kind, &version).await;
+        }
+        sleep(Duration::from_secs(3)).await;
+        for websocket in &mut websockets {
+            websocket.echo(b"ping").await.unwrap();
+        }
+    });
+}

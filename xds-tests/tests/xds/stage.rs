@@ -66,6 +66,10 @@ pub struct Stage {
     pub more: String,
     /// More YAML for `dynamic_resources.ads_config`, each field followed by a comma.
     pub ads_more: String,
+    /// `dynamic_resources.ads_config.grpc_services`.
+    pub ads_services: String,
+    /// More clusters of the bootstrap: lines that start with two spaces and a dash.
+    pub clusters: String,
     /// The story's files.
     pub folder: PathBuf,
     binary: PathBuf,
@@ -145,6 +149,8 @@ impl Stage {
             flags: vec!["--drain-time-s".into(), "1".into()],
             more: String::new(),
             ads_more: "set_node_on_first_message_only: true,".into(),
+            ads_services: "[{ envoy_grpc: { cluster_name: plane } }]".into(),
+            clusters: String::new(),
             folder: binaries::scratch(&format!("xds-{name}-{transport:?}-{side:?}")).unwrap(),
             binary: binary.unwrap(),
             proxy: None,
@@ -207,6 +213,16 @@ impl Stage {
         self.proxy = Some(proxy.unwrap_or_else(|error| panic!("{:?}: {error}", self.side)));
     }
 
+    /// Starts the proxy on a bootstrap that it refuses, and says how.
+    pub async fn refuses_to_start(&mut self) -> String {
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        let bootstrap = self.bootstrap();
+        match Proxy::launch(&self.binary, &bootstrap, &self.folder, &flags).await {
+            Ok(_) => panic!("{:?} starts", self.side),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// Starts the proxy, and waits until it is ready.
     pub async fn run(&mut self) {
         self.start().await;
@@ -252,28 +268,24 @@ dynamic_resources:
   lds_config: {source}
 static_resources:
   clusters:
-  - name: plane
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    load_assignment: {{ cluster_name: plane, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }}
+{}
   - name: plane-rest
     connect_timeout: 1s
     load_assignment: {{ cluster_name: plane-rest, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }}
 {}
+{}
 ",
-            grpc.port(),
+            grpc_cluster("plane", grpc),
             rest.port(),
+            self.clusters,
             self.more
         )
     }
 
     fn ads(&self, api_type: &str) -> String {
         format!(
-            "ads_config: {{ api_type: {api_type}, {} transport_api_version: V3, grpc_services: [{{ envoy_grpc: {{ cluster_name: plane }} }}] }}",
-            self.ads_more
+            "ads_config: {{ api_type: {api_type}, {} transport_api_version: V3, grpc_services: {} }}",
+            self.ads_more, self.ads_services
         )
     }
 
@@ -438,6 +450,21 @@ static_resources:
         std::fs::write(&beside, content).unwrap();
         std::fs::rename(&beside, path).unwrap();
     }
+}
+
+/// A static cluster that speaks HTTP/2, for [`Stage::clusters`].
+pub fn grpc_cluster(name: &str, address: SocketAddr) -> String {
+    format!(
+        "  - name: {name}
+    connect_timeout: 1s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }} }}] }}] }}",
+        address.ip(),
+        address.port()
+    )
 }
 
 fn api_source(api_type: &str) -> String {

@@ -269,3 +269,36 @@ fn clusters_that_need_no_endpoints_from_elsewhere_are_in_force_at_once() {
         stage.note_dump().await;
     });
 }
+
+#[test]
+fn the_init_dump_names_what_is_waited_for() {
+    tell("init-dump", &AGGREGATED, async |stage| {
+        let one = stage.backend("one").await;
+        let source = stage.source();
+        stage.plane.set(Kind::Cds, [cluster("a", one)]);
+        stage
+            .plane
+            .set(Kind::Lds, [rds_listener("l", "r", &source)]);
+        stage.start().await;
+        stage.plane.subscribed(Kind::Rds, &["r"]).await;
+        sleep(A_WHILE).await;
+        let page: serde_json::Value =
+            serde_json::from_str(&stage.page("/init_dump").await).unwrap();
+        let text = page.to_string();
+        assert!(
+            text.contains("RdsRouteConfigSubscription") && text.contains("\"r\"")
+                || text.contains(" r"),
+            "{text}"
+        );
+        stage.note(text);
+        stage.plane.set(Kind::Rds, [routes("r", "a")]);
+        stage.ready().await;
+        stage.note(
+            stage
+                .page("/init_dump")
+                .await
+                .split_whitespace()
+                .collect::<String>(),
+        );
+    });
+}
