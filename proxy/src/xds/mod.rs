@@ -11,8 +11,10 @@ mod client;
 mod resource;
 mod source;
 mod subscription;
+mod subscription_stats;
 
 pub use client::XdsClient;
 pub use resource::{Refused, Resource, ResourceKind, Update};
 pub use source::{SourceKind, XdsSource};
 pub use subscription::{FetchFailure, Interest, Subscription, Subscriptions, Watcher};
+pub use subscription_stats::SubscriptionStats;
