@@ -128,6 +128,7 @@ impl Scopes {
                 ScopeKeyBuilder::from_proto(builder, &path.field("scope_key_builder"))
             });
         let routes = match path.required("config_specifier", config_specifier)? {
+            // Their routes stand in them: `rds_config_source` is not asked.
             ConfigSpecifier::ScopedRouteConfigurationsList(list) => {
                 let path = path.field("scoped_route_configurations_list");
                 let name = name.clone().unwrap_or_default();
