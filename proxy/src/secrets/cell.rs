@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::certificate::TlsCertificate;
-use super::file_watch::{DirectoryListener, DirectoryWatcher};
 use super::resolve::{directories, resolved};
 use super::store::SecretKind;
 use crate::config::{ConfigPath, ConfigReport};
+use crate::files::{DirectoryListener, DirectoryWatcher};
 use crate::server::InitTarget;
 use crate::stats::Scope;
 use crate::stats_group;

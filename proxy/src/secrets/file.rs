@@ -10,7 +10,7 @@ use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 use parking_lot::Mutex;
 
 use super::cell::SecretCell;
-use super::file_watch::{DirectoryListener, DirectoryWatcher, directory_of};
+use crate::files::{DirectoryListener, DirectoryWatcher, directory_of};
 
 use crate::config::{ConfigPath, Rejected};
 

@@ -14,7 +14,6 @@
 mod cell;
 mod certificate;
 mod file;
-mod file_watch;
 mod inventory;
 mod ocsp;
 mod pem;

@@ -6,7 +6,7 @@ use core::data_source::Specifier;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
-use super::file_watch::directory_of;
+use crate::files::directory_of;
 
 /// The secret with the content of its files in their place. Read until two readings agree, so that a certificate and its key
 /// are of one state of the files even while these are replaced.

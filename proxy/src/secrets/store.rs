@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use super::cell::SecretCell;
 use super::file;
-use super::file_watch::DirectoryWatcher;
 use crate::config::{ConfigPath, Rejected};
+use crate::files::DirectoryWatcher;
 use crate::server::FactoryContext;
 use crate::xds::{FetchFailure, Interest, ResourceKind, Watcher, XdsSource};
 

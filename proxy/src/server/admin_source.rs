@@ -139,19 +139,22 @@ impl AdminSource for Server {
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargetsDump> {
-        let names: Vec<String> = self
-            .clusters
-            .warming_clusters()
+        let clusters = self.clusters.warming_clusters();
+        let mut names: Vec<String> = clusters
             .iter()
             .map(|name| format!("cluster {name}"))
             .collect();
-        if names.is_empty() {
-            return Vec::new();
+        names.extend(self.clusters.init().unready());
+        names.extend(self.init.unready());
+        let mut dumps = self.listeners.unready();
+        if !names.is_empty() {
+            let server = UnreadyTargetsDump {
+                name: "init manager Server".to_owned(),
+                target_names: names,
+            };
+            dumps.insert(0, server);
         }
-        vec![UnreadyTargetsDump {
-            name: "init manager Server".to_owned(),
-            target_names: names,
-        }]
+        dumps
     }
 
     fn drain_listeners(&self, request: DrainListeners) {

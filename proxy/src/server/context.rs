@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use outrigger_proto::pb::envoy::config::core::v3::Node;
+
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
+use crate::files::DirectoryWatcher;
 use crate::http_filters::ExtensionConfigs;
 use crate::overload::OverloadState;
 use crate::route::provider::RouteProviders;
@@ -31,6 +34,8 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// Directories whose files are read again when they change.
+    pub(crate) directories: DirectoryWatcher,
     /// The route configurations in use.
     pub routes: RouteProviders,
     /// The filter configurations that management servers deliver.
@@ -60,6 +65,8 @@ pub struct LocalInfo {
     pub sub_zone: String,
     /// `node.metadata`.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// The whole node, as servers are told it.
+    pub node: Node,
 }
 
 /// What a factory gets beside the configuration.
@@ -85,6 +92,7 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            directories: DirectoryWatcher::default(),
             routes: RouteProviders::default(),
             extension_configs: ExtensionConfigs::default(),
             certificates: CertificateInventory::default(),

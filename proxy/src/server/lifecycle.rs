@@ -19,14 +19,15 @@ use tracing::{info, warn};
 
 use super::admin_start::AdminSetup;
 use super::cli::{Cli, DrainStrategy, Mode};
+use super::dynamic::DynamicResources;
 use super::load::LoadedBootstrap;
 use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::resources::Resources;
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
 use super::{
-    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, Worker, WorkerMessage,
-    WorkerSender,
+    Bootstrap, InitManager, LocalInfo, ServerContext, ServerFigures, ServerStats, Worker,
+    WorkerMessage, WorkerSender,
 };
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
@@ -34,6 +35,7 @@ use crate::explain::Configuration;
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
 use crate::upstream::{ClusterManager, HickoryResolver, WorkerClusters};
+use crate::xds::{Subscription, XdsClient};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
@@ -122,6 +124,12 @@ pub struct Server {
     pub(super) events: mpsc::Sender<ServerEvent>,
     received: RefCell<Option<mpsc::Receiver<ServerEvent>>>,
     pub(super) clusters: Rc<ClusterManager>,
+    pub(super) xds: Rc<XdsClient>,
+    dynamic: DynamicResources,
+    /// Subscriptions to layers of the runtime.
+    runtime_layers: RefCell<Vec<Subscription>>,
+    /// What the process waits for before it is live.
+    pub(super) init: InitManager,
     pub(super) cluster_protos: Vec<Cluster>,
     overload: RefCell<Option<OverloadManager>>,
     admin: RefCell<Option<AdminSetup>>,
@@ -177,11 +185,13 @@ impl Server {
             clusters,
             cluster_protos,
             listeners,
+            dynamic,
             overload,
             admin,
         } = resources;
         let resolver = Rc::new(HickoryResolver::default());
         let manager = ClusterManager::new(context.clone(), workers, resolver);
+        let xds = XdsClient::new(context.clone());
         manager.add(clusters);
         let clusters = manager;
         let drain_time = Duration::from_secs(cli.drain_time_s.into());
@@ -209,6 +219,10 @@ impl Server {
             received: RefCell::new(Some(received)),
             stats,
             clusters,
+            xds,
+            dynamic,
+            runtime_layers: RefCell::default(),
+            init: InitManager::new("Server"),
             cluster_protos,
             overload: RefCell::new(overload),
             admin: RefCell::new(admin),
@@ -227,18 +241,18 @@ impl Server {
             info!("Initialized.");
             return Ok(());
         }
+        let clusters = WorkerClusters::on_main(self.clusters.table().clone());
+        let main = Worker::on_main(self.context.clone(), clusters, rand::random());
         let admin = self.admin.take();
         if let Some(admin) = admin {
             let address_path = self.cli.admin_address_path.as_deref();
-            let clusters = WorkerClusters::on_main(self.clusters.table().clone());
-            let main = Worker::on_main(self.context.clone(), clusters, rand::random());
             let started = admin.start(self.clone(), &main, address_path);
             started.map_err(|error| vec![error])?;
         }
         self.run_beside();
         // Until then only signals are listened to.
         tokio::select! {
-            () = self.clusters.warmed() => {}
+            () = self.initialize(&main) => {}
             _ = signals.end() => return Ok(()),
         }
         self.start_workers().map_err(|error| vec![error])?;
@@ -253,6 +267,32 @@ impl Server {
         }
         self.exit().await;
         Ok(())
+    }
+
+    /// Waits for all that the process needs before it serves. What is asked for later must not wait for what is asked for first:
+    /// runtime values decide on clusters, and listeners name them.
+    async fn initialize(&self, main: &Rc<Worker>) {
+        self.clusters.primary_ready().await;
+        let following = main.clone();
+        tokio::task::spawn_local(async move { following.clusters.follow().await });
+        let node = self.bootstrap.node.clone();
+        let dynamic = &self.dynamic;
+        self.xds.start(main, node, dynamic.ads.clone());
+        let layers = InitManager::new("RTDS");
+        let subscriptions = dynamic.watch_layers(&self.context, &self.xds, &layers);
+        self.runtime_layers.replace(subscriptions);
+        layers.ready().await;
+        match &dynamic.cds {
+            Some(source) => self.clusters.watch_cds(&self.xds, source.clone()),
+            None => self.clusters.set_xds_client(&self.xds),
+        }
+        self.clusters.all_ready().await;
+        self.listeners.wait_in(&self.init);
+        if let Some(source) = &dynamic.lds {
+            self.listeners
+                .watch_lds(&self.xds, source.clone(), &self.init);
+        }
+        self.init.ready().await;
     }
 
     /// What main does beside listening to signals.

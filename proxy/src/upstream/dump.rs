@@ -17,7 +17,6 @@ use pb::endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig};
 use super::cluster_manager::{Accepted, ClusterManager, Discovery, Entry, Managed};
 use super::host::{Health, Host, Locality};
 use super::priority_set::HostSet;
-use super::status::address;
 use crate::config::json_to_struct;
 use crate::stream_info::DynamicMetadata;
 use crate::xds::ResourceKind;
@@ -187,12 +186,12 @@ fn lb_endpoint(host: &Host) -> endpoint::LbEndpoint {
         load_balancing_weight: Some(UInt32Value { value: host.weight }),
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
             endpoint::Endpoint {
-                address: Some(address(&host.address)),
+                address: Some(host.address.to_proto()),
                 health_check_config: Some(HealthCheckConfig::default()),
                 hostname: host.hostname.to_string(),
                 additional_addresses: additional
                     .map(|additional| AdditionalAddress {
-                        address: Some(address(additional)),
+                        address: Some(additional.to_proto()),
                     })
                     .collect(),
                 ..Default::default()

@@ -147,7 +147,15 @@ impl ClusterManager {
         if self.holds(resource) && names.insert(resource.name.to_string()) {
             return Ok(Asked::Nothing);
         }
-        let asked = resource.decode::<pb::Cluster>(&path).and_then(|proto| {
+        let decoded = resource.decode::<pb::Cluster>(&path);
+        if decoded.is_err()
+            && let Some(body) = &resource.body
+            && let Ok(broken) = pb::Cluster::decode(&*body.value)
+        {
+            // So that all errors are found.
+            let _ = ClusterConfig::from_proto(broken, &self.server, &path);
+        }
+        let asked = decoded.and_then(|proto| {
             if !names.insert(proto.name.clone()) {
                 return Err(path
                     .field("name")

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -166,6 +167,26 @@ impl ClusterManager {
     }
 }
 
+#[cfg(test)]
+impl ClusterManager {
+    /// All that hears of endpoints, sorted by cluster number.
+    pub(in crate::upstream) fn watchers(&self) -> Vec<Rc<dyn Watcher>> {
+        use crate::upstream::cluster_manager::{Discovery, Entry};
+        let clusters = self.clusters.borrow();
+        let mut numbers: Vec<_> = clusters.keys().copied().collect();
+        numbers.sort();
+        let watcher = |entry: &Entry| -> Option<Rc<dyn Watcher>> {
+            let newest = entry.warming.as_ref().or(entry.active.as_ref())?;
+            match &newest.discovery {
+                Discovery::Eds(discovery) => Some(discovery.eds.clone()),
+                _ => None,
+            }
+        };
+        let entries = numbers.iter().filter_map(|id| clusters.get(id));
+        entries.filter_map(watcher).collect()
+    }
+}
+
 impl EdsDiscovery {
     pub(in crate::upstream) fn new(
         manager: &Rc<ClusterManager>,
@@ -251,7 +272,9 @@ impl Watcher for Eds {
             FetchFailure::ConnectionFailure => stats.update_failure().inc(),
             FetchFailure::Timeout => {
                 self.stats.init_fetch_timeout().inc();
-                self.use_cached();
+                if self.state.borrow().accepted.is_none() {
+                    self.use_cached();
+                }
                 self.hosts_found();
             }
         }
@@ -302,9 +325,15 @@ impl Eds {
         let subject = format!("endpoints \"{}\"", resource.name);
         let path = ConfigPath::root(&report, &subject);
         let name = &self.settings.service_name;
-        let assignment = resource
-            .decode::<ClusterLoadAssignment>(&path)
-            .and_then(|proto| LoadAssignment::from_eds(proto, name, &path));
+        let decoded = resource.decode::<ClusterLoadAssignment>(&path);
+        if decoded.is_err()
+            && let Some(body) = &resource.body
+            && let Ok(broken) = ClusterLoadAssignment::decode(&*body.value)
+        {
+            // So that all errors are found.
+            let _ = LoadAssignment::from_eds(broken, name, &path);
+        }
+        let assignment = decoded.and_then(|proto| LoadAssignment::from_eds(proto, name, &path));
         manager.warn(&report);
         assignment.map_err(|_| refused(ClusterManager::reason(&report)))
     }

@@ -1,4 +1,4 @@
-//! Directories whose changes are told: files of secrets are replaced in them, often by moving a symbolic link.
+//! Directories whose changes are told: files of secrets and of xDS are replaced in them, often by moving a symbolic link.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,14 +13,14 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tracing::warn;
 
 /// Is told that something in a directory has changed.
-pub(super) trait DirectoryListener: Send + Sync {
+pub(crate) trait DirectoryListener: Send + Sync {
     /// Reads again what may have changed. Called on the thread that watches, which may block.
     fn directory_changed(&self);
 }
 
 /// Watches directories, on a thread of its own from the first one on.
 #[derive(Debug, Default)]
-pub(super) struct DirectoryWatcher {
+pub(crate) struct DirectoryWatcher {
     running: OnceLock<Option<Arc<Running>>>,
 }
 
@@ -31,7 +31,7 @@ struct Running {
 
 impl DirectoryWatcher {
     /// Tells `listener` of changes in `directory` for as long as it lives. Once is enough for each directory.
-    pub(super) fn watch(
+    pub(crate) fn watch(
         &self,
         directory: &Path,
         listener: &Arc<dyn DirectoryListener>,
@@ -137,7 +137,7 @@ fn changes() -> WatchFlags {
 }
 
 /// The directory that a file is in.
-pub(super) fn directory_of(file: &Path) -> PathBuf {
+pub(crate) fn directory_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
