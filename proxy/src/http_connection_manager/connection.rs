@@ -266,10 +266,8 @@ async fn next_request(
         } else {
             codec.give_back_buffers();
             if let Some(draining) = &mut between {
-                if drain.is_draining() {
-                    return Poll::Ready(Rest::Drain);
-                }
-                let signal = draining.get_or_insert_with(|| drain.draining());
+                // The next response tells the client if only that: a request may be under way to us.
+                let signal = draining.get_or_insert_with(|| drain.closing());
                 if signal.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Rest::Drain);
                 }

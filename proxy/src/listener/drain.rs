@@ -44,7 +44,8 @@ impl Latch {
 /// The drain of one listener on one worker.
 pub struct ListenerDrain {
     began: Rc<Latch>,
-    gradual: Cell<Option<(Instant, Duration)>>,
+    gradual: Rc<Cell<Option<(Instant, Duration)>>>,
+    gradual_began: Rc<Latch>,
     worker: Rc<Worker>,
     /// Failed health checks do not drain the connections.
     modify_only: bool,
@@ -55,7 +56,8 @@ impl ListenerDrain {
     pub fn new(began: Rc<Latch>, worker: Rc<Worker>, modify_only: bool) -> Self {
         Self {
             began,
-            gradual: Cell::new(None),
+            gradual: Rc::default(),
+            gradual_began: Rc::default(),
             worker,
             modify_only,
         }
@@ -67,8 +69,10 @@ impl ListenerDrain {
     }
 
     /// From now on each response is the last of its connection with a chance that grows to certainty within `over`.
+    /// Those that can be told to end without a response are told so at a time within `over`.
     pub fn begin_gradually(&self, over: Duration) {
         self.gradual.set(Some((Instant::now(), over)));
+        self.gradual_began.set();
     }
 
     fn is_chosen(&self) -> bool {
@@ -91,6 +95,26 @@ impl DrainSignal for ListenerDrain {
     }
 
     fn draining(&self) -> LocalBoxFuture<'static, ()> {
+        let began = self.began.clone();
+        let gradual_began = self.gradual_began.clone();
+        // Drawn once: how far into the drain time the connection gets.
+        let share = self.worker.random.next() % 1000;
+        let gradual = self.gradual.clone();
+        Box::pin(async move {
+            tokio::select! {
+                () = began.wait() => {}
+                () = async {
+                    gradual_began.wait().await;
+                    if let Some((start, over)) = gradual.get() {
+                        let after = over.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 1000.0);
+                        tokio::time::sleep_until(start + after).await;
+                    }
+                } => {}
+            }
+        })
+    }
+
+    fn closing(&self) -> LocalBoxFuture<'static, ()> {
         let began = self.began.clone();
         Box::pin(async move { began.wait().await })
     }
@@ -127,6 +151,33 @@ mod tests {
         assert!((200..400).contains(&chosen(&drain)));
         tokio::time::advance(Duration::from_secs(70)).await;
         assert_eq!(chosen(&drain), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gradual_drain_tells_connections_one_after_the_other_and_closes_none_that_rests() {
+        let drain = ListenerDrain::new(Rc::default(), worker(), false);
+        let mut told: Vec<_> = (0..100).map(|_| drain.draining()).collect();
+        let mut closing = drain.closing();
+        drain.begin_gradually(Duration::from_secs(100));
+        let left = async |told: &mut Vec<LocalBoxFuture<'static, ()>>| {
+            let mut still = Vec::new();
+            for mut future in told.drain(..) {
+                if tokio::time::timeout(Duration::ZERO, &mut future)
+                    .await
+                    .is_err()
+                {
+                    still.push(future);
+                }
+            }
+            *told = still;
+            told.len()
+        };
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!((50..90).contains(&left(&mut told).await));
+        tokio::time::advance(Duration::from_secs(71)).await;
+        assert_eq!(left(&mut told).await, 0);
+        let closed = tokio::time::timeout(Duration::ZERO, &mut closing).await;
+        assert!(closed.is_err());
     }
 
     #[tokio::test]

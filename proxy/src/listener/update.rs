@@ -19,8 +19,8 @@ pub enum ListenerCommand {
         listener: u64,
         /// The new configuration, which shares the chains that stay with the old one.
         config: Arc<Listener>,
-        /// Ever more connections drain over this time. None: all at once.
-        gradually: Option<Duration>,
+        /// Ever more connections drain over this time; zero: all with their next response.
+        over: Duration,
     },
     /// Connections of chains that have drained, and are still there, are closed.
     CloseChains {
@@ -37,8 +37,8 @@ pub enum ListenerCommand {
         listener: u64,
         /// Another listener goes on with the same sockets, and takes what waits in their queues.
         hand_over: bool,
-        /// Ever more connections drain over this time. None: all at once.
-        gradually: Option<Duration>,
+        /// Ever more connections drain over this time; zero: all with their next response.
+        over: Duration,
     },
     /// The listener goes, with the connections that it still has.
     Remove {
@@ -56,10 +56,10 @@ impl ConnectionHandler {
             ListenerCommand::ReplaceChains {
                 listener,
                 config,
-                gradually,
+                over,
             } => {
                 if let Some(listener) = self.by_number(listener) {
-                    listener.replace_chains(config, gradually);
+                    listener.replace_chains(config, over);
                 }
             }
             ListenerCommand::CloseChains {
@@ -75,12 +75,12 @@ impl ConnectionHandler {
             ListenerCommand::Drain {
                 listener,
                 hand_over,
-                gradually,
+                over,
             } => {
                 if let Some(listener) = self.by_number(listener) {
                     listener.hand_over.set(hand_over);
                     listener.stop.set();
-                    listener.drain(gradually);
+                    listener.drain(Some(over));
                 }
             }
             ListenerCommand::Remove { listener, done } => {
@@ -101,7 +101,7 @@ impl ConnectionHandler {
 }
 
 impl ActiveListener {
-    fn replace_chains(&self, config: Arc<Listener>, gradually: Option<Duration>) {
+    fn replace_chains(&self, config: Arc<Listener>, over: Duration) {
         let old = self.generation();
         let new = Generation::new(config, &old.chains, &self.worker);
         let stays = |chain: &Arc<FilterChain>| {
@@ -110,10 +110,7 @@ impl ActiveListener {
         };
         let mut leaving = self.leaving.borrow_mut();
         for chain in old.chains.iter().filter(|chain| !stays(&chain.config)) {
-            match gradually {
-                Some(over) => chain.drain.begin_gradually(over),
-                None => chain.drain.begin(),
-            }
+            chain.drain.begin_gradually(over);
             leaving.push(chain.clone());
         }
         self.current.replace(Rc::new(new));

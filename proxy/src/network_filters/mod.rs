@@ -54,8 +54,13 @@ pub trait DrainSignal: fmt::Debug {
     /// Whether the connection should end as soon as its streams allow. Cheap: asked once per response.
     fn is_draining(&self) -> bool;
 
-    /// Ends when draining begins, for connections that rest.
+    /// Ends when draining begins, for connections that can be told to end at any time.
     fn draining(&self) -> LocalBoxFuture<'static, ()>;
+
+    /// Ends when connections that rest are to be closed, even if a request may be under way to them already.
+    fn closing(&self) -> LocalBoxFuture<'static, ()> {
+        self.draining()
+    }
 }
 
 /// A filter before the terminal one.

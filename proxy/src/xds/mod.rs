@@ -20,6 +20,7 @@ mod sotw;
 mod source;
 mod subscribers;
 mod subscription;
+mod subscription_stats;
 
 pub use client::XdsClient;
 pub use resource::{Refused, Resource, ResourceKind, Update};
@@ -27,3 +28,4 @@ pub use source::{
     ApiSource, ApiTransport, GrpcTarget, PathSource, RateLimit, SourceKind, XdsSource,
 };
 pub use subscription::{FetchFailure, Interest, Subscription, Subscriptions, Watcher};
+pub use subscription_stats::SubscriptionStats;

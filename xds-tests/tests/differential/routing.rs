@@ -10,6 +10,7 @@ pub fn cases() -> Vec<Case> {
         rewrites(),
         mutations(),
         hosts(),
+        scopes(),
     ]
     .into_iter()
     .flatten()
@@ -568,5 +569,60 @@ fn hosts() -> Vec<Case> {
             )
             .get("/")
             .shows(["< body any"]),
+    ]
+}
+
+/// `scoped_routes` with two scopes, whose route configurations say their names. `fragments` make the key of a request.
+fn scoped(title: &'static str, fragments: &str, keys: [&str; 2]) -> Case {
+    let scope = |name: &str, key: &str| {
+        format!(
+            "    - name: {name}\n      key: {{ fragments: [{key}] }}\n      route_configuration:\n        name: {name}\n        \
+             virtual_hosts: [{{ name: v, domains: [\"*\"], routes: [{{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: {name} }} }} }}] }}]\n"
+        )
+    };
+    case(title).vhosts("").hcm(&format!(
+        "scoped_routes:\n  name: scopes\n  scope_key_builder: {{ fragments: [{fragments}] }}\n  \
+         scoped_route_configurations_list:\n    scoped_route_configurations:\n{}{}",
+        scope("first", keys[0]),
+        scope("second", keys[1])
+    ))
+}
+
+fn scopes() -> Vec<Case> {
+    let with = |value: &str| get("/").field("x-scope", value);
+    let of_header = "{ header_value_extractor: { name: x-scope, index: 0 } }";
+    vec![
+        scoped(
+            "a header chooses among scopes, and without a scope there is no route",
+            of_header,
+            ["{ string_key: a }", "{ string_key: b }"],
+        )
+        .send(with("b"))
+        .send(with("a"))
+        .send(with("c"))
+        .get("/")
+        .both()
+        .shows(["< body first", "< body second", "< 404", "log details=route_not_found"]),
+        scoped(
+            "an element of a header chooses among scopes by its key",
+            "{ header_value_extractor: { name: x-scope, element_separator: \";\", element: { separator: \"=\", key: k } } }",
+            ["{ string_key: a }", "{ string_key: b=c }"],
+        )
+        .send(with("x=a;k=b=c;k=a"))
+        .send(with("k=a"))
+        .send(with("k"))
+        .shows(["< body second", "< body first", "< 404"]),
+        scoped(
+            "all fragments of a key must be there",
+            "{ header_value_extractor: { name: x-scope, element_separator: \",\", index: 1 } }, { header_value_extractor: { name: \":authority\", index: 0 } }",
+            [
+                "{ string_key: a }, { string_key: example.com }",
+                "{ string_key: b }, { string_key: example.com }",
+            ],
+        )
+        .send(with("a,b"))
+        .send(with("b,a"))
+        .send(with("b"))
+        .shows(["< body second", "< body first", "< 404"]),
     ]
 }

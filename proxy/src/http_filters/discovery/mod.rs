@@ -33,8 +33,8 @@ use crate::stats::Scope;
 use crate::stats_group;
 use crate::stream_info::ResponseFlag;
 use crate::xds::{
-    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
-    XdsSource,
+    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
+    Update, Watcher, XdsSource,
 };
 
 stats_group! {
@@ -58,6 +58,7 @@ struct ExtensionConfig {
     server: Arc<ServerContext>,
     state: Mutex<State>,
     stats: DiscoveryStats,
+    subscription_stats: SubscriptionStats,
     subscription: OnceLock<Subscription>,
 }
 
@@ -338,11 +339,13 @@ impl ExtensionConfigs {
 impl ExtensionConfig {
     fn new(name: &str, source: XdsSource, server: &Arc<ServerContext>) -> Arc<Self> {
         let prefix = format!("extension_config_discovery.http_filter.{name}.");
+        let scope = server.stats.scope(&prefix);
         let config = Arc::new(Self {
             name: name.into(),
             server: server.clone(),
             state: Mutex::default(),
-            stats: DiscoveryStats::new(&server.stats.scope(&prefix)),
+            stats: DiscoveryStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&config);
@@ -450,6 +453,21 @@ impl ExtensionConfig {
 
 impl Watcher for ExtensionConfig {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
+        let take = || self.take(update);
+        self.subscription_stats.count(update.version, take)
+    }
+
+    fn on_fetch_failed(&self, why: FetchFailure) {
+        self.subscription_stats.failed(why);
+        self.stats.config_fail().inc();
+        if why == FetchFailure::Timeout {
+            self.answered();
+        }
+    }
+}
+
+impl ExtensionConfig {
+    fn take(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let result = match update.sent {
             [resource] => self.apply(resource),
             [] if !update.removed.is_empty() => {
@@ -469,13 +487,6 @@ impl Watcher for ExtensionConfig {
             self.stats.config_fail().inc();
             vec![refused]
         })
-    }
-
-    fn on_fetch_failed(&self, why: FetchFailure) {
-        self.stats.config_fail().inc();
-        if why == FetchFailure::Timeout {
-            self.answered();
-        }
     }
 }
 

@@ -2,14 +2,26 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::Manager;
 use super::managed::ManagedListener;
+use super::{DrainTime, Manager};
 use crate::listener::{FilterChain, ListenerCommand};
 use crate::server::WorkerMessage;
+
+impl DrainTime {
+    /// Over which time connections are told.
+    fn telling(self) -> Duration {
+        if self.gradual {
+            self.over
+        } else {
+            Duration::ZERO
+        }
+    }
+}
 
 impl Manager {
     /// Lets the connections of a listener drain, and closes what is left after the drain time. `successor`: who takes its place.
@@ -24,7 +36,7 @@ impl Manager {
         self.broadcast(|| ListenerCommand::Drain {
             listener: id,
             hand_over,
-            gradually: drain.gradual.then_some(drain.over),
+            over: drain.telling(),
         });
         // The workers have theirs. What waits for nobody is refused at once.
         old.close_sockets();
@@ -58,7 +70,7 @@ impl Manager {
         self.broadcast(|| ListenerCommand::ReplaceChains {
             listener: id,
             config: new.config.clone(),
-            gradually: drain.gradual.then_some(drain.over),
+            over: drain.telling(),
         });
         let stays = |chain: &&Arc<FilterChain>| {
             let mut all = new.config.chains.iter();

@@ -44,7 +44,8 @@ impl ListenerManager {
             let listener = &warming.listener;
             dynamic.of(listener.name()).warming_state = Some(state_of(listener));
         }
-        for listener in &state.draining {
+        // Of several the oldest is shown, as in Envoy.
+        for listener in state.draining.iter().rev() {
             dynamic.of(listener.name()).draining_state = Some(state_of(listener));
         }
         for (name, error) in &state.errors {

@@ -9,12 +9,14 @@ use outrigger_proto::pb::envoy::admin::v3::UpdateFailureState;
 use super::{ListenerManager, Manager};
 use crate::server::{InitManager, InitTarget};
 use crate::xds::{
-    FetchFailure, Interest, Refused, ResourceKind, Update, Watcher, XdsClient, XdsSource,
+    FetchFailure, Interest, Refused, Resource, ResourceKind, SubscriptionStats, Update, Watcher,
+    XdsClient, XdsSource,
 };
 
 /// Takes what LDS says.
 struct LdsWatcher {
     manager: Weak<Manager>,
+    stats: SubscriptionStats,
     /// The start of the process waits for the first answer.
     init: RefCell<Option<InitTarget>>,
 }
@@ -24,6 +26,7 @@ impl ListenerManager {
     pub fn watch_lds(&self, client: &XdsClient, source: XdsSource, init: &InitManager) {
         let watcher = Rc::new(LdsWatcher {
             manager: Rc::downgrade(&self.0),
+            stats: SubscriptionStats::new(&self.0.server.stats.scope("listener_manager.lds.")),
             init: RefCell::new(Some(init.target("LDS"))),
         });
         let kind = ResourceKind::Listener;
@@ -34,6 +37,8 @@ impl ListenerManager {
 
 impl LdsWatcher {
     fn apply(&self, manager: &Rc<Manager>, update: &Update<'_>) -> Result<(), Vec<Refused>> {
+        // Errors are shown until the next answer.
+        manager.state.borrow_mut().errors.clear();
         let mut any_applied = false;
         // First those that go: another one may take their address.
         for name in update.removed {
@@ -55,7 +60,7 @@ impl LdsWatcher {
         if any_applied {
             state.lds_version = update.version.clone();
         }
-        let error = |(resource, reason): &(&crate::xds::Resource, String)| UpdateFailureState {
+        let error = |(resource, reason): &(&Resource, String)| UpdateFailureState {
             failed_configuration: resource.body.clone(),
             details: reason.clone(),
             ..Default::default()
@@ -78,12 +83,14 @@ impl Watcher for LdsWatcher {
         let Some(manager) = self.manager.upgrade() else {
             return Ok(());
         };
-        let result = self.apply(&manager, update);
+        let apply = || self.apply(&manager, update);
+        let result = self.stats.count(update.version, apply);
         drop(self.init.take());
         result
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
+        self.stats.failed(why);
         if why == FetchFailure::Timeout {
             drop(self.init.take());
         }

@@ -47,6 +47,15 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// Without the name of the listener, and in Envoy's words.
+    pub(super) fn reason(&self) -> String {
+        let source = self.source.to_string();
+        let source = source.split(" (os error").next().unwrap_or_default();
+        format!("cannot bind '{}': {source}", self.address)
+    }
+}
+
 impl ManagedListener {
     /// A listener without sockets.
     pub(super) fn new(
@@ -73,13 +82,15 @@ impl ManagedListener {
     /// One with the sockets of another one. `same`: it is that one with other filter chains.
     #[must_use]
     pub(super) fn with_sockets_of(self, other: &Self, same: bool) -> Self {
-        let (id, balance) = match same {
-            true => (other.id, other.balance.clone()),
-            false => (self.id, self.balance),
+        let (id, balance, origin) = match same {
+            // As in Envoy it keeps its version, too.
+            true => (other.id, other.balance.clone(), other.origin.clone()),
+            false => (self.id, self.balance, self.origin),
         };
         Self {
             id,
             balance,
+            origin,
             bound: RefCell::new(other.bound.borrow().clone()),
             ..self
         }

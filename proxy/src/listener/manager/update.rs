@@ -8,7 +8,7 @@ use outrigger_proto::pb::envoy::admin::v3::UpdateFailureState;
 use outrigger_proto::pb::envoy::config::listener::v3 as pb;
 use tracing::{debug, info, warn};
 
-use super::managed::{ManagedListener, Origin};
+use super::managed::{BindError, ManagedListener, Origin};
 use super::{Manager, State, Stopped, Warming};
 use crate::config::{ConfigPath, ConfigReport, timestamp};
 use crate::listener::{Listener, Predecessor};
@@ -19,22 +19,16 @@ impl Manager {
     /// Takes a listener of LDS. False: nothing had to be done. The error names all that is wrong with it.
     pub(super) fn add_or_update(self: &Rc<Self>, resource: &Resource) -> Result<bool, String> {
         let result = self.try_add_or_update(resource);
-        let mut state = self.state.borrow_mut();
-        match &result {
-            Ok(_) => {
-                state.errors.remove(&resource.name);
-            }
-            Err(details) => {
-                let error = UpdateFailureState {
-                    failed_configuration: resource.body.clone(),
-                    last_update_attempt: Some(timestamp(SystemTime::now())),
-                    details: details.clone(),
-                    version_info: resource.version.to_string(),
-                };
-                state.errors.insert(resource.name.clone(), error);
-            }
+        if let Err(details) = &result {
+            let error = UpdateFailureState {
+                failed_configuration: resource.body.clone(),
+                last_update_attempt: Some(timestamp(SystemTime::now())),
+                details: details.clone(),
+                ..Default::default()
+            };
+            let mut state = self.state.borrow_mut();
+            state.errors.insert(resource.name.clone(), error);
         }
-        drop(state);
         self.update_gauges();
         result
     }
@@ -84,10 +78,7 @@ impl Manager {
         let report = ConfigReport::of_resource(&self.server.runtime);
         let title = format!("listener \"{}\"", resource.name);
         let path = ConfigPath::root(&report, &title);
-        let failed = |_| {
-            self.stats.listener_create_failure().inc();
-            report.text()
-        };
+        let failed = |_| report.text();
         let proto: pb::Listener = resource.decode(&path).map_err(failed)?;
         let runs = self.state.borrow().links.is_some();
         let old = active.filter(|_| runs).and_then(|active| {
@@ -165,7 +156,7 @@ impl Manager {
         }
         new.bind(self.workers).map_err(|errors| {
             self.stats.listener_create_failure().inc();
-            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            let errors: Vec<_> = errors.iter().map(BindError::reason).collect();
             errors.join("\n")
         })?;
         Ok(new)
@@ -247,7 +238,6 @@ impl Manager {
                 return false;
             }
             state.drop_warming(name);
-            state.errors.remove(name);
             if let Some(active) = &active {
                 state.active.retain(|other| !Rc::ptr_eq(other, active));
             }

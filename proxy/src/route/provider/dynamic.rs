@@ -21,8 +21,8 @@ use crate::server::{FactoryContext, InitManager, InitTarget, ServerContext};
 use crate::stats::Scope;
 use crate::stats_group;
 use crate::xds::{
-    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
-    XdsSource,
+    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
+    Update, Watcher, XdsSource,
 };
 
 stats_group! {
@@ -45,6 +45,7 @@ pub struct RouteProvider {
     version: AtomicU64,
     state: Mutex<State>,
     stats: RdsStats,
+    subscription_stats: SubscriptionStats,
     subscription: OnceLock<Subscription>,
     this: Weak<Self>,
 }
@@ -65,6 +66,7 @@ struct State {
 impl RouteProvider {
     /// A provider that has asked `source` for the configuration `name`. Until it comes, no request has a route.
     pub(super) fn new(name: &str, source: XdsSource, cx: &FactoryContext<'_>) -> Arc<Self> {
+        let scope = cx.scope.scope(&format!("rds.{name}."));
         let provider = Arc::new_cyclic(|this| Self {
             this: this.clone(),
             name: name.into(),
@@ -73,7 +75,8 @@ impl RouteProvider {
             table: ArcSwap::from_pointee(RouteTable::empty(name)),
             version: AtomicU64::new(0),
             state: Mutex::default(),
-            stats: RdsStats::new(&cx.scope.scope(&format!("rds.{name}."))),
+            stats: RdsStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);
@@ -277,6 +280,20 @@ impl RouteProvider {
 
 impl Watcher for RouteProvider {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
+        let take = || self.take_update(update);
+        self.subscription_stats.count(update.version, take)
+    }
+
+    fn on_fetch_failed(&self, why: FetchFailure) {
+        self.subscription_stats.failed(why);
+        if why == FetchFailure::Timeout {
+            self.answered();
+        }
+    }
+}
+
+impl RouteProvider {
+    fn take_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let result = match update.sent {
             [] if update.removed.is_empty() => {
                 self.stats.update_empty().inc();
@@ -299,12 +316,6 @@ impl Watcher for RouteProvider {
             self.answered();
             vec![refused]
         })
-    }
-
-    fn on_fetch_failed(&self, why: FetchFailure) {
-        if why == FetchFailure::Timeout {
-            self.answered();
-        }
     }
 }
 

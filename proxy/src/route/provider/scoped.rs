@@ -27,8 +27,8 @@ use crate::server::{FactoryContext, InitManager, InitTarget, ServerContext};
 use crate::stats::Scope;
 use crate::stats_group;
 use crate::xds::{
-    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
-    XdsSource,
+    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
+    Update, Watcher, XdsSource,
 };
 
 stats_group! {
@@ -83,6 +83,7 @@ pub struct ScopeProvider {
     version: AtomicU64,
     state: Mutex<State>,
     stats: ScopedRdsStats,
+    subscription_stats: SubscriptionStats,
     subscription: OnceLock<Subscription>,
 }
 
@@ -127,6 +128,7 @@ impl Scopes {
                 ScopeKeyBuilder::from_proto(builder, &path.field("scope_key_builder"))
             });
         let routes = match path.required("config_specifier", config_specifier)? {
+            // Their routes stand in them: `rds_config_source` is not asked.
             ConfigSpecifier::ScopedRouteConfigurationsList(list) => {
                 let path = path.field("scoped_route_configurations_list");
                 let name = name.clone().unwrap_or_default();
@@ -242,6 +244,7 @@ impl ScopeProvider {
         rds_source: XdsSource,
         cx: &FactoryContext<'_>,
     ) -> Arc<Self> {
+        let scope = cx.scope.scope(&format!("scoped_rds.{name}."));
         let provider = Arc::new(Self {
             name: name.into(),
             server: cx.server.clone(),
@@ -250,7 +253,8 @@ impl ScopeProvider {
             published: ArcSwap::from_pointee(ScopedRoutes::new([])),
             version: AtomicU64::new(0),
             state: Mutex::default(),
-            stats: ScopedRdsStats::new(&cx.scope.scope(&format!("scoped_rds.{name}."))),
+            stats: ScopedRdsStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);
@@ -323,7 +327,7 @@ impl ScopeProvider {
     }
 
     /// Takes an update as a whole: scopes whose keys clash say nothing about which of them is meant.
-    fn apply(&self, update: &Update<'_>) -> Result<bool, Refused> {
+    fn apply(&self, update: &Update<'_>) -> Result<(), Refused> {
         let mut scopes = self.state.lock().scopes.clone();
         let mut changed = false;
         for name in update.removed {
@@ -356,7 +360,7 @@ impl ScopeProvider {
         if changed {
             self.publish(scopes, update.version);
         }
-        Ok(changed)
+        Ok(())
     }
 
     fn convert(&self, resource: &Resource) -> Result<Accepted, Refused> {
@@ -443,12 +447,14 @@ fn refused(name: &Arc<str>, reason: String) -> Refused {
 
 impl Watcher for ScopeProvider {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
-        let result = self.apply(update);
+        let apply = || self.apply(update).map_err(|refused| vec![refused]);
+        let result = self.subscription_stats.count(update.version, apply);
         self.answered();
-        result.map(drop).map_err(|refused| vec![refused])
+        result
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
+        self.subscription_stats.failed(why);
         if why == FetchFailure::Timeout {
             self.answered();
         }

@@ -12,8 +12,8 @@ use crate::config::{ConfigPath, ConfigReport, Rejected};
 use crate::server::ServerContext;
 use crate::stats_group;
 use crate::xds::{
-    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
-    XdsSource,
+    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
+    Update, Watcher, XdsSource,
 };
 
 stats_group! {
@@ -41,6 +41,7 @@ struct Watch {
     /// What the names of its virtual hosts begin with. The source may send those of others, too.
     prefix: String,
     stats: VhdsStats,
+    subscription_stats: SubscriptionStats,
     answered: AtomicBool,
     subscription: OnceLock<Subscription>,
 }
@@ -70,6 +71,7 @@ impl VirtualHosts {
             source: source.clone(),
             prefix: format!("{name}/"),
             stats: VhdsStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope),
             answered: AtomicBool::new(false),
             subscription: OnceLock::new(),
         });
@@ -216,12 +218,14 @@ impl Watcher for Watch {
         let Some(provider) = self.provider.upgrade() else {
             return Ok(());
         };
-        let result = self.apply(&provider, update);
+        let apply = || self.apply(&provider, update);
+        let result = self.subscription_stats.count(update.version, apply);
         self.on_answer(&provider);
         result
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
+        self.subscription_stats.failed(why);
         if why == FetchFailure::Timeout
             && let Some(provider) = self.provider.upgrade()
         {
