@@ -13,6 +13,7 @@
 )]
 
 mod downstream;
+mod features;
 mod peers;
 mod pki;
 mod upstream;
