@@ -39,6 +39,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod sockets;
 mod upgrades;
 mod upstream;
 mod upstream_log;
@@ -75,6 +76,7 @@ const THEMES: &[Theme] = &[
     ("hashing", hashing::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
+    ("sockets", sockets::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
     ("access_log", access_log::cases),
