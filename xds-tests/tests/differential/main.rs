@@ -39,6 +39,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod sockets;
 mod subsets;
 mod upgrades;
 mod upstream;
@@ -77,6 +78,7 @@ const THEMES: &[Theme] = &[
     ("subsets", subsets::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
+    ("sockets", sockets::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
     ("access_log", access_log::cases),

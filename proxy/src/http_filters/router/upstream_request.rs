@@ -452,9 +452,7 @@ fn socket_options(
         return None;
     }
     let mut options = match names_client {
-        true => {
-            UpstreamSocketOptions::naming_client(&env.info.connection, env.info.remote_address())
-        }
+        true => UpstreamSocketOptions::naming_client(&env.info.connection),
         false => UpstreamSocketOptions::default(),
     };
     if !checks_name {

@@ -191,13 +191,11 @@ impl TunnelingConfig {
             downstream_protocol: None,
             priority: RoutingPriority::Default,
             kind: StreamKind::Upgrade,
-            options: cluster.info().transport.names_client().then(|| {
-                let client = &info.connection.remote_address;
-                Rc::new(UpstreamSocketOptions::naming_client(
-                    &info.connection,
-                    client,
-                ))
-            }),
+            options: cluster
+                .info()
+                .transport
+                .names_client()
+                .then(|| Rc::new(UpstreamSocketOptions::naming_client(&info.connection))),
         };
         let acquired = match cluster.new_http_stream(host, &request) {
             Acquire::Ready(stream) => Ok(stream),

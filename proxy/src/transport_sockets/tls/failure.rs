@@ -10,6 +10,7 @@ use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisb
 pub(super) struct Reason(u32, &'static str);
 
 pub(super) const CERTIFICATE_VERIFY_FAILED: Reason = Reason(125, "CERTIFICATE_VERIFY_FAILED");
+pub(super) const CONNECTION_REJECTED: Reason = Reason(133, "CONNECTION_REJECTED");
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: Reason = Reason(192, "PEER_DID_NOT_RETURN_A_CERTIFICATE");
 const BAD_SIGNATURE: Reason = Reason(123, "BAD_SIGNATURE");
 const DECODE_ERROR: Reason = Reason(137, "DECODE_ERROR");

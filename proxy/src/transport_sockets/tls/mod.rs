@@ -10,6 +10,7 @@
 //! Deviations: the TLS session id is never shown, `signature_algorithms`, `compliance_policies`, PKCS#12, private key
 //! providers, certificate providers, signed certificate timestamps, and custom validators other than that for SPIFFE are
 //! refused.
+//! Deviations: the group (curve) of a handshake of TLS 1.2 is not told where the session is resumed or the handshake fails.
 //! Deviations: within a group in brackets of the cipher list, ours is the order of TLS 1.2, not the client's.
 //! Deviations: alerts are those of rustls: a client without a certificate gets `certificate_required` with TLS 1.2 as well, one
 //! that is too old `handshake_failure`.

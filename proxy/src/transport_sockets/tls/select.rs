@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureScheme};
 
+use super::server::unix_now;
+use super::staple::Staple;
 use crate::secrets::TlsCertificate;
 use crate::x509::SubjectAltName;
 
@@ -96,24 +99,39 @@ impl Certificates {
     }
 }
 
-/// Gives rustls the certificate that was chosen a moment ago on this thread, by [`Certificates::choose`].
+/// Gives rustls the certificate that was chosen a moment ago on this thread. A client that had to send a second ClientHello
+/// (it had no key for a group of ours) is chosen for again.
 #[derive(Debug)]
-pub(super) struct ChosenCertificate;
+pub(super) struct ChosenCertificate {
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) staple_policy: OcspStaplePolicy,
+}
+
+/// What is shown; none: the handshake fails.
+type Shown = Option<Arc<CertifiedKey>>;
 
 thread_local! {
-    static CHOSEN: RefCell<Option<Arc<CertifiedKey>>> = const { RefCell::new(None) };
+    static CHOSEN: RefCell<Option<Shown>> = const { RefCell::new(None) };
 }
 
 impl ChosenCertificate {
-    /// What the handshake that begins next shows. None: it fails.
-    pub(super) fn set(chosen: Option<Arc<CertifiedKey>>) {
-        CHOSEN.set(chosen);
+    /// What `begin` shows if it asks for a certificate.
+    pub(super) fn with<T>(shown: Shown, begin: impl FnOnce() -> T) -> T {
+        CHOSEN.set(Some(shown));
+        let begun = begin();
+        CHOSEN.set(None);
+        begun
     }
 }
 
 impl ResolvesServerCert for ChosenCertificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        CHOSEN.take()
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        CHOSEN.take().unwrap_or_else(|| {
+            let certificate = self.certificates.choose(&hello)?;
+            // rustls itself shows no response to who has not asked for it.
+            let staple = Staple::of(certificate, self.staple_policy, true, unix_now());
+            staple.certified(certificate)
+        })
     }
 }
 

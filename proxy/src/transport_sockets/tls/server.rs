@@ -74,6 +74,8 @@ pub(super) struct ServerContext {
     verifier: Option<Arc<ClientVerifier>>,
     alpn: Vec<Vec<u8>>,
     own_order: bool,
+    /// TLS 1.3 may be agreed on.
+    has_tls13: bool,
     staple_policy: OcspStaplePolicy,
 }
 
@@ -191,7 +193,10 @@ impl DownstreamTls {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
         }
-        .with_cert_resolver(Arc::new(ChosenCertificate));
+        .with_cert_resolver(Arc::new(ChosenCertificate {
+            certificates: certificates.clone(),
+            staple_policy: self.settings.staple_policy,
+        }));
         match tickets {
             Some(tickets) => config.ticketer = tickets,
             None => config.send_tls13_tickets = 0,
@@ -220,6 +225,7 @@ impl DownstreamTls {
             verifier,
             alpn: self.common.alpn.clone(),
             own_order: !self.settings.prefer_client_ciphers,
+            has_tls13: parameters.versions.contains(&&rustls::version::TLS13),
             staple_policy: self.settings.staple_policy,
         })
     }
@@ -332,7 +338,7 @@ pub(super) struct Accepting {
     hello: Vec<u8>,
 }
 
-fn unix_now() -> i64 {
+pub(super) fn unix_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
@@ -386,7 +392,7 @@ impl Accepting {
             .cipher_suites()
             .iter()
             .any(|suite| u16::from(*suite) >> 8 == 0x13);
-        let own_order = self.context.own_order && !has_tls13;
+        let own_order = self.context.own_order && !(has_tls13 && self.context.has_tls13);
         let certificate = self.context.certificates.choose(&hello).cloned();
         let staple = certificate.as_deref().map(|certificate| {
             let asked = staple::is_asked(&self.hello);
@@ -400,8 +406,8 @@ impl Accepting {
         self.role.certificate = certificate;
         let config = self.context.configs[usize::from(with_alpn)][usize::from(own_order)].clone();
         let mut report = None;
-        ChosenCertificate::set(shown);
-        let connection = exchange(None, &[], &mut report, || accepted.into_connection(config));
+        let begin = || accepted.into_connection(config);
+        let connection = ChosenCertificate::with(shown, || exchange(None, &[], &mut report, begin));
         match connection {
             Ok(connection) => Ok(Handshake {
                 connection: Connection::Server(connection),
@@ -409,6 +415,12 @@ impl Accepting {
                 report,
                 first: self.hello.get(..FIRST).unwrap_or(&self.hello).to_vec(),
             }),
+            Err((_, alert)) if staple == Some(Staple::Missing) => {
+                let text = failure::text(failure::CONNECTION_REJECTED, None);
+                let own = self.role.certificate.take();
+                self.role.refused(&text, own);
+                Err(alert)
+            }
             Err((error, alert)) => Err(self.failed(&error, alert)),
         }
     }
@@ -486,6 +498,18 @@ impl ServerRole {
         Ok(())
     }
 
+    /// The handshake is refused before it has begun, because of our own certificate.
+    fn refused(&mut self, text: &str, own: Option<Arc<TlsCertificate>>) {
+        self.stats.ssl.connection_error().inc();
+        let mut tls = TlsConnectionInfo::new();
+        tls.version = Some("TLSv1.2");
+        tls.local = own.map(|own| own.leaf.clone());
+        let _ = self.info.tls.set(Box::new(tls));
+        self.info
+            .transport_failure_reason
+            .replace(Some(text.into()));
+    }
+
     /// The handshake has failed: counts it and tells the connection why.
     pub(super) fn failed(
         &mut self,
@@ -498,10 +522,17 @@ impl ServerRole {
         let mut tls = TlsConnectionInfo::new();
         if let Some(connection) = connection {
             tls.version = connection.protocol_version().and_then(version_name);
+            tls.cipher = connection
+                .negotiated_cipher_suite()
+                .map(|suite| cipher_name(suite.suite()));
+            tls.group = connection
+                .negotiated_key_exchange_group()
+                .map(|group| group_name(group.name()));
         } else if self.hello_came {
             // What BoringSSL says before a version is agreed on.
             tls.version = Some("TLSv1.2");
         }
+        tls.local = self.certificate.as_ref().map(|own| own.leaf.clone());
         tls.peer_chain = report.peer_chain;
         let _ = self.info.tls.set(Box::new(tls));
         self.info

@@ -302,7 +302,7 @@ impl Session {
     /// What the cluster wants to know of the client for the connection: most often nothing.
     fn socket_options(&self, cluster: &WorkerCluster) -> Option<Rc<UpstreamSocketOptions>> {
         let connection = &self.info.connection;
-        let named = || UpstreamSocketOptions::naming_client(connection, &connection.remote_address);
+        let named = || UpstreamSocketOptions::naming_client(connection);
         let names_client = cluster.info().transport.names_client();
         names_client.then(|| Rc::new(named()))
     }

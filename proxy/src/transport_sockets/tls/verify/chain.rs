@@ -85,6 +85,17 @@ impl Problem {
         }
     }
 
+    fn is_of_crl(self) -> bool {
+        matches!(
+            self,
+            Self::NoCrl
+                | Self::CrlSignature
+                | Self::CrlNotYetValid
+                | Self::CrlExpired
+                | Self::Revoked
+        )
+    }
+
     /// The error of rustls with the alert that BoringSSL sends.
     fn error(self) -> CertificateError {
         match self {
@@ -119,8 +130,12 @@ impl ChainError {
     pub(super) fn into_failure(self) -> Failure {
         Failure {
             text: format!(
-                "verify cert failed: X509_verify_cert: certificate verification error at depth {}: {}",
+                "verify cert failed: X509_verify_cert: certificate verification error at depth {}: {}{}",
                 self.depth,
+                match self.problem.is_of_crl() {
+                    true => "certificate revocation check against provided CRLs failed: ",
+                    false => "",
+                },
                 self.problem.text()
             ),
             error: self.problem.error(),
@@ -252,7 +267,7 @@ impl<'a> ChainVerifier<'a> {
             let between = chain.len().saturating_sub(2);
             let max = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(1);
             if between > max {
-                return Err(Problem::ChainTooLong.at(max + 1));
+                return Err(Problem::NoLocalIssuer.at(max + 1));
             }
         }
         self.check_revocation(chain)?;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use outrigger_proto::any;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::certificate_validation_context::{SystemRootCerts, TrustChainVerification};
@@ -25,7 +26,7 @@ use self::chain::{ChainError, ChainRules};
 use self::crl::Crl;
 use self::san::SanMatcher;
 use self::spiffe::Spiffe;
-use crate::config::{ConfigPath, Rejected, TypedConfig, data_source};
+use crate::config::{ConfigPath, Rejected, data_source};
 use crate::secrets::pem_blocks;
 use crate::x509::{Certificate, decode_base64};
 
@@ -133,12 +134,13 @@ impl Validation {
                     name: _,
                     typed_config,
                 } = config;
-                let config = TypedConfig::required("typed_config", typed_config, path)?;
+                let any = path.required("typed_config", typed_config)?;
                 let path = path.field("typed_config");
-                match &*config.type_name {
-                    SPIFFE => Spiffe::from_proto(config.decode(&path)?, &path),
-                    _ => Err(config.unknown(&path, &[SPIFFE])),
-                }
+                // Without the check of the API, which Envoy leaves out here: bundles need no domains beside them.
+                let proto = any::decode::<pb::SpiffeCertValidatorConfig>(&any);
+                let proto = proto
+                    .map_err(|error| path.reject(format!("{error}; {SPIFFE} is supported")))?;
+                Spiffe::from_proto(proto, &path)
             },
         );
         let ca = match (trusted_ca, system_root_certs) {

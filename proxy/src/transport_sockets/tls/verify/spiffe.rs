@@ -110,10 +110,11 @@ impl Validation {
         let may_sign = key_usage::KEY_CERT_SIGN | key_usage::CRL_SIGN;
         let extensions = &leaf.extensions;
         let is_ca = matches!(extensions.basic_constraints, Some((true, _)));
+        // A certificate that says nothing of its use may be used for everything, as a CA.
         if is_ca
             || extensions
                 .key_usage
-                .is_some_and(|use_| use_ & may_sign != 0)
+                .is_none_or(|usage| usage & may_sign != 0)
         {
             return refused("cert precheck", FailureStat::Error);
         }
@@ -129,7 +130,6 @@ impl Validation {
             Ok(verified) => verified,
             Err(error) => {
                 let mut failure = error.into_failure();
-                failure.text = failure.text.replace("X509_verify_cert: ", "");
                 failure.error = unknown();
                 return Verdict::failed(failure);
             }

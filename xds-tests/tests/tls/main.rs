@@ -1,0 +1,19 @@
+//! TLS on both sides, with Envoy and Outrigger on the same configuration and OpenSSL as the peer.
+//!
+//! Certificates are made at run time. A case is a listener (or cluster), a peer and what it shows; both proxies must give the
+//! same answer to the peer and the same line in the log: version, subject of the peer, and why it was refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at what it did not expect"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "a program exports nothing; `pub` marks what other files use"
+)]
+
+mod downstream;
+mod features;
+mod peers;
+mod pki;
+mod upstream;
