@@ -28,6 +28,8 @@ mod limits;
 mod options;
 mod outgoing;
 mod receive;
+mod receive_control;
+mod receive_head;
 mod send;
 mod stats;
 mod stream;
