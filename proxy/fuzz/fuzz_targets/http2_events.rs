@@ -100,9 +100,12 @@ impl World {
             }
             _ => self.trailers(which, size.is_multiple_of(2)),
         }
-        for (side, name) in [(&self.client, "client"), (&self.server, "server")] {
-            assert!(side.is_alive(), "{name}: {side:?}");
-        }
+        self.check_life();
+    }
+
+    fn check_life(&self) {
+        let Self { client, server, .. } = self;
+        assert!(client.is_alive() && server.is_alive(), "{client:?} {server:?}");
     }
 
     fn open(&mut self, end: EndStream) {
@@ -247,7 +250,7 @@ impl World {
                 break;
             }
         }
-        assert!(self.client.is_alive() && self.server.is_alive());
+        self.check_life();
         for (id, client) in &self.client_streams {
             let Some(server) = self.server_streams.get(id) else { continue };
             if client.broken || server.broken {

@@ -111,6 +111,7 @@ impl Connection {
             frame::PING => self.ping(head, payload),
             frame::GOAWAY => self.goaway_received(head, payload),
             frame::WINDOW_UPDATE => self.window_update(head, payload),
+            frame::METADATA => self.metadata(head, payload),
             // What nobody knows is skipped.
             _ => Ok(()),
         }
@@ -247,7 +248,7 @@ impl Connection {
     pub(super) fn close_quietly(&mut self, id: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.receive = Receive::Closed;
-            stream.drop_outgoing();
+            self.outgoing_bytes -= stream.drop_outgoing();
         }
         self.settle(id);
     }

@@ -45,7 +45,7 @@ impl Connection {
             Broken::Remote(code)
         };
         stream.receive = Receive::Closed;
-        stream.drop_outgoing();
+        self.outgoing_bytes -= stream.drop_outgoing();
         stream.deliver(Received::Broken(broken));
         self.count(|stats| stats.rx_reset().inc());
         self.settle(id);
@@ -177,7 +177,7 @@ impl Connection {
                 && !stream.is_closed()
             {
                 stream.receive = Receive::Closed;
-                stream.drop_outgoing();
+                self.outgoing_bytes -= stream.drop_outgoing();
                 stream.deliver(Received::Broken(Broken::Refused));
             }
             self.settle(id);

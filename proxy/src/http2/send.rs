@@ -121,6 +121,7 @@ impl Connection {
         }
         if !data.is_empty() {
             stream.outgoing_bytes += data.len();
+            self.outgoing_bytes += data.len();
             stream.outgoing.push_back(data);
         }
         if end.is_end() {
@@ -182,7 +183,7 @@ impl Connection {
             return;
         }
         stream.receive = Receive::Closed;
-        stream.drop_outgoing();
+        self.outgoing_bytes -= stream.drop_outgoing();
         self.write_reset(id, code);
         self.settle(id);
     }
@@ -239,7 +240,7 @@ impl Connection {
         self.note_frame(true);
     }
 
-    fn note_frame(&mut self, is_control: bool) {
+    pub(super) fn note_frame(&mut self, is_control: bool) {
         self.counters.queued(self.out.total(), is_control);
     }
 
@@ -365,6 +366,7 @@ impl Connection {
             }
         }
         stream.outgoing_bytes -= length;
+        self.outgoing_bytes -= length;
         let sent = i64::try_from(length).unwrap_or(i64::MAX);
         stream.send_window -= sent;
         self.send_window -= sent;
@@ -393,11 +395,13 @@ impl Connection {
             self.send_more();
             if self.out.len() == 0 {
                 self.out.give_back();
+                self.say_gauges();
                 return Poll::Ready(Ok(()));
             }
             let written = self.out.poll_write(io, cx);
             self.counters.written(self.out.written());
             if !matches!(written, Poll::Ready(Ok(()))) {
+                self.say_gauges();
                 return written;
             }
         }

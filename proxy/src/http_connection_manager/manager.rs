@@ -15,6 +15,7 @@ use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
+use super::premature_resets::PrematureResetLimits;
 use super::stream::Record;
 use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
@@ -23,6 +24,7 @@ use crate::http_filters::LocalReply;
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
 use crate::route::{ClusterChoice, RouteAction, RouteTable, SelectedRoute, Selection};
+use crate::runtime::RuntimeInteger;
 use crate::server::Worker;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
@@ -40,6 +42,9 @@ pub(super) struct Hcm {
     chain: WorkerChain,
     upgrade_chains: Vec<Option<WorkerChain>>,
     routes: Rc<Arc<RouteTable>>,
+    pub(super) premature_resets: PrematureResetLimits,
+    /// `http.max_requests_per_io_cycle`: requests of a connection that are begun before others have their turn. Default: any.
+    pub(super) max_requests_per_io_cycle: RuntimeInteger,
     next_stream: Cell<u64>,
 }
 
@@ -80,6 +85,11 @@ impl Hcm {
             chain: config.filters.on_worker(worker, Some(&table)),
             upgrade_chains: upgrade_chains.collect(),
             routes: Rc::new(table),
+            premature_resets: PrematureResetLimits::new(&worker.server.runtime),
+            max_requests_per_io_cycle: worker
+                .server
+                .runtime
+                .integer("http.max_requests_per_io_cycle", u64::MAX),
             // Numbers of different workers differ in their upper half.
             next_stream: Cell::new((worker.index as u64) << 48),
             worker: worker.clone(),

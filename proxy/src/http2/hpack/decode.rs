@@ -122,6 +122,9 @@ impl Decoder {
                 0x00..0x20 => self.literal(&mut rest, 4, false, sink)?,
             }
         }
+        if self.must_shrink {
+            return Err(HpackError);
+        }
         Ok(())
     }
 

@@ -56,7 +56,9 @@ impl AttemptLog {
             ResponseEvent::Head(head, _) => self.head = Some(head.clone()),
             ResponseEvent::Data(data, _) => self.received += data.len() as u64,
             ResponseEvent::Trailers(trailers) => self.trailers = Some(trailers.clone()),
-            ResponseEvent::Informational(_) | ResponseEvent::Reset(_) => {}
+            ResponseEvent::Informational(_)
+            | ResponseEvent::Metadata(_)
+            | ResponseEvent::Reset(_) => {}
         }
     }
 
