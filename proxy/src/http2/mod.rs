@@ -9,6 +9,8 @@
 //! Stats: `http2.*`, `cluster.<name>.http2.*`.
 //! Deviations: where Envoy fails h2spec RFC 9113 wins: frames on a stream that both sides have closed, numbers of streams that go
 //! backwards, windows beyond the largest, PRIORITY on stream 0 or of itself.
+//! Deviations: a header block of twice the largest head and 64 KiB more, which is not yet complete, closes the connection; Envoy
+//! resets the stream and reads on.
 //! Deviations: the refusal of an upgrade does not announce the end of the connection.
 //! Deviations: GOAWAY carries no debug data.
 //! Deviations: custom settings that the RFC knows are refused.

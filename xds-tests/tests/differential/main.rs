@@ -19,6 +19,7 @@
 
 mod access_log;
 mod admin;
+mod attacks;
 mod attempts;
 mod bootstrap;
 mod case;
@@ -75,6 +76,7 @@ const THEMES: &[Theme] = &[
     ("network", network::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
+    ("attacks", attacks::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];
