@@ -222,7 +222,7 @@ impl World {
                 }
                 Received::Head(_, end) => side.received_end = end.is_end(),
                 Received::Trailers(_) => side.received_end = true,
-                Received::Informational(_) => {}
+                Received::Informational(_) | Received::Metadata(_) => {}
                 Received::Broken(_) => {
                     side.broken = true;
                     connection.release(id);
