@@ -71,6 +71,7 @@ impl Connection {
             return Ok(false);
         }
         self.send_preface();
+        self.catch_up();
         Ok(true)
     }
 

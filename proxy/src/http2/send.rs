@@ -199,7 +199,8 @@ impl Connection {
 
     /// Sends a ping.
     pub fn send_ping(&mut self, payload: u64) {
-        if self.is_alive() {
+        // Nothing comes before the preface, not even to a client that keeps us waiting for its own.
+        if self.is_alive() && self.has_begun() {
             self.out.frame(frame::PING, 0, 0, &payload.to_be_bytes());
             self.note_frame(false);
         }
@@ -228,7 +229,24 @@ impl Connection {
         }
     }
 
+    /// Whether the preface was sent. A server sends it when it has got the client's.
+    fn has_begun(&self) -> bool {
+        self.preface_left == 0
+    }
+
+    /// Says what should have been said before the preface was sent.
+    pub(super) fn catch_up(&mut self) {
+        match self.goaway {
+            Goaway::None => {}
+            Goaway::Announced => self.write_goaway(i32::MAX.unsigned_abs(), ErrorCode::NO_ERROR),
+            Goaway::Sent(last) => self.write_goaway(last, ErrorCode::NO_ERROR),
+        }
+    }
+
     pub(super) fn write_goaway(&mut self, last: u32, code: ErrorCode) {
+        if !self.has_begun() {
+            return;
+        }
         let payload = (u64::from(last) << 32 | u64::from(code.0)).to_be_bytes();
         self.out.frame(frame::GOAWAY, 0, 0, &payload);
         self.note_frame(false);
@@ -412,6 +430,7 @@ impl Connection {
         self.send_more();
         let bytes = self.out.take();
         self.counters.written(self.out.written());
+        self.say_gauges();
         bytes
     }
 }
