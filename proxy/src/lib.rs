@@ -34,3 +34,4 @@ pub mod stream_info;
 pub mod transport_sockets;
 pub mod upstream;
 pub mod x509;
+pub mod xds;

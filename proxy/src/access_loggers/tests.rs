@@ -14,7 +14,7 @@ use super::*;
 use crate::config::ConfigReport;
 use crate::http::{Protocol, RequestHead};
 use crate::net::Address;
-use crate::server::{LocalInfo, Random, ServerContext};
+use crate::server::{InitManager, LocalInfo, Random, ServerContext};
 use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::WorkerClusters;
 
@@ -49,6 +49,7 @@ fn with_cx<T>(
     let cx = FactoryContext {
         server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     convert(&cx, &path).map_err(|_| report.take().iter().map(ToString::to_string).collect())
 }

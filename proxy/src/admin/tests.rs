@@ -17,7 +17,7 @@ use super::*;
 use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::net::Address as PeerAddress;
-use crate::server::{FactoryContext, LocalInfo, ServerContext, Worker};
+use crate::server::{FactoryContext, InitManager, LocalInfo, ServerContext, Worker};
 use crate::upstream::WorkerClusters;
 
 struct Fake {
@@ -627,6 +627,7 @@ async fn each_request_has_an_entry_in_the_access_log() {
     let cx = FactoryContext {
         server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     let name = file.to_str().unwrap();
     let log = AccessLog::to_file(name, &cx, &ConfigPath::root(&report, "admin")).unwrap();

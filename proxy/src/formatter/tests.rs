@@ -15,7 +15,7 @@ use super::*;
 use crate::config::ConfigReport;
 use crate::http::Protocol;
 use crate::net::Address;
-use crate::server::{LocalInfo, ServerContext};
+use crate::server::{InitManager, LocalInfo, ServerContext};
 use crate::stream_info::{ConnectionInfo, ResponseFlag};
 use crate::upstream::{Host, WorkerHost};
 
@@ -98,6 +98,7 @@ fn convert(proto: Pb) -> Result<SubstitutionFormatString, Vec<String>> {
     let cx = FactoryContext {
         server: &server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     SubstitutionFormatString::from_proto(proto, &cx, &path)
         .map_err(|_| report.take().iter().map(ToString::to_string).collect())

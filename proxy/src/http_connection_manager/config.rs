@@ -300,6 +300,7 @@ impl HcmConfig {
         let filter_cx = FactoryContext {
             server: cx.server,
             scope: &http_scope,
+            init: cx.init,
         };
         let chain = ChainConfig::from_proto(http_filters, router::TYPE_NAME, &filter_cx, path);
         let upgrades = path.each("upgrade_configs", upgrade_configs, |upgrade, path| {

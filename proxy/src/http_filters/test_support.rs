@@ -20,7 +20,7 @@ use crate::config::{ConfigPath, ConfigReport, TypedConfig};
 use crate::http::{EndStream, Fields, Protocol, RequestHead, ResponseHead};
 use crate::net::Address;
 use crate::route::{RouteIndex, RouteTable, SelectedRoute, Selection};
-use crate::server::{FactoryContext, LocalInfo, ServerContext, Worker};
+use crate::server::{FactoryContext, InitManager, LocalInfo, ServerContext, Worker};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use crate::upstream::cluster::{LookupFamily, ResolverSettings};
 use crate::upstream::{
@@ -81,6 +81,7 @@ pub(super) fn errors<M: Message + Name>(config: &M) -> Vec<String> {
     let cx = FactoryContext {
         server: &server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     // What breaks the rules of the API is reported before a factory sees it.
     if let Ok(typed) = TypedConfig::from_any(any(config), &path) {
@@ -169,6 +170,7 @@ impl Harness {
         let cx = FactoryContext {
             server: &server,
             scope: &scope,
+            init: &InitManager::new("test"),
         };
         let typed = TypedConfig::from_any(any(config), &path).unwrap();
         let factory: &dyn HttpFilterFactory = *FACTORIES

@@ -21,7 +21,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::listener_filters::{FACTORIES, ListenerFilterConfig};
 use crate::net::{Address, Keepalive, SocketOption};
 use crate::runtime::RuntimeInteger;
-use crate::server::{FactoryContext, ServerContext};
+use crate::server::{FactoryContext, InitManager, ServerContext};
 use crate::stream_info::{ConnectionInfo, ListenerIdentity, TrafficDirection};
 
 /// A converted listener, shared by all workers.
@@ -68,6 +68,8 @@ pub struct Listener {
     pub open_connections: AtomicU64,
     /// `listener.<address>.`
     pub stats: ListenerStats,
+    /// What must be there before the listener may be used.
+    pub init: InitManager,
 }
 
 /// A listener filter and whom it leaves alone.
@@ -97,9 +99,11 @@ impl Listener {
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let root = server.stats.scope("");
+        let init = InitManager::new(&format!("Listener-local-init-manager {}", proto.name));
         let cx = FactoryContext {
             server,
             scope: &root,
+            init: &init,
         };
         let pb::Listener {
             name,
@@ -176,6 +180,7 @@ impl Listener {
                 let cx = FactoryContext {
                     server,
                     scope: &scope,
+                    init: &init,
                 };
                 chains_from(filter_chains, default_filter_chain, &cx, path)
             }
@@ -212,6 +217,7 @@ impl Listener {
                 u64::MAX,
             ),
             stats: ListenerStats::new(&scope),
+            init,
             identity: Arc::new(ListenerIdentity {
                 name: name.into(),
                 stat_prefix: prefix.into(),

@@ -163,6 +163,7 @@ mod tests {
     use super::*;
     use crate::config::ConfigReport;
     use crate::net::Address;
+    use crate::server::InitManager;
     use crate::server::{LocalInfo, ServerContext};
     use crate::upstream::WorkerClusters;
 
@@ -173,6 +174,7 @@ mod tests {
         let cx = FactoryContext {
             server: &server,
             scope: &scope,
+            init: &InitManager::new("test"),
         };
         let proto = pb::ConnectionLimit {
             stat_prefix: "x".into(),

@@ -137,6 +137,7 @@ mod tests {
     use crate::config::ConfigReport;
     use crate::http::Protocol;
     use crate::net::Address;
+    use crate::server::InitManager;
     use crate::server::{LocalInfo, ServerContext};
     use crate::stream_info::ConnectionInfo;
     use outrigger_proto::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -149,6 +150,7 @@ mod tests {
         let cx = FactoryContext {
             server: &server,
             scope: &server.stats.scope(""),
+            init: &InitManager::new("test"),
         };
         MirrorPolicy::from_proto(proto, &cx, &path).map_err(|_| report.take()[0].to_string())
     }

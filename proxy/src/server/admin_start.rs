@@ -9,7 +9,7 @@ use outrigger_proto::pb::envoy::config::bootstrap::v3 as pb;
 use tokio::net::{TcpListener, UnixListener};
 use tracing::info;
 
-use super::{FactoryContext, ServerContext, Worker};
+use super::{FactoryContext, InitManager, ServerContext, Worker};
 use crate::access_loggers::{AccessLog, AccessLogs};
 use crate::admin::{Admin, AdminConfig, AdminSource};
 use crate::config::{ConfigPath, Rejected};
@@ -93,6 +93,7 @@ fn access_logs(
     let cx = FactoryContext {
         server,
         scope: &scope,
+        init: &InitManager::new("admin"),
     };
     let protos = std::mem::take(&mut config.access_log);
     let logs = path.each("access_log", protos, |log, path| {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::InitManager;
 use crate::access_loggers::AccessLogManager;
 use crate::overload::OverloadState;
 use crate::runtime::Runtime;
 use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
 use crate::upstream::ClusterNames;
+use crate::xds::Subscriptions;
 
 /// The services of the process. Made once, shared by main and workers.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct ServerContext {
     pub access_logs: AccessLogManager,
     /// Certificates, keys and what peers are validated by.
     pub secrets: SecretStore,
+    /// What is asked of management servers.
+    pub xds: Subscriptions,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -59,6 +63,8 @@ pub struct FactoryContext<'a> {
     pub server: &'a Arc<ServerContext>,
     /// Where the stats of the parent live: `http.ingress.` for an HTTP filter, `listener.…` for a listener filter.
     pub scope: &'a Scope,
+    /// Waits for what the configuration needs before its owner (listener, cluster, process) may be used.
+    pub init: &'a InitManager,
 }
 
 impl ServerContext {
@@ -72,6 +78,7 @@ impl ServerContext {
             cluster_names: ClusterNames::default(),
             overload: Arc::default(),
             secrets: SecretStore::default(),
+            xds: Subscriptions::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

@@ -5,6 +5,7 @@ mod admin_start;
 mod bootstrap;
 pub mod cli;
 mod context;
+mod init;
 mod lifecycle;
 mod load;
 pub mod log_control;
@@ -17,6 +18,7 @@ mod worker_thread;
 
 pub use bootstrap::Bootstrap;
 pub use context::{FactoryContext, LocalInfo, ServerContext};
+pub use init::{InitManager, InitTarget};
 pub use lifecycle::{Server, configuration, run, validate};
 pub use messages::{WorkerMessage, WorkerSender};
 pub use stats::{ServerFigures, ServerStats, ServerStatsGroup};

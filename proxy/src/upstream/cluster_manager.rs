@@ -365,6 +365,7 @@ impl ClusterManager {
             request_response_sizes,
             http_filters,
             transport,
+            init: _,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
             settings.sockets = SocketSettings {

@@ -17,7 +17,7 @@ use outrigger::net::Address;
 use outrigger::network_filters::{
     Connection, DrainSignal, NetworkFilterConfig, NetworkFilterFactory, TerminalFilter,
 };
-use outrigger::server::{FactoryContext, LocalInfo, ServerContext, Worker};
+use outrigger::server::{FactoryContext, InitManager, LocalInfo, ServerContext, Worker};
 use outrigger::stream_info::ConnectionInfo;
 use outrigger::upstream::cluster::{LookupFamily, ResolverSettings};
 use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};
@@ -159,6 +159,7 @@ fn filter(
     let cx = FactoryContext {
         server: &server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     let config = Factory.from_proto(&config, &cx, &path);
     let Ok(NetworkFilterConfig::Terminal(config)) = config else {

@@ -10,6 +10,7 @@ use route_pb::rate_limit::action::ActionSpecifier;
 
 use super::super::test_support::{Harness, TestStream, errors, forward, virtual_host};
 use super::*;
+use crate::server::InitManager;
 
 fn always() -> Option<core::RuntimeFractionalPercent> {
     Some(core::RuntimeFractionalPercent {
@@ -329,6 +330,7 @@ fn a_route_has_its_own_bucket_and_needs_one() {
     let cx = FactoryContext {
         server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     let without = pb::LocalRateLimit {
         token_bucket: None,

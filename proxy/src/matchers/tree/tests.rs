@@ -9,7 +9,7 @@ use super::*;
 use crate::config::ConfigReport;
 use crate::http::{Protocol, RequestHead};
 use crate::net::Address;
-use crate::server::{LocalInfo, ServerContext};
+use crate::server::{InitManager, LocalInfo, ServerContext};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 
 /// Converts a matcher whose actions are the names of their types.
@@ -26,6 +26,7 @@ fn convert(text: &str) -> Result<Matcher<String>, Vec<String>> {
     let cx = FactoryContext {
         server: &server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     let action = |config: TypedConfig, path: &ConfigPath<'_>| {
         let value: outrigger_proto::pb::google::protobuf::StringValue = config.decode(path)?;

@@ -20,7 +20,7 @@ use super::{Action, ClusterChoice, RouteTable, SelectedRoute, Selection, https_l
 use crate::config::{ConfigPath, ConfigReport};
 use crate::http::{Protocol, RequestHead, ResponseHead};
 use crate::http_filters::HttpFilterFactory;
-use crate::server::{FactoryContext, LocalInfo, ServerContext};
+use crate::server::{FactoryContext, InitManager, LocalInfo, ServerContext};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 
 /// A request as `select.txt` writes it: method, authority, path.
@@ -62,6 +62,7 @@ fn convert(
     let cx = FactoryContext {
         server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     RouteTable::with_factories(proto, factories, &cx, &ConfigPath::root(&report, "routes"))
         .map_err(|_| report.take().iter().map(ToString::to_string).collect())

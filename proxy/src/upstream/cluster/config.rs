@@ -21,7 +21,7 @@ use super::transport::UpstreamTransport;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::matchers::metadata_from_proto;
-use crate::server::{FactoryContext, ServerContext};
+use crate::server::{FactoryContext, InitManager, ServerContext};
 use crate::stream_info::DynamicMetadata;
 use crate::upstream::cluster_manager::stats_scope;
 use crate::upstream::load_balancer::LegacyPolicy;
@@ -47,6 +47,8 @@ pub struct ClusterConfig {
     /// `HttpProtocolOptions.http_filters`; none: the router's count.
     pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
     pub(in crate::upstream) transport: UpstreamTransport,
+    /// What must be there before the cluster may be used, beside its hosts.
+    pub(in crate::upstream) init: InitManager,
 }
 
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
@@ -155,9 +157,11 @@ impl ClusterConfig {
             "" => name.as_deref().unwrap_or_default(),
             other => other,
         };
+        let init = InitManager::new(&format!("Cluster {}", name.as_deref().unwrap_or_default()));
         let cx = FactoryContext {
             server,
             scope: &stats_scope(server, observability_name),
+            init: &init,
         };
         let transport =
             UpstreamTransport::from_proto(transport_socket, transport_socket_matches, &cx, path);
@@ -215,6 +219,7 @@ impl ClusterConfig {
         }
         Ok(Self {
             name: name?,
+            init,
             alt_stat_name,
             settings: ClusterSettings {
                 connect_timeout: connect_timeout?.unwrap_or(Duration::from_secs(5)),

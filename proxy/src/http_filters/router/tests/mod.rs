@@ -21,7 +21,7 @@ use crate::http_filters::{
 };
 use crate::net::Address;
 use crate::route::{RouteTable, Selection};
-use crate::server::{FactoryContext, Worker};
+use crate::server::{FactoryContext, InitManager, Worker};
 use crate::stream_info::ConnectionInfo;
 use crate::upstream::test_support::{Answer, TestWorker};
 
@@ -61,6 +61,7 @@ impl Harness {
         let cx = FactoryContext {
             server: &test.server,
             scope: &test.server.stats.scope(""),
+            init: &InitManager::new("test"),
         };
         let yaml = format!(
             "virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, {route}}}]}}]"

@@ -18,7 +18,7 @@ use crate::config::{ConfigPath, ConfigReport};
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Address;
 use crate::network_filters::DrainSignal;
-use crate::server::{FactoryContext, LocalInfo, ServerContext};
+use crate::server::{FactoryContext, InitManager, LocalInfo, ServerContext};
 use crate::stream_info::ConnectionInfo;
 use crate::upstream::pool::{Connected, Connector, SocketSettings};
 use crate::upstream::{ClusterConfig, ClusterManager, HickoryResolver, Host, WorkerClusters};
@@ -88,6 +88,7 @@ fn harness(yaml: &str) -> Harness {
     let cx = FactoryContext {
         server: &server,
         scope: &scope,
+        init: &InitManager::new("test"),
     };
     let proto: Proto = parse(&format!("stat_prefix: t\n{yaml}"));
     let config = Config::from_proto(proto, &cx, &path);

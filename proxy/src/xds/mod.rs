@@ -1,0 +1,18 @@
+//! Configuration that comes from a management server or from watched files, for as long as the process lives.
+//!
+//! Who needs a resource subscribes: [`Subscriptions::subscribe`] from any conversion, by way of
+//! [`ServerContext::xds`](crate::server::ServerContext::xds), [`XdsClient::watch`] from what lives on main. The client asks the
+//! source for the resources, and tells the [`Watcher`] of each subscription what has changed. The answer of the watcher, what it
+//! takes and what it refuses, becomes the ACK or NACK.
+//!
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>
+
+mod client;
+mod resource;
+mod source;
+mod subscription;
+
+pub use client::XdsClient;
+pub use resource::{Refused, Resource, ResourceKind, Update};
+pub use source::{SourceKind, XdsSource};
+pub use subscription::{FetchFailure, Interest, Subscription, Subscriptions, Watcher};
