@@ -17,15 +17,34 @@ pub(super) const UNKNOWN_ERROR: &str = "http2.unknown.nghttp2.error";
 impl Connection {
     /// Takes what was read, and leaves what is no whole frame yet. Once the connection has failed, everything is dropped.
     pub fn receive(&mut self, input: &mut BytesMut, now: Instant) {
+        self.receive_until(input, now, usize::MAX);
+    }
+
+    /// The same, up to so many streams that nobody has accepted: those have to begin before more are looked at, so that a client
+    /// which opens and resets streams in one breath has no more of them than one that waits. True: there may be more to take.
+    pub(super) fn receive_until(
+        &mut self,
+        input: &mut BytesMut,
+        now: Instant,
+        unaccepted: usize,
+    ) -> bool {
         self.now = now;
         while self.is_alive() {
+            if self.accepted.len() >= unaccepted {
+                self.check_unsent();
+                return true;
+            }
             match self.step(input) {
                 Ok(true) => {}
-                Ok(false) => return self.check_unsent(),
+                Ok(false) => {
+                    self.check_unsent();
+                    return false;
+                }
                 Err(failure) => self.fail(failure),
             }
         }
         input.clear();
+        false
     }
 
     /// Takes one frame, or a piece of one. False: more has to come first.

@@ -19,6 +19,7 @@ use super::premature_resets::EndedStreams;
 use super::stream::{HeadTimeout, Stream};
 use super::timer::{Timer, nearer};
 use crate::http::Protocol;
+use crate::http2::driver::STREAMS_PER_TURN;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
@@ -358,7 +359,12 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             if ended.poll_too_many(cx).is_ready() {
                 return Poll::Ready(Accepted::TooManyResets);
             }
-            if of_cycle >= hcm.max_requests_per_io_cycle.get() {
+            if of_cycle
+                >= hcm
+                    .max_requests_per_io_cycle
+                    .get()
+                    .min(STREAMS_PER_TURN as u64)
+            {
                 // The streams that were begun, and other connections, come first.
                 of_cycle = 0;
                 cx.waker().wake_by_ref();
