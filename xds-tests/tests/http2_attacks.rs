@@ -6,6 +6,7 @@
     reason = "a test stops at what it did not expect, and its numbers are small"
 )]
 
+#[allow(dead_code, reason = "this story needs no logs")]
 mod common;
 
 use std::time::Duration;

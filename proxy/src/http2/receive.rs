@@ -30,7 +30,7 @@ impl Connection {
     ) -> bool {
         self.now = now;
         while self.is_alive() {
-            if self.accepted.len() >= unaccepted {
+            if self.accepted.len() >= unaccepted && self.stream_opens_next(input) {
                 self.check_unsent();
                 return true;
             }
@@ -45,6 +45,12 @@ impl Connection {
         }
         input.clear();
         false
+    }
+
+    /// Whether the next frame opens a stream.
+    fn stream_opens_next(&self, input: &[u8]) -> bool {
+        FrameHead::read(input)
+            .is_some_and(|head| head.kind == frame::HEADERS && self.opens_stream(head.stream))
     }
 
     /// Takes one frame, or a piece of one. False: more has to come first.

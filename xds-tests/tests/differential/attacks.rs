@@ -25,7 +25,8 @@ fn rapid_resets(count: u32) -> Vec<u8> {
 }
 
 fn resets() -> Vec<Case> {
-    let fast = |title, count| sends(title, &rapid_resets(count)).reply(late(1500, "late"));
+    // Nobody answers, so that it does not matter when each of them begins.
+    let fast = |title, count| sends(title, &rapid_resets(count)).backend(Kind::Deaf);
     vec![
         fast(
             "half of 500 streams reset unanswered end their connection",
