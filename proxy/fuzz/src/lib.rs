@@ -1,5 +1,7 @@
 //! What several fuzz targets use.
 
+pub mod nghttp2;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use super::options::{
     ClientHttp2Settings, HeadersWithUnderscoresAction, Http2ProtocolOptions, Http2Settings,
 };
 use super::outgoing::Outgoing;
-use super::stats::Http2CodecStats;
+use super::stats::{Gauges, Http2CodecStats, Waiting};
 use super::stream::{Broken, Receive, Received, Send, Stream};
 use crate::http::{EndStream, RequestHead};
 use crate::stream_info::BytesMeter;
@@ -221,6 +221,11 @@ pub struct Connection {
     pub(super) heard: bool,
     pub(super) resets: ResetBucket,
     pub(super) now: Instant,
+    /// Bytes that wait on streams.
+    pub(super) outgoing_bytes: usize,
+    /// Bytes of metadata that streams hold.
+    pub(super) metadata_held: usize,
+    pub(super) gauges: Gauges,
 }
 
 /// How many streams the peer may still reset.
@@ -319,6 +324,9 @@ impl Connection {
                 at: now,
             },
             now,
+            outgoing_bytes: 0,
+            metadata_held: 0,
+            gauges: Gauges::new(stats.clone()),
             config,
             stats,
         };
@@ -354,6 +362,8 @@ impl Connection {
         if let Received::Data(data, _) = &received {
             let count = u32::try_from(data.len()).unwrap_or(u32::MAX);
             self.consume(id, count);
+        } else if let Received::Metadata(map) = &received {
+            self.metadata_taken(id, map);
         }
         Poll::Ready(received)
     }
@@ -435,6 +445,8 @@ impl Connection {
             self.open -= 1;
         }
         if stream.released && !stream.is_open {
+            self.metadata_held -= stream.metadata.as_ref().map_or(0, |held| held.size);
+            self.outgoing_bytes -= stream.outgoing_bytes;
             self.streams.remove(&id);
             if self.streams.is_empty() {
                 self.give_back();
@@ -456,6 +468,21 @@ impl Connection {
     /// Streams that are open, as the protocol counts them.
     pub fn open_streams(&self) -> usize {
         self.open
+    }
+
+    /// Whether the peer's SETTINGS are there.
+    pub fn has_peer_settings(&self) -> bool {
+        self.settings_seen
+    }
+
+    /// Lets the gauges say what waits.
+    pub(super) fn say_gauges(&mut self) {
+        let (frames, control_frames) = self.counters.unsent();
+        self.gauges.say(Waiting {
+            frames: frames as u64,
+            control_frames: control_frames.into(),
+            bytes: self.outgoing_bytes as u64,
+        });
     }
 
     /// Streams that the peer allows, if it has said so.
@@ -539,7 +566,7 @@ impl Connection {
                     stream.deliver(Received::Broken(broken));
                 }
                 stream.receive = Receive::Closed;
-                stream.drop_outgoing();
+                self.outgoing_bytes -= stream.drop_outgoing();
                 stream.wake();
             }
             gone.push(*id);

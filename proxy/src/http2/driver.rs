@@ -19,6 +19,9 @@ use crate::net::Io;
 /// Reads of one turn, after which others on the worker have waited long enough.
 const READS: usize = 8;
 
+/// Streams of a client that have to begin before more of them are looked at.
+pub const STREAMS_PER_TURN: usize = 64;
+
 /// A connection as its streams see it.
 #[derive(Clone)]
 pub struct Link(Rc<RefCell<Shared>>);
@@ -35,6 +38,8 @@ pub struct Driver {
     link: Link,
     keepalive: Option<Keepalive>,
     keepalive_failed: bool,
+    /// There are frames among what was read that wait for streams to begin.
+    has_more: bool,
 }
 
 impl Link {
@@ -75,6 +80,7 @@ impl Driver {
             link: Link(Rc::new(RefCell::new(shared))),
             keepalive: keepalive.map(Keepalive::new),
             keepalive_failed: false,
+            has_more: false,
         }
     }
 
@@ -128,18 +134,29 @@ impl Driver {
             if !connection.is_alive() {
                 return;
             }
+            if self.has_more {
+                self.take(connection);
+            }
+            if self.has_more {
+                // The owner accepts what there is, and asks again.
+                return;
+            }
             match self.input.poll_fill(&mut self.io, cx) {
                 Poll::Pending => return,
-                Poll::Ready(Ok(1..)) => {
-                    connection.receive(self.input.buffer(), Instant::now());
-                    if self.input.is_empty() {
-                        self.input.end_message();
-                    }
-                }
+                Poll::Ready(Ok(1..)) => self.take(connection),
                 Poll::Ready(Ok(_) | Err(_)) => connection.ended(),
             }
         }
         cx.waker().wake_by_ref();
+    }
+
+    /// Takes the frames that were read.
+    fn take(&mut self, connection: &mut Connection) {
+        let (input, now) = (self.input.buffer(), Instant::now());
+        self.has_more = connection.receive_until(input, now, STREAMS_PER_TURN);
+        if self.input.is_empty() {
+            self.input.end_message();
+        }
     }
 
     /// Shuts our side down and waits until the peer has closed its side; what it still sends is dropped.

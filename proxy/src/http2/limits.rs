@@ -150,6 +150,11 @@ impl FloodCounters {
         Ok(())
     }
 
+    /// Frames that wait to be written, and those among them that answer the peer.
+    pub(super) fn unsent(&self) -> (usize, u32) {
+        (self.unsent.len(), self.unsent_control)
+    }
+
     /// Gives back what an idle connection does not need.
     pub(super) fn give_back(&mut self) {
         if self.unsent.is_empty() {

@@ -23,6 +23,10 @@ pub struct Http2ProtocolOptions {
     pub initial_connection_window_size: u32,
     /// Server: announces extended CONNECT (RFC 8441). Default false.
     pub allow_connect: bool,
+    /// Takes and sends METADATA frames. Default false: they are skipped.
+    pub allow_metadata: bool,
+    /// The largest metadata of several frames, in bytes on the wire; more ends the connection. Default 1 MiB.
+    pub max_metadata_size: usize,
     /// Keeps the connection after a message error. None: what the connection manager says.
     pub override_stream_error_on_invalid_http_message: Option<bool>,
     /// Pings that keep the connection alive. None: no pings.
@@ -115,8 +119,7 @@ impl Http2ProtocolOptions {
             connection_keepalive,
             // Chooses between two codecs of Envoy: harmless.
             use_oghttp2_codec: _,
-            // Without metadata there is nothing to limit: harmless.
-            max_metadata_size: _,
+            max_metadata_size,
             enable_huffman_encoding,
             // Counts for one of Envoy's two codecs only: harmless.
             max_header_field_size_kb: _,
@@ -141,7 +144,6 @@ impl Http2ProtocolOptions {
             initial_connection_window_size,
             default.initial_connection_window_size,
         );
-        let metadata = path.unsupported_if_set("allow_metadata", allow_metadata);
         let custom = custom_settings(custom_settings_parameters, path);
         let at_least_one = |name: &str, value: Option<UInt32Value>, default: u32| match value {
             None => Ok(default),
@@ -170,7 +172,6 @@ impl Http2ProtocolOptions {
             connection_keepalive,
             KeepaliveSettings::from_proto,
         );
-        metadata?;
         let limits = FloodLimits {
             max_outbound_frames: outbound?,
             max_outbound_control_frames: outbound_control?,
@@ -197,6 +198,10 @@ impl Http2ProtocolOptions {
             initial_stream_window_size: stream_window?,
             initial_connection_window_size: connection_window?,
             allow_connect,
+            allow_metadata,
+            max_metadata_size: max_metadata_size.map_or(default.max_metadata_size, |v| {
+                usize::try_from(v.value).unwrap_or(usize::MAX)
+            }),
             override_stream_error_on_invalid_http_message:
                 override_stream_error_on_invalid_http_message
                     .map(|value| value.value)
@@ -265,6 +270,8 @@ impl Default for Http2ProtocolOptions {
             initial_stream_window_size: 16 * 1024 * 1024,
             initial_connection_window_size: 24 * 1024 * 1024,
             allow_connect: false,
+            allow_metadata: false,
+            max_metadata_size: 1024 * 1024,
             override_stream_error_on_invalid_http_message: None,
             connection_keepalive: None,
             limits: FloodLimits::default(),
@@ -323,7 +330,6 @@ mod tests {
         let errors = convert(core::Http2ProtocolOptions {
             initial_stream_window_size: Some(UInt32Value { value: 1 }),
             max_concurrent_streams: Some(UInt32Value { value: 0 }),
-            allow_metadata: true,
             connection_keepalive: Some(core::KeepaliveSettings::default()),
             ..core::Http2ProtocolOptions::default()
         })
@@ -337,7 +343,6 @@ mod tests {
             [
                 "options / max_concurrent_streams",
                 "options / initial_stream_window_size",
-                "options / allow_metadata",
                 "options / connection_keepalive / timeout",
             ]
         );

@@ -121,6 +121,7 @@ impl Connection {
         }
         if !data.is_empty() {
             stream.outgoing_bytes += data.len();
+            self.outgoing_bytes += data.len();
             stream.outgoing.push_back(data);
         }
         if end.is_end() {
@@ -182,7 +183,7 @@ impl Connection {
             return;
         }
         stream.receive = Receive::Closed;
-        stream.drop_outgoing();
+        self.outgoing_bytes -= stream.drop_outgoing();
         self.write_reset(id, code);
         self.settle(id);
     }
@@ -198,7 +199,8 @@ impl Connection {
 
     /// Sends a ping.
     pub fn send_ping(&mut self, payload: u64) {
-        if self.is_alive() {
+        // Nothing comes before the preface, not even to a client that keeps us waiting for its own.
+        if self.is_alive() && self.has_begun() {
             self.out.frame(frame::PING, 0, 0, &payload.to_be_bytes());
             self.note_frame(false);
         }
@@ -227,7 +229,24 @@ impl Connection {
         }
     }
 
+    /// Whether the preface was sent. A server sends it when it has got the client's.
+    fn has_begun(&self) -> bool {
+        self.preface_left == 0
+    }
+
+    /// Says what should have been said before the preface was sent.
+    pub(super) fn catch_up(&mut self) {
+        match self.goaway {
+            Goaway::None => {}
+            Goaway::Announced => self.write_goaway(i32::MAX.unsigned_abs(), ErrorCode::NO_ERROR),
+            Goaway::Sent(last) => self.write_goaway(last, ErrorCode::NO_ERROR),
+        }
+    }
+
     pub(super) fn write_goaway(&mut self, last: u32, code: ErrorCode) {
+        if !self.has_begun() {
+            return;
+        }
         let payload = (u64::from(last) << 32 | u64::from(code.0)).to_be_bytes();
         self.out.frame(frame::GOAWAY, 0, 0, &payload);
         self.note_frame(false);
@@ -239,7 +258,7 @@ impl Connection {
         self.note_frame(true);
     }
 
-    fn note_frame(&mut self, is_control: bool) {
+    pub(super) fn note_frame(&mut self, is_control: bool) {
         self.counters.queued(self.out.total(), is_control);
     }
 
@@ -365,6 +384,7 @@ impl Connection {
             }
         }
         stream.outgoing_bytes -= length;
+        self.outgoing_bytes -= length;
         let sent = i64::try_from(length).unwrap_or(i64::MAX);
         stream.send_window -= sent;
         self.send_window -= sent;
@@ -393,11 +413,13 @@ impl Connection {
             self.send_more();
             if self.out.len() == 0 {
                 self.out.give_back();
+                self.say_gauges();
                 return Poll::Ready(Ok(()));
             }
             let written = self.out.poll_write(io, cx);
             self.counters.written(self.out.written());
             if !matches!(written, Poll::Ready(Ok(()))) {
+                self.say_gauges();
                 return written;
             }
         }
@@ -408,6 +430,7 @@ impl Connection {
         self.send_more();
         let bytes = self.out.take();
         self.counters.written(self.out.written());
+        self.say_gauges();
         bytes
     }
 }

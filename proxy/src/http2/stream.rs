@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::flow::ReceiveWindow;
 use super::frame::ErrorCode;
+use super::metadata::{HeldMetadata, MetadataMap};
 use crate::http::{EndStream, Fields, ResponseHead};
 use crate::stream_info::BytesMeter;
 
@@ -25,6 +26,8 @@ pub enum Received {
     Data(Bytes, EndStream),
     /// The trailers, and the end.
     Trailers(Fields),
+    /// Metadata beside the message.
+    Metadata(Box<MetadataMap>),
     /// The stream broke off.
     Broken(Broken),
 }
@@ -94,6 +97,8 @@ pub(super) struct Stream {
     first: Option<Received>,
     more: VecDeque<Received>,
     pub(super) meter: BytesMeter,
+    /// There from the first METADATA frame on.
+    pub(super) metadata: Option<Box<HeldMetadata>>,
     waker: Option<Waker>,
 }
 
@@ -116,6 +121,7 @@ impl Stream {
             first: None,
             more: VecDeque::new(),
             meter: BytesMeter::default(),
+            metadata: None,
             waker: None,
         }
     }
@@ -154,10 +160,12 @@ impl Stream {
         bytes
     }
 
-    pub(super) fn drop_outgoing(&mut self) {
+    /// Sends nothing more. Gives the bytes that waited.
+    #[must_use]
+    pub(super) fn drop_outgoing(&mut self) -> usize {
         self.outgoing = VecDeque::new();
-        self.outgoing_bytes = 0;
         self.send = Send::Closed;
+        std::mem::take(&mut self.outgoing_bytes)
     }
 
     pub(super) fn wait(&mut self, cx: &Context<'_>) {

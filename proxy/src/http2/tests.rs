@@ -607,6 +607,151 @@ fn a_goaway_comes_in_two_steps() {
     assert!(peer.connection.is_alive());
 }
 
+#[test]
+fn nothing_is_said_before_the_preface_of_the_client() {
+    let config = ConnectionConfig::for_server(&settings(), 1 << 20);
+    let now = Instant::now();
+    let mut peer = Peer {
+        connection: Connection::new(config, None, now),
+        now,
+    };
+    peer.connection.send_ping(1);
+    peer.connection.announce_goaway();
+    assert!(peer.frames().is_empty());
+    peer.send(&[frame::PREFACE, &raw(frame::SETTINGS, 0, 0, &[])].concat());
+    let kinds: Vec<u8> = peer.frames().iter().map(|frame| frame.0).collect();
+    assert_eq!(kinds[0], frame::SETTINGS);
+    assert!(kinds.contains(&frame::GOAWAY));
+}
+
+/// A server whose client has sent these bytes behind the preface, with its stats.
+fn counted(options: Http2ProtocolOptions, bytes: &[u8]) -> (Peer, std::rc::Rc<Http2CodecStats>) {
+    let settings = Http2Settings {
+        options,
+        ..settings()
+    };
+    let store = crate::stats::Store::new(1);
+    let stats = std::rc::Rc::new(Http2CodecStats::new(&store.scope("http2.")));
+    let config = ConnectionConfig::for_server(&settings, 1 << 20);
+    let now = Instant::now();
+    let mut peer = Peer {
+        connection: Connection::new(config, Some(stats.clone()), now),
+        now,
+    };
+    peer.send(&[frame::PREFACE, &raw(frame::SETTINGS, 0, 0, &[]), bytes].concat());
+    (peer, stats)
+}
+
+#[test]
+fn gauges_say_what_waits_and_take_it_back() {
+    let no_window = [&[0, 4][..], &5u32.to_be_bytes()].concat();
+    let bytes = [raw(frame::SETTINGS, 0, 0, &no_window), get(1, true)].concat();
+    let (mut peer, stats) = counted(Http2ProtocolOptions::default(), &bytes);
+    peer.connection.accept();
+    let head = ResponseHead::new(200);
+    peer.connection.send_response(1, &head, EndStream::No);
+    let body = Bytes::from_static(b"0123456789");
+    peer.connection.send_data(1, body, EndStream::Yes);
+    peer.connection.say_gauges();
+    assert!(stats.outbound_frames_active().value() >= 4);
+    // The answers to two SETTINGS.
+    assert_eq!(stats.outbound_control_frames_active().value(), 2);
+    peer.frames();
+    assert_eq!(stats.outbound_frames_active().value(), 0);
+    assert_eq!(stats.outbound_control_frames_active().value(), 0);
+    assert_eq!(stats.pending_send_bytes().value(), 5);
+    drop(peer);
+    assert_eq!(stats.pending_send_bytes().value(), 0);
+}
+
+#[test]
+fn bodies_for_windows_of_nothing_wait_on_their_streams_until_these_go() {
+    let no_window = [&[0, 4][..], &0u32.to_be_bytes()].concat();
+    let streams: Vec<u8> = (0..100).flat_map(|n| get(2 * n + 1, true)).collect();
+    let bytes = [raw(frame::SETTINGS, 0, 0, &no_window), streams].concat();
+    let (mut peer, stats) = counted(Http2ProtocolOptions::default(), &bytes);
+    let cx = Context::from_waker(Waker::noop());
+    while let Some(accepted) = peer.connection.accept() {
+        let head = ResponseHead::new(200);
+        let id = accepted.id;
+        peer.connection.send_response(id, &head, EndStream::No);
+        let body = Bytes::from(vec![0; 1000]);
+        peer.connection.send_data(id, body, EndStream::No);
+        // Who asks before it sends more, has to wait.
+        assert!(peer.connection.poll_sent(id, 999, &cx).is_pending());
+    }
+    peer.frames();
+    assert_eq!(stats.pending_send_bytes().value(), 100_000);
+    for n in 0..100 {
+        peer.connection.reset(2 * n + 1, ErrorCode::INTERNAL_ERROR);
+        peer.connection.release(2 * n + 1);
+    }
+    peer.frames();
+    assert_eq!(stats.pending_send_bytes().value(), 0);
+    assert_eq!(peer.connection.open_streams(), 0);
+}
+
+fn with_metadata() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        allow_metadata: true,
+        max_metadata_size: 1000,
+        ..Http2ProtocolOptions::default()
+    }
+}
+
+fn metadata(last: bool, payload: &[u8]) -> Vec<u8> {
+    let flags = if last { frame::END_METADATA } else { 0 };
+    raw(frame::METADATA, flags, 1, payload)
+}
+
+#[test]
+fn metadata_in_pieces_comes_in_its_place_and_goes_out_whole() {
+    let map = block(&[("a", "1"), ("b", "2"), ("a", "3")]);
+    let bytes = [
+        get(1, false),
+        metadata(false, &map[..4]),
+        metadata(true, &map[4..]),
+        raw(frame::DATA, frame::END_STREAM, 1, b"x"),
+    ];
+    let (mut peer, _) = counted(with_metadata(), &bytes.concat());
+    peer.connection.accept();
+    let Some(Received::Metadata(map)) = peer.next(1) else {
+        panic!("metadata comes first");
+    };
+    let entries: Vec<_> = map.iter().collect();
+    assert_eq!(entries, [(&b"a"[..], &b"1"[..]), (&b"b"[..], &b"2"[..])]);
+    assert!(matches!(peer.next(1), Some(Received::Data(..))));
+    peer.frames();
+    peer.connection.send_metadata(1, &map);
+    let sent = peer.frames();
+    let [(frame::METADATA, frame::END_METADATA, 1, payload)] = &sent[..] else {
+        panic!("{sent:?}");
+    };
+    let mut read = Vec::new();
+    let mut decoder = Decoder::default();
+    let decoded = decoder.decode_fields(payload, |n, v| read.push([n.to_vec(), v.to_vec()]));
+    assert_eq!(decoded, Ok(()));
+    assert_eq!(read, [[b"a", b"1"], [b"b", b"2"]]);
+}
+
+#[test]
+fn metadata_that_nobody_takes_ends_its_connection() {
+    let map = block(&[("a", &"v".repeat(100))]);
+    let many = metadata(true, &map).repeat(50);
+    let (peer, _) = counted(with_metadata(), &[get(1, false), many].concat());
+    assert!(peer.connection.has_failed());
+    let few = metadata(true, &map).repeat(30);
+    let (mut peer, _) = counted(with_metadata(), &[get(1, false), few.clone()].concat());
+    for _ in 0..5 {
+        while peer.next(1).is_some() {}
+        peer.send(&few);
+    }
+    assert!(peer.connection.is_alive());
+    peer.connection.release(1);
+    peer.send(&few);
+    assert!(peer.connection.is_alive());
+}
+
 fn client() -> Peer {
     let config = ConnectionConfig::for_client(&ClientHttp2Settings::default());
     let now = Instant::now();

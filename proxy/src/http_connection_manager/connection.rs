@@ -15,9 +15,11 @@ use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
 use super::codec::upgrade::request_from_http2;
 use super::config::Timeouts;
 use super::manager::Hcm;
+use super::premature_resets::EndedStreams;
 use super::stream::{HeadTimeout, Stream};
 use super::timer::{Timer, nearer};
 use crate::http::Protocol;
+use crate::http2::driver::STREAMS_PER_TURN;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
@@ -348,11 +350,28 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
     let mut draining = Some(drain.draining());
     let mut idle_since = Instant::now();
     let mut streams = 0u32;
+    let ended = Rc::new(EndedStreams::default());
+    let mut of_cycle = 0;
     loop {
         let accepted = poll_fn(|cx| {
+            if ended.poll_too_many(cx).is_ready() {
+                return Poll::Ready(Accepted::TooManyResets);
+            }
+            if of_cycle
+                >= hcm
+                    .max_requests_per_io_cycle
+                    .get()
+                    .min(STREAMS_PER_TURN as u64)
+            {
+                // The streams that were begun, and other connections, come first.
+                of_cycle = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Poll::Ready(accepted) = codec.poll_accept(cx) {
                 return Poll::Ready(Accepted::Stream(accepted));
             }
+            of_cycle = 0;
             if draining
                 .as_mut()
                 .is_some_and(|signal| signal.as_mut().poll(cx).is_ready())
@@ -381,7 +400,8 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             }
             Accepted::Stream(Some(stream)) => {
                 streams += 1;
-                spawn_http2_stream(&hcm, &info, buffer_limit, stream);
+                of_cycle += 1;
+                spawn_http2_stream(&hcm, &info, buffer_limit, stream, &ended);
                 if hcm
                     .config
                     .max_requests_per_connection
@@ -390,6 +410,14 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
                     hcm.config.stats.downstream_cx_max_requests_reached().inc();
                     codec.graceful_shutdown(drain_timeout);
                 }
+            }
+            Accepted::TooManyResets => {
+                let stats = &hcm.config.stats;
+                stats.downstream_rq_too_many_premature_resets().inc();
+                if codec.active_streams() > 0 {
+                    active.ends_under_request();
+                }
+                return codec.abort();
             }
             Accepted::Drain => {
                 hcm.config.stats.downstream_cx_drain_close().inc();
@@ -439,6 +467,7 @@ async fn close_http2(hcm: &Rc<Hcm>, codec: &mut Http2Connection, active: &Active
 )]
 enum Accepted {
     Stream(Option<AcceptedStream>),
+    TooManyResets,
     Drain,
     Deadline,
 }
@@ -448,6 +477,7 @@ fn spawn_http2_stream(
     info: &Rc<ConnectionInfo>,
     buffer_limit: usize,
     (head, codec): AcceptedStream,
+    ended: &Rc<EndedStreams>,
 ) {
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
@@ -460,6 +490,7 @@ fn spawn_http2_stream(
             Err(details),
         ),
     };
+    let start = stream_info.start;
     let mut stream = Box::new(Stream::new(
         hcm.clone(),
         codec,
@@ -467,7 +498,7 @@ fn spawn_http2_stream(
         head,
         buffer_limit,
     ));
-    let hcm = hcm.clone();
+    let (hcm, ended) = (hcm.clone(), ended.clone());
     tokio::task::spawn_local(async move {
         match begin {
             Ok(end) => stream.start(end),
@@ -476,6 +507,8 @@ fn spawn_http2_stream(
         let mut timer = hcm.timers.take();
         poll_fn(|cx| stream.poll(cx, &mut timer)).await;
         hcm.timers.put(timer);
+        let answered = !stream.ended_unanswered();
+        ended.ended(answered, start, &hcm.premature_resets);
     });
 }
 

@@ -15,6 +15,7 @@ use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
+use super::premature_resets::PrematureResetLimits;
 use super::routing::{Routing, WorkerRoutes};
 use super::stream::Record;
 use super::timer::Timers;
@@ -24,6 +25,7 @@ use crate::http_filters::LocalReply;
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
 use crate::route::{ClusterChoice, RouteAction, SelectedRoute, Selection};
+use crate::runtime::RuntimeInteger;
 use crate::server::Worker;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
@@ -39,6 +41,9 @@ pub(super) struct Hcm {
     http1_stats: OnceCell<Rc<Http1CodecStats>>,
     http2_stats: OnceCell<Rc<Http2CodecStats>>,
     routes: WorkerRoutes,
+    pub(super) premature_resets: PrematureResetLimits,
+    /// `http.max_requests_per_io_cycle`: requests of a connection that are begun before others have their turn. Default: any.
+    pub(super) max_requests_per_io_cycle: RuntimeInteger,
     next_stream: Cell<u64>,
 }
 
@@ -70,6 +75,11 @@ impl Hcm {
             http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
             routes: WorkerRoutes::new(&config, worker),
+            premature_resets: PrematureResetLimits::new(&worker.server.runtime),
+            max_requests_per_io_cycle: worker
+                .server
+                .runtime
+                .integer("http.max_requests_per_io_cycle", u64::MAX),
             // Numbers of different workers differ in their upper half.
             next_stream: Cell::new((worker.index as u64) << 48),
             worker: worker.clone(),

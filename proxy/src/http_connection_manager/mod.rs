@@ -24,6 +24,7 @@ mod local_reply;
 mod manager;
 mod original_ip;
 pub mod path_normalize;
+mod premature_resets;
 mod proxy_status;
 mod routing;
 mod stats;

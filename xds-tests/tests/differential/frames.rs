@@ -10,20 +10,20 @@ use crate::case::{
     with_trailers,
 };
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+pub const CONTINUATION: u8 = 9;
 
 /// END_STREAM, or ACK.
-const END: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
 /// What a message with something wrong in its fields gets: the connection is closed without a word.
@@ -54,7 +54,7 @@ pub fn cases() -> Vec<Case> {
     .collect()
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len())
         .expect("frames are small")
         .to_be_bytes();
@@ -62,7 +62,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Literals without table and Huffman code.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
         out.push(0);
@@ -92,7 +92,7 @@ fn string(text: &str, out: &mut Vec<u8>) {
     );
 }
 
-const GET: [(&str, &str); 4] = [
+pub const GET: [(&str, &str); 4] = [
     (":method", "GET"),
     (":scheme", "http"),
     (":path", "/"),
@@ -119,12 +119,12 @@ fn get_without(name: &str) -> Vec<u8> {
     frame(HEADERS, END | END_HEADERS, 1, &block(&fields))
 }
 
-fn get(stream: u32) -> Vec<u8> {
+pub fn get(stream: u32) -> Vec<u8> {
     frame(HEADERS, END | END_HEADERS, stream, &block(&GET))
 }
 
 /// The head of a POST whose body is still to come.
-fn post(more: &[(&str, &str)]) -> Vec<u8> {
+pub fn post(more: &[(&str, &str)]) -> Vec<u8> {
     let fields = GET.map(|(n, v)| (n, if n == ":method" { "POST" } else { v }));
     frame(
         HEADERS,
@@ -140,7 +140,7 @@ fn setting(identifier: u16, value: u32) -> Vec<u8> {
 }
 
 /// A client that begins with preface and empty settings, sends these bytes and reads what comes.
-fn sends(title: &'static str, bytes: &[u8]) -> Case {
+pub fn sends(title: &'static str, bytes: &[u8]) -> Case {
     let start = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         &frame(SETTINGS, 0, 0, &[])[..],

@@ -19,6 +19,7 @@
 
 mod access_log;
 mod admin;
+mod attacks;
 mod attempts;
 mod bootstrap;
 mod case;
@@ -81,6 +82,7 @@ const THEMES: &[Theme] = &[
     ("sockets", sockets::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
+    ("attacks", attacks::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];

@@ -122,7 +122,25 @@ impl Decoder {
                 0x00..0x20 => self.literal(&mut rest, 4, false, sink)?,
             }
         }
+        if self.must_shrink {
+            return Err(HpackError);
+        }
         Ok(())
+    }
+
+    /// Decodes a whole block and hands over its fields as they came, for those who want no head of them.
+    pub fn decode_fields(
+        &mut self,
+        block: &[u8],
+        take: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), HpackError> {
+        struct Taker<F>(F);
+        impl<F: FnMut(&[u8], &[u8])> FieldSink for Taker<F> {
+            fn field(&mut self, name: Name<'_>, value: &[u8]) {
+                self.0(name.bytes, value);
+            }
+        }
+        self.decode(block, &mut Taker(take))
     }
 
     fn resize(&mut self, size: usize) -> Result<(), HpackError> {
@@ -229,21 +247,23 @@ fn string<'a>(rest: &mut &'a [u8], buffer: &mut Vec<u8>) -> Result<Option<&'a [u
     Ok(Some(text))
 }
 
-/// An integer with a prefix of so many bits. Numbers above 2^28 are of no use here and refused.
+/// An integer with a prefix of so many bits. Numbers above 2^32, and those of more octets than these need, are refused.
 fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, HpackError> {
     let (first, behind) = rest.split_first().ok_or(HpackError)?;
     *rest = behind;
     let mask = (1u8 << prefix) - 1;
-    let mut value = usize::from(first & mask);
-    if value < usize::from(mask) {
-        return Ok(value);
+    let first = first & mask;
+    if first < mask {
+        return Ok(usize::from(first));
     }
-    for shift in [0, 7, 14, 21] {
+    let mut value = u64::from(first);
+    for shift in [0, 7, 14, 21, 28] {
         let (next, behind) = rest.split_first().ok_or(HpackError)?;
         *rest = behind;
-        value += usize::from(next & 0x7f) << shift;
+        value += u64::from(next & 0x7f) << shift;
         if next & 0x80 == 0 {
-            return Ok(value);
+            let value = u32::try_from(value).map_err(|_| HpackError)?;
+            return usize::try_from(value).map_err(|_| HpackError);
         }
     }
     Err(HpackError)

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::http::{EndStream, Fields, ResponseHead};
 use crate::stream_info::BytesMeter;
 
-pub use crate::http2::Http2CodecStats;
+pub use crate::http2::{Http2CodecStats, MetadataMap};
 pub use stats::Http1CodecStats;
 
 /// One stream as its codec offers it: the rest of the request comes out, the response goes in.
@@ -43,6 +43,9 @@ pub trait ServerStream {
 
     /// Sends the trailers and ends the response.
     fn send_trailers(&mut self, trailers: &Fields);
+
+    /// Sends metadata beside the response, where the protocol knows such a thing.
+    fn send_metadata(&mut self, _map: &MetadataMap) {}
 
     /// Breaks the stream off, as far as the protocol knows such a thing.
     fn reset(&mut self, reason: StreamReset);
@@ -76,6 +79,9 @@ impl<S: ServerStream + ?Sized> ServerStream for &mut S {
     fn send_trailers(&mut self, trailers: &Fields) {
         (**self).send_trailers(trailers);
     }
+    fn send_metadata(&mut self, map: &MetadataMap) {
+        (**self).send_metadata(map);
+    }
     fn reset(&mut self, reason: StreamReset) {
         (**self).reset(reason);
     }
@@ -94,6 +100,8 @@ pub enum RequestEvent {
     Data(Bytes, EndStream),
     /// The trailers; the request ends with them.
     Trailers(Fields),
+    /// Metadata beside the request (HTTP/2 with `allow_metadata`).
+    Metadata(Box<MetadataMap>),
     /// The stream broke off.
     Reset(StreamReset),
 }

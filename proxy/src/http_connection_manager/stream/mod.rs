@@ -63,6 +63,8 @@ pub(super) struct Stream<S: ServerStream> {
     client_gone: bool,
     /// What the client has sent before its upgrade was granted.
     held_back: Vec<(Bytes, EndStream)>,
+    /// It ended before it had a status.
+    unanswered: bool,
 }
 
 /// What is known about a stream; outlives it by the moment in which it is logged.
@@ -173,6 +175,7 @@ impl<S: ServerStream> Stream<S> {
             ended_early: false,
             client_gone: false,
             held_back: Vec::new(),
+            unanswered: false,
             hcm,
         }
     }
@@ -307,6 +310,11 @@ impl<S: ServerStream> Stream<S> {
     /// Whether the client reset the stream or went away.
     pub(super) fn client_is_gone(&self) -> bool {
         self.client_gone
+    }
+
+    /// Whether the stream has ended before it had a status.
+    pub(super) fn ended_unanswered(&self) -> bool {
+        self.unanswered
     }
 
     /// Runs the stream until it has ended. `timer` belongs to the task that polls.
@@ -532,6 +540,7 @@ impl<S: ServerStream> Stream<S> {
         match event {
             RequestEvent::Data(data, end) => self.on_request_data(data, end),
             RequestEvent::Trailers(trailers) => self.on_request_trailers(trailers),
+            RequestEvent::Metadata(map) => self.router.metadata(map),
             RequestEvent::Reset(reset) => self.on_client_reset(&reset),
         }
         true
@@ -757,6 +766,7 @@ impl<S: ServerStream> Stream<S> {
             return;
         };
         let info = &mut record.info;
+        self.unanswered = info.response_code.is_none();
         info.downstream_bytes = self.codec.bytes();
         self.router.finish(info);
         self.filters.complete(info);

@@ -65,6 +65,7 @@ impl<S: ServerStream> Stream<S> {
             RouterEvent::Head(head, end) => self.on_response_head(head, end),
             RouterEvent::Data(data, end) => self.on_response_data(data, end),
             RouterEvent::Trailers(trailers) => self.on_response_trailers(trailers),
+            RouterEvent::Metadata(map) => self.codec.send_metadata(&map),
             RouterEvent::LocalReply(reply) => self.local_reply(reply),
             RouterEvent::Reset if self.upgrade == Upgrade::Accepted => {
                 self.break_off(StreamReset::ConnectError);

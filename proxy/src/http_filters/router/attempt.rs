@@ -188,6 +188,9 @@ impl Router {
             let header = version.header(source, destination);
             stream.send_data(header.into(), EndStream::No);
         }
+        for map in self.metadata.drain(..) {
+            stream.send_metadata(&map);
+        }
         let flushed = self.body.flush_into(stream);
         attempt.sends(flushed);
     }

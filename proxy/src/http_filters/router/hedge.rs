@@ -185,6 +185,10 @@ impl Router {
                 self.put_in_front(env, slow);
                 self.on_informational(env, head)
             }
+            Said::Event(ResponseEvent::Metadata(_)) => {
+                self.slow.push(slow);
+                RouterEvent::Progress
+            }
             // Nothing comes before a head.
             Said::Event(ResponseEvent::Data(..) | ResponseEvent::Trailers(_)) => {
                 slow.give_up(env.info);

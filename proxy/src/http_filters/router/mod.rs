@@ -47,6 +47,7 @@ pub use timeouts::limits;
 use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
+use crate::http2::MetadataMap;
 use crate::route::{Action, ConnectConfig, NewCookie, Priority, RouteAction, SelectedRoute};
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
 use crate::upstream::pool::ResponseEvent;
@@ -105,6 +106,8 @@ pub struct Router {
     /// Its bytes, likewise.
     left_bytes: BytesMeter,
     shadows: Shadows,
+    /// What came beside the request before there was a stream for it.
+    metadata: Vec<Box<MetadataMap>>,
 }
 
 /// What the router does.
@@ -137,6 +140,8 @@ pub enum RouterEvent {
     Data(Bytes, EndStream),
     /// Its trailers.
     Trailers(Fields),
+    /// Metadata beside it.
+    Metadata(Box<MetadataMap>),
     /// The router answers itself.
     LocalReply(LocalReply),
     /// The response broke off after its head.
@@ -177,6 +182,7 @@ impl Router {
             left_log: None,
             left_bytes: BytesMeter::default(),
             shadows: Shadows::default(),
+            metadata: Vec::new(),
         }
     }
 
@@ -381,7 +387,11 @@ impl Router {
         let State::Attempt(attempt) = &mut self.state else {
             return Poll::Pending;
         };
-        poll_filtered(attempt, env, cx, self.is_upgrade).map(|filtered| match filtered {
+        let filtered = poll_filtered(attempt, env, cx, self.is_upgrade);
+        if !self.metadata.is_empty() {
+            self.send_metadata();
+        }
+        filtered.map(|filtered| match filtered {
             Filtered::Event(event) => self.on_event(env, event, Instant::now()),
             Filtered::Reply(reply) => RouterEvent::LocalReply(reply),
         })
@@ -407,6 +417,7 @@ impl Router {
                 RouterEvent::Data(data, end)
             }
             ResponseEvent::Trailers(trailers) => self.on_trailers(env, trailers, now),
+            ResponseEvent::Metadata(map) => RouterEvent::Metadata(map),
             ResponseEvent::Reset(reason) => self.on_failure(env, Failure::Reset(reason)),
         }
     }

@@ -9,6 +9,7 @@ use super::{Router, RouterEvent, State};
 use crate::http::{EndStream, Fields};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
+use crate::http2::MetadataMap;
 
 impl Router {
     /// A piece of the request body has passed the filters.
@@ -100,6 +101,27 @@ impl Router {
                         .map_or(Poll::Ready(()), |(stream, _)| stream.poll_ready(cx)),
                 },
             },
+        }
+    }
+
+    /// Metadata has come beside the request. It passes the filters by, and waits for the head.
+    pub fn metadata(&mut self, map: Box<MetadataMap>) {
+        let waiting: usize = self.metadata.iter().map(|map| map.size()).sum();
+        // As much as of a body: what nobody can take is dropped.
+        if u64::try_from(waiting + map.size()).is_ok_and(|size| size <= self.buffer_limit) {
+            self.metadata.push(map);
+        }
+        self.send_metadata();
+    }
+
+    /// Sends the metadata that waits, if the head was sent.
+    pub(super) fn send_metadata(&mut self) {
+        if let State::Attempt(attempt) = &mut self.state
+            && let Some(stream) = attempt.begun_stream()
+        {
+            for map in self.metadata.drain(..) {
+                stream.send_metadata(&map);
+            }
         }
     }
 

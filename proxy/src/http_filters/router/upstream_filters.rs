@@ -42,7 +42,7 @@ pub(super) struct UpstreamFilters {
     waiting: usize,
     /// What passed the encode filters and waits for the router.
     to_router: VecDeque<ResponseEvent>,
-    head_sent: bool,
+    pub(super) head_sent: bool,
 }
 
 /// What comes out of a filtered attempt.
@@ -242,6 +242,10 @@ impl UpstreamFilters {
             ResponseEvent::Informational(mut head) => {
                 self.run(env, |parts, env| parts.filters.encode_1xx(env, &mut head));
                 self.to_router.push_back(ResponseEvent::Informational(head));
+                return Ok(());
+            }
+            ResponseEvent::Metadata(map) => {
+                self.to_router.push_back(ResponseEvent::Metadata(map));
                 return Ok(());
             }
             ResponseEvent::Head(head, end) => {

@@ -75,7 +75,7 @@ impl AttemptLog {
             ResponseEvent::Informational(head) => {
                 self.informational += ":status".len() + 3 + head.fields.byte_size();
             }
-            ResponseEvent::Reset(_) => {}
+            ResponseEvent::Metadata(_) | ResponseEvent::Reset(_) => {}
         }
     }
 

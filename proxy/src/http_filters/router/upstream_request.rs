@@ -135,6 +135,15 @@ impl UpstreamRequest {
         }
     }
 
+    /// The stream on which the head was sent, if there is one.
+    pub(super) fn begun_stream(&mut self) -> Option<&mut ClientStream> {
+        match (&mut self.state, &self.filters) {
+            (UpstreamState::Open(stream), _) => Some(stream),
+            (UpstreamState::Filtered(stream), Some(filters)) if filters.head_sent => Some(stream),
+            _ => None,
+        }
+    }
+
     /// The attempt will be logged.
     pub(super) fn set_log(&mut self, log: Option<Box<AttemptLog>>) {
         self.log = log;

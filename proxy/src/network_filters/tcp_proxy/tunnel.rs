@@ -255,7 +255,7 @@ async fn loop_until_final(
     loop {
         match event {
             ResponseEvent::Head(head, end) => return Some((head, end)),
-            ResponseEvent::Informational(_) => {}
+            ResponseEvent::Informational(_) | ResponseEvent::Metadata(_) => {}
             ResponseEvent::Data(..) | ResponseEvent::Trailers(_) | ResponseEvent::Reset(_) => {
                 return None;
             }
@@ -304,7 +304,9 @@ impl AsyncRead for Tunnel {
                         state.set(TRAILERS_KEY, trailers);
                     }
                 }
-                ResponseEvent::Informational(_) | ResponseEvent::Head(..) => {}
+                ResponseEvent::Informational(_)
+                | ResponseEvent::Metadata(_)
+                | ResponseEvent::Head(..) => {}
                 ResponseEvent::Reset(ResetReason::ConnectionTermination) => {
                     this.read_ended = true;
                     return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));

@@ -365,6 +365,7 @@ impl Job {
                 Ok(
                     ResponseEvent::Informational(_)
                     | ResponseEvent::Data(..)
+                    | ResponseEvent::Metadata(_)
                     | ResponseEvent::Trailers(_),
                 ) => {}
                 Err(error) => return Err(Ended::With(error)),
@@ -520,10 +521,10 @@ impl Response {
                 Failure::Reset(reason.clone()).count(&self.open.cluster);
                 Err(ClientError::Reset(reason))
             }
-            // Nothing of the kind comes after a head.
-            ResponseEvent::Informational(_) | ResponseEvent::Head(..) => {
-                Ok(Some(Piece::Data(Bytes::new())))
-            }
+            // Metadata says nothing to a client; nothing else of the kind comes after a head.
+            ResponseEvent::Metadata(_)
+            | ResponseEvent::Informational(_)
+            | ResponseEvent::Head(..) => Ok(Some(Piece::Data(Bytes::new()))),
         }
     }
 

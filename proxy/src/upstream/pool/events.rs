@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, ResponseHead};
+use crate::http2::MetadataMap;
 
 /// One event of a response, in the order of the wire.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub enum ResponseEvent {
     Data(Bytes, EndStream),
     /// The trailers; the response ends with them.
     Trailers(Fields),
+    /// Metadata beside the response (HTTP/2 with `allow_metadata`).
+    Metadata(Box<MetadataMap>),
     /// The stream broke off.
     Reset(ResetReason),
 }

@@ -40,6 +40,7 @@ async fn response(client: &mut ClientConnection) -> String {
     };
     loop {
         let done = match poll_fn(|cx| client.poll_event(cx)).await {
+            ResponseEvent::Metadata(_) => unreachable!("HTTP/1 has no metadata"),
             ResponseEvent::Informational(head) => {
                 text.push_str(&format!("{} ", head.status));
                 false

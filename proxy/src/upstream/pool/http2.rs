@@ -15,7 +15,8 @@ use super::{ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, RequestHead};
 use crate::http2::driver::{Driver, Link};
 use crate::http2::{
-    Broken, ClientHttp2Settings, Connection, ConnectionConfig, ErrorCode, Http2CodecStats, Received,
+    Broken, ClientHttp2Settings, Connection, ConnectionConfig, ErrorCode, Http2CodecStats,
+    MetadataMap, Received,
 };
 use crate::net::Io;
 use crate::stream_info::BytesMeter;
@@ -33,6 +34,8 @@ struct Owner(Rc<Shared>);
 struct Shared {
     link: Link,
     settings: Rc<ClientHttp2Settings>,
+    /// Streams that the peer is taken to allow before it has said so.
+    presumed_limit: u32,
     active: Cell<usize>,
     gone: Cell<bool>,
     /// The last handle was dropped.
@@ -75,10 +78,12 @@ pub enum Availability {
 
 impl ClientConnection {
     /// Sends preface and settings and starts the task that drives the connection. Must run on a worker's local runtime.
+    /// `presumed_limit`: streams that the peer is taken to allow before its SETTINGS are there.
     pub fn start(
         io: Io,
         settings: Rc<ClientHttp2Settings>,
         stats: Option<Rc<Http2CodecStats>>,
+        presumed_limit: u32,
     ) -> Self {
         let now = Instant::now();
         let config = ConnectionConfig::for_client(&settings);
@@ -88,6 +93,7 @@ impl ClientConnection {
         let shared = Rc::new(Shared {
             link: driver.link().clone(),
             settings,
+            presumed_limit,
             active: Cell::new(0),
             gone: Cell::new(false),
             unowned: Cell::new(false),
@@ -116,9 +122,21 @@ impl ClientConnection {
     pub fn max_concurrent_streams(&self) -> usize {
         let Owner(shared) = &*self.owner;
         let configured = shared.settings.options.max_concurrent_streams;
-        let by_peer = shared.link.with(|c| c.peer_max_concurrent_streams());
+        let by_peer = match self.peer_limit() {
+            Some(by_peer) => by_peer,
+            None => Some(shared.presumed_limit),
+        };
         let max = by_peer.map_or(configured, |by_peer| configured.min(by_peer));
         usize::try_from(max).unwrap_or(usize::MAX)
+    }
+
+    /// Streams that the peer allows, or that it allows any number; none before its SETTINGS are there.
+    pub fn peer_limit(&self) -> Option<Option<u32>> {
+        self.owner.0.link.with(|connection| {
+            connection
+                .has_peer_settings()
+                .then(|| connection.peer_max_concurrent_streams())
+        })
     }
 
     /// Streams that have not ended.
@@ -207,21 +225,22 @@ impl Shared {
 
 /// Drives a connection to its end.
 async fn drive(shared: Rc<Shared>, mut driver: Driver, stats: Option<Rc<Http2CodecStats>>) {
-    let mut allowed = None;
+    let mut settings = (false, None);
     poll_fn(|cx| {
         if shared.ping_wanted.take() {
             driver.ping();
         }
         let ended = driver.poll(cx).is_ready();
-        let (takes_streams, by_peer, is_quiet) = shared.link.with(|connection| {
+        let (takes_streams, of_peer, is_quiet) = shared.link.with(|connection| {
             let is_quiet = connection.open_streams() == 0 && !connection.has_output();
-            let by_peer = connection.peer_max_concurrent_streams();
-            (connection.takes_streams(), by_peer, is_quiet)
+            let allowed = connection.peer_max_concurrent_streams();
+            let of_peer = (connection.has_peer_settings(), allowed);
+            (connection.takes_streams(), of_peer, is_quiet)
         });
         if ended || !takes_streams {
             shared.end();
         }
-        if std::mem::replace(&mut allowed, by_peer) != by_peer {
+        if std::mem::replace(&mut settings, of_peer) != of_peer {
             shared.wake();
         }
         if ended || is_quiet && shared.unowned.get() && shared.active.get() == 0 {
@@ -264,6 +283,13 @@ impl ClientStream {
         }
     }
 
+    /// Sends metadata beside the request.
+    pub fn send_metadata(&mut self, map: &MetadataMap) {
+        if let State::Open(id) = self.state {
+            self.shared.link.with(|c| c.send_metadata(id, map));
+        }
+    }
+
     /// Ready when less than the buffer limit remains to be sent.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.shared.settings.buffer_limit;
@@ -300,6 +326,7 @@ impl ClientStream {
             Received::Head(head, end) => ResponseEvent::Head(head, end),
             Received::Data(data, end) => ResponseEvent::Data(data, end),
             Received::Trailers(trailers) => ResponseEvent::Trailers(trailers),
+            Received::Metadata(map) => ResponseEvent::Metadata(map),
             Received::Broken(broken) => ResponseEvent::Reset(reset_reason(broken)),
         })
     }
@@ -395,7 +422,7 @@ mod tests {
 
     async fn connect(io: DuplexStream) -> ClientConnection {
         let settings = ClientHttp2Settings::default();
-        ClientConnection::start(Io::from(io), Rc::new(settings), None)
+        ClientConnection::start(Io::from(io), Rc::new(settings), None, 100)
     }
 
     async fn event(stream: &mut ClientStream) -> ResponseEvent {
@@ -598,7 +625,7 @@ mod tests {
                 ..ClientHttp2Settings::default()
             };
             let start = Instant::now();
-            let client = ClientConnection::start(Io::from(near), Rc::new(settings), None);
+            let client = ClientConnection::start(Io::from(near), Rc::new(settings), None, 100);
             let mut stream = client.new_stream();
             stream.send_head(&request("GET"), EndStream::Yes);
             let got = event(&mut stream).await;

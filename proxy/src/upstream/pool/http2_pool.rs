@@ -19,7 +19,12 @@ pub(super) struct Http2Pool {
     owner: PoolOwner,
     pending: PendingQueue,
     state: RefCell<State>,
+    /// Streams that the host allows on a connection, as far as is known.
+    host_limit: Cell<Option<u32>>,
 }
+
+/// What a peer is taken to allow before anything is known: RFC 9113 (section 6.5.2) wants no less of it.
+const PRESUMED_LIMIT: u32 = 100;
 
 #[derive(Default)]
 struct State {
@@ -47,6 +52,7 @@ impl Http2Pool {
             owner,
             pending: PendingQueue::default(),
             state: RefCell::default(),
+            host_limit: Cell::new(None),
         })
     }
 
@@ -160,7 +166,18 @@ impl Http2Pool {
                 .max_requests_per_connection
                 .unwrap_or(u32::MAX)
                 .min(max.http2.max_concurrent_streams);
-            let capacity = state.connecting * usize::try_from(per_connection).unwrap_or(usize::MAX);
+            let of_host = self.host_limit.get().unwrap_or(u32::MAX);
+            let per_connection = usize::try_from(per_connection.min(of_host)).unwrap_or(usize::MAX);
+            // Connections whose peers have not said what they allow may soon carry more.
+            let unsettled = state.connections.iter().filter_map(|connection| {
+                let codec = &connection.codec;
+                let room = per_connection.saturating_sub(codec.active_streams());
+                codec.peer_limit().is_none().then_some(room)
+            });
+            let capacity = state
+                .connecting
+                .saturating_mul(per_connection)
+                .saturating_add(unsettled.sum());
             if self.pending.len() <= capacity {
                 return;
             }
@@ -220,6 +237,7 @@ impl Http2Pool {
                 connected.io,
                 cluster.http2_settings(),
                 Some(cluster.http2_stats().clone()),
+                self.host_limit.get().unwrap_or(PRESUMED_LIMIT),
             );
             Ok((codec, info))
         }
@@ -262,6 +280,9 @@ async fn watch(connection: Rc<PooledHttp2>, pool: Weak<Http2Pool>) {
         };
         current.watcher.replace(Some(cx.waker().clone()));
         let polled = poll_watch(&current, &pool, &mut timer, cx);
+        if let Some(limit) = current.codec.peer_limit() {
+            pool.host_limit.set(limit.or(Some(u32::MAX)));
+        }
         if polled.is_pending() {
             connection.set(Some(current));
             // The peer may allow more streams than before.

@@ -15,6 +15,7 @@ use super::raw::RawStream;
 use super::{PoolError, ResetReason, ResponseEvent, http2};
 use crate::http::{EndStream, Fields, Protocol, RequestHead};
 use crate::http_connection_manager::codec::upgrade::{request_to_http2, response_from_http2};
+use crate::http2::MetadataMap;
 use crate::stream_info::BytesMeter;
 use crate::transport_sockets::UpstreamSocketOptions;
 
@@ -136,6 +137,15 @@ impl ClientStream {
     /// Sends the trailers and ends the request.
     pub fn send_trailers(&mut self, trailers: &Fields) {
         either!(self, stream => stream.send_trailers(trailers));
+    }
+
+    /// Sends metadata beside the request, where the protocol knows such a thing. After the head.
+    pub fn send_metadata(&mut self, map: &MetadataMap) {
+        if let Self::Http2(stream) = self
+            && let Some(stream) = &mut stream.stream
+        {
+            stream.send_metadata(map);
+        }
     }
 
     /// Writes what is queued, and is ready when less than the buffer limit remains.

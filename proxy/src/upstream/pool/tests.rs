@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -526,6 +526,10 @@ fn serve_http2(peer: DuplexStream, last: usize) {
 
 async fn status(stream: &mut ClientStream) -> Option<u16> {
     send_get(stream);
+    next_status(stream).await
+}
+
+async fn next_status(stream: &mut ClientStream) -> Option<u16> {
     poll_fn(|cx| stream.poll_flush(cx)).await;
     match poll_fn(|cx| stream.poll_event(cx)).await {
         ResponseEvent::Head(head, _) => Some(head.status),
@@ -586,6 +590,68 @@ async fn after_goaway_new_streams_go_elsewhere_and_the_connection_closes() {
     assert_eq!(pool.connections(), 2);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(pool.stats.upstream_cx_destroy_remote().value(), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn no_request_is_lost_to_servers_that_say_goaway_again_and_again() {
+    let pool = Harness::new(http2(100));
+    for _ in 0..30 {
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            streams.push(match pool.acquire() {
+                Acquire::Ready(stream) => stream,
+                acquire => pending(acquire).await.unwrap(),
+            });
+            // A server that ends after two requests, wherever the connection is new.
+            while let Some(peer) = pool.connector.peers.borrow_mut().pop_front() {
+                serve_http2(peer, 2);
+            }
+        }
+        for stream in &mut streams {
+            send_get(stream);
+        }
+        for stream in &mut streams {
+            assert_eq!(next_status(stream).await, Some(200));
+        }
+    }
+    assert!(pool.connections() > 20, "{}", pool.connections());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn before_its_settings_a_peer_gets_a_hundred_streams_and_then_what_it_allows() {
+    let pool = Harness::new(http2(1000));
+    let mut waiting: Vec<_> = (0..150).map(|_| pending(pool.acquire())).collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut streams = taken(&mut waiting).await;
+    assert_eq!((streams.len(), pool.connections()), (100, 1));
+    let peer = pool.connector.peers.borrow_mut().pop_front().unwrap();
+    tokio::task::spawn_local(async move {
+        let mut settings = h2::server::Builder::new();
+        let handshake = settings.max_concurrent_streams(120).handshake(peer);
+        let mut connection: h2::server::Connection<_, bytes::Bytes> = handshake.await.unwrap();
+        while connection.accept().await.is_some() {}
+    });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    streams.extend(taken(&mut waiting).await);
+    // The rest has a second connection, which is known to allow as many.
+    assert_eq!((streams.len(), pool.connections()), (150, 2));
+}
+
+/// Those that have got what they waited for.
+async fn taken(waiting: &mut Vec<PendingStream>) -> Vec<ClientStream> {
+    let mut streams = Vec::new();
+    poll_fn(|cx| {
+        waiting.retain_mut(|pending| match Pin::new(pending).poll(cx) {
+            Poll::Ready(stream) => {
+                streams.push(stream.unwrap());
+                false
+            }
+            Poll::Pending => true,
+        });
+        Poll::Ready(())
+    })
+    .await;
+    streams
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

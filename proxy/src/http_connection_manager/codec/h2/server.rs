@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::http::{EndStream, Fields, Method, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::{
-    Http2CodecStats, RequestEvent, ServerStream, StreamReset,
+    Http2CodecStats, MetadataMap, RequestEvent, ServerStream, StreamReset,
 };
 use crate::http2::driver::{Driver, Link};
 use crate::http2::{
@@ -189,6 +189,12 @@ impl ServerConnection {
         self.driver.keepalive_failed()
     }
 
+    /// Ends the connection without a word, and all of its streams.
+    pub fn abort(&mut self) {
+        self.driver.link().with(Connection::ended);
+        self.end = End::Local;
+    }
+
     /// Waits until the peer has closed its side of a connection that has ended.
     pub async fn close(&mut self) {
         let _ = self.driver.close().await;
@@ -231,6 +237,7 @@ impl ServerStream for ServerHttp2Stream {
         received.map(|received| match received {
             Received::Data(data, end) => RequestEvent::Data(data, end),
             Received::Trailers(trailers) => RequestEvent::Trailers(trailers),
+            Received::Metadata(map) => RequestEvent::Metadata(map),
             Received::Broken(broken) => RequestEvent::Reset(match broken {
                 Broken::Remote(_) => StreamReset::RemoteReset,
                 Broken::Refused => StreamReset::RemoteRefused,
@@ -273,6 +280,10 @@ impl ServerStream for ServerHttp2Stream {
 
     fn send_trailers(&mut self, trailers: &Fields) {
         self.link.with(|c| c.send_trailers(self.id, trailers));
+    }
+
+    fn send_metadata(&mut self, map: &MetadataMap) {
+        self.link.with(|c| c.send_metadata(self.id, map));
     }
 
     fn reset(&mut self, reason: StreamReset) {
