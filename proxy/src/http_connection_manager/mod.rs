@@ -25,6 +25,7 @@ mod manager;
 mod original_ip;
 pub mod path_normalize;
 mod proxy_status;
+mod routing;
 mod stats;
 mod stream;
 pub mod timer;

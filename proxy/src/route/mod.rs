@@ -27,6 +27,7 @@ mod mirror;
 mod path;
 mod path_index;
 mod per_filter;
+pub mod provider;
 mod rate_limit;
 mod redirect;
 mod retry_policy;

@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
+use crate::http_filters::ExtensionConfigs;
 use crate::overload::OverloadState;
+use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
 use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
@@ -29,6 +31,10 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// The route configurations in use.
+    pub routes: RouteProviders,
+    /// The filter configurations that management servers deliver.
+    pub extension_configs: ExtensionConfigs,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -79,6 +85,8 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            routes: RouteProviders::default(),
+            extension_configs: ExtensionConfigs::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

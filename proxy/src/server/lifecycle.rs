@@ -115,7 +115,7 @@ pub struct Server {
     pub(super) context: Arc<ServerContext>,
     pub(super) bootstrap_proto: pb::Bootstrap,
     pub(super) bootstrap: Bootstrap,
-    pub(super) listeners: RefCell<ListenerManager>,
+    pub(super) listeners: ListenerManager,
     pub(super) log: LogControl,
     pub(super) started_at: Instant,
     pub(super) state: Cell<State>,
@@ -184,6 +184,8 @@ impl Server {
         let manager = ClusterManager::new(context.clone(), workers, resolver);
         manager.add(clusters);
         let clusters = manager;
+        let drain_time = Duration::from_secs(cli.drain_time_s.into());
+        listeners.set_drain_time(drain_time, cli.drain_strategy == DrainStrategy::Gradual);
         let interval = Duration::from_millis(cli.file_flush_interval_msec.into());
         let min_size = u64::from(cli.file_flush_min_size_kb) << 10;
         context.access_logs.set_flush(interval, min_size);
@@ -199,7 +201,7 @@ impl Server {
             context,
             bootstrap_proto: loaded.proto,
             bootstrap,
-            listeners: RefCell::new(listeners),
+            listeners,
             log,
             started_at: Instant::now(),
             state: Cell::new(State::PreInitializing),
@@ -218,7 +220,7 @@ impl Server {
 
     async fn serve(self: Rc<Self>) -> Result<(), Vec<String>> {
         let mut signals = Signals::new().map_err(|error| vec![format!("no signals: {error}")])?;
-        let bound = self.listeners.borrow_mut().bind();
+        let bound = self.listeners.bind();
         bound.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         self.state.set(State::Initializing);
         if self.cli.mode == Mode::InitOnly {
@@ -310,15 +312,8 @@ impl Server {
                 .map_err(|error| format!("worker {index} cannot be started: {error}"))?;
         }
         self.workers.replace(peers.to_vec());
-        let listeners = self.listeners.borrow();
-        let per_worker = listeners.listen().map_err(|error| error.to_string())?;
-        for (worker, new) in self.workers.borrow().iter().zip(per_worker) {
-            worker
-                .try_send(WorkerMessage::AddListeners(new))
-                .map_err(|_| "a worker ended at once".to_owned())?;
-        }
-        listeners.workers_started();
-        Ok(())
+        let started = self.listeners.start_workers(&peers);
+        started.map_err(|error| error.to_string())
     }
 
     /// Serves until something asks for the end.
@@ -361,7 +356,7 @@ impl Server {
         })
         .await;
         self.broadcast(|| WorkerMessage::Finish).await;
-        self.listeners.borrow_mut().close_sockets(false);
+        self.listeners.close_sockets(false);
         let limit = Duration::from_secs(self.cli.drain_time_s.into());
         tokio::select! {
             () = self.workers_ended() => info!("All connections have ended."),
@@ -389,7 +384,7 @@ impl Server {
         if !(graceful && skip_exit) {
             self.broadcast(|| WorkerMessage::StopListening { inbound_only })
                 .await;
-            self.listeners.borrow_mut().close_sockets(inbound_only);
+            self.listeners.close_sockets(inbound_only);
         }
     }
 

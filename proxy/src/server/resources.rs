@@ -134,7 +134,7 @@ fn convert_listeners(
     protos: Vec<Listener>,
     report: &ConfigReport,
 ) -> ListenerManager {
-    let mut manager = ListenerManager::new(context.clone(), workers);
+    let manager = ListenerManager::new(context.clone(), workers);
     for (index, mut proto) in protos.into_iter().enumerate() {
         let place = format!("static_resources.listeners[{index}]");
         let resource = if proto.name.is_empty() {

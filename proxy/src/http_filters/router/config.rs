@@ -9,12 +9,11 @@ use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 use super::retry::RetryRuntime;
 use super::route_codes::RouteCodes;
 use super::strict::StrictHeader;
-use super::upstream_filters::ClusterChains;
+use super::upstream_filters::{ClusterChains, UpstreamChain};
 use crate::access_loggers::{AccessLog, AccessLogs};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_connection_manager::HcmStats;
-use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
-use crate::route::RouteTable;
+use crate::http_filters::chain_config::ChainConfig;
 use crate::server::{FactoryContext, Worker};
 use crate::upstream::async_client::AsyncClient;
 
@@ -50,7 +49,7 @@ pub struct WorkerRouter {
     /// The stats of the connection manager that it belongs to.
     pub stats: HcmStats,
     /// The filters of upstream attempts on clusters that have none of their own.
-    pub upstream_chain: WorkerChain,
+    pub(super) upstream_chain: UpstreamChain,
     pub(super) cluster_chains: ClusterChains,
     /// The access logs of attempts.
     pub(super) upstream_logs: AccessLogs,
@@ -139,15 +138,10 @@ fn log_options(
 
 impl WorkerRouter {
     /// This worker's instance, for streams routed by `table`.
-    pub fn new(
-        config: Arc<RouterConfig>,
-        stats: HcmStats,
-        worker: &Rc<Worker>,
-        table: &RouteTable,
-    ) -> Self {
-        let upstream_chain = config.upstream_http_filters.on_worker(worker, Some(table));
+    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>) -> Self {
+        let upstream_chain = config.upstream_http_filters.on_worker(worker, None);
         Self {
-            upstream_chain,
+            upstream_chain: UpstreamChain::new(upstream_chain),
             cluster_chains: ClusterChains::default(),
             upstream_logs: AccessLogs::on_worker(&config.upstream_logs, worker),
             route_codes: RouteCodes::default(),

@@ -86,8 +86,7 @@ impl Harness {
             upstream_log_flush_interval: None,
             upstream_http_filters: filters,
         });
-        let shared =
-            WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker, &table);
+        let shared = WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker);
         let address = || Address::Ip(([127, 0, 0, 1], 1).into());
         let mut info = StreamInfo::new(
             ConnectionInfo::between(address(), address()).into(),
