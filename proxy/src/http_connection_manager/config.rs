@@ -1,10 +1,11 @@
 //! `HttpConnectionManager`: its fields as the connection manager uses them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
-use outrigger_proto::pb::envoy::config::route::v3::RouteConfiguration;
+use outrigger_proto::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_connection_manager::{
     CodecType, HcmAccessLogOptions, PathWithEscapedSlashesAction, RouteSpecifier,
@@ -23,7 +24,8 @@ use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::router::{self, RouterConfig};
 use crate::route::RouteTable;
-use crate::route::provider::{Routes, check_clusters};
+use crate::route::provider::{Routes, ScopedRouteConfigs, check_clusters};
+use crate::route::scoped::{ScopeKey, ScopeKeyBuilder};
 use crate::server::FactoryContext;
 use crate::xds::XdsSource;
 
@@ -344,9 +346,9 @@ impl HcmConfig {
                 fixed_routes(routes, &filter_cx, &path)
             }
             Some(RouteSpecifier::Rds(rds)) => dynamic_routes(rds, &filter_cx, &path.field("rds")),
-            Some(RouteSpecifier::ScopedRoutes(_)) => Err(path
-                .field("scoped_routes")
-                .reject("is not supported yet; supported is route_config")),
+            Some(RouteSpecifier::ScopedRoutes(scoped)) => {
+                scoped_routes(scoped, &filter_cx, &path.field("scoped_routes"))
+            }
             None => Err(path
                 .field("route_config")
                 .reject("is required: one of route_config, rds, scoped_routes")),
@@ -605,6 +607,86 @@ fn fixed_routes(
     let table = RouteTable::from_proto(proto.clone(), cx, path)?;
     check_clusters(&table, true, cx.server, path)?;
     Ok(Routes::Fixed(cx.server.routes.fixed(table, &proto)))
+}
+
+/// Scopes whose route configurations stand beside them.
+fn scoped_routes(
+    proto: pb::ScopedRoutes,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<Routes, Rejected> {
+    use pb::scoped_routes::ConfigSpecifier;
+    let pb::ScopedRoutes {
+        name,
+        scope_key_builder,
+        // Of route configurations that are asked for by name.
+        rds_config_source: _,
+        config_specifier,
+    } = proto;
+    let name = path.non_empty("name", name);
+    let builder = path
+        .required("scope_key_builder", scope_key_builder)
+        .and_then(|proto| ScopeKeyBuilder::from_proto(proto, &path.field("scope_key_builder")));
+    let path = match config_specifier {
+        Some(ConfigSpecifier::ScopedRouteConfigurationsList(_)) => {
+            path.field("scoped_route_configurations_list")
+        }
+        Some(ConfigSpecifier::ScopedRds(_)) => path.field("scoped_rds"),
+        None => path.field("config_specifier"),
+    };
+    let Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) = config_specifier else {
+        return Err(path.reject("is not supported; supported is scoped_route_configurations_list"));
+    };
+    let pb::ScopedRouteConfigurationsList {
+        scoped_route_configurations,
+    } = list;
+    let tables = scoped_route_configurations.iter();
+    let tables = tables.filter_map(|scope| scope.route_configuration.as_ref());
+    let names: BTreeSet<_> = tables.flat_map(RouteTable::filter_names).collect();
+    let scopes = path.each(
+        "scoped_route_configurations",
+        scoped_route_configurations,
+        |scope, path| scope_of(scope, &names, cx, path),
+    );
+    let none = RouteTable::numbered(RouteConfiguration::default(), names.clone(), cx, &path);
+    name?;
+    Ok(Routes::Scoped(Arc::new(ScopedRouteConfigs {
+        builder: builder?,
+        scopes: scopes?,
+        none: Arc::new(none?),
+    })))
+}
+
+fn scope_of(
+    proto: ScopedRouteConfiguration,
+    names: &BTreeSet<Box<str>>,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<(ScopeKey, Routes), Rejected> {
+    let ScopedRouteConfiguration {
+        // Harmless: what stands here is loaded with the listener.
+        on_demand: _,
+        name,
+        route_configuration_name,
+        route_configuration,
+        key,
+    } = proto;
+    let name = path.non_empty("name", name);
+    if !route_configuration_name.is_empty() {
+        return Err(path.field("route_configuration_name").reject(
+            "is not supported for scopes that stand in a listener; route_configuration is",
+        ));
+    }
+    let key = path
+        .required("key", key)
+        .and_then(|key| ScopeKey::from_proto(key, &path.field("key")));
+    let proto = path.required("route_configuration", route_configuration)?;
+    let path = path.field("route_configuration");
+    let table = RouteTable::numbered(proto.clone(), names.clone(), cx, &path)?;
+    check_clusters(&table, true, cx.server, &path)?;
+    name?;
+    let routes = Routes::Fixed(cx.server.routes.fixed(table, &proto));
+    Ok((key?, routes))
 }
 
 fn dynamic_routes(

@@ -20,7 +20,7 @@ pub(super) fn judge(
     mut head: RequestHead,
 ) -> HttpVerdict {
     let hcm = Hcm::new(config, worker);
-    let routing = hcm.routing();
+    let routing = hcm.routing(&head);
     let table = routing.table.clone();
     let mut info = StreamInfo::new(connection.clone(), 0, Some(Protocol::Http11));
     let mut refused = None;

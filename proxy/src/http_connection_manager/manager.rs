@@ -289,8 +289,8 @@ impl Hcm {
 
     /// What a new stream is routed by.
     #[inline]
-    pub(super) fn routing(&self) -> Rc<Routing> {
-        self.routes.current()
+    pub(super) fn routing(&self, head: &RequestHead) -> Rc<Routing> {
+        self.routes.current(head)
     }
 
     /// Chooses the route of a request.
@@ -307,6 +307,9 @@ impl Hcm {
         if !head.fields.contains(Known::ForwardedProto) {
             return;
         }
+        // Its scope may have changed since the stream began.
+        let scoped = self.routes.scoped(head);
+        let routing = scoped.as_deref().unwrap_or(routing);
         match routing.table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {

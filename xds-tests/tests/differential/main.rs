@@ -38,6 +38,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod scopes;
 mod subsets;
 mod upgrades;
 mod upstream;
@@ -74,6 +75,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
+    ("scopes", scopes::cases),
     ("network", network::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),

@@ -147,7 +147,7 @@ impl<S: ServerStream> Stream<S> {
         };
         let router = Router::new(hcm.router.clone(), buffer_limit);
         Self {
-            routing: hcm.routing(),
+            routing: hcm.routing(&request),
             codec,
             record: Some(Box::new(Record {
                 info,

@@ -82,7 +82,7 @@ impl<S: ServerStream> Stream<S> {
             return;
         };
         // Another stream: it begins with the table of now.
-        self.routing = hcm.routing();
+        self.routing = hcm.routing(&record.request);
         hcm.resolve_route(&self.routing, &mut record.request, &mut record.info);
         let chain = hcm.chain_for(&self.routing, false, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());

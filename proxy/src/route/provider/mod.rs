@@ -21,6 +21,7 @@ pub use dynamic::RouteProvider;
 pub use registry::{DynamicRoutes, FixedRoutes, RouteProviders};
 
 use super::RouteTable;
+use super::scoped::{ScopeKey, ScopeKeyBuilder};
 use crate::config::{ConfigPath, Rejected};
 use crate::server::ServerContext;
 
@@ -31,14 +32,28 @@ pub enum Routes {
     Fixed(Arc<FixedRoutes>),
     /// `rds`.
     Dynamic(Arc<RouteProvider>),
+    /// `scoped_routes`.
+    Scoped(Arc<ScopedRouteConfigs>),
+}
+
+/// Several route configurations, of which headers of a request choose one.
+#[derive(Debug)]
+pub struct ScopedRouteConfigs {
+    /// What a request says of its scope.
+    pub builder: ScopeKeyBuilder,
+    /// What the streams of each scope are routed by. Their tables have the same numbers for filters.
+    pub scopes: Vec<(ScopeKey, Routes)>,
+    /// Without routes: for requests that belong to no scope.
+    pub none: Arc<RouteTable>,
 }
 
 impl Routes {
-    /// The table of now.
+    /// The table of now; with scopes that of none of them.
     pub fn table(&self) -> Arc<RouteTable> {
         match self {
             Self::Fixed(fixed) => fixed.table.clone(),
             Self::Dynamic(provider) => provider.table(),
+            Self::Scoped(scoped) => scoped.none.clone(),
         }
     }
 }
