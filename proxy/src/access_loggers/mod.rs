@@ -4,6 +4,7 @@
 
 mod file;
 mod filter;
+mod grpc;
 mod manager;
 
 use std::fmt;
@@ -24,6 +25,8 @@ pub static FACTORIES: &[&dyn AccessLoggerFactory] = &[
     &file::FileFactory,
     &file::StdoutFactory,
     &file::StderrFactory,
+    &grpc::HttpFactory,
+    &grpc::TcpFactory,
 ];
 
 /// Makes access loggers out of configuration. One per extension, listed in [`FACTORIES`].

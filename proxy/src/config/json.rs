@@ -1,5 +1,6 @@
 //! `google.protobuf.Struct` as JSON.
 
+use outrigger_proto::pb::google::protobuf as wkt;
 use outrigger_proto::pb::google::protobuf::{Struct, value::Kind};
 use serde_json::{Map, Number, Value};
 
@@ -27,6 +28,31 @@ pub fn json_value(kind: Option<Kind>) -> Value {
     }
 }
 
+/// The struct with these fields.
+pub fn json_to_struct(fields: &Map<String, Value>) -> Struct {
+    let fields = fields.iter();
+    Struct {
+        fields: fields
+            .map(|(key, value)| (key.clone(), json_to_value(value)))
+            .collect(),
+    }
+}
+
+/// The value that this is in protobuf. Numbers that only an integer of 64 bits can hold are rounded.
+pub fn json_to_value(value: &Value) -> wkt::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(*value),
+        Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
+        Value::String(value) => Kind::StringValue(value.clone()),
+        Value::Array(values) => Kind::ListValue(wkt::ListValue {
+            values: values.iter().map(json_to_value).collect(),
+        }),
+        Value::Object(fields) => Kind::StructValue(json_to_struct(fields)),
+    };
+    wkt::Value { kind: Some(kind) }
+}
+
 /// Whole numbers print without a fraction, as in protobuf's JSON.
 #[allow(
     clippy::cast_possible_truncation,
@@ -43,7 +69,6 @@ fn number(value: f64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outrigger_proto::pb::google::protobuf as wkt;
     use serde_json::json;
 
     #[test]
@@ -55,5 +80,12 @@ mod tests {
             fields: [("a".into(), number(3.0)), ("b".into(), number(0.5))].into(),
         };
         assert_eq!(Value::Object(json_object(proto)), json!({"a": 3, "b": 0.5}));
+    }
+
+    #[test]
+    fn what_json_holds_comes_back_from_a_struct() {
+        let json = json!({"a": [1, "x", null], "b": {"c": true}, "d": 0.5});
+        let fields = json.as_object().unwrap();
+        assert_eq!(Value::Object(json_object(json_to_struct(fields))), json);
     }
 }

@@ -19,7 +19,7 @@ use crate::runtime::Runtime;
 pub use data_source::data_source;
 pub use extension::TypedConfig;
 pub use field::{Fraction, Unset, timestamp};
-pub use json::{json_object, json_value};
+pub use json::{json_object, json_to_struct, json_to_value, json_value};
 
 /// What one load of a configuration found wrong, and how strict it is with what is old or unknown.
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ mod subject;
 mod time;
 
 pub use format_string::SubstitutionFormatString;
-pub(crate) use operator::{completed, grpc_status};
+pub(crate) use operator::{completed, grpc_status, request_size, response_size, stream_id};
 pub use subject::{NamedCluster, NamedRoute};
 
 use command::Extensions;

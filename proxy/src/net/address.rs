@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+
 /// A resolved address: IP and port, or a UNIX socket. Prints as Envoy's logs print it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -28,6 +30,26 @@ impl Address {
         match self {
             Self::Ip(address) => Some(address.port()),
             Self::Pipe(_) => None,
+        }
+    }
+
+    /// As the API writes it.
+    pub fn to_proto(&self) -> core::Address {
+        use core::address::Address as Kind;
+        use core::socket_address::PortSpecifier;
+        let kind = match self {
+            Self::Ip(ip) => Kind::SocketAddress(core::SocketAddress {
+                address: ip.ip().to_string(),
+                port_specifier: Some(PortSpecifier::PortValue(ip.port().into())),
+                ..Default::default()
+            }),
+            Self::Pipe(path) => Kind::Pipe(core::Pipe {
+                path: path.to_string(),
+                mode: 0,
+            }),
+        };
+        core::Address {
+            address: Some(kind),
         }
     }
 

@@ -115,7 +115,7 @@ impl AdminSource for Server {
         self.listeners.active().iter().map(status).collect()
     }
 
-    fn config_dump(&self, _with_endpoints: bool) -> ConfigDumps {
+    fn config_dump(&self, with_endpoints: bool) -> ConfigDumps {
         let started = Some(timestamp(SystemTime::now() - self.started_at.elapsed()));
         let mut bootstrap = self.bootstrap_proto.clone();
         bootstrap.node = Some(self.node());
@@ -128,10 +128,8 @@ impl AdminSource for Server {
                 bootstrap: Some(bootstrap),
                 last_updated: started,
             },
-            clusters: pb::ClustersConfigDump {
-                static_clusters: static_clusters.collect(),
-                ..Default::default()
-            },
+            clusters: self.clusters.config_dump(static_clusters.collect()),
+            endpoints: with_endpoints.then(|| self.clusters.endpoints_dump()),
             listeners: self.listeners.dump(),
             routes: self.context.routes.dump(),
             ecds_filters: self.context.extension_configs.dump(),

@@ -262,6 +262,7 @@ fn local_info(node: &Node) -> LocalInfo {
         region: locality.region,
         sub_zone: locality.sub_zone,
         metadata: node.metadata.clone().map(json_object).unwrap_or_default(),
+        node: node.clone(),
     }
 }
 

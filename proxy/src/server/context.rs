@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use outrigger_proto::pb::envoy::config::core::v3::Node;
+
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
 use crate::http_filters::ExtensionConfigs;
@@ -60,6 +62,8 @@ pub struct LocalInfo {
     pub sub_zone: String,
     /// `node.metadata`.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// The whole node, as servers are told it.
+    pub node: Node,
 }
 
 /// What a factory gets beside the configuration.

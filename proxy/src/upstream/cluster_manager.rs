@@ -2,31 +2,37 @@
 //!
 //! Stats: `cluster_manager.*`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use outrigger_proto::pb::envoy::admin::v3::UpdateFailureState;
+use tokio::sync::watch;
 use tracing::info;
 
 use super::ClusterId;
 use super::circuit_breaker::CircuitBreakers;
 use super::cluster::{
     ClusterConfig, ClusterEndpointStats, ClusterInfo, ClusterSettings, ClusterTrafficStats,
-    ClusterUpdateStats, DnsSettings, EndpointAddress, LoadAssignment, RequestResponseSizeStats,
-    TimeoutBudgetStats, TransportSocketMatchStats, UpstreamTransport,
+    ClusterUpdateStats, DnsSettings, DropOverload, EdsSettings, EndpointAddress, LoadAssignment,
+    RequestResponseSizeStats, TimeoutBudgetStats, TransportSocketMatchStats, UpstreamTransport,
 };
+use super::cluster_table::{Changes, ClusterTable};
 use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
+use super::discovery::eds::{EdsDiscovery, EdsManager};
+use super::dynamic_clusters::Cds;
 use super::host::Health;
 use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::pool::SocketSettings;
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::runtime::RuntimeInteger;
-use crate::server::ServerContext;
+use crate::server::{InitManager, ServerContext};
 use crate::stats::Scope;
 
 crate::stats_group! {
@@ -53,53 +59,102 @@ pub struct Cluster {
     pub hosts: ArcSwap<PrioritySet>,
     /// Grows when `hosts` has been replaced.
     pub(super) hosts_version: AtomicU64,
+    /// The requests that its endpoints ask to be dropped (`drop_overloads`), in parts of 1,000,000.
+    pub(super) drop_overload: AtomicU32,
+    /// What they are dropped for.
+    pub(super) drop_category: ArcSwapOption<String>,
     /// Of the table that it is in.
-    changes: watch::Sender<()>,
+    changes: Arc<Changes>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
     pub(super) panic_threshold: RuntimeInteger,
     /// `upstream.maintenance_mode.<name>`, in percent.
     pub(super) maintenance_mode: RuntimeInteger,
 }
 
-/// The table of all clusters, by number. Main writes it, workers read it.
-#[derive(Debug, Default)]
-pub struct ClusterTable {
-    /// Grows when `clusters` has been replaced.
-    pub(super) version: AtomicU64,
-    pub(super) clusters: ArcSwap<Vec<Option<Arc<Cluster>>>>,
-    changes: watch::Sender<()>,
-}
-
 /// Makes clusters of their configuration, keeps their hosts up to date, and publishes both. Lives on main.
-#[derive(Debug)]
 pub struct ClusterManager {
-    server: Arc<ServerContext>,
-    workers: usize,
+    pub(super) server: Arc<ServerContext>,
+    pub(super) workers: usize,
     resolver: Rc<dyn Resolver>,
     table: Arc<ClusterTable>,
-    stats: ClusterManagerStats,
-    clusters: RefCell<HashMap<ClusterId, Entry>>,
+    pub(super) stats: ClusterManagerStats,
+    pub(super) clusters: RefCell<HashMap<ClusterId, Entry>>,
     /// Settings that clusters share.
     settings: RefCell<Vec<Arc<ClusterSettings>>>,
     /// `ClusterManager.upstream_bind_config`, for clusters that have none.
     bind: RefCell<Option<SocketSettings>>,
-    /// Rung when no cluster is warming any more.
-    warmed: Notify,
+    /// How many clusters there are.
+    tally: watch::Sender<ClusterTally>,
+    /// What the clusters wait for as a whole: the first answer about which there are.
+    init: InitManager,
+    /// Where clusters come from while the process runs, if they do.
+    pub(super) cds: RefCell<Option<Cds>>,
+    /// How endpoints come from management servers.
+    pub(super) eds: EdsManager,
+}
+
+/// How many clusters there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterTally {
+    /// In use.
+    pub active: usize,
+    /// Not yet in use, since something is missing.
+    pub warming: usize,
+    /// Of these, those that management servers may be reached by: their hosts do not come from one.
+    pub warming_primary: usize,
 }
 
 /// One name. A new version takes over when it is warm.
-#[derive(Debug, Default)]
-struct Entry {
-    active: Option<Managed>,
-    warming: Option<Managed>,
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) active: Option<Managed>,
+    pub(super) warming: Option<Managed>,
+    /// The last update, if it was refused.
+    pub(super) refused: Option<Box<UpdateFailureState>>,
 }
 
-#[derive(Debug)]
-struct Managed {
-    cluster: Arc<Cluster>,
-    /// Resolves names for as long as the cluster lives.
-    _dns: Option<DnsDiscovery>,
+pub(super) struct Managed {
+    pub(super) cluster: Arc<Cluster>,
+    /// Finds hosts for as long as the cluster lives.
+    pub(super) discovery: Discovery,
+    /// What it waits for before it is used.
+    waits: Option<Waits>,
+    /// What it was made of; none: the bootstrap.
+    pub(super) accepted: Option<Accepted>,
 }
+
+struct Waits {
+    hosts_found: Cell<bool>,
+    init: InitManager,
+}
+
+/// How a cluster finds its hosts.
+pub(super) enum Discovery {
+    /// They are configured.
+    Static,
+    Dns {
+        _resolving: DnsDiscovery,
+    },
+    Eds(Rc<EdsDiscovery>),
+}
+
+/// A configuration that was accepted while the process runs.
+pub(super) struct Accepted {
+    /// The encoded cluster, as it came.
+    pub(super) body: Box<[u8]>,
+    pub(super) version: Arc<str>,
+    pub(super) at: SystemTime,
+}
+
+/// Changes that are published together.
+#[derive(Default)]
+pub(super) struct Batch {
+    published: Vec<(ClusterId, Option<Arc<Cluster>>)>,
+    /// What they replace.
+    replaced: Vec<Managed>,
+}
+
+const DROP_OVERLOAD_LIMIT: &str = "load_balancing_policy.drop_overload_limit";
 
 /// Distinct settings that are remembered; clusters that share none of them keep their own.
 const SHARED_SETTINGS: usize = 64;
@@ -111,20 +166,22 @@ impl Cluster {
         let runtime = crate::runtime::Runtime::default();
         let panic_threshold = runtime.integer("", threshold.into());
         let values = (panic_threshold, runtime.integer("", 0));
-        let cluster = Self::empty(info, watch::Sender::default(), values);
+        let cluster = Self::empty(info, Arc::default(), values);
         cluster.set_hosts(hosts);
         cluster
     }
 
     fn empty(
         info: ClusterInfo,
-        changes: watch::Sender<()>,
+        changes: Arc<Changes>,
         (panic_threshold, maintenance_mode): (RuntimeInteger, RuntimeInteger),
     ) -> Self {
         Self {
             info: Arc::new(info),
             hosts: ArcSwap::default(),
             hosts_version: AtomicU64::new(0),
+            drop_overload: AtomicU32::new(0),
+            drop_category: ArcSwapOption::empty(),
             changes,
             panic_threshold,
             maintenance_mode,
@@ -136,10 +193,10 @@ impl Cluster {
         let old = self.hosts.load();
         set.hash_tables = self.hash_tables(&set);
         set.subsets = self.subsets(&set, &old);
-        let known: HashSet<_> = old.hosts().map(Arc::as_ptr).collect();
+        let known: HashSet<_> = old.hosts().map(|host| host.identity()).collect();
         let kept = set
             .hosts()
-            .filter(|host| known.contains(&Arc::as_ptr(host)))
+            .filter(|host| known.contains(&host.identity()))
             .count();
         let changed = kept != set.hosts().count() || kept != known.len();
         let stats = &self.info.endpoint_stats;
@@ -152,9 +209,7 @@ impl Cluster {
             false => 0,
             true => set
                 .hosts()
-                .filter(|host| {
-                    !known.contains(&Arc::as_ptr(host)) && transport.count(&host.metadata)
-                })
+                .filter(|host| !known.contains(&host.identity()) && transport.count(&host.metadata))
                 .count(),
         };
         let elsewhere = u64::try_from(elsewhere).unwrap_or(u64::MAX);
@@ -173,7 +228,7 @@ impl Cluster {
         }
         self.hosts.store(Arc::new(set));
         self.hosts_version.fetch_add(1, Relaxed);
-        self.changes.send_replace(());
+        self.changes.add(&[self.info.id]);
     }
 
     /// What load balancers that hash read, for the hosts as they are now.
@@ -247,31 +302,6 @@ pub(super) fn stats_scope(server: &ServerContext, observability_name: &str) -> S
     server.stats.scope(&format!("cluster.{name}."))
 }
 
-impl ClusterTable {
-    /// The cluster with this number, if there is one.
-    pub fn get(&self, id: ClusterId) -> Option<Arc<Cluster>> {
-        self.clusters.load().get(index(id)).cloned().flatten()
-    }
-
-    /// Sees every change of a cluster or its hosts from now on.
-    pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-
-    fn replace(&self, changes: impl IntoIterator<Item = (ClusterId, Option<Arc<Cluster>>)>) {
-        let mut clusters = Vec::clone(&self.clusters.load());
-        for (id, cluster) in changes {
-            if clusters.len() <= index(id) {
-                clusters.resize(index(id) + 1, None);
-            }
-            clusters[index(id)] = cluster;
-        }
-        self.clusters.store(Arc::new(clusters));
-        self.version.fetch_add(1, Relaxed);
-        self.changes.send_replace(());
-    }
-}
-
 impl ClusterManager {
     /// A manager without clusters, for this many workers.
     pub fn new(server: Arc<ServerContext>, workers: usize, resolver: Rc<dyn Resolver>) -> Rc<Self> {
@@ -284,7 +314,10 @@ impl ClusterManager {
             clusters: RefCell::default(),
             settings: RefCell::default(),
             bind: RefCell::default(),
-            warmed: Notify::new(),
+            tally: watch::Sender::default(),
+            init: InitManager::new("Cluster manager"),
+            cds: RefCell::default(),
+            eds: EdsManager::default(),
         })
     }
 
@@ -299,45 +332,53 @@ impl ClusterManager {
         *self.bind.borrow_mut() = Some(bind);
     }
 
-    /// Adds clusters, or replaces those of the same names. One whose names must be resolved first takes part when they are;
-    /// until then an older one stays. Must run on a local runtime if there are such.
+    /// Adds clusters, or replaces those of the same names. One whose names must be resolved first, whose endpoints come from a
+    /// management server or that waits for anything else takes part when all is there; until then an older one stays. Must run
+    /// on a local runtime if there are such.
     pub fn add(self: &Rc<Self>, configs: impl IntoIterator<Item = ClusterConfig>) {
-        let mut published = Vec::new();
+        let mut batch = Batch::default();
         for config in configs {
-            if let Some(change) = self.add_one(config) {
-                published.push(change);
-            }
+            self.add_one(config, None, &mut batch);
         }
-        self.table.replace(published);
-        self.count();
+        self.publish(batch);
     }
 
     /// Removes a cluster. False if there is none of this name.
-    pub fn remove(&self, name: &str) -> bool {
-        let removed = self
-            .server
-            .cluster_names
-            .find(name)
-            .and_then(|id| Some((id, self.clusters.borrow_mut().remove(&id)?)));
-        let Some((id, entry)) = removed else {
-            return false;
-        };
-        self.table.replace([(id, None)]);
-        self.stats.cluster_removed().inc();
-        drop(entry);
-        self.count();
-        true
+    pub fn remove(self: &Rc<Self>, name: &str) -> bool {
+        let mut batch = Batch::default();
+        let removed = self.remove_one(name, &mut batch);
+        self.publish(batch);
+        removed
     }
 
     /// Ends when no cluster is warming.
     pub async fn warmed(&self) {
-        loop {
-            let rung = self.warmed.notified();
-            if self.warming() == 0 {
-                return;
-            }
-            rung.await;
+        self.wait_for(|tally| tally.warming == 0).await;
+    }
+
+    /// Ends when all clusters that need no management server are warm: what talks to one may begin.
+    pub async fn primary_ready(&self) {
+        self.wait_for(|tally| tally.warming_primary == 0).await;
+    }
+
+    /// Ends when it is known which clusters there are (by the first answer about them, good or bad, or `initial_fetch_timeout`),
+    /// and none of them is warming. What comes later warms on its own.
+    pub async fn all_ready(&self) {
+        while !(self.init.is_ready() && self.tally.borrow().warming == 0) {
+            self.init.ready().await;
+            self.warmed().await;
         }
+        self.eds.set_initialized();
+    }
+
+    /// What the clusters wait for as a whole, for `/init_dump`; which of them are warming, `warming_clusters` says.
+    pub fn init(&self) -> &InitManager {
+        &self.init
+    }
+
+    /// How many clusters there are, now and whenever that changes.
+    pub fn tally(&self) -> watch::Receiver<ClusterTally> {
+        self.tally.subscribe()
     }
 
     /// The clusters in use, sorted by name.
@@ -360,10 +401,182 @@ impl ClusterManager {
         names
     }
 
-    fn add_one(
+    /// Makes a cluster. Where it need not warm, it is part of the batch.
+    pub(super) fn add_one(
         self: &Rc<Self>,
         config: ClusterConfig,
-    ) -> Option<(ClusterId, Option<Arc<Cluster>>)> {
+        accepted: Option<Accepted>,
+        batch: &mut Batch,
+    ) {
+        let (cluster, config) = self.make(config);
+        let id = cluster.info.id;
+        let HostSource {
+            assignment,
+            dns,
+            eds,
+            wait_for_warm,
+            init,
+        } = config;
+        let named = dns.is_some() && wait_for_warm && has_names(&assignment);
+        let must_find_hosts = eds.is_some() || named;
+        let is_ready = init.is_ready();
+        let waits = (must_find_hosts || !is_ready).then(|| Waits {
+            hosts_found: Cell::new(!must_find_hosts),
+            init: init.clone(),
+        });
+        let discovery = match (eds, dns) {
+            (Some(settings), _) => Discovery::Eds(EdsDiscovery::new(self, &cluster, settings)),
+            (None, Some(settings)) => Discovery::Dns {
+                _resolving: self.resolve(&cluster, assignment, settings),
+            },
+            (None, None) => {
+                self.set_drop_overload(&cluster, assignment.drop_overload.as_ref());
+                cluster.set_hosts(assignment.into_hosts(self.workers));
+                Discovery::Static
+            }
+        };
+        if let Discovery::Eds(eds) = &discovery {
+            self.eds.enqueue(eds);
+        }
+        let is_dynamic = accepted.is_some();
+        let managed = Managed {
+            cluster: cluster.clone(),
+            discovery,
+            waits,
+            accepted,
+        };
+        let is_known = self.change(id, |entry| {
+            let is_known = entry.active.is_some() || entry.warming.is_some();
+            entry.refused = None;
+            batch.replaced.extend(entry.warming.take());
+            if managed.waits.is_some() {
+                entry.warming = Some(managed);
+            } else {
+                batch.replaced.extend(entry.active.replace(managed));
+                batch.published.push((id, Some(cluster.clone())));
+            }
+            is_known
+        });
+        match is_known {
+            true => self.stats.cluster_modified().inc(),
+            false => self.stats.cluster_added().inc(),
+        }
+        if is_dynamic && self.is_warming(&cluster) {
+            cluster.info.update_stats.warming_state().set(1);
+        }
+        if !is_ready {
+            let (manager, cluster) = (Rc::downgrade(self), Arc::downgrade(&cluster));
+            tokio::task::spawn_local(async move {
+                init.ready().await;
+                if let (Some(manager), Some(cluster)) = (manager.upgrade(), cluster.upgrade()) {
+                    manager.activate_if_warm(&cluster);
+                }
+            });
+        }
+    }
+
+    /// Takes a cluster away, as part of the batch. False if there is none of this name.
+    pub(super) fn remove_one(&self, name: &str, batch: &mut Batch) -> bool {
+        let Some(id) = self.server.cluster_names.find(name) else {
+            return false;
+        };
+        let removed = self.change(id, |entry| {
+            entry.refused = None;
+            if entry.active.is_some() {
+                batch.published.push((id, None));
+            }
+            let before = batch.replaced.len();
+            batch.replaced.extend(entry.active.take());
+            batch.replaced.extend(entry.warming.take());
+            batch.replaced.len() > before
+        });
+        if removed {
+            self.stats.cluster_removed().inc();
+        }
+        removed
+    }
+
+    /// Makes changes known to workers, and lets go of what they replace.
+    pub(super) fn publish(self: &Rc<Self>, batch: Batch) {
+        let Batch {
+            published,
+            replaced,
+        } = batch;
+        self.table.replace(published);
+        drop(replaced);
+        self.start_eds();
+    }
+
+    /// Changes what stands behind a number, and counts again.
+    pub(super) fn change<T>(&self, id: ClusterId, change: impl FnOnce(&mut Entry) -> T) -> T {
+        let mut clusters = self.clusters.borrow_mut();
+        let entry = clusters.entry(id).or_default();
+        let before = entry.tally();
+        let result = change(entry);
+        let after = entry.tally();
+        if entry.is_empty() {
+            clusters.remove(&id);
+        }
+        drop(clusters);
+        if before != after {
+            self.tally.send_modify(|tally| tally.count(before, after));
+            let tally = *self.tally.borrow();
+            let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            self.stats.active_clusters().set(count(tally.active));
+            self.stats.warming_clusters().set(count(tally.warming));
+        }
+        result
+    }
+
+    /// A cluster has found its first hosts, or gives up the wait for them.
+    pub(super) fn hosts_found(self: &Rc<Self>, cluster: &Arc<Cluster>) {
+        let is_warming = self.change(cluster.info.id, |entry| {
+            let waits = entry
+                .warming_as(cluster)
+                .and_then(|managed| managed.waits.as_ref());
+            waits.inspect(|waits| waits.hosts_found.set(true)).is_some()
+        });
+        if is_warming {
+            self.activate_if_warm(cluster);
+        }
+    }
+
+    /// A cluster that has all that it waits for takes the place of an older one.
+    fn activate_if_warm(self: &Rc<Self>, cluster: &Arc<Cluster>) {
+        let id = cluster.info.id;
+        let mut batch = Batch::default();
+        self.change(id, |entry| {
+            let is_warm = |waits: &Waits| waits.hosts_found.get() && waits.init.is_ready();
+            let waits = entry
+                .warming_as(cluster)
+                .and_then(|managed| managed.waits.as_ref());
+            if !waits.is_some_and(is_warm) {
+                return;
+            }
+            if let Some(mut warm) = entry.warming.take() {
+                warm.waits = None;
+                batch.replaced.extend(entry.active.replace(warm));
+                batch.published.push((id, Some(cluster.clone())));
+            }
+        });
+        if !batch.published.is_empty() {
+            info!(cluster = &*cluster.info.name, "Cluster is warm.");
+            if cluster.info.update_stats.warming_state().is_used() {
+                cluster.info.update_stats.warming_state().set(0);
+            }
+        }
+        self.publish(batch);
+    }
+
+    /// Whether this very cluster is not yet in use.
+    pub(super) fn is_warming(&self, cluster: &Arc<Cluster>) -> bool {
+        let clusters = self.clusters.borrow();
+        let entry = clusters.get(&cluster.info.id);
+        entry.is_some_and(|entry| entry.warming_as(cluster).is_some())
+    }
+
+    /// What of a configuration is not a matter of finding hosts.
+    fn make(&self, config: ClusterConfig) -> (Arc<Cluster>, HostSource) {
         let ClusterConfig {
             name,
             alt_stat_name,
@@ -371,13 +584,14 @@ impl ClusterManager {
             metadata,
             assignment,
             dns,
+            eds,
             has_bind_config,
             wait_for_warm,
             timeout_budgets,
             request_response_sizes,
             http_filters,
             transport,
-            init: _,
+            init,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
             settings.sockets = SocketSettings {
@@ -397,80 +611,48 @@ impl ClusterManager {
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));
-        let id = info.id;
         let maintenance = format!("upstream.maintenance_mode.{name}");
         let values = (threshold, self.server.runtime.integer(&maintenance, 0));
-        let cluster = Arc::new(Cluster::empty(info, self.table.changes.clone(), values));
-        match self.clusters.borrow().contains_key(&id) {
-            true => self.stats.cluster_modified().inc(),
-            false => self.stats.cluster_added().inc(),
-        }
-        let must_warm = dns.is_some() && wait_for_warm && has_names(&assignment);
-        // The entry stands before names are resolved, so that an answer that comes at once finds it.
-        let dns = self.find_hosts(&cluster, assignment, dns);
-        let managed = Managed {
-            cluster: cluster.clone(),
-            _dns: dns,
+        let cluster = Cluster::empty(info, self.table.changes().clone(), values);
+        let source = HostSource {
+            assignment,
+            dns,
+            eds,
+            wait_for_warm,
+            init,
         };
-        let mut clusters = self.clusters.borrow_mut();
-        let entry = clusters.entry(id).or_default();
-        if must_warm {
-            entry.warming = Some(managed);
-            return None;
-        }
-        entry.warming = None;
-        entry.active = Some(managed);
-        Some((id, Some(cluster)))
+        (Arc::new(cluster), source)
     }
 
-    fn find_hosts(
+    fn resolve(
         self: &Rc<Self>,
         cluster: &Arc<Cluster>,
         assignment: LoadAssignment,
-        dns: Option<DnsSettings>,
-    ) -> Option<DnsDiscovery> {
-        let Some(settings) = dns else {
-            cluster.set_hosts(assignment.into_hosts(self.workers));
-            return None;
-        };
+        settings: DnsSettings,
+    ) -> DnsDiscovery {
+        self.set_drop_overload(cluster, assignment.drop_overload.as_ref());
         let manager = Rc::downgrade(self);
         let warm = Arc::downgrade(cluster);
         let ready = Box::new(move || {
             if let (Some(manager), Some(cluster)) = (manager.upgrade(), warm.upgrade()) {
-                manager.activate(&cluster);
+                manager.hosts_found(&cluster);
             }
         });
         let seed = u64::from(cluster.info.id.0);
         let environment = (&self.resolver, self.workers, seed);
-        Some(DnsDiscovery::start(
-            cluster,
-            settings,
-            assignment,
-            environment,
-            ready,
-        ))
+        DnsDiscovery::start(cluster, settings, assignment, environment, ready)
     }
 
-    /// A cluster is warm: it takes the place of an older one.
-    fn activate(&self, cluster: &Arc<Cluster>) {
-        let id = cluster.info.id;
-        let old = {
-            let mut clusters = self.clusters.borrow_mut();
-            let Some(entry) = clusters.get_mut(&id) else {
-                return;
-            };
-            match entry
-                .warming
-                .take_if(|warming| Arc::ptr_eq(&warming.cluster, cluster))
-            {
-                Some(warm) => entry.active.replace(warm),
-                None => return,
-            }
-        };
-        info!(cluster = &*cluster.info.name, "Cluster is warm.");
-        self.table.replace([(id, Some(cluster.clone()))]);
-        drop(old);
-        self.count();
+    /// Says which requests to a cluster are dropped from now on: no more than `load_balancing_policy.drop_overload_limit` percent.
+    pub(super) fn set_drop_overload(&self, cluster: &Cluster, drop: Option<&DropOverload>) {
+        let per_million = drop.map_or(0, |drop| {
+            let limit = self.server.runtime.integer(DROP_OVERLOAD_LIMIT, 100);
+            let limit = u32::try_from(limit.get()).unwrap_or(100).min(100);
+            drop.per_million.min(limit * 10_000)
+        });
+        cluster.drop_overload.store(per_million, Relaxed);
+        let category = drop.map(|drop| Arc::new(drop.category.clone()));
+        cluster.drop_category.store(category);
     }
 
     /// One copy of settings that many clusters have.
@@ -487,31 +669,65 @@ impl ClusterManager {
         settings
     }
 
-    fn warming(&self) -> usize {
-        let clusters = self.clusters.borrow();
-        clusters
-            .values()
-            .filter(|entry| entry.warming.is_some())
-            .count()
+    async fn wait_for(&self, condition: impl Fn(&ClusterTally) -> bool) {
+        let mut tally = self.tally.subscribe();
+        // The sender is in `self`, so the wait cannot fail.
+        let _ = tally.wait_for(condition).await;
     }
 
-    fn count(&self) {
-        let clusters = self.clusters.borrow();
-        let active = clusters
-            .values()
-            .filter(|entry| entry.active.is_some())
-            .count();
-        drop(clusters);
-        let warming = self.warming();
-        self.stats
-            .active_clusters()
-            .set(u64::try_from(active).unwrap_or(u64::MAX));
-        self.stats
-            .warming_clusters()
-            .set(u64::try_from(warming).unwrap_or(u64::MAX));
-        if warming == 0 {
-            self.warmed.notify_waiters();
+    /// How many primary clusters are warming.
+    pub(super) fn warming_primary(&self) -> usize {
+        self.tally.borrow().warming_primary
+    }
+}
+
+/// How a cluster will find its hosts.
+struct HostSource {
+    assignment: LoadAssignment,
+    dns: Option<DnsSettings>,
+    eds: Option<EdsSettings>,
+    wait_for_warm: bool,
+    init: InitManager,
+}
+
+impl Entry {
+    fn tally(&self) -> ClusterTally {
+        let primary = |managed: &&Managed| match &managed.discovery {
+            Discovery::Static | Discovery::Dns { .. } => true,
+            Discovery::Eds(eds) => eds.is_primary(),
+        };
+        ClusterTally {
+            active: usize::from(self.active.is_some()),
+            warming: usize::from(self.warming.is_some()),
+            warming_primary: usize::from(self.warming.as_ref().filter(primary).is_some()),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.active.is_none() && self.warming.is_none() && self.refused.is_none()
+    }
+
+    /// The version that is warming, if it is this one.
+    fn warming_as(&self, cluster: &Arc<Cluster>) -> Option<&Managed> {
+        let is_this = |warming: &&Managed| Arc::ptr_eq(&warming.cluster, cluster);
+        self.warming.as_ref().filter(is_this)
+    }
+}
+
+impl ClusterTally {
+    fn count(&mut self, before: Self, after: Self) {
+        self.active = self.active + after.active - before.active;
+        self.warming = self.warming + after.warming - before.warming;
+        self.warming_primary =
+            self.warming_primary + after.warming_primary - before.warming_primary;
+    }
+}
+
+impl fmt::Debug for ClusterManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterManager")
+            .field("tally", &*self.tally.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -523,10 +739,6 @@ fn has_names(assignment: &LoadAssignment) -> bool {
         .any(|endpoint| matches!(endpoint.address, EndpointAddress::Name { .. }))
 }
 
-fn index(id: ClusterId) -> usize {
-    usize::try_from(id.0).unwrap_or(usize::MAX)
-}
-
 impl LoadAssignment {
     /// The hosts at those endpoints that have addresses.
     fn into_hosts(self, workers: usize) -> PrioritySet {
@@ -534,6 +746,10 @@ impl LoadAssignment {
             localities,
             overprovisioning_factor,
             weighted_priority_health,
+            // Kept beside the hosts.
+            drop_overload: _,
+            // Of EDS alone.
+            stale_after: _,
         } = self;
         let groups = localities.into_iter().map(|locality| HostGroup {
             locality: locality.locality.clone(),

@@ -67,8 +67,8 @@ pub enum HealthFlag {
 }
 
 /// A set of [`HealthFlag`]s that main changes and everybody reads.
-#[derive(Debug, Default)]
-pub struct HealthFlags(AtomicU32);
+#[derive(Debug)]
+pub struct HealthFlags(Arc<HostState>);
 
 /// How far a host can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +83,14 @@ pub enum Health {
 
 /// What happened on a host, in one shard per thread, made when it is first used.
 #[derive(Debug)]
-pub struct HostStats {
-    shards: OnceLock<Box<[HostShard]>>,
+pub struct HostStats(Arc<HostState>);
+
+/// What stays of a host when its configuration changes; it is what makes it the same host.
+#[derive(Debug)]
+struct HostState {
+    flags: AtomicU32,
     workers: u32,
+    shards: OnceLock<Box<[HostShard]>>,
 }
 
 /// One thread's part of [`HostStats`]: only that thread writes it.
@@ -114,7 +119,7 @@ pub struct WorkerHost {
     handle: Rc<HostHandle>,
     /// Since when its health checks have not failed, as far as a load balancer wanted to know.
     healthy_since: Cell<Option<Instant>>,
-    pub(super) pools: HostPools,
+    pub(super) pools: Rc<HostPools>,
 }
 
 /// A host without its pools: what connections and requests hold on to.
@@ -128,6 +133,7 @@ pub(super) struct HostHandle {
 impl Host {
     /// A healthy host without any further properties.
     pub fn new(address: Address, workers: usize) -> Self {
+        let stats = HostStats::new(workers);
         Self {
             address,
             additional_addresses: Box::default(),
@@ -137,9 +143,24 @@ impl Host {
             weight: 1,
             priority: 0,
             canary: false,
-            health: HealthFlags::default(),
-            stats: HostStats::new(workers),
+            health: HealthFlags(stats.0.clone()),
+            stats,
         }
+    }
+
+    /// The same host as `old` with another configuration: it keeps the stats, the health and the connections of `old`.
+    #[must_use]
+    pub(super) fn in_place_of(self, old: &Self) -> Self {
+        Self {
+            health: HealthFlags(old.stats.0.clone()),
+            stats: HostStats(old.stats.0.clone()),
+            ..self
+        }
+    }
+
+    /// Tells hosts apart: the same for as long as a host stays, whatever becomes of its configuration.
+    pub(super) fn identity(&self) -> HostIdentity {
+        HostIdentity(Arc::as_ptr(&self.stats.0))
     }
 
     /// How far it can be used.
@@ -160,6 +181,10 @@ impl Host {
     }
 }
 
+/// Which host, among those that are alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct HostIdentity(*const HostState);
+
 /// Hosts without a locality share one.
 fn nowhere() -> Arc<Locality> {
     static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
@@ -169,7 +194,7 @@ fn nowhere() -> Arc<Locality> {
 impl HealthFlags {
     /// The bits.
     pub fn get(&self) -> u32 {
-        self.0.load(Relaxed)
+        self.0.flags.load(Relaxed)
     }
 
     /// Whether a flag is set.
@@ -179,32 +204,45 @@ impl HealthFlags {
 
     /// Replaces all flags.
     pub fn replace(&self, bits: u32) {
-        self.0.store(bits, Relaxed);
+        self.0.flags.store(bits, Relaxed);
     }
 
     /// Sets a flag.
     pub fn set(&self, flag: HealthFlag) {
-        self.0.fetch_or(flag as u32, Relaxed);
+        self.0.flags.fetch_or(flag as u32, Relaxed);
     }
 
     /// Clears a flag.
     pub fn clear(&self, flag: HealthFlag) {
-        self.0.fetch_and(!(flag as u32), Relaxed);
+        self.0.flags.fetch_and(!(flag as u32), Relaxed);
+    }
+
+    /// Replaces the flags that discovery sets by those of `bits`, and leaves all others. True if that changes anything.
+    pub(super) fn replace_discovered(&self, bits: u32) -> bool {
+        let of_discovery = HealthFlag::FailedEdsHealth as u32
+            | HealthFlag::DegradedEdsHealth as u32
+            | HealthFlag::EdsStatusDraining as u32;
+        let bits = bits & of_discovery;
+        let old = self.get() & of_discovery;
+        self.0.flags.fetch_and(!of_discovery | bits, Relaxed);
+        self.0.flags.fetch_or(bits, Relaxed);
+        old != bits
     }
 }
 
 impl HostStats {
     /// Nothing happened yet; `workers` threads may write.
     pub fn new(workers: usize) -> Self {
-        Self {
-            shards: OnceLock::new(),
+        Self(Arc::new(HostState {
+            flags: AtomicU32::new(0),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
-        }
+            shards: OnceLock::new(),
+        }))
     }
 
     /// The sum over all threads.
     pub fn get(&self, stat: HostStat) -> u64 {
-        self.shards.get().map_or(0, |shards| {
+        self.0.shards.get().map_or(0, |shards| {
             shards.iter().fold(0, |sum, shard| {
                 sum.wrapping_add(shard.0[stat as usize].load(Relaxed))
             })
@@ -212,9 +250,10 @@ impl HostStats {
     }
 
     fn add(&self, shard: usize, stat: HostStat, n: u64) {
-        let shards = self
-            .shards
-            .get_or_init(|| (0..=self.workers).map(|_| HostShard::default()).collect());
+        let HostState {
+            shards, workers, ..
+        } = &*self.0;
+        let shards = shards.get_or_init(|| (0..=*workers).map(|_| HostShard::default()).collect());
         if let Some(shard) = shards.get(shard) {
             // Only this thread writes this shard.
             let value = &shard.0[stat as usize];
@@ -234,8 +273,23 @@ impl WorkerHost {
         Self {
             handle: Rc::new(HostHandle { host, shard }),
             healthy_since: Cell::new(None),
-            pools: HostPools::default(),
+            pools: Rc::default(),
         }
+    }
+
+    /// The same host with the configuration that it has now: its pools go on.
+    pub(super) fn with_configuration(self: &Rc<Self>, host: &Arc<Host>) -> Rc<Self> {
+        if Arc::ptr_eq(host, &self.handle.host) {
+            return self.clone();
+        }
+        Rc::new(Self {
+            handle: Rc::new(HostHandle {
+                host: host.clone(),
+                shard: self.handle.shard,
+            }),
+            healthy_since: self.healthy_since.clone(),
+            pools: self.pools.clone(),
+        })
     }
 
     /// The host that all workers share.
@@ -294,12 +348,6 @@ impl Deref for WorkerHost {
     type Target = Host;
     fn deref(&self) -> &Host {
         &self.handle.host
-    }
-}
-
-impl Drop for WorkerHost {
-    fn drop(&mut self) {
-        self.pools.drain();
     }
 }
 

@@ -5,7 +5,12 @@ mod circuit_breaker;
 pub mod cluster;
 mod cluster_manager;
 mod cluster_names;
+mod cluster_table;
 mod discovery;
+mod dump;
+mod dynamic_clusters;
+#[cfg(test)]
+mod dynamic_tests;
 mod host;
 pub mod load_balancer;
 pub mod pool;
@@ -20,8 +25,9 @@ pub use circuit_breaker::{
 };
 pub(crate) use cluster::CodeStats;
 pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin};
-pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats, ClusterTable};
+pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats};
 pub use cluster_names::{ClusterId, ClusterNames};
+pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
 pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};
 pub use load_balancer::{LB_NAMESPACE, LoadBalancerContext, MetadataMatch};

@@ -8,14 +8,19 @@ use outrigger_proto::pb::google::protobuf::UInt32Value;
 use super::circuit_breaker::Thresholds;
 use super::cluster_manager::{Cluster, ClusterManager};
 use super::host::{HealthFlag, Host, HostStat, Locality};
-use crate::net::Address;
 
 impl ClusterManager {
     /// Every cluster in use with its hosts, sorted by name.
     pub fn status(&self) -> Vec<pb::ClusterStatus> {
         self.clusters()
             .iter()
-            .map(|cluster| cluster.status())
+            .map(|cluster| {
+                let mut status = cluster.status();
+                let (added_via_api, service_name) = self.origin(cluster);
+                status.added_via_api = added_via_api;
+                status.eds_service_name = service_name;
+                status
+            })
             .collect()
     }
 }
@@ -62,7 +67,7 @@ impl Host {
             sub_zone,
         } = &*self.locality;
         pb::HostStatus {
-            address: Some(address(&self.address)),
+            address: Some(self.address.to_proto()),
             stats: vec![
                 metric(Counter, "cx_connect_fail", HostStat::CxConnectFail),
                 metric(Counter, "cx_total", HostStat::CxTotal),
@@ -120,25 +125,5 @@ fn thresholds(
         max_requests: value(limits.max_requests),
         max_retries: value(limits.max_retries),
         ..Default::default()
-    }
-}
-
-fn address(address: &Address) -> core::Address {
-    use core::address::Address as Kind;
-    let kind = match address {
-        Address::Ip(ip) => Kind::SocketAddress(core::SocketAddress {
-            address: ip.ip().to_string(),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(
-                ip.port().into(),
-            )),
-            ..Default::default()
-        }),
-        Address::Pipe(path) => Kind::Pipe(core::Pipe {
-            path: path.to_string(),
-            mode: 0,
-        }),
-    };
-    core::Address {
-        address: Some(kind),
     }
 }

@@ -21,6 +21,8 @@ use crate::server::{LocalInfo, ServerContext, Worker};
 pub(crate) struct Backends {
     requests: RefCell<VecDeque<String>>,
     responses: RefCell<VecDeque<Answer>>,
+    /// All bytes that came, whole requests or not.
+    received: RefCell<Vec<u8>>,
     /// Connections that were closed from our side.
     closed: Cell<usize>,
 }
@@ -127,6 +129,11 @@ impl Backends {
         self.requests.borrow_mut().pop_front()
     }
 
+    /// All that came since this was last asked, whole requests or not.
+    pub(crate) fn received(&self) -> String {
+        String::from_utf8_lossy(&self.received.take()).into_owned()
+    }
+
     /// How many connections have ended.
     pub(crate) fn closed(&self) -> usize {
         self.closed.get()
@@ -135,7 +142,7 @@ impl Backends {
     async fn serve(self: Rc<Self>, mut peer: DuplexStream) {
         let mut input = Vec::new();
         loop {
-            let Some(request) = read_request(&mut peer, &mut input).await else {
+            let Some(request) = read_request(&mut peer, &mut input, &self.received).await else {
                 break;
             };
             self.requests.borrow_mut().push_back(request);
@@ -155,7 +162,11 @@ impl Backends {
 }
 
 /// Head and body of one request; none at the end of the connection.
-async fn read_request(peer: &mut DuplexStream, input: &mut Vec<u8>) -> Option<String> {
+async fn read_request(
+    peer: &mut DuplexStream,
+    input: &mut Vec<u8>,
+    received: &RefCell<Vec<u8>>,
+) -> Option<String> {
     loop {
         let text = String::from_utf8_lossy(input).into_owned();
         if let Some(head_end) = text.find("\r\n\r\n").map(|at| at + 4) {
@@ -176,9 +187,11 @@ async fn read_request(peer: &mut DuplexStream, input: &mut Vec<u8>) -> Option<St
                 );
             }
         }
+        let known = input.len();
         if peer.read_buf(input).await.ok()? == 0 {
             return None;
         }
+        received.borrow_mut().extend_from_slice(&input[known..]);
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::ClusterId;
 use super::circuit_breaker::{Resource, RoutingPriority};
 use super::cluster::{ClusterInfo, CodeOrigin, CodeStats};
-use super::cluster_manager::{Cluster, ClusterTable};
+use super::cluster_manager::Cluster;
+use super::cluster_table::{Changed, ClusterTable};
 use super::host::WorkerHost;
 use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
 use super::pool::{
@@ -26,7 +27,7 @@ use crate::server::Random;
 /// This worker's clusters by number, each made when first asked for.
 pub struct WorkerClusters {
     table: Arc<ClusterTable>,
-    /// The version of the table that `clusters` agree with.
+    /// How many changes of the table `clusters` agree with.
     seen: Cell<u64>,
     clusters: RefCell<Vec<Option<Rc<WorkerCluster>>>>,
     /// The shard of stats that this worker writes.
@@ -88,7 +89,7 @@ impl WorkerClusters {
     /// The cluster with this number, if there is one.
     #[inline]
     pub fn get(&self, id: ClusterId) -> Option<Rc<WorkerCluster>> {
-        if self.table.version.load(Relaxed) != self.seen.get() {
+        if self.table.changes().version() != self.seen.get() {
             self.refresh();
         }
         let at = usize::try_from(id.0).unwrap_or(usize::MAX);
@@ -98,29 +99,36 @@ impl WorkerClusters {
         self.make(id, at)
     }
 
-    /// Ends what belongs to clusters that were removed or replaced. `get` does it too; a worker without traffic should do it
-    /// when `ClusterTable::changed` says so.
+    /// Ends what belongs to clusters and hosts that were removed or replaced. `get` does it too; a worker without traffic does
+    /// it when the table says so. It costs as much as has changed.
+    #[cold]
     pub fn refresh(&self) {
-        self.seen.set(self.table.version.load(Relaxed));
-        let current = self.table.clusters.load();
-        let gone: Vec<_> = self
-            .clusters
-            .borrow_mut()
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(at, slot)| {
-                let same = slot.as_ref().is_some_and(|cluster| {
-                    current
-                        .get(at)
-                        .and_then(Option::as_ref)
-                        .is_some_and(|now| Arc::ptr_eq(now, &cluster.handle.cluster))
-                });
-                if same { None } else { slot.take() }
-            })
-            .collect();
-        for cluster in gone {
-            cluster.drain();
+        let (version, changed) = self.table.changes().since(self.seen.get());
+        self.seen.set(version);
+        match changed {
+            Changed::These(ids) => ids.into_iter().for_each(|id| self.refresh_one(id)),
+            Changed::Anything => {
+                let known = u32::try_from(self.clusters.borrow().len()).unwrap_or(u32::MAX);
+                (0..known).for_each(|id| self.refresh_one(ClusterId(id)));
+            }
         }
+    }
+
+    fn refresh_one(&self, id: ClusterId) {
+        let at = usize::try_from(id.0).unwrap_or(usize::MAX);
+        let known = self.clusters.borrow().get(at).cloned().flatten();
+        let Some(known) = known else {
+            return;
+        };
+        let now = self.table.get(id);
+        if now.is_some_and(|now| Arc::ptr_eq(&now, &known.handle.cluster)) {
+            known.refresh();
+            return;
+        }
+        if let Some(slot) = self.clusters.borrow_mut().get_mut(at) {
+            *slot = None;
+        }
+        known.drain();
     }
 
     /// Follows the changes of clusters and hosts for as long as the worker lives, so that connections to what is gone do not wait
@@ -129,10 +137,6 @@ impl WorkerClusters {
         let mut changes = self.table.subscribe();
         while changes.changed().await.is_ok() {
             self.refresh();
-            let known: Vec<_> = self.clusters.borrow().iter().flatten().cloned().collect();
-            for cluster in known {
-                cluster.refresh();
-            }
         }
     }
 
@@ -265,6 +269,12 @@ impl WorkerCluster {
             0 => false,
             percent => random.next() % 100 < percent,
         }
+    }
+
+    /// The share of requests that its endpoints ask to be dropped (`drop_overloads`), in parts of 1,000,000.
+    #[inline]
+    pub fn drop_overload(&self) -> u32 {
+        self.handle.cluster.drop_overload.load(Relaxed)
     }
 
     /// Records how long a response took, from the end of the request: `upstream_rq_time`, and the same below `external.` or

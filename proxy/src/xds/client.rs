@@ -8,7 +8,10 @@ use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
 
 use super::subscription::Command;
-use super::{Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher, XdsSource};
+use super::{
+    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
+    XdsSource,
+};
 use crate::server::ServerContext;
 
 /// Asks sources for resources and hands out what they answer. Lives on main.
@@ -117,6 +120,28 @@ impl XdsClient {
         match refused.is_empty() {
             true => Ok(()),
             false => Err(refused),
+        }
+    }
+
+    /// Tells all who asked for a kind at this source that nothing came, as if the time for it were over.
+    pub fn fail(&self, source: &XdsSource, kind: ResourceKind, why: FetchFailure) {
+        self.take_commands();
+        let told: Vec<WatcherHandle> = {
+            let subscribers = self.subscribers.borrow();
+            let concerned = subscribers
+                .values()
+                .filter(|known| known.kind == kind && known.source == *source);
+            concerned.map(|known| known.watcher.clone()).collect()
+        };
+        for watcher in told {
+            match watcher {
+                WatcherHandle::Shared(watcher) => {
+                    if let Some(watcher) = watcher.upgrade() {
+                        watcher.on_fetch_failed(why);
+                    }
+                }
+                WatcherHandle::Main(watcher) => watcher.on_fetch_failed(why),
+            }
         }
     }
 

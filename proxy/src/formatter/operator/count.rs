@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{FormatData, upstream_of};
-use crate::http::{Fields, RequestHead};
+use crate::http::{Fields, RequestHead, ResponseHead};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::formatter) enum Count {
@@ -55,9 +55,7 @@ impl Count {
             Self::UpstreamHeaderReceived => info.upstream_bytes.header_received,
             Self::UpstreamHeaderSent => info.upstream_bytes.header_sent,
             Self::RequestHeadersBytes => data.request.map_or(0, request_size),
-            Self::ResponseHeadersBytes => data.response.map_or(0, |head| {
-                (":status".len() + 3 + head.fields.byte_size()) as u64
-            }),
+            Self::ResponseHeadersBytes => data.response.map_or(0, response_size),
             Self::ResponseTrailersBytes => {
                 data.response_trailers.map_or(0, Fields::byte_size) as u64
             }
@@ -74,7 +72,7 @@ impl Count {
 }
 
 /// The size of a head as Envoy counts it: names and values, pseudo headers included.
-fn request_size(head: &RequestHead) -> u64 {
+pub(crate) fn request_size(head: &RequestHead) -> u64 {
     let pseudo = [
         (":method", Some(head.method_bytes())),
         (":path", head.path()),
@@ -87,6 +85,11 @@ fn request_size(head: &RequestHead) -> u64 {
         .filter_map(|(name, value)| value.map(|value| name.len() + value.len()))
         .sum();
     (pseudo + head.fields.byte_size()) as u64
+}
+
+/// The same of a response.
+pub(crate) fn response_size(head: &ResponseHead) -> u64 {
+    (":status".len() + 3 + head.fields.byte_size()) as u64
 }
 
 /// When the stream ended, or now.

@@ -12,7 +12,7 @@ mod tls;
 
 pub(super) use address::{AddressPart, Attempt, End};
 pub(super) use count::Count;
-pub(crate) use count::completed;
+pub(crate) use count::{completed, request_size, response_size};
 pub(super) use grpc::GrpcStatusForm;
 pub(crate) use grpc::grpc_status;
 pub(super) use header::{Header, HeaderRef, Message};
@@ -20,6 +20,7 @@ pub(super) use moment::{Clock, Point};
 pub(super) use server_name::{HostSource, ServerNameFirst};
 pub(super) use state::{FilterStateForm, MetadataSource};
 pub(super) use text::Text;
+pub(crate) use text::stream_id;
 pub(super) use tls::{TlsPart, TlsSide};
 
 use grpc::grpc_status_of;

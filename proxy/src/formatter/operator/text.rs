@@ -135,7 +135,7 @@ fn write_flags(long: bool, data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
 }
 
 /// The id of the request, or else the number of the stream.
-fn stream_id(data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
+pub(crate) fn stream_id(data: &FormatData<'_>, out: &mut Vec<u8>) -> bool {
     let of_stream = data.info.request_id.as_deref().map(str::as_bytes);
     let of_head = || data.request?.fields.get(Known::RequestId);
     match of_stream.or_else(of_head).filter(|id| !id.is_empty()) {

@@ -79,7 +79,10 @@ impl Router {
         }
         let cluster = self.cluster.as_ref()?;
         if !cluster.is_in_maintenance(&env.worker.random) {
-            return None;
+            return match cluster.drop_overload() {
+                0 => None,
+                per_million => self.drop_overload(env, per_million),
+            };
         }
         env.info.response_flags.set(ResponseFlag::UpstreamOverflow);
         self.charge(503, env);
@@ -87,6 +90,35 @@ impl Router {
         let mut reply = LocalReply::new(503, "maintenance_mode").with_body("maintenance mode");
         if !self.shared.config.suppress_envoy_headers {
             reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
+        }
+        Some(self.reply(env, reply))
+    }
+
+    /// The endpoints of the cluster ask that some requests, or all of them, are not even tried.
+    #[cold]
+    fn drop_overload(&self, env: &mut ChainEnv<'_>, per_million: u32) -> Option<RouterEvent> {
+        if env.worker.random.next() % 1_000_000 >= per_million.into() {
+            return None;
+        }
+        let (flag, header, details, body) = match per_million {
+            1_000_000.. => (
+                ResponseFlag::UnconditionalDropOverload,
+                "x-envoy-unconditional-drop-overload",
+                "unconditional_drop_overload",
+                "unconditional drop overload",
+            ),
+            _ => (
+                ResponseFlag::DropOverload,
+                "x-envoy-drop-overload",
+                "drop_overload",
+                "drop overload",
+            ),
+        };
+        env.info.response_flags.set(flag);
+        self.charge(503, env);
+        let mut reply = LocalReply::new(503, details).with_body(body);
+        if !self.shared.config.suppress_envoy_headers {
+            reply = reply.with_header(HeaderName::new(header), "true");
         }
         Some(self.reply(env, reply))
     }

@@ -8,6 +8,7 @@
 
 mod body;
 mod grpc;
+mod grpc_service;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use body::{Body, BodyReader, BodySender, body};
-pub use grpc::GrpcError;
+pub use grpc::{GrpcError, framed};
+pub use grpc_service::GrpcService;
 
 use super::pool::{
     Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamKind, StreamRequest,

@@ -3,7 +3,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
 //! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`.
 //! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
-//! Deviations: discovery by EDS and by original destination, health checks and outlier detection are refused by name.
+//! Deviations: discovery by original destination, health checks and outlier detection are refused by name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use pb::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 
 use super::ClusterSettings;
 use super::dns_config::{DnsSettings, LegacyDnsFields};
+use super::eds_config::{EdsNames, EdsSettings};
 use super::endpoint::{EndpointAddress, LoadAssignment};
 use super::http_options::{LegacyHttpFields, ProtocolChoice, TYPE_NAME, UpstreamHttpOptions};
 use super::limits::circuit_breakers;
@@ -38,6 +39,8 @@ pub struct ClusterConfig {
     pub(in crate::upstream) assignment: LoadAssignment,
     /// None: all endpoints have addresses.
     pub(in crate::upstream) dns: Option<DnsSettings>,
+    /// None: all endpoints are configured, or found by DNS.
+    pub(in crate::upstream) eds: Option<EdsSettings>,
     /// Whether it says itself how sockets are bound.
     pub(in crate::upstream) has_bind_config: bool,
     /// Whether the cluster is used only when its names are resolved. Default true.
@@ -140,7 +143,6 @@ impl ClusterConfig {
                 connection_pool_per_downstream_connection,
             ),
             path.unsupported_if_set("queuing_policies", queuing_policies),
-            path.unsupported_if_set("eds_cluster_config", eds_cluster_config),
         ];
         let name = path.non_empty("name", name);
         let connect_timeout = path.positive_duration("connect_timeout", connect_timeout);
@@ -165,6 +167,11 @@ impl ClusterConfig {
         let transport =
             UpstreamTransport::from_proto(transport_socket, transport_socket_matches, &cx, path);
         let http = http_options(typed_extension_protocol_options, legacy_http, &cx, path);
+        let merge_window = common_lb_config.as_ref();
+        let merge_window = merge_window.and_then(|common| common.update_merge_window);
+        let merge_window = path
+            .field("common_lb_config")
+            .duration("update_merge_window", merge_window);
         let policy = LegacyPolicy {
             lb_policy,
             lb_config,
@@ -188,6 +195,19 @@ impl ClusterConfig {
             typed_resolver: typed_dns_resolver_config,
         };
         let discovery = discovery(cluster_discovery_type, legacy_dns, path);
+        let eds = match (&discovery, eds_cluster_config) {
+            (Ok(Discovery::Eds), proto) => {
+                let names = EdsNames {
+                    cluster: name.as_deref().unwrap_or_default().to_owned(),
+                    update_merge_window: merge_window?,
+                };
+                EdsSettings::from_proto(proto, names, server, path).map(Some)
+            }
+            (Ok(_), Some(_)) => Err(path
+                .field("eds_cluster_config")
+                .reject("is for clusters of the type EDS alone")),
+            _ => merge_window.map(|_| None),
+        };
         let assignment =
             LoadAssignment::from_proto(load_assignment, &path.field("load_assignment"));
         let pb::TrackClusterStats {
@@ -200,7 +220,11 @@ impl ClusterConfig {
         for result in refused {
             result?;
         }
-        let (dns, assignment) = (discovery?, assignment?);
+        let (eds, assignment) = (eds?, assignment?);
+        let dns = match discovery? {
+            Discovery::Dns(dns) => Some(dns),
+            Discovery::Static | Discovery::Eds => None,
+        };
         if dns.is_none()
             && let Ok(settings) = &load_balancer
             && settings.policy.hashes_hostnames()
@@ -209,7 +233,9 @@ impl ClusterConfig {
                 "Cannot use hostname for consistent hashing loadbalancing for cluster of type: 'envoy.cluster.static'",
             ));
         }
-        check_addresses(dns.as_ref(), &assignment, path)?;
+        if eds.is_none() {
+            check_addresses(dns.as_ref(), &assignment, path)?;
+        }
         let (http, http_filters) = http?;
         let transport = transport?;
         if http.protocol == ProtocolChoice::Auto && !transport.supports_alpn() {
@@ -233,6 +259,7 @@ impl ClusterConfig {
             metadata: metadata.map(metadata_from_proto).unwrap_or_default(),
             assignment,
             dns,
+            eds,
             has_bind_config,
             wait_for_warm: wait_for_warm_on_init.is_none_or(|v| v.value),
             timeout_budgets: timeout_budgets || track_timeout_budgets,
@@ -273,20 +300,25 @@ fn http_options(
     }
 }
 
-/// How hosts are found: by DNS, or (none) as they are configured.
+/// How hosts are found.
+enum Discovery {
+    Static,
+    Dns(DnsSettings),
+    Eds,
+}
+
+/// How hosts are found: by DNS, by EDS, or as they are configured.
 fn discovery(
     proto: Option<ClusterDiscoveryType>,
     legacy: LegacyDnsFields,
     path: &ConfigPath<'_>,
-) -> Result<Option<DnsSettings>, Rejected> {
+) -> Result<Discovery, Rejected> {
     match proto {
         Some(ClusterDiscoveryType::Type(kind)) => match path.enumeration("type", kind)? {
-            DiscoveryType::Static => legacy.convert(false, path).map(|_| None),
-            DiscoveryType::StrictDns => legacy.convert(false, path).map(Some),
-            DiscoveryType::LogicalDns => legacy.convert(true, path).map(Some),
-            DiscoveryType::Eds => Err(path
-                .field("type")
-                .reject("EDS needs xDS, which is not supported yet")),
+            DiscoveryType::Static => legacy.convert(false, path).map(|_| Discovery::Static),
+            DiscoveryType::StrictDns => legacy.convert(false, path).map(Discovery::Dns),
+            DiscoveryType::LogicalDns => legacy.convert(true, path).map(Discovery::Dns),
+            DiscoveryType::Eds => legacy.convert(false, path).map(|_| Discovery::Eds),
             DiscoveryType::OriginalDst => Err(path
                 .field("type")
                 .reject("ORIGINAL_DST is not supported yet")),
@@ -298,9 +330,9 @@ fn discovery(
             if config.type_name != DNS_CLUSTER {
                 return Err(config.unknown(&path, &[DNS_CLUSTER]));
             }
-            DnsSettings::from_proto(config.decode(&path)?, &path).map(Some)
+            DnsSettings::from_proto(config.decode(&path)?, &path).map(Discovery::Dns)
         }
-        None => legacy.convert(false, path).map(|_| None),
+        None => legacy.convert(false, path).map(|_| Discovery::Static),
     }
 }
 

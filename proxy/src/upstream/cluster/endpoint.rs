@@ -2,24 +2,38 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::endpoint::v3 as pb;
 use pb::lb_endpoint::HostIdentifier;
 
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::matchers::metadata_from_proto;
 use crate::net::Address;
 use crate::stream_info::DynamicMetadata;
 use crate::upstream::host::{HealthFlag, Host, Locality};
 
 /// All endpoints of a cluster, as they are configured.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::upstream) struct LoadAssignment {
     pub(in crate::upstream) localities: Vec<LocalityEndpoints>,
     /// In percent.
     pub(in crate::upstream) overprovisioning_factor: u32,
     pub(in crate::upstream) weighted_priority_health: bool,
+    /// `policy.drop_overloads`.
+    pub(in crate::upstream) drop_overload: Option<DropOverload>,
+    /// `policy.endpoint_stale_after`: how long it holds, where it comes from a management server. None: for ever.
+    pub(in crate::upstream) stale_after: Option<Duration>,
+}
+
+/// Requests that are not even tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::upstream) struct DropOverload {
+    /// What they are dropped for, as reports name it.
+    pub(in crate::upstream) category: String,
+    /// How many of 1,000,000 are dropped.
+    pub(in crate::upstream) per_million: u32,
 }
 
 /// The endpoints of one locality.
@@ -51,12 +65,44 @@ pub(in crate::upstream) enum EndpointAddress {
 }
 
 impl LoadAssignment {
+    /// What a management server assigns to those that ask for `name`: its endpoints have addresses.
+    pub(in crate::upstream) fn from_eds(
+        proto: pb::ClusterLoadAssignment,
+        name: &str,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let named = match proto.cluster_name == name {
+            true => Ok(()),
+            false => Err(path.field("cluster_name").reject(format!(
+                "{:?} is not {name:?}, which was asked for",
+                proto.cluster_name
+            ))),
+        };
+        let assignment = Self::from_proto(Some(proto), path)?;
+        let mut resolved = Ok(());
+        for (at, locality) in assignment.localities.iter().enumerate() {
+            let path = path.index("endpoints", at);
+            for (at, endpoint) in locality.endpoints.iter().enumerate() {
+                if let EndpointAddress::Name { host, .. } = &endpoint.address {
+                    let path = path.index("lb_endpoints", at);
+                    let path = path.field("endpoint");
+                    resolved = Err(path.field("address").reject(format!(
+                        "{host:?} is not an IP address: EDS does not resolve names"
+                    )));
+                }
+            }
+        }
+        named?;
+        resolved?;
+        Ok(assignment)
+    }
+
     pub(super) fn from_proto(
         proto: Option<pb::ClusterLoadAssignment>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let pb::ClusterLoadAssignment {
-            // Of EDS alone.
+            // Of EDS alone, where it is checked.
             cluster_name: _,
             endpoints,
             named_endpoints,
@@ -66,11 +112,9 @@ impl LoadAssignment {
         let named = path.unsupported_if_set("named_endpoints", named_endpoints);
         let policy = assignment_policy(policy, &path.field("policy"));
         named?;
-        let (overprovisioning_factor, weighted_priority_health) = policy?;
         Ok(Self {
             localities: localities?,
-            overprovisioning_factor,
-            weighted_priority_health,
+            ..policy?
         })
     }
 
@@ -82,26 +126,76 @@ impl LoadAssignment {
     }
 }
 
+/// An assignment of this policy without endpoints.
 fn assignment_policy(
     proto: Option<pb::cluster_load_assignment::Policy>,
     path: &ConfigPath<'_>,
-) -> Result<(u32, bool), Rejected> {
+) -> Result<LoadAssignment, Rejected> {
     let pb::cluster_load_assignment::Policy {
         drop_overloads,
         overprovisioning_factor,
         endpoint_stale_after,
         weighted_priority_health,
     } = proto.unwrap_or_default();
-    let drops = path.unsupported_if_set("drop_overloads", drop_overloads);
-    let stale = path.unsupported_if_set("endpoint_stale_after", endpoint_stale_after);
+    let drops = path.each("drop_overloads", drop_overloads, DropOverload::from_proto);
+    let stale = path.duration("endpoint_stale_after", endpoint_stale_after);
     let factor = path.in_range(
         "overprovisioning_factor",
         overprovisioning_factor.map_or(140, |v| v.value),
         1..=u32::MAX,
     );
-    drops?;
-    stale?;
-    Ok((factor?, weighted_priority_health))
+    let mut drops: Vec<DropOverload> = drops?;
+    if drops.len() > 1 {
+        return Err(path.field("drop_overloads").reject(format!(
+            "has {} categories, and one is supported",
+            drops.len()
+        )));
+    }
+    Ok(LoadAssignment {
+        localities: Vec::new(),
+        overprovisioning_factor: factor?,
+        weighted_priority_health,
+        drop_overload: drops.pop(),
+        stale_after: stale?.filter(|after| after.as_millis() > 0),
+    })
+}
+
+impl DropOverload {
+    fn from_proto(
+        proto: pb::cluster_load_assignment::policy::DropOverload,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let pb::cluster_load_assignment::policy::DropOverload {
+            category,
+            drop_percentage,
+        } = proto;
+        let category = path.non_empty("category", category);
+        let path = path.field("drop_percentage");
+        let Fraction {
+            numerator,
+            denominator,
+        } = Fraction::from_proto(drop_percentage.unwrap_or_default(), &path)?;
+        if numerator > denominator {
+            return Err(path.reject(format!("{numerator} of {denominator} is more than all")));
+        }
+        Ok(Self {
+            category: category?,
+            // The denominator is a divisor of a million, and the numerator no more than it.
+            per_million: numerator * (1_000_000 / denominator),
+        })
+    }
+}
+
+impl Default for LoadAssignment {
+    fn default() -> Self {
+        Self {
+            localities: Vec::new(),
+            overprovisioning_factor: 140,
+            weighted_priority_health: false,
+            drop_overload: None,
+            stale_after: None,
+        }
+    }
 }
 
 impl LocalityEndpoints {

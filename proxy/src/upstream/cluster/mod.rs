@@ -2,6 +2,7 @@
 
 mod config;
 mod dns_config;
+mod eds_config;
 mod endpoint;
 mod http_options;
 mod limits;
@@ -16,7 +17,10 @@ use std::time::Duration;
 
 pub use config::ClusterConfig;
 pub use dns_config::{DnsSettings, LookupFamily, ResolverSettings};
-pub(super) use endpoint::{EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints};
+pub(super) use eds_config::EdsSettings;
+pub(super) use endpoint::{
+    DropOverload, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
+};
 pub use http_options::{AutoTlsOptions, CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
 pub(crate) use stats::CodeStats;
 pub use stats::{

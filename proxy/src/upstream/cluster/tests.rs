@@ -70,7 +70,7 @@ load_assignment:
         paths,
         [
             "cluster / health_checks",
-            "cluster / type",
+            "cluster / eds_cluster_config",
             "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / load_balancing_weight",
             "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / endpoint / address / socket_address / port_value",
         ]

@@ -65,6 +65,10 @@ impl DnsDiscovery {
             localities,
             overprovisioning_factor,
             weighted_priority_health,
+            // Kept beside the hosts.
+            drop_overload: _,
+            // Of EDS alone.
+            stale_after: _,
         } = assignment;
         let hosts = localities
             .iter()

@@ -1,6 +1,7 @@
 //! Finding the hosts of a cluster.
 
 pub(super) mod dns;
+pub(super) mod eds;
 mod resolver;
 #[cfg(test)]
 mod tests;

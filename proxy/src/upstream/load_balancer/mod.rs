@@ -116,18 +116,16 @@ impl WorkerLoadBalancer {
     /// Takes over a new set of hosts, and gives back those that are no longer in it.
     pub(super) fn update(&mut self, set: &PrioritySet, shard: usize) -> Vec<Rc<WorkerHost>> {
         let mut old: Vec<Rc<WorkerHost>> = self.hosts().cloned().collect();
-        old.sort_by_key(|host| Arc::as_ptr(host.shared()));
+        old.sort_by_key(|host| host.identity());
         let mut kept = vec![false; old.len()];
-        let mut on_worker = |host: &Arc<Host>| {
-            let known =
-                old.binary_search_by_key(&Arc::as_ptr(host), |old| Arc::as_ptr(old.shared()));
-            match known {
-                Ok(at) => {
-                    kept[at] = true;
-                    old[at].clone()
-                }
-                Err(_) => Rc::new(WorkerHost::on_worker(host.clone(), shard)),
+        let mut on_worker = |host: &Arc<Host>| match old
+            .binary_search_by_key(&host.identity(), |old| old.identity())
+        {
+            Ok(at) => {
+                kept[at] = true;
+                old[at].with_configuration(host)
             }
+            Err(_) => Rc::new(WorkerHost::on_worker(host.clone(), shard)),
         };
         let priorities = set.priorities.iter();
         let hosts = priorities

@@ -281,6 +281,12 @@ impl Drop for PoolOwner {
     }
 }
 
+impl Drop for HostPools {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
 impl fmt::Debug for HostPools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostPools").finish_non_exhaustive()

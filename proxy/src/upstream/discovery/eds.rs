@@ -1,0 +1,597 @@
+//! `EDS`: endpoints that a management server, or a watched file, assigns to a cluster, on main.
+//!
+//! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/service_discovery#arch-overview-service-discovery-types-eds>
+//! Stats: `cluster.<name>.{update_attempt,update_success,update_rejected,update_failure,update_empty,update_no_rebuild}`,
+//! `init_fetch_timeout`, `update_time`, `update_duration`, `version`, `version_text`, `assignment_stale`,
+//! `assignment_timeout_received`, `assignment_use_cached`; `cluster_manager.{cluster_updated,cluster_updated_via_merge}`,
+//! `update_merge_cancelled`, `update_out_of_merge_window`.
+//! Deviations: endpoints by reference (`leds_cluster_locality_config`, `endpoint_name`, `named_endpoints`) are refused.
+//! Deviations: updates are merged by cluster and not by priority.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use prost::Message;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::ConfigPath;
+use crate::net::Address;
+use crate::route::xx_hash64;
+use crate::stats::TextReadout;
+use crate::upstream::cluster::{
+    EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
+};
+use crate::upstream::cluster_manager::{Cluster, ClusterManager};
+use crate::upstream::host::{Host, HostIdentity, Locality};
+use crate::upstream::priority_set::{HostGroup, HostSet, PrioritySet};
+use crate::xds::{
+    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
+    XdsClient,
+};
+
+crate::stats_group! {
+    /// What a subscription counts beside that which every cluster has.
+    struct EdsStats {
+        counter init_fetch_timeout;
+        histogram update_duration (Milliseconds);
+        counter update_rejected;
+        gauge update_time;
+    }
+}
+
+/// What the clusters with EDS have in common.
+#[derive(Default)]
+pub(in crate::upstream) struct EdsManager {
+    client: RefCell<Option<Rc<XdsClient>>>,
+    /// Those that have not asked yet.
+    waiting: RefCell<Vec<Weak<EdsDiscovery>>>,
+    /// Whether the first clusters are all warm: from then on nobody waits before it asks.
+    is_initialized: Cell<bool>,
+    cache: RefCell<HashMap<Arc<str>, Cached>>,
+}
+
+/// The last assignment of the aggregated stream for a name. A cluster that replaces another one by a new version asks for the
+/// same name again, which servers may leave unanswered: then it gets what the old one had.
+#[derive(Default)]
+struct Cached {
+    users: usize,
+    body: Option<Rc<[u8]>>,
+}
+
+/// The endpoints of one cluster. Dropped, they are no longer asked for.
+pub(in crate::upstream) struct EdsDiscovery {
+    eds: Rc<Eds>,
+    subscription: OnceCell<Subscription>,
+}
+
+/// What hears of new assignments.
+struct Eds {
+    me: Weak<Eds>,
+    manager: Weak<ClusterManager>,
+    cluster: Arc<Cluster>,
+    settings: EdsSettings,
+    stats: EdsStats,
+    version_text: TextReadout,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The encoded assignment in force.
+    accepted: Option<Rc<[u8]>>,
+    /// How long it holds without an update.
+    stale_after: Option<Duration>,
+    stale: Timer,
+    /// Hosts that are published at the end of the merge window.
+    pending: Option<PrioritySet>,
+    merge: Timer,
+    published_at: Option<Instant>,
+}
+
+/// A task that ends with its owner.
+#[derive(Default)]
+struct Timer(Option<JoinHandle<()>>);
+
+/// How hosts differ from those before.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    /// Hosts came, or went.
+    members: bool,
+    /// Anything about those that stayed.
+    properties: bool,
+}
+
+impl EdsManager {
+    /// Remembers a cluster that asks as soon as it may.
+    pub(in crate::upstream) fn enqueue(&self, discovery: &Rc<EdsDiscovery>) {
+        self.waiting.borrow_mut().push(Rc::downgrade(discovery));
+    }
+
+    /// The first clusters are all warm.
+    pub(in crate::upstream) fn set_initialized(&self) {
+        self.is_initialized.set(true);
+    }
+
+    fn cached(&self, name: &str) -> Option<Rc<[u8]>> {
+        self.cache.borrow().get(name)?.body.clone()
+    }
+
+    fn cache(&self, name: &str, body: Option<Rc<[u8]>>) {
+        if let Some(cached) = self.cache.borrow_mut().get_mut(name) {
+            cached.body = body;
+        }
+    }
+
+    fn add_user(&self, name: &Arc<str>) {
+        let mut cache = self.cache.borrow_mut();
+        cache.entry(name.clone()).or_default().users += 1;
+    }
+
+    fn remove_user(&self, name: &str) {
+        let mut cache = self.cache.borrow_mut();
+        if let Some(cached) = cache.get_mut(name) {
+            cached.users -= 1;
+            if cached.users == 0 {
+                cache.remove(name);
+            }
+        }
+    }
+}
+
+impl ClusterManager {
+    /// Says who is asked for endpoints. Clusters that need them ask when all primary clusters are ready.
+    pub fn set_xds_client(self: &Rc<Self>, client: &Rc<XdsClient>) {
+        *self.eds.client.borrow_mut() = Some(client.clone());
+        self.start_eds();
+    }
+
+    /// Lets those ask that may: until all clusters are warm for the first time only what needs nobody else.
+    pub(in crate::upstream) fn start_eds(&self) {
+        let Some(client) = self.eds.client.borrow().clone() else {
+            return;
+        };
+        let all = self.eds.is_initialized.get() || self.warming_primary() == 0;
+        let waiting = std::mem::take(&mut *self.eds.waiting.borrow_mut());
+        for discovery in waiting {
+            match discovery.upgrade() {
+                Some(ready) if all || ready.is_primary() => ready.start(&client),
+                Some(_) => self.eds.waiting.borrow_mut().push(discovery),
+                None => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl ClusterManager {
+    /// All that hears of endpoints, sorted by cluster number.
+    pub(in crate::upstream) fn watchers(&self) -> Vec<Rc<dyn Watcher>> {
+        use crate::upstream::cluster_manager::{Discovery, Entry};
+        let clusters = self.clusters.borrow();
+        let mut numbers: Vec<_> = clusters.keys().copied().collect();
+        numbers.sort();
+        let watcher = |entry: &Entry| -> Option<Rc<dyn Watcher>> {
+            let newest = entry.warming.as_ref().or(entry.active.as_ref())?;
+            match &newest.discovery {
+                Discovery::Eds(discovery) => Some(discovery.eds.clone()),
+                _ => None,
+            }
+        };
+        let entries = numbers.iter().filter_map(|id| clusters.get(id));
+        entries.filter_map(watcher).collect()
+    }
+}
+
+impl EdsDiscovery {
+    pub(in crate::upstream) fn new(
+        manager: &Rc<ClusterManager>,
+        cluster: &Arc<Cluster>,
+        settings: EdsSettings,
+    ) -> Rc<Self> {
+        manager.eds.add_user(&settings.service_name);
+        let scope = &cluster.info.scope;
+        let eds = Rc::new_cyclic(|me| Eds {
+            me: me.clone(),
+            manager: Rc::downgrade(manager),
+            cluster: cluster.clone(),
+            stats: EdsStats::new(scope),
+            version_text: scope.text_readout("version_text"),
+            settings,
+            state: RefCell::default(),
+        });
+        Rc::new(Self {
+            eds,
+            subscription: OnceCell::new(),
+        })
+    }
+
+    /// Whether its source needs no other cluster.
+    pub(in crate::upstream) fn is_primary(&self) -> bool {
+        self.eds.settings.is_primary
+    }
+
+    /// `EdsClusterConfig.service_name`.
+    pub(in crate::upstream) fn service_name(&self) -> &Arc<str> {
+        &self.eds.settings.service_name
+    }
+
+    fn start(&self, client: &XdsClient) {
+        self.subscription.get_or_init(|| {
+            let EdsSettings {
+                source,
+                service_name,
+                ..
+            } = &self.eds.settings;
+            self.eds.cluster.info.update_stats.update_attempt().inc();
+            let interest = Interest::name(service_name.clone());
+            let watcher = self.eds.clone();
+            client.watch(source.clone(), ResourceKind::Endpoints, interest, watcher)
+        });
+    }
+}
+
+impl Drop for EdsDiscovery {
+    fn drop(&mut self) {
+        *self.eds.state.borrow_mut() = State::default();
+        if let Some(manager) = self.eds.manager.upgrade() {
+            manager.eds.remove_user(self.service_name());
+        }
+    }
+}
+
+impl Watcher for Eds {
+    fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
+        let began = Instant::now();
+        let result = self.take(update);
+        let stats = &self.cluster.info.update_stats;
+        stats.update_attempt().inc();
+        if result.is_ok() {
+            stats.update_success().inc();
+            stats.version().set(xx_hash64(update.version.as_bytes(), 0));
+            self.version_text.set(&**update.version);
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+            self.stats.update_time().set(millis(now));
+            self.stats.update_duration().record(millis(began.elapsed()));
+        } else {
+            self.stats.update_rejected().inc();
+        }
+        self.hosts_found();
+        result.map_err(|refused| vec![refused])
+    }
+
+    fn on_fetch_failed(&self, why: FetchFailure) {
+        let stats = &self.cluster.info.update_stats;
+        stats.update_attempt().inc();
+        match why {
+            // It is tried again; whoever waits goes on waiting until the time for it is over.
+            FetchFailure::ConnectionFailure => stats.update_failure().inc(),
+            FetchFailure::Timeout => {
+                self.stats.init_fetch_timeout().inc();
+                if self.state.borrow().accepted.is_none() {
+                    self.use_cached();
+                }
+                self.hosts_found();
+            }
+        }
+    }
+}
+
+impl Eds {
+    fn take(&self, update: &Update<'_>) -> Result<(), Refused> {
+        let sent = update
+            .sent
+            .last()
+            .and_then(|sent| Some((sent, sent.body.as_ref()?)));
+        let Some((resource, body)) = sent else {
+            // What was assigned stays, as in Envoy.
+            self.cluster.info.update_stats.update_empty().inc();
+            if !update.removed.is_empty() {
+                self.cache(None);
+            }
+            return Ok(());
+        };
+        let is_known = self.state.borrow().accepted.as_deref() == Some(&*body.value);
+        if is_known {
+            self.cluster.info.update_stats.update_no_rebuild().inc();
+        } else {
+            let assignment = self.convert(resource)?;
+            let stale_after = assignment.stale_after;
+            self.apply(assignment);
+            let body: Rc<[u8]> = Rc::from(&*body.value);
+            let mut state = self.state.borrow_mut();
+            state.stale_after = stale_after;
+            state.accepted = Some(body);
+        }
+        self.cache(self.state.borrow().accepted.clone());
+        self.restart_stale_timer();
+        Ok(())
+    }
+
+    /// The assignment of a resource, or all that is wrong with it.
+    fn convert(&self, resource: &Resource) -> Result<LoadAssignment, Refused> {
+        let refused = |reason| Refused {
+            name: resource.name.clone(),
+            reason,
+        };
+        let Some(manager) = self.manager.upgrade() else {
+            return Err(refused("the process ends".to_owned()));
+        };
+        let report = manager.report();
+        let subject = format!("endpoints \"{}\"", resource.name);
+        let path = ConfigPath::root(&report, &subject);
+        let name = &self.settings.service_name;
+        let decoded = resource.decode::<ClusterLoadAssignment>(&path);
+        if decoded.is_err()
+            && let Some(body) = &resource.body
+            && let Ok(broken) = ClusterLoadAssignment::decode(&*body.value)
+        {
+            // So that all errors are found.
+            let _ = LoadAssignment::from_eds(broken, name, &path);
+        }
+        let assignment = decoded.and_then(|proto| LoadAssignment::from_eds(proto, name, &path));
+        manager.warn(&report);
+        assignment.map_err(|_| refused(ClusterManager::reason(&report)))
+    }
+
+    fn use_cached(&self) {
+        let Some(manager) = self.manager.upgrade() else {
+            return;
+        };
+        let name = &self.settings.service_name;
+        let cached = match self.settings.is_aggregated {
+            true => manager.eds.cached(name),
+            false => None,
+        };
+        let Some(body) = cached else {
+            return;
+        };
+        let resource = Resource {
+            name: name.clone(),
+            aliases: Vec::new(),
+            version: Arc::default(),
+            body: Some(outrigger_proto::pb::google::protobuf::Any {
+                type_url: ResourceKind::Endpoints.type_url(),
+                value: body.to_vec(),
+            }),
+        };
+        if let Ok(assignment) = self.convert(&resource) {
+            let stats = &self.cluster.info.update_stats;
+            stats.assignment_use_cached().inc();
+            self.apply(assignment);
+            self.state.borrow_mut().accepted = Some(body);
+        }
+    }
+
+    fn cache(&self, body: Option<Rc<[u8]>>) {
+        if let (true, Some(manager)) = (self.settings.is_aggregated, self.manager.upgrade()) {
+            manager.eds.cache(&self.settings.service_name, body);
+        }
+    }
+
+    fn hosts_found(&self) {
+        if let Some(manager) = self.manager.upgrade() {
+            manager.hosts_found(&self.cluster);
+        }
+    }
+
+    /// The assignment holds for some time from now on, if it says so.
+    fn restart_stale_timer(&self) {
+        let mut state = self.state.borrow_mut();
+        let Some(after) = state.stale_after else {
+            state.stale = Timer::default();
+            return;
+        };
+        let stats = &self.cluster.info.update_stats;
+        stats.assignment_timeout_received().inc();
+        let me = self.me.clone();
+        state.stale = Timer::after(after, move || {
+            if let Some(eds) = me.upgrade() {
+                eds.is_stale();
+            }
+        });
+    }
+
+    /// Nothing is known any more.
+    fn is_stale(&self) {
+        {
+            let mut state = self.state.borrow_mut();
+            state.accepted = None;
+            state.stale_after = None;
+        }
+        self.cache(None);
+        self.apply(LoadAssignment::default());
+        self.cluster.info.update_stats.assignment_stale().inc();
+    }
+
+    /// Makes an assignment the one in force.
+    fn apply(&self, assignment: LoadAssignment) {
+        let Some(manager) = self.manager.upgrade() else {
+            return;
+        };
+        manager.set_drop_overload(&self.cluster, assignment.drop_overload.as_ref());
+        let published = self.cluster.hosts.load();
+        let (set, difference) = {
+            let state = self.state.borrow();
+            let known = state.pending.as_ref().unwrap_or(&published);
+            next_hosts(assignment, known, manager.workers)
+        };
+        if difference == Difference::default() {
+            self.cluster.info.update_stats.update_no_rebuild().inc();
+            return;
+        }
+        self.publish_or_wait(&manager, set, !difference.members);
+    }
+
+    /// Publishes hosts at once, unless nobody came or went and the last time was only just before.
+    fn publish_or_wait(&self, manager: &Rc<ClusterManager>, set: PrioritySet, mergeable: bool) {
+        let window = self.settings.update_merge_window;
+        let is_active = !manager.is_warming(&self.cluster);
+        if is_active && !window.is_zero() {
+            let mut state = self.state.borrow_mut();
+            let over = |at: Instant| at.elapsed() > window;
+            let is_over = state.published_at.is_none_or(over);
+            if mergeable && !is_over {
+                state.pending = Some(set);
+                if state.merge.0.is_none() {
+                    let me = self.me.clone();
+                    state.merge = Timer::after(window, move || {
+                        if let Some(eds) = me.upgrade() {
+                            eds.publish_pending();
+                        }
+                    });
+                }
+                return;
+            }
+            if mergeable {
+                manager.stats.update_out_of_merge_window().inc();
+            }
+            if state.pending.take().is_some() {
+                state.merge = Timer::default();
+                manager.stats.update_merge_cancelled().inc();
+            }
+            state.published_at = Some(Instant::now());
+        }
+        if is_active {
+            manager.stats.cluster_updated().inc();
+        }
+        self.publish(set);
+    }
+
+    fn publish_pending(&self) {
+        let pending = {
+            let mut state = self.state.borrow_mut();
+            // It ends by itself.
+            state.merge.0 = None;
+            state.published_at = Some(Instant::now());
+            state.pending.take()
+        };
+        if let (Some(set), Some(manager)) = (pending, self.manager.upgrade()) {
+            manager.stats.cluster_updated_via_merge().inc();
+            self.publish(set);
+        }
+    }
+
+    fn publish(&self, set: PrioritySet) {
+        let heaviest = set.hosts().map(|host| host.weight).max().unwrap_or(0);
+        let stats = &self.cluster.info.endpoint_stats;
+        stats.max_host_weight().set(heaviest.into());
+        self.cluster.set_hosts(set);
+    }
+}
+
+/// The hosts of an assignment. Those that are `known` by their address stay what they are, as long as they stay in their locality;
+/// of endpoints with the same address the first one counts.
+fn next_hosts(
+    assignment: LoadAssignment,
+    known: &PrioritySet,
+    workers: usize,
+) -> (PrioritySet, Difference) {
+    let by_address: HashMap<&Address, &Arc<Host>> =
+        known.hosts().map(|host| (&host.address, host)).collect();
+    let mut seen = HashSet::new();
+    let mut kept: HashSet<HostIdentity> = HashSet::new();
+    let mut difference = Difference::default();
+    let mut groups = Vec::with_capacity(assignment.localities.len());
+    for locality in &assignment.localities {
+        let mut hosts = Vec::with_capacity(locality.endpoints.len());
+        for endpoint in &locality.endpoints {
+            let EndpointAddress::Resolved(address) = &endpoint.address else {
+                continue;
+            };
+            if !seen.insert(address) {
+                continue;
+            }
+            let old = by_address.get(address).copied();
+            let old = old.filter(|old| old.locality == locality.locality);
+            let Some(old) = old else {
+                let host = endpoint.host(locality, address.clone(), workers);
+                hosts.push(Arc::new(host));
+                difference.members = true;
+                continue;
+            };
+            kept.insert(old.identity());
+            let (host, changed) = next_host(endpoint, locality, old, workers);
+            difference.properties |= changed;
+            hosts.push(host);
+        }
+        groups.push(HostGroup {
+            locality: locality.locality.clone(),
+            weight: locality.weight,
+            priority: locality.priority,
+            hosts,
+        });
+    }
+    let set = PrioritySet::new(
+        groups.into_iter(),
+        assignment.overprovisioning_factor,
+        assignment.weighted_priority_health,
+    );
+    difference.members |= kept.len() != by_address.len();
+    difference.properties |= shape(&set) != shape(known);
+    (set, difference)
+}
+
+/// A host that stays, and whether anything about it is new.
+fn next_host(
+    endpoint: &EndpointConfig,
+    locality: &LocalityEndpoints,
+    old: &Arc<Host>,
+    workers: usize,
+) -> (Arc<Host>, bool) {
+    let health_changed = old.health.replace_discovered(endpoint.health);
+    let is_same = old.weight == endpoint.weight
+        && old.priority == locality.priority
+        && old.metadata == endpoint.metadata;
+    if is_same {
+        return (old.clone(), health_changed);
+    }
+    let new = endpoint.host(locality, old.address.clone(), workers);
+    let health = old.health.get();
+    let new = new.in_place_of(old);
+    new.health.replace(health);
+    (Arc::new(new), true)
+}
+
+/// What of a set is not a matter of single hosts.
+fn shape(set: &PrioritySet) -> (u32, bool, Vec<BTreeMap<&Locality, u32>>) {
+    let priorities = set.priorities.iter().map(locality_weights).collect();
+    let factor = match set.overprovisioning_factor {
+        // Of a cluster that has had no hosts yet.
+        0 => 140,
+        factor => factor,
+    };
+    (factor, set.weighted_priority_health, priorities)
+}
+
+fn locality_weights(priority: &HostSet) -> BTreeMap<&Locality, u32> {
+    let localities = priority.localities.iter();
+    localities
+        .map(|locality| (&*locality.locality, locality.weight))
+        .collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Timer {
+    fn after(delay: Duration, then: impl FnOnce() + 'static) -> Self {
+        Self(Some(tokio::task::spawn_local(async move {
+            tokio::time::sleep(delay).await;
+            then();
+        })))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,688 @@
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_proto::any::pack;
+use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
+use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
+use tokio::time::sleep;
+
+use super::cluster::ClusterConfig;
+use super::*;
+use crate::config::{ConfigPath, ConfigReport};
+use crate::server::{LocalInfo, ServerContext};
+use crate::xds::{
+    FetchFailure, Refused, Resource as XdsResource, ResourceKind, SourceKind, XdsClient, XdsSource,
+};
+
+/// A manager whose clusters come from a management server.
+struct Harness {
+    server: Arc<ServerContext>,
+    manager: Rc<ClusterManager>,
+    client: Rc<XdsClient>,
+    source: XdsSource,
+}
+
+fn parse<M: prost::Name + Default>(yaml: &str) -> M {
+    let source = Source {
+        name: "test",
+        format: Format::Yaml,
+        bytes: yaml.as_bytes(),
+    };
+    load(&[source], UnknownFields::Refuse).unwrap()
+}
+
+fn cluster(yaml: &str) -> XdsResource {
+    let proto: pb::Cluster = parse(yaml);
+    XdsResource {
+        name: proto.name.as_str().into(),
+        aliases: Vec::new(),
+        version: "1".into(),
+        body: Some(pack(&proto)),
+    }
+}
+
+fn endpoints(yaml: &str) -> XdsResource {
+    let proto: ClusterLoadAssignment = parse(yaml);
+    XdsResource {
+        name: proto.cluster_name.as_str().into(),
+        aliases: Vec::new(),
+        version: "1".into(),
+        body: Some(pack(&proto)),
+    }
+}
+
+fn static_cluster(name: &str, port: u16) -> String {
+    format!(
+        "{{name: {name}, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}}}"
+    )
+}
+
+fn eds_cluster(name: &str) -> String {
+    format!(
+        "{{name: {name}, type: EDS, eds_cluster_config: {{eds_config: {{ads: {{}}}}}}, connect_timeout: 1s}}"
+    )
+}
+
+/// An assignment of endpoints at these ports of 127.0.0.1, each with what else it says.
+fn assignment(name: &str, ports: &[(u16, &str)]) -> XdsResource {
+    endpoints(&assignment_text(name, ports))
+}
+
+fn assignment_text(name: &str, ports: &[(u16, &str)]) -> String {
+    let endpoint = |(port, rest): &(u16, &str)| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}{rest}}}"
+        )
+    };
+    let endpoints: Vec<String> = ports.iter().map(endpoint).collect();
+    format!(
+        "{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{}]}}]}}",
+        endpoints.join(", ")
+    )
+}
+
+impl Harness {
+    fn new() -> Self {
+        Self::with_static(&[])
+    }
+
+    fn with_static(clusters: &[&str]) -> Self {
+        let server = Arc::new(ServerContext::new(0, LocalInfo::default()));
+        let resolver = Rc::new(HickoryResolver::default());
+        let manager = ClusterManager::new(server.clone(), 0, resolver);
+        for yaml in clusters {
+            let report = ConfigReport::new();
+            let path = ConfigPath::root(&report, "cluster");
+            manager.add([ClusterConfig::from_proto(parse(yaml), &server, &path).unwrap()]);
+        }
+        let client = XdsClient::new(server.clone());
+        let source = XdsSource {
+            kind: SourceKind::Ads,
+            initial_fetch_timeout: Duration::from_secs(15),
+        };
+        manager.watch_cds(&client, source.clone());
+        Self {
+            server,
+            manager,
+            client,
+            source,
+        }
+    }
+
+    fn deliver(
+        &self,
+        kind: ResourceKind,
+        sent: &[XdsResource],
+        removed: &[&str],
+    ) -> Result<(), Vec<Refused>> {
+        let removed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(*name)).collect();
+        self.client
+            .deliver(&self.source, kind, "v1", sent, &removed)
+    }
+
+    fn clusters(&self, sent: &[String]) -> Result<(), Vec<Refused>> {
+        let sent: Vec<_> = sent.iter().map(|yaml| cluster(yaml)).collect();
+        self.deliver(ResourceKind::Cluster, &sent, &[])
+    }
+
+    fn endpoints(&self, sent: XdsResource) -> Result<(), Vec<Refused>> {
+        self.deliver(ResourceKind::Endpoints, &[sent], &[])
+    }
+
+    fn id(&self, name: &str) -> ClusterId {
+        self.server.cluster_names.id(name)
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.manager.table().get(self.id(name))
+    }
+
+    /// The ports of the hosts of a cluster in use.
+    fn ports(&self, name: &str) -> Vec<u16> {
+        let cluster = self.get(name).expect("the cluster is in use");
+        let hosts = cluster.hosts.load();
+        hosts
+            .hosts()
+            .map(|host| match &host.address {
+                crate::net::Address::Ip(address) => address.port(),
+                crate::net::Address::Pipe(_) => 0,
+            })
+            .collect()
+    }
+
+    /// The values of stats by name.
+    fn stat(&self, name: &str) -> u64 {
+        let (prefix, last) = name.rsplit_once('.').unwrap();
+        let prefix = format!("{prefix}.");
+        let groups = self.server.stats.groups();
+        let of_prefix = groups.iter().filter(|group| group.prefix() == prefix);
+        let found = of_prefix.flat_map(|group| {
+            (0..group.len())
+                .filter(|at| group.stat(*at).0 == last)
+                .map(|at| match group.stat(at).1 {
+                    crate::stats::Kind::Gauge => group.gauge(at).value(),
+                    _ => group.counter(at).value(),
+                })
+        });
+        let values: Vec<u64> = found.collect();
+        assert!(!values.is_empty(), "no stat {name}");
+        values.iter().sum()
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn clusters_come_change_and_go_and_what_is_unchanged_stays() {
+    let harness = Harness::new();
+    assert!(!harness.manager.init().is_ready());
+    let (a, b) = (static_cluster("a", 1), static_cluster("b", 2));
+    harness.clusters(&[a.clone(), b.clone()]).unwrap();
+    harness.manager.all_ready().await;
+    let (old_a, old_b) = (harness.get("a").unwrap(), harness.get("b").unwrap());
+    harness
+        .clusters(&[a.clone(), static_cluster("b", 3)])
+        .unwrap();
+    assert!(Arc::ptr_eq(&old_a, &harness.get("a").unwrap()));
+    assert!(!Arc::ptr_eq(&old_b, &harness.get("b").unwrap()));
+    assert_eq!(harness.ports("b"), [3]);
+    harness
+        .deliver(ResourceKind::Cluster, &[], &["a", "unheard-of"])
+        .unwrap();
+    assert!(harness.get("a").is_none());
+    for (stat, expected) in [
+        ("cluster_manager.cluster_added", 2),
+        ("cluster_manager.cluster_modified", 1),
+        ("cluster_manager.cluster_removed", 1),
+        ("cluster_manager.active_clusters", 1),
+        ("cluster_manager.warming_clusters", 0),
+        ("cluster_manager.cds.update_success", 3),
+        ("cluster_manager.cds.update_attempt", 4),
+    ] {
+        assert_eq!(harness.stat(stat), expected, "{stat}");
+    }
+    // Nobody holds what belonged to it, and its stats end with it.
+    drop(old_a);
+    let groups = harness.server.stats.groups();
+    assert!(groups.iter().all(|group| group.prefix() != "cluster.a."));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn one_bad_cluster_does_not_hold_back_the_others_and_each_error_has_its_path() {
+    let harness = Harness::new();
+    let bad = "{name: bad, connect_timeout: 0s, lrs_server: {self: {}}, type: EDS}";
+    let refused = harness
+        .clusters(&[bad.to_owned(), static_cluster("good", 1)])
+        .unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(&*refused[0].name, "bad");
+    let lines: Vec<&str> = refused[0].reason.lines().collect();
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.starts_with("cluster \"bad\" / ")),
+        "{lines:?}"
+    );
+    assert!(lines.len() >= 2, "{lines:?}");
+    assert_eq!(harness.ports("good"), [1]);
+    assert_eq!(harness.stat("cluster_manager.cds.update_rejected"), 1);
+    assert!(harness.manager.init().is_ready(), "an answer came");
+    let dump = harness.manager.config_dump(Vec::new());
+    let shown = &dump.dynamic_warming_clusters[0];
+    let state = shown.error_state.as_ref().unwrap();
+    assert!(shown.cluster.is_none() && state.failed_configuration.is_some());
+    assert_eq!(state.details, refused[0].reason);
+    // An accepted version ends it.
+    harness.clusters(&[static_cluster("bad", 2)]).unwrap();
+    let dump = harness.manager.config_dump(Vec::new());
+    assert!(dump.dynamic_warming_clusters.is_empty());
+    assert_eq!(dump.dynamic_active_clusters.len(), 2);
+    assert!(
+        dump.dynamic_active_clusters
+            .iter()
+            .all(|shown| shown.error_state.is_none())
+    );
+    assert_eq!(dump.version_info, "v1");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_refused_change_leaves_the_old_version_and_shows_beside_it() {
+    let harness = Harness::new();
+    harness.clusters(&[static_cluster("a", 1)]).unwrap();
+    harness
+        .clusters(&["{name: a, connect_timeout: 0s}".to_owned()])
+        .unwrap_err();
+    assert_eq!(harness.ports("a"), [1]);
+    let dump = harness.manager.config_dump(Vec::new());
+    assert!(dump.dynamic_active_clusters[0].error_state.is_some());
+    assert!(dump.dynamic_active_clusters[0].cluster.is_some());
+    // The old version again: nothing changes but that the error is over.
+    let before = harness.get("a").unwrap();
+    harness.clusters(&[static_cluster("a", 1)]).unwrap();
+    assert!(Arc::ptr_eq(&before, &harness.get("a").unwrap()));
+    let dump = harness.manager.config_dump(Vec::new());
+    assert!(dump.dynamic_active_clusters[0].error_state.is_none());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn of_two_clusters_of_one_name_the_first_counts() {
+    let harness = Harness::new();
+    let refused = harness
+        .clusters(&[static_cluster("a", 1), static_cluster("a", 2)])
+        .unwrap_err();
+    assert!(refused[0].reason.contains("earlier cluster"), "{refused:?}");
+    assert_eq!(harness.ports("a"), [1]);
+    // The same twice is refused as well.
+    let twice = [static_cluster("a", 1), static_cluster("a", 1)];
+    assert_eq!(harness.clusters(&twice).unwrap_err().len(), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn clusters_of_the_bootstrap_are_neither_changed_nor_removed() {
+    let harness = Harness::with_static(&[&static_cluster("a", 1)]);
+    harness.clusters(&[static_cluster("a", 2)]).unwrap();
+    harness.deliver(ResourceKind::Cluster, &[], &["a"]).unwrap();
+    assert_eq!(harness.ports("a"), [1]);
+    assert_eq!(harness.stat("cluster_manager.cluster_modified"), 0);
+    assert!(!harness.manager.status()[0].added_via_api);
+    let endpoints = harness.manager.endpoints_dump();
+    assert_eq!(endpoints.static_endpoint_configs.len(), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_cluster_with_eds_is_used_when_its_endpoints_are_known() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    assert_eq!(
+        harness.client.asked_for(ResourceKind::Endpoints),
+        [Arc::from("a")]
+    );
+    assert!(harness.get("a").is_none());
+    assert_eq!(harness.stat("cluster_manager.warming_clusters"), 1);
+    assert_eq!(harness.stat("cluster.a.warming_state"), 1);
+    let dump = harness.manager.config_dump(Vec::new());
+    assert_eq!(dump.dynamic_warming_clusters.len(), 1);
+    harness
+        .endpoints(assignment(
+            "a",
+            &[(1, ""), (2, ", load_balancing_weight: 5"), (1, "")],
+        ))
+        .unwrap();
+    assert_eq!(
+        harness.ports("a"),
+        [1, 2],
+        "the first of those with one address"
+    );
+    harness.manager.all_ready().await;
+    for (stat, expected) in [
+        ("cluster.a.warming_state", 0),
+        ("cluster.a.update_success", 1),
+        ("cluster.a.update_attempt", 2),
+        ("cluster.a.membership_total", 2),
+        ("cluster.a.membership_change", 1),
+        ("cluster.a.max_host_weight", 5),
+    ] {
+        assert_eq!(harness.stat(stat), expected, "{stat}");
+    }
+    let status = harness.manager.status();
+    assert!(status[0].added_via_api);
+    let endpoints = harness.manager.endpoints_dump();
+    assert_eq!(endpoints.dynamic_endpoint_configs.len(), 1);
+    // It goes, and nobody asks for its endpoints any more.
+    harness.deliver(ResourceKind::Cluster, &[], &["a"]).unwrap();
+    assert!(harness.client.asked_for(ResourceKind::Endpoints).is_empty());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn hosts_that_stay_are_the_same_hosts_whatever_changes_about_them() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    harness
+        .endpoints(assignment("a", &[(1, ""), (2, "")]))
+        .unwrap();
+    let workers = WorkerClusters::new(harness.manager.table().clone(), 0);
+    let on_worker = workers.get(harness.id("a")).unwrap();
+    let hosts =
+        |cluster: &Cluster| -> Vec<Arc<Host>> { cluster.hosts.load().hosts().cloned().collect() };
+    let cluster = harness.get("a").unwrap();
+    let before = hosts(&cluster);
+    harness
+        .endpoints(assignment(
+            "a",
+            &[
+                (2, ""),
+                (1, ", load_balancing_weight: 7, health_status: DRAINING"),
+                (3, ""),
+            ],
+        ))
+        .unwrap();
+    let after = hosts(&cluster);
+    assert!(
+        Arc::ptr_eq(&before[1], &after[0]),
+        "nothing about it changed"
+    );
+    assert_eq!(before[0].identity(), after[1].identity());
+    assert_eq!(
+        (after[1].weight, after[1].coarse_health()),
+        (7, Health::Unhealthy)
+    );
+    assert_eq!(cluster.info.endpoint_stats.membership_healthy().value(), 2);
+    assert!(Rc::ptr_eq(
+        &on_worker,
+        &workers.get(harness.id("a")).unwrap()
+    ));
+    // What is in another locality is another host.
+    let moved =
+        assignment_text("a", &[(2, ""), (1, "")]).replace("[{lb_", "[{locality: {zone: z}, lb_");
+    harness.endpoints(endpoints(&moved)).unwrap();
+    assert_ne!(hosts(&cluster)[0].identity(), after[0].identity());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn an_assignment_that_changes_nothing_rebuilds_nothing() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    harness
+        .endpoints(assignment("a", &[(1, ""), (2, "")]))
+        .unwrap();
+    let cluster = harness.get("a").unwrap();
+    let before = cluster.hosts.load_full();
+    harness
+        .endpoints(assignment("a", &[(1, ""), (2, "")]))
+        .unwrap();
+    harness
+        .endpoints(assignment("a", &[(2, ""), (1, "")]))
+        .unwrap();
+    assert!(Arc::ptr_eq(&before, &cluster.hosts.load_full()));
+    assert_eq!(harness.stat("cluster.a.update_no_rebuild"), 2);
+    let weighted = assignment_text("a", &[(2, ""), (1, "")])
+        .replace("[{lb_", "[{load_balancing_weight: 3, lb_");
+    sleep(Duration::from_secs(2)).await;
+    harness.endpoints(endpoints(&weighted)).unwrap();
+    assert!(!Arc::ptr_eq(&before, &cluster.hosts.load_full()));
+    assert_eq!(harness.stat("cluster.a.membership_change"), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn changes_of_what_stays_are_merged_within_the_window() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    let weight = |weight: u32| {
+        let rest = format!(", load_balancing_weight: {weight}");
+        harness.endpoints(assignment("a", &[(1, &rest)])).unwrap();
+        let cluster = harness.get("a").unwrap();
+        let hosts = cluster.hosts.load();
+        hosts.hosts().next().unwrap().weight
+    };
+    let shown = || {
+        let cluster = harness.get("a").unwrap();
+        let hosts = cluster.hosts.load();
+        hosts.hosts().next().unwrap().weight
+    };
+    assert_eq!(weight(1), 1);
+    assert_eq!(weight(2), 2, "the first change is not within a window");
+    assert_eq!(weight(3), 2);
+    assert_eq!(weight(4), 2);
+    sleep(Duration::from_millis(1001)).await;
+    assert_eq!(shown(), 4);
+    assert_eq!(harness.stat("cluster_manager.cluster_updated_via_merge"), 1);
+    assert_eq!(
+        harness.stat("cluster_manager.update_out_of_merge_window"),
+        1
+    );
+    assert_eq!(weight(5), 4);
+    // A host more is not waited with, and takes along what waits.
+    let more = assignment("a", &[(1, ", load_balancing_weight: 6"), (2, "")]);
+    harness.endpoints(more).unwrap();
+    assert_eq!(shown(), 6);
+    assert_eq!(harness.stat("cluster_manager.update_merge_cancelled"), 1);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(shown(), 6);
+    assert_eq!(harness.stat("cluster_manager.cluster_updated_via_merge"), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn bad_assignments_are_refused_and_leave_the_hosts_as_they_are() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    harness.endpoints(assignment("a", &[(1, "")])).unwrap();
+    for (yaml, expected) in [
+        (
+            "{cluster_name: b}",
+            "endpoints \"a\" / cluster_name: \"b\" is not \"a\"",
+        ),
+        (
+            "{cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: name, port_value: 1}}}}]}]}",
+            "endpoints \"a\" / endpoints[0] / lb_endpoints[0] / endpoint / address: \"name\" is not an IP address",
+        ),
+        (
+            "{cluster_name: a, endpoints: [{leds_cluster_locality_config: {leds_collection_name: x}}]}",
+            "endpoints \"a\" / endpoints[0] / lb_config: is not supported",
+        ),
+        (
+            "{cluster_name: a, endpoints: [{priority: 129}]}",
+            "endpoints \"a\" / endpoints[0] / priority: ",
+        ),
+        (
+            "{cluster_name: a, policy: {drop_overloads: [{category: x, drop_percentage: {numerator: 1}}, {category: z}]}}",
+            "endpoints \"a\" / policy / drop_overloads: has 2 categories",
+        ),
+        (
+            "{cluster_name: a, policy: {drop_overloads: [{category: x, drop_percentage: {numerator: 101}}]}}",
+            "endpoints \"a\" / policy / drop_overloads[0] / drop_percentage: 101 of 100",
+        ),
+    ] {
+        let sent = XdsResource {
+            name: "a".into(),
+            ..endpoints(yaml)
+        };
+        let refused = harness.endpoints(sent).unwrap_err();
+        assert!(refused[0].reason.starts_with(expected), "{refused:?}");
+        assert_eq!(harness.ports("a"), [1]);
+    }
+    assert_eq!(harness.stat("cluster.a.update_rejected"), 6);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn endpoints_that_went_stale_are_forgotten() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    let stale = assignment_text("a", &[(1, "")]);
+    let stale = format!(
+        "{}, policy: {{endpoint_stale_after: 10s}}}}",
+        stale.strip_suffix('}').unwrap()
+    );
+    harness.endpoints(endpoints(&stale)).unwrap();
+    sleep(Duration::from_secs(8)).await;
+    // The same again counts from the start.
+    harness.endpoints(endpoints(&stale)).unwrap();
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(harness.ports("a"), [1]);
+    sleep(Duration::from_secs(3)).await;
+    assert!(harness.ports("a").is_empty());
+    assert_eq!(harness.stat("cluster.a.assignment_stale"), 1);
+    assert_eq!(harness.stat("cluster.a.assignment_timeout_received"), 2);
+    harness.endpoints(endpoints(&stale)).unwrap();
+    assert_eq!(harness.ports("a"), [1]);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_changed_cluster_serves_on_until_its_endpoints_come_again() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    harness.endpoints(assignment("a", &[(1, "")])).unwrap();
+    let old = harness.get("a").unwrap();
+    harness
+        .clusters(&[eds_cluster("a").replace("1s", "2s")])
+        .unwrap();
+    assert!(Arc::ptr_eq(&old, &harness.get("a").unwrap()));
+    assert_eq!(harness.stat("cluster_manager.warming_clusters"), 1);
+    assert_eq!(harness.stat("cluster_manager.active_clusters"), 1);
+    // Both versions hear of it.
+    harness.endpoints(assignment("a", &[(2, "")])).unwrap();
+    assert!(!Arc::ptr_eq(&old, &harness.get("a").unwrap()));
+    assert_eq!(harness.ports("a"), [2]);
+    // Back to the first one, while a third one warms.
+    harness
+        .clusters(&[eds_cluster("a").replace("1s", "3s")])
+        .unwrap();
+    harness
+        .clusters(&[eds_cluster("a").replace("1s", "2s")])
+        .unwrap();
+    harness.endpoints(assignment("a", &[(3, "")])).unwrap();
+    let timeout = harness.get("a").unwrap().info.settings.connect_timeout;
+    assert_eq!(
+        (timeout, harness.ports("a")),
+        (Duration::from_secs(2), vec![3])
+    );
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_changed_cluster_takes_the_cached_endpoints_when_the_server_keeps_silent() {
+    let harness = Harness::new();
+    harness
+        .clusters(&[eds_cluster("a"), eds_cluster("new")])
+        .unwrap();
+    harness.endpoints(assignment("a", &[(1, "")])).unwrap();
+    harness
+        .clusters(&[eds_cluster("a").replace("1s", "2s")])
+        .unwrap();
+    let old = harness.get("a").unwrap();
+    harness.client.fail(
+        &harness.source,
+        ResourceKind::Endpoints,
+        FetchFailure::ConnectionFailure,
+    );
+    assert!(
+        Arc::ptr_eq(&old, &harness.get("a").unwrap()),
+        "it is still waited for"
+    );
+    harness.client.fail(
+        &harness.source,
+        ResourceKind::Endpoints,
+        FetchFailure::Timeout,
+    );
+    assert!(!Arc::ptr_eq(&old, &harness.get("a").unwrap()));
+    assert_eq!(harness.ports("a"), [1]);
+    assert_eq!(harness.stat("cluster.a.assignment_use_cached"), 1);
+    assert!(
+        harness.ports("new").is_empty(),
+        "and one without any starts empty"
+    );
+    assert_eq!(harness.stat("cluster.new.init_fetch_timeout"), 1);
+    drop(old);
+    // When nobody asks for the name any more, nothing is kept.
+    harness.deliver(ResourceKind::Cluster, &[], &["a"]).unwrap();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    harness.client.fail(
+        &harness.source,
+        ResourceKind::Endpoints,
+        FetchFailure::Timeout,
+    );
+    assert!(harness.ports("a").is_empty());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn until_all_are_warm_endpoints_are_asked_for_when_primary_clusters_are_ready() {
+    let harness = Harness::new();
+    let slow = "{name: dns, type: STRICT_DNS, dns_lookup_family: V4_ONLY, load_assignment: {cluster_name: dns, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: localhost, port_value: 1}}}}]}]}}";
+    harness
+        .clusters(&[eds_cluster("a"), slow.to_owned()])
+        .unwrap();
+    assert!(harness.client.asked_for(ResourceKind::Endpoints).is_empty());
+    harness.manager.primary_ready().await;
+    assert_eq!(harness.client.asked_for(ResourceKind::Endpoints).len(), 1);
+    harness.endpoints(assignment("a", &[(1, "")])).unwrap();
+    harness.manager.all_ready().await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn the_share_to_drop_comes_and_goes_with_the_assignment() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    let plain = assignment_text("a", &[(1, "")]);
+    let dropping = format!(
+        "{}, policy: {{drop_overloads: [{{category: x, drop_percentage: {{numerator: 25}}}}]}}}}",
+        plain.strip_suffix('}').unwrap()
+    );
+    harness.endpoints(endpoints(&dropping)).unwrap();
+    let workers = WorkerClusters::new(harness.manager.table().clone(), 0);
+    let cluster = workers.get(harness.id("a")).unwrap();
+    assert_eq!(cluster.drop_overload(), 250_000);
+    harness.endpoints(endpoints(&plain)).unwrap();
+    assert_eq!(cluster.drop_overload(), 0);
+}
+
+/// The memory of this process, in bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// What 10,000 clusters with EDS cost, and what one change among them does. Run it alone:
+/// `cargo test -p outrigger --lib -- --ignored --nocapture ten_thousand_clusters`.
+#[tokio::test(flavor = "local")]
+#[ignore = "it measures"]
+async fn ten_thousand_clusters() {
+    const COUNT: usize = 10_000;
+    let harness = Harness::new();
+    let name = |at: usize| format!("outbound|8080||service-{at}.namespace.svc.cluster.local");
+    let address = |at: usize| -> u16 { u16::try_from(at % 60_000 + 1).unwrap() };
+    let workers = WorkerClusters::new(harness.manager.table().clone(), 0);
+    let clusters: Vec<_> = (0..COUNT)
+        .map(|at| cluster(&eds_cluster(&name(at))))
+        .collect();
+    let assigned: Vec<_> = (0..COUNT)
+        .map(|at| assignment(&name(at), &[(address(at), ""), (address(at + 1), "")]))
+        .collect();
+    let before = resident();
+    let began = std::time::SystemTime::now();
+    harness
+        .deliver(ResourceKind::Cluster, &clusters, &[])
+        .unwrap();
+    let took_clusters = began.elapsed().unwrap();
+    let after_clusters = resident();
+    // Each alone, since the client of these tests looks through all who ask.
+    let began = std::time::SystemTime::now();
+    let watchers = harness.manager.watchers();
+    for (watcher, sent) in watchers.iter().zip(&assigned) {
+        let update = crate::xds::Update {
+            version: &Arc::from("v1"),
+            sent: std::slice::from_ref(sent),
+            removed: &[],
+        };
+        watcher.on_update(&update).unwrap();
+    }
+    drop(watchers);
+    let took_endpoints = began.elapsed().unwrap();
+    harness.manager.all_ready().await;
+    let after = resident();
+    for at in 0..COUNT {
+        assert!(workers.get(harness.id(&name(at))).is_some());
+    }
+    let touched = resident();
+    let began = std::time::SystemTime::now();
+    let first = harness.manager.watchers().swap_remove(0);
+    for at in 0..1000 {
+        let changed = assignment(&name(0), &[(address(at + 7), "")]);
+        let update = crate::xds::Update {
+            version: &Arc::from("v2"),
+            sent: std::slice::from_ref(&changed),
+            removed: &[],
+        };
+        first.on_update(&update).unwrap();
+        workers.refresh();
+    }
+    let per_change = began.elapsed().unwrap() / 1000;
+    let per = |bytes: u64| bytes / u64::try_from(COUNT).unwrap();
+    println!(
+        "clusters: {took_clusters:?}, endpoints: {took_endpoints:?}, a change: {per_change:?}"
+    );
+    println!(
+        "bytes each: cluster {}, with endpoints {}, touched by a worker {}",
+        per(after_clusters - before),
+        per(after - before),
+        per(touched - before)
+    );
+}
