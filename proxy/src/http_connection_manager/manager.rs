@@ -316,9 +316,7 @@ impl Hcm {
                     table: routing.table.clone(),
                     index,
                 };
-                if let ClusterChoice::Id(id) =
-                    selected.cluster(head, &self.worker.server.cluster_names)
-                {
+                if let ClusterChoice::Id(id) = selected.cluster(head, &self.worker.clusters) {
                     info.cluster = self.worker.clusters.get(id);
                 }
                 info.route = Some(selected);
