@@ -104,6 +104,18 @@ struct Typed {
     override_host: Option<Box<OverrideHostSettings>>,
 }
 
+impl Typed {
+    fn new(policy: Policy, mode: LocalityMode) -> Self {
+        Self {
+            policy,
+            mode,
+            subset: None,
+            slow_start: None,
+            override_host: None,
+        }
+    }
+}
+
 impl Default for LoadBalancerSettings {
     fn default() -> Self {
         Self {
@@ -323,13 +335,6 @@ fn typed_policy(proto: pb::LoadBalancingPolicy, path: &ConfigPath<'_>) -> Result
 }
 
 fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
-    let typed = |policy, mode| Typed {
-        policy,
-        mode,
-        subset: None,
-        slow_start: None,
-        override_host: None,
-    };
     match config.type_name.rsplit('.').next() {
         Some("RoundRobin") => {
             let RoundRobin {
@@ -344,7 +349,7 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
             let mode = locality_mode(locality_lb_config, path);
             Ok(Typed {
                 slow_start: slow?.flatten(),
-                ..typed(Policy::RoundRobin, mode?)
+                ..Typed::new(Policy::RoundRobin, mode?)
             })
         }
         Some("RingHash") => {
@@ -353,7 +358,7 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 weighted: config.locality_weighted_lb_config.is_some(),
                 ..LocalityMode::default()
             };
-            Ok(typed(hash_config::ring_hash(config, path)?, mode))
+            Ok(Typed::new(hash_config::ring_hash(config, path)?, mode))
         }
         Some("Maglev") => {
             let config: Maglev = config.decode(path)?;
@@ -361,79 +366,85 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 weighted: config.locality_weighted_lb_config.is_some(),
                 ..LocalityMode::default()
             };
-            Ok(typed(hash_config::maglev(config, path)?, mode))
+            Ok(Typed::new(hash_config::maglev(config, path)?, mode))
         }
-        Some("Subset") => {
-            let mut config: Subset = config.decode(path)?;
-            let child = config.subset_lb_policy.take();
-            let settings = SubsetSettings::from_proto(config, path);
-            let child = path.required("subset_lb_policy", child)?;
-            let path = path.field("subset_lb_policy");
-            let child = typed_policy(child, &path)?;
-            if child.subset.is_some() || child.override_host.is_some() {
-                return Err(path.reject("is subset or override_host, which is not supported"));
-            }
-            Ok(Typed {
-                subset: Some(Box::new(settings?)),
-                ..child
-            })
-        }
-        Some("OverrideHost") => {
-            let mut config: OverrideHost = config.decode(path)?;
-            let child = config.fallback_policy.take();
-            let settings = OverrideHostSettings::from_proto(config, path);
-            let child = path.required("fallback_policy", child)?;
-            let path = path.field("fallback_policy");
-            let child = typed_policy(child, &path)?;
-            if child.override_host.is_some() {
-                return Err(path.reject("is override_host again, which is not supported"));
-            }
-            Ok(Typed {
-                override_host: Some(Box::new(settings?)),
-                ..child
-            })
-        }
+        Some("Subset") => subset_policy(config, path),
+        Some("OverrideHost") => override_host_policy(config, path),
         Some("Random") => {
             let Random { locality_lb_config } = config.decode(path)?;
-            Ok(typed(
+            Ok(Typed::new(
                 Policy::Random,
                 locality_mode(locality_lb_config, path)?,
             ))
         }
-        _ => {
-            #[allow(
-                deprecated,
-                reason = "`enable_full_scan` is decided like every other field"
-            )]
-            let LeastRequest {
-                choice_count,
-                active_request_bias,
-                slow_start_config,
-                locality_lb_config,
-                enable_full_scan,
-                selection_method,
-            } = config.decode(path)?;
-            let slow = path.optional(
-                "slow_start_config",
-                slow_start_config,
-                SlowStart::from_proto,
-            );
-            let mode = locality_mode(locality_lb_config, path);
-            let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
-            let full_scan =
-                method == SelectionMethod::FullScan || enable_full_scan.is_some_and(|v| v.value);
-            let policy = least_request(
-                choice_count.map(|v| v.value),
-                active_request_bias,
-                full_scan,
-                path,
-            );
-            Ok(Typed {
-                slow_start: slow?.flatten(),
-                ..typed(policy?, mode?)
-            })
-        }
+        _ => least_request_policy(config, path),
     }
+}
+
+fn subset_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    let mut config: Subset = config.decode(path)?;
+    let child = config.subset_lb_policy.take();
+    let settings = SubsetSettings::from_proto(config, path);
+    let child = path.required("subset_lb_policy", child)?;
+    let path = path.field("subset_lb_policy");
+    let child = typed_policy(child, &path)?;
+    if child.subset.is_some() || child.override_host.is_some() {
+        return Err(path.reject("is subset or override_host, which is not supported"));
+    }
+    Ok(Typed {
+        subset: Some(Box::new(settings?)),
+        ..child
+    })
+}
+
+fn override_host_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    let mut config: OverrideHost = config.decode(path)?;
+    let child = config.fallback_policy.take();
+    let settings = OverrideHostSettings::from_proto(config, path);
+    let child = path.required("fallback_policy", child)?;
+    let path = path.field("fallback_policy");
+    let child = typed_policy(child, &path)?;
+    if child.override_host.is_some() {
+        return Err(path.reject("is override_host again, which is not supported"));
+    }
+    Ok(Typed {
+        override_host: Some(Box::new(settings?)),
+        ..child
+    })
+}
+
+fn least_request_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    #[allow(
+        deprecated,
+        reason = "`enable_full_scan` is decided like every other field"
+    )]
+    let LeastRequest {
+        choice_count,
+        active_request_bias,
+        slow_start_config,
+        locality_lb_config,
+        enable_full_scan,
+        selection_method,
+    } = config.decode(path)?;
+    let slow = path.optional(
+        "slow_start_config",
+        slow_start_config,
+        SlowStart::from_proto,
+    );
+    let mode = locality_mode(locality_lb_config, path);
+    let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
+    let full_scan =
+        method == SelectionMethod::FullScan || enable_full_scan.is_some_and(|v| v.value);
+    let policy = least_request(
+        choice_count.map(|v| v.value),
+        active_request_bias,
+        full_scan,
+        path,
+    );
+    Ok(Typed {
+        slow_start: slow?.flatten(),
+        ..Typed::new(policy?, mode?)
+    })
 }
 
 fn locality_mode(

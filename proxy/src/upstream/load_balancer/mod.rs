@@ -26,6 +26,7 @@ mod ring_hash;
 mod slow_start;
 mod subset;
 mod subset_config;
+mod worker_subsets;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub use subset_config::SubsetSettings;
 
 use self::host_balancer::HostBalancer;
 use self::override_host::HostsByAddress;
-use self::subset::WorkerSubsets;
+use self::worker_subsets::WorkerSubsets;
 use super::cluster::ClusterInfo;
 use super::host::{Host, WorkerHost};
 use super::priority_set::PrioritySet;
