@@ -323,15 +323,16 @@ impl Hcm {
         if !head.fields.contains(Known::ForwardedProto) {
             return;
         }
+        // Its scope may have changed since the stream began.
+        let scoped = self.routes.by_head(head);
+        let routing = scoped.as_deref().unwrap_or(routing);
         match routing.table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {
                     table: routing.table.clone(),
                     index,
                 };
-                if let ClusterChoice::Id(id) =
-                    selected.cluster(head, &self.worker.server.cluster_names)
-                {
+                if let ClusterChoice::Id(id) = selected.cluster(head, &self.worker.clusters) {
                     info.cluster = self.worker.clusters.get(id);
                 }
                 info.route = Some(selected);

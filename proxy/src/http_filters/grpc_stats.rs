@@ -167,8 +167,8 @@ struct MethodStats {
 impl Shared {
     fn stats(&self, cx: &StreamContext<'_>, head: &RequestHead) -> Option<Rc<MethodStats>> {
         let (service, method) = names(head)?;
-        let names = &cx.worker.server.cluster_names;
-        let ClusterChoice::Id(id) = cx.info.route.as_ref()?.cluster(head, names) else {
+        let route = cx.info.route.as_ref()?;
+        let ClusterChoice::Id(id) = route.cluster(head, &cx.worker.clusters) else {
             return None;
         };
         let known = self.clusters.borrow().get(&id).cloned();

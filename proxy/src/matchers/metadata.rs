@@ -51,6 +51,16 @@ impl MetadataPath {
     pub fn find<'a>(&'a self, metadata: &'a DynamicMetadata) -> Option<&'a Value> {
         metadata.value(&self.namespace, self.keys.iter().map(|key| &**key))
     }
+
+    /// Puts a value there. What stands at its first key is replaced.
+    pub fn set(&self, metadata: &mut DynamicMetadata, value: Value) {
+        let object = |key: &str, value| serde_json::Map::from_iter([(key.to_owned(), value)]);
+        if let Some((first, rest)) = self.keys.split_first() {
+            let nested = rest.iter().rev();
+            let value = nested.fold(value, |value, key| object(key, value).into());
+            metadata.merge(&self.namespace, object(first, value));
+        }
+    }
 }
 
 impl MetadataMatcher {

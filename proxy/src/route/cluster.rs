@@ -14,7 +14,7 @@ use crate::http::{HeaderName, RequestHead};
 use crate::matchers::{HeaderKey, HeaderSource};
 use crate::runtime::RuntimeInteger;
 use crate::server::FactoryContext;
-use crate::upstream::{ClusterId, ClusterNames, MetadataMatch};
+use crate::upstream::{ClusterId, MetadataMatch, NamedClusters};
 
 /// `RouteAction.cluster_specifier`.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub enum ClusterTarget {
 pub enum ClusterChoice {
     /// This one, whether or not it exists.
     Id(ClusterId),
-    /// A header was to name it and did not, or named one that no configuration has mentioned.
+    /// A header was to name it and did not, or named one that there is not.
     NotFound,
 }
 
@@ -123,12 +123,12 @@ impl ClusterSpecifier {
 
 impl ClusterTarget {
     /// The cluster for a request.
-    pub fn choose(&self, head: &RequestHead, names: &ClusterNames) -> ClusterChoice {
+    pub fn choose(&self, head: &RequestHead, clusters: &impl NamedClusters) -> ClusterChoice {
         match self {
             Self::Id(id) => ClusterChoice::Id(*id),
             Self::Header(key) => head
                 .first(key)
-                .and_then(|name| names.find(std::str::from_utf8(&name).ok()?))
+                .and_then(|name| clusters.find(std::str::from_utf8(&name).ok()?))
                 .map_or(ClusterChoice::NotFound, ClusterChoice::Id),
         }
     }

@@ -13,7 +13,7 @@ use crate::matchers::HeaderKey;
 use crate::runtime::RuntimeFraction;
 use crate::server::FactoryContext;
 use crate::stream_info::StreamInfo;
-use crate::upstream::{ClusterId, ClusterNames};
+use crate::upstream::{ClusterId, NamedClusters};
 
 /// Which requests are mirrored, where to, and how they are told from those of clients.
 #[derive(Debug)]
@@ -87,8 +87,8 @@ impl MirrorPolicy {
     }
 
     /// Where a request is mirrored to; none if it does not say so.
-    pub fn cluster(&self, head: &RequestHead, names: &ClusterNames) -> Option<ClusterId> {
-        match self.target.choose(head, names) {
+    pub fn cluster(&self, head: &RequestHead, clusters: &impl NamedClusters) -> Option<ClusterId> {
+        match self.target.choose(head, clusters) {
             ClusterChoice::Id(id) => Some(id),
             ClusterChoice::NotFound => None,
         }

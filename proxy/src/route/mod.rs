@@ -75,7 +75,7 @@ pub use xx_hash::xx_hash64;
 use crate::formatter::NamedRoute;
 use crate::http::{Known, RequestHead, ResponseHead};
 use crate::stream_info::{DynamicMetadata, StreamInfo};
-use crate::upstream::{ClusterNames, MetadataMatch};
+use crate::upstream::{MetadataMatch, NamedClusters};
 
 /// Where in a table a route stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,9 +167,11 @@ impl SelectedRoute {
     }
 
     /// The cluster for a request. For a route that does not forward there is none.
-    pub fn cluster(&self, head: &RequestHead, names: &ClusterNames) -> ClusterChoice {
+    pub fn cluster(&self, head: &RequestHead, clusters: &impl NamedClusters) -> ClusterChoice {
         self.cluster_target()
-            .map_or(ClusterChoice::NotFound, |target| target.choose(head, names))
+            .map_or(ClusterChoice::NotFound, |target| {
+                target.choose(head, clusters)
+            })
     }
 
     /// What the metadata of the host must have: as the drawn cluster says, or else the route.

@@ -45,6 +45,31 @@ struct Entry {
     disabled: bool,
 }
 
+/// Every filter name that a route configuration mentions.
+pub(super) fn filter_names(table: &pb::RouteConfiguration) -> BTreeSet<Box<str>> {
+    let in_matcher = |host: &pb::VirtualHost| host.matcher.iter().flat_map(routes_in).collect();
+    let matched: Vec<Vec<pb::Route>> = table.virtual_hosts.iter().map(in_matcher).collect();
+    let mut names = BTreeSet::new();
+    names.extend(table.typed_per_filter_config.keys());
+    for (at, host) in table.virtual_hosts.iter().enumerate() {
+        names.extend(host.typed_per_filter_config.keys());
+        for route in host.routes.iter().chain(&matched[at]) {
+            names.extend(route.typed_per_filter_config.keys());
+            let Some(pb::route::Action::Route(action)) = &route.action else {
+                continue;
+            };
+            if let Some(pb::route_action::ClusterSpecifier::WeightedClusters(weighted)) =
+                &action.cluster_specifier
+            {
+                for cluster in &weighted.clusters {
+                    names.extend(cluster.typed_per_filter_config.keys());
+                }
+            }
+        }
+    }
+    names.into_iter().map(|name| name.as_str().into()).collect()
+}
+
 impl<'a> PerFilter<'a> {
     /// Numbers every filter name that `table` mentions.
     pub(super) fn new(
@@ -52,28 +77,17 @@ impl<'a> PerFilter<'a> {
         factories: &'a [&'a dyn HttpFilterFactory],
         cx: &'a FactoryContext<'a>,
     ) -> Self {
-        let in_matcher = |host: &pb::VirtualHost| host.matcher.iter().flat_map(routes_in).collect();
-        let matched: Vec<Vec<pb::Route>> = table.virtual_hosts.iter().map(in_matcher).collect();
-        let mut names = BTreeSet::new();
-        names.extend(table.typed_per_filter_config.keys());
-        for (at, host) in table.virtual_hosts.iter().enumerate() {
-            names.extend(host.typed_per_filter_config.keys());
-            for route in host.routes.iter().chain(&matched[at]) {
-                names.extend(route.typed_per_filter_config.keys());
-                let Some(pb::route::Action::Route(action)) = &route.action else {
-                    continue;
-                };
-                if let Some(pb::route_action::ClusterSpecifier::WeightedClusters(weighted)) =
-                    &action.cluster_specifier
-                {
-                    for cluster in &weighted.clusters {
-                        names.extend(cluster.typed_per_filter_config.keys());
-                    }
-                }
-            }
-        }
+        Self::with_names(filter_names(table), factories, cx)
+    }
+
+    /// Numbers these names, among which all of the table are.
+    pub(super) fn with_names(
+        names: BTreeSet<Box<str>>,
+        factories: &'a [&'a dyn HttpFilterFactory],
+        cx: &'a FactoryContext<'a>,
+    ) -> Self {
         Self {
-            names: names.into_iter().map(|name| name.as_str().into()).collect(),
+            names: names.into_iter().collect(),
             factories,
             cx,
         }

@@ -17,7 +17,7 @@ use pb::action::{ActionSpecifier, meta_data::Source};
 use route_pb::rate_limit as pb;
 use smallvec::SmallVec;
 
-use super::cluster::{ClusterChoice, ClusterTarget};
+use super::cluster::ClusterTarget;
 use super::rewrite::render;
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::Formatter;
@@ -399,14 +399,13 @@ fn into_text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
 
 /// The name of the cluster that the request's route leads to.
 fn destination(head: &RequestHead, info: &StreamInfo, server: &ServerContext) -> Option<String> {
-    let names = &server.cluster_names;
-    let target = info.route.as_ref()?.cluster_target()?;
-    match (target, target.choose(head, names)) {
-        (_, ClusterChoice::Id(id)) => names.name(id).map(|name| name.to_string()),
-        (ClusterTarget::Header(key), ClusterChoice::NotFound) => {
-            head.first(key).map(|name| into_text(name).into_owned())
+    match info.route.as_ref()?.cluster_target()? {
+        ClusterTarget::Header(key) => head.first(key).map(|name| into_text(name).into_owned()),
+        ClusterTarget::Id(id) => {
+            let known = info.cluster.as_ref().filter(|known| known.info().id == *id);
+            let known = known.map(|cluster| cluster.name().to_string());
+            known.or_else(|| Some(server.cluster_names.name(*id)?.to_string()))
         }
-        (ClusterTarget::Id(_), ClusterChoice::NotFound) => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `RouteConfiguration` as a table: domains to virtual hosts, paths to routes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
@@ -9,7 +10,7 @@ use super::domains::Domains;
 use super::entry::{Action, Route};
 use super::header_parser::{HeaderLists, HeaderMutations};
 use super::mirror::MirrorPolicy;
-use super::per_filter::PerFilter;
+use super::per_filter::{self, PerFilter};
 use super::virtual_host::{HostContext, VirtualHost};
 use super::{RouteIndex, Selection};
 use crate::config::{ConfigPath, Rejected};
@@ -47,6 +48,22 @@ impl RouteTable {
         Self::with_factories(proto, FACTORIES, cx, path)
     }
 
+    /// Every filter name that a configuration mentions.
+    pub fn filter_names(proto: &pb::RouteConfiguration) -> BTreeSet<Box<str>> {
+        per_filter::filter_names(proto)
+    }
+
+    /// Converts a `RouteConfiguration`, and numbers these filter names, among which all of its own are: so tables that one stream
+    /// may change between have the same numbers.
+    pub fn numbered(
+        proto: pb::RouteConfiguration,
+        names: BTreeSet<Box<str>>,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::convert(proto, PerFilter::with_names(names, FACTORIES, cx), path)
+    }
+
     /// A table without routes: what streams get before the first configuration has come.
     pub fn empty(name: &str) -> Self {
         Self {
@@ -70,6 +87,15 @@ impl RouteTable {
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let per_filter = PerFilter::new(&proto, factories, cx);
+        Self::convert(proto, per_filter, path)
+    }
+
+    fn convert(
+        proto: pb::RouteConfiguration,
+        per_filter: PerFilter<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let cx = per_filter.cx;
         let pb::RouteConfiguration {
             name,
             virtual_hosts,

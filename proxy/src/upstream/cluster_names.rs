@@ -15,6 +15,12 @@ pub struct ClusterNames {
     inner: Mutex<Inner>,
 }
 
+/// Who finds clusters by names that come with requests.
+pub trait NamedClusters {
+    /// The number of `name`; none: there is no such cluster.
+    fn find(&self, name: &str) -> Option<ClusterId>;
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     ids: HashMap<Arc<str>, ClusterId>,
@@ -78,5 +84,12 @@ impl ClusterNames {
     /// The name behind a number.
     pub fn name(&self, id: ClusterId) -> Option<Arc<str>> {
         self.inner.lock().names.get(id.0 as usize).cloned()
+    }
+}
+
+impl NamedClusters for ClusterNames {
+    /// It may be one that configurations have mentioned and that does not exist.
+    fn find(&self, name: &str) -> Option<ClusterId> {
+        Self::find(self, name)
     }
 }

@@ -55,6 +55,12 @@ impl ClusterTable {
         self.slots.get(id)?.load_full()
     }
 
+    /// All clusters.
+    pub(super) fn all(&self) -> impl Iterator<Item = Arc<Cluster>> {
+        let blocks = self.slots.0.iter().filter_map(OnceLock::get);
+        blocks.flatten().filter_map(ArcSwapOption::load_full)
+    }
+
     /// Sees every change of a cluster or its hosts from now on.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.changes.rung.subscribe()

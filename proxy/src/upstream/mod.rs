@@ -26,7 +26,7 @@ pub use circuit_breaker::{
 pub(crate) use cluster::CodeStats;
 pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin};
 pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats};
-pub use cluster_names::{ClusterId, ClusterNames};
+pub use cluster_names::{ClusterId, ClusterNames, NamedClusters};
 pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
 pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};

@@ -1,13 +1,13 @@
 //! The clusters as one worker sees them.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::ClusterId;
 use super::circuit_breaker::{Resource, RoutingPriority};
 use super::cluster::{ClusterInfo, CodeOrigin, CodeStats};
 use super::cluster_manager::Cluster;
@@ -18,6 +18,7 @@ use super::pool::{
     self, Acquire, Connector, PoolError, RequestGuard, RetryGuard, SocketConnector, StreamRequest,
     TcpUpstream,
 };
+use super::{ClusterId, NamedClusters};
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
@@ -31,6 +32,8 @@ pub struct WorkerClusters {
     /// How many changes of the table `clusters` agree with.
     seen: Cell<u64>,
     clusters: RefCell<Vec<Option<Rc<WorkerCluster>>>>,
+    /// The clusters by name, from when a request first names one. What is gone stays in it: its number leads nowhere.
+    names: RefCell<Option<HashMap<Arc<str>, ClusterId>>>,
     /// The shard of stats that this worker writes.
     shard: usize,
     connector: Rc<dyn Connector>,
@@ -82,6 +85,7 @@ impl WorkerClusters {
             table,
             seen: Cell::new(0),
             clusters: RefCell::default(),
+            names: RefCell::default(),
             shard: index + 1,
             connector,
         }
@@ -107,11 +111,24 @@ impl WorkerClusters {
         let (version, changed) = self.table.changes().since(self.seen.get());
         self.seen.set(version);
         match changed {
-            Changed::These(ids) => ids.into_iter().for_each(|id| self.refresh_one(id)),
+            Changed::These(ids) => ids.into_iter().for_each(|id| {
+                self.refresh_one(id);
+                self.learn_name(id);
+            }),
             Changed::Anything => {
+                *self.names.borrow_mut() = None;
                 let known = u32::try_from(self.clusters.borrow().len()).unwrap_or(u32::MAX);
                 (0..known).for_each(|id| self.refresh_one(ClusterId(id)));
             }
+        }
+    }
+
+    fn learn_name(&self, id: ClusterId) {
+        if let Some(names) = &mut *self.names.borrow_mut()
+            && let Some(cluster) = self.table.get(id)
+            && !names.contains_key(&cluster.info.name)
+        {
+            names.insert(cluster.info.name.clone(), id);
         }
     }
 
@@ -155,6 +172,22 @@ impl WorkerClusters {
         }
         clusters[at] = Some(made.clone());
         Some(made)
+    }
+}
+
+impl NamedClusters for WorkerClusters {
+    /// Takes no lock and asks no other thread, unless clusters have changed.
+    fn find(&self, name: &str) -> Option<ClusterId> {
+        if self.table.changes().version() != self.seen.get() {
+            self.refresh();
+        }
+        let mut names = self.names.borrow_mut();
+        let names = names.get_or_insert_with(|| {
+            let all = self.table.all();
+            all.map(|cluster| (cluster.info.name.clone(), cluster.info.id))
+                .collect()
+        });
+        names.get(name).copied()
     }
 }
 
@@ -423,5 +456,43 @@ impl fmt::Debug for WorkerCluster {
 impl fmt::Debug for ClusterHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ClusterHandle").field(&self.name).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{LocalInfo, ServerContext};
+    use crate::upstream::PrioritySet;
+
+    #[test]
+    fn clusters_are_found_by_their_names_as_they_come() {
+        let server = ServerContext::new(1, LocalInfo::default());
+        let table = Arc::new(ClusterTable::default());
+        let add = |name: &str| {
+            let info = ClusterInfo::new(&server, name, Arc::default());
+            let id = info.id;
+            let cluster = Cluster::new(info, PrioritySet::default());
+            table.replace([(id, Some(Arc::new(cluster)))]);
+            id
+        };
+        let first = add("first");
+        let clusters = WorkerClusters::new(table.clone(), 0);
+        assert_eq!(clusters.find("first"), Some(first));
+        server.cluster_names.id("mentioned");
+        assert_eq!(clusters.find("mentioned"), None);
+        assert_eq!(clusters.find("second"), None);
+        let second = add("second");
+        assert_eq!(clusters.find("second"), Some(second));
+        table.replace([(first, None)]);
+        assert!(
+            clusters
+                .find("first")
+                .is_none_or(|id| clusters.get(id).is_none())
+        );
+        // More than is remembered.
+        let last = (0..2000).map(|i| add(&format!("c{i}"))).last();
+        assert_eq!(clusters.find("c1999"), last);
+        assert_eq!(clusters.find("second"), Some(second));
     }
 }

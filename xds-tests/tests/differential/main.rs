@@ -40,6 +40,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod scopes;
 mod sockets;
 mod subsets;
 mod upgrades;
@@ -77,6 +78,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
+    ("scopes", scopes::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
     ("sockets", sockets::cases),

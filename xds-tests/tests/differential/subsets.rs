@@ -1,6 +1,6 @@
 //! Subsets of hosts by their metadata, and what routes ask of them.
 
-use crate::case::{Case, With, case, get, http1, ok, reply};
+use crate::case::{Case, Step, With, case, get, http1, ok, reply};
 
 pub fn cases() -> Vec<Case> {
     [choices(), fallbacks(), selectors(), sources()]
@@ -328,6 +328,16 @@ fn sources() -> Vec<Case> {
             .send(get("/route").field("stage", "c"))
             .send(get("/none").field("stage", "a"))
             .shows(["< body second", "< body third", "< body first"]),
+        subsets("metadata of the connection go over those of the route", BY_STAGE, &[])
+            .listener("listener_filters: [{ name: p, typed_config: { \"@type\": \"@listen/proxy_protocol.v3.ProxyProtocol\", rules: [{ tlv_type: 2, on_tlv_present: { metadata_namespace: envoy.lb, key: s } }] } }]")
+            .routes(
+                "
+                - match: { prefix: / }
+                  route: { cluster: c_@stat, metadata_match: { filter_metadata: { envoy.lb: { s: b } } } }",
+            )
+            .step(Step::Send(proxy_header(b"c")))
+            .raw("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .shows(["< 200"]),
         subsets("only envoy.lb of metadata_match counts", BY_STAGE, &[])
             .routes(
                 "
@@ -346,4 +356,15 @@ fn sources() -> Vec<Case> {
             .get("/")
             .shows(["< body again", "log attempts=2"]),
     ]
+}
+
+/// A PROXY header of version 2 whose authority is this text.
+fn proxy_header(text: &[u8]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
+    let length = u16::try_from(12 + 3 + text.len()).unwrap();
+    header.extend(length.to_be_bytes());
+    header.extend([127, 0, 0, 1, 127, 0, 0, 1, 1, 1, 2, 2, 2]);
+    header.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+    header.extend(text);
+    header
 }

@@ -5,7 +5,7 @@ use crate::case::{
 };
 
 pub fn cases() -> Vec<Case> {
-    [limits(), hosts(), options()]
+    [limits(), hosts(), wanted_hosts(), options()]
         .into_iter()
         .flatten()
         .collect()
@@ -94,6 +94,61 @@ fn limits() -> Vec<Case> {
             .get("/")
             .stats(["cluster.@backend.circuit_breakers.default.remaining_rq"])
             .shows(["stat cluster.@backend.circuit_breakers.default.remaining_rq: 7"]),
+    ]
+}
+
+fn wanted_hosts() -> Vec<Case> {
+    let wanting = |title, hosts: &str, sources: &str| {
+        custom(
+            title,
+            &format!(
+                "load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{hosts}] }}, {{ priority: 1, lb_endpoints: [{B}] }}] }}\nload_balancing_policy: {{ policies: [{{ typed_extension_config: {{ name: o, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost, {sources}, fallback_policy: {{ policies: [{{ typed_extension_config: {{ name: r, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin }} }} }}] }} }} }} }}] }}"
+            ),
+        )
+    };
+    // A request cannot know the port of a backend; a filter that the configuration has can.
+    let naming = |hosts: &str| {
+        format!(
+            "
+            - name: m
+              typed_config:
+                \"@type\": \"@http/header_mutation.v3.HeaderMutation\"
+                mutations: {{ request_mutations: [{{ append: {{ header: {{ key: x-want, value: \"{hosts}\" }} }} }}] }}"
+        )
+    };
+    const BY_HEADER: &str = "override_host_sources: [{ header: x-want }]";
+    vec![
+        wanting("override_host takes the host that a header names", A, BY_HEADER)
+            .filters(&naming("127.0.0.1:@port:other"))
+            .get("/")
+            .shows(["< body other"])
+            .lacks(["< body hello"]),
+        wanting("override_host passes over hosts that there are not", A, BY_HEADER)
+            .filters(&naming("10.0.0.1:80, nobody,, 127.0.0.1:@port:other"))
+            .get("/")
+            .shows(["< body other"]),
+        wanting("override_host falls back where no host is named", A, BY_HEADER).get("/").shows(["< body hello"]),
+        wanting("override_host takes the next named host for a retry", A, BY_HEADER)
+            .routes("- match: { prefix: / }\n  route: { cluster: custom_@stat, retry_policy: { retry_on: 5xx } }")
+            .reply(reply(crate::case::status(503, "")))
+            .filters(&naming("127.0.0.1:@port:backend,127.0.0.1:@port:other"))
+            .get("/")
+            .shows(["< body other", "log attempts=2"]),
+        wanting("override_host takes an unhealthy host that is named", A_SICK, BY_HEADER)
+            .filters(&naming("127.0.0.1:@port:backend"))
+            .get("/")
+            .shows(["< 200"]),
+        wanting("override_host reads metadata, and notes the host that it took", A, "override_host_sources: [{ metadata: { key: a, path: [{ key: b }, { key: c }] } }], selected_host_key: { key: noted, path: [{ key: chosen }] }")
+            .filters(
+                "
+                - name: m
+                  typed_config:
+                    \"@type\": \"@http/set_metadata.v3.Config\"
+                    metadata: [{ metadata_namespace: a, value: { b: { c: \"127.0.0.1:@port:other\" } } }]",
+            )
+            .log_format("took=%DYNAMIC_METADATA(noted:chosen)%", "")
+            .get("/")
+            .shows(["< body other", "log took=127.0.0.1:@port:other"]),
     ]
 }
 

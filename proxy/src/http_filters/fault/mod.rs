@@ -436,9 +436,9 @@ impl Fault {
 /// Whether the settings are for this request at all.
 fn applies(settings: &FaultSettings, cx: &StreamContext<'_>, head: &RequestHead) -> bool {
     if let Some(wanted) = settings.upstream_cluster {
-        let names = &cx.worker.server.cluster_names;
+        let clusters = &cx.worker.clusters;
         let route = cx.info.route.as_ref();
-        if route.is_none_or(|route| route.cluster(head, names) != ClusterChoice::Id(wanted)) {
+        if route.is_none_or(|route| route.cluster(head, clusters) != ClusterChoice::Id(wanted)) {
             return false;
         }
     }

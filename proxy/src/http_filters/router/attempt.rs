@@ -13,6 +13,7 @@ use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{NewCookie, RetryPolicy, SelectedRoute};
 use crate::stream_info::{ResponseFlag, StreamInfo, UpstreamInfo};
+use crate::upstream::load_balancer::OverrideHostSettings;
 use crate::upstream::pool::StreamKind;
 use crate::upstream::{Host, LB_NAMESPACE, LoadBalancerContext, MetadataMatch, WorkerHost};
 
@@ -46,6 +47,9 @@ impl Router {
                 .with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
+        if let Some(settings) = &cluster.info().settings.load_balancer.override_host {
+            settings.note(&host, &mut env.info.dynamic_metadata);
+        }
         self.rewrite_host_for(&host, env);
         if env.info.scheme_matches_upstream {
             let secure = cluster.info().transport.is_secure();
@@ -256,6 +260,14 @@ impl LoadBalancerContext for HostChoice<'_> {
     fn metadata_match(&self) -> Option<&MetadataMatch> {
         let of_route = || self.router.route.as_ref()?.metadata_match();
         self.of_request.as_ref().or_else(of_route)
+    }
+    fn next_wanted_host(&self, settings: &OverrideHostSettings) -> Option<Box<str>> {
+        let mut wanted = self.router.wanted_hosts.borrow_mut();
+        wanted
+            .get_or_insert_with(|| {
+                Box::new(settings.wanted(self.request, &self.info.dynamic_metadata))
+            })
+            .pop_front()
     }
     fn hash_key(&self) -> Option<u64> {
         let action = self.router.route.as_ref()?.route().forward()?;

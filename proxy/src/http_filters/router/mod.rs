@@ -32,6 +32,8 @@ mod upstream_filters;
 mod upstream_log;
 mod upstream_request;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -88,6 +90,8 @@ pub struct Router {
     redirects: bool,
     /// Attempts that took too long and go on.
     slow: Vec<Slow>,
+    /// The hosts that the request names itself and that have not been tried, once they were asked for.
+    wanted_hosts: RefCell<Option<Box<VecDeque<Box<str>>>>>,
     /// Cookies by which the client finds its host again.
     new_cookies: Vec<NewCookie>,
     /// `x-envoy-upstream-alt-stat-name`.
@@ -171,6 +175,7 @@ impl Router {
             grpc_deferred: false,
             redirects: false,
             slow: Vec::new(),
+            wanted_hosts: RefCell::default(),
             new_cookies: Vec::new(),
             alt_stat_name: None,
             request_complete: None,

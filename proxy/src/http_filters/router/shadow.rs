@@ -56,8 +56,7 @@ impl Router {
         }
         for policy in action.mirrors() {
             let random = env.worker.random.next();
-            let Some(cluster) = policy.cluster(env.request, &env.worker.server.cluster_names)
-            else {
+            let Some(cluster) = policy.cluster(env.request, &env.worker.clusters) else {
                 continue;
             };
             if !policy.applies(random) {

@@ -56,7 +56,7 @@ virtual_hosts:
             "{expected} is missing in {found:#?}"
         );
     }
-    assert_eq!(found.len(), 17, "{found:#?}");
+    assert_eq!(found.len(), 16, "{found:#?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use policies::common::v3 as common;
 use policies::least_request::v3::LeastRequest;
 use policies::least_request::v3::least_request::SelectionMethod;
 use policies::maglev::v3::Maglev;
+use policies::override_host::v3::OverrideHost;
 use policies::random::v3::Random;
 use policies::ring_hash::v3::RingHash;
 use policies::round_robin::v3::RoundRobin;
@@ -15,6 +16,7 @@ use policies::subset::v3::Subset;
 
 use super::hash_config::{self, Consistent};
 use super::hashing::HashSettings;
+use super::override_host::OverrideHostSettings;
 use super::slow_start::SlowStart;
 use super::subset_config::SubsetSettings;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
@@ -34,6 +36,8 @@ pub struct LoadBalancerSettings {
     pub subset: Option<Box<SubsetSettings>>,
     /// How new hosts get their share: round robin and least request alone.
     pub slow_start: Option<SlowStart>,
+    /// With `override_host`: where requests name their hosts. The settings above are those of its `fallback_policy`.
+    pub override_host: Option<Box<OverrideHostSettings>>,
 }
 
 /// How a host is chosen among its like.
@@ -83,6 +87,7 @@ struct LocalityMode {
 const SUPPORTED: &[&str] = &[
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
     "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+    "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
     "envoy.extensions.load_balancing_policies.random.v3.Random",
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
@@ -96,6 +101,19 @@ struct Typed {
     mode: LocalityMode,
     subset: Option<Box<SubsetSettings>>,
     slow_start: Option<SlowStart>,
+    override_host: Option<Box<OverrideHostSettings>>,
+}
+
+impl Typed {
+    fn new(policy: Policy, mode: LocalityMode) -> Self {
+        Self {
+            policy,
+            mode,
+            subset: None,
+            slow_start: None,
+            override_host: None,
+        }
+    }
 }
 
 impl Default for LoadBalancerSettings {
@@ -107,6 +125,7 @@ impl Default for LoadBalancerSettings {
             healthy_panic_threshold: 50,
             subset: None,
             slow_start: None,
+            override_host: None,
         }
     }
 }
@@ -133,11 +152,13 @@ impl LegacyPolicy {
             mode,
             subset,
             slow_start,
+            override_host,
         } = policy?.unwrap_or_else(|(policy, slow_start)| Typed {
             policy,
             mode: legacy_mode,
             subset,
             slow_start,
+            override_host: None,
         });
         Ok(LoadBalancerSettings {
             policy,
@@ -146,6 +167,7 @@ impl LegacyPolicy {
             healthy_panic_threshold,
             subset,
             slow_start,
+            override_host,
         })
     }
 }
@@ -313,12 +335,6 @@ fn typed_policy(proto: pb::LoadBalancingPolicy, path: &ConfigPath<'_>) -> Result
 }
 
 fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
-    let typed = |policy, mode| Typed {
-        policy,
-        mode,
-        subset: None,
-        slow_start: None,
-    };
     match config.type_name.rsplit('.').next() {
         Some("RoundRobin") => {
             let RoundRobin {
@@ -333,7 +349,7 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
             let mode = locality_mode(locality_lb_config, path);
             Ok(Typed {
                 slow_start: slow?.flatten(),
-                ..typed(Policy::RoundRobin, mode?)
+                ..Typed::new(Policy::RoundRobin, mode?)
             })
         }
         Some("RingHash") => {
@@ -342,7 +358,7 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 weighted: config.locality_weighted_lb_config.is_some(),
                 ..LocalityMode::default()
             };
-            Ok(typed(hash_config::ring_hash(config, path)?, mode))
+            Ok(Typed::new(hash_config::ring_hash(config, path)?, mode))
         }
         Some("Maglev") => {
             let config: Maglev = config.decode(path)?;
@@ -350,64 +366,85 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 weighted: config.locality_weighted_lb_config.is_some(),
                 ..LocalityMode::default()
             };
-            Ok(typed(hash_config::maglev(config, path)?, mode))
+            Ok(Typed::new(hash_config::maglev(config, path)?, mode))
         }
-        Some("Subset") => {
-            let mut config: Subset = config.decode(path)?;
-            let child = config.subset_lb_policy.take();
-            let settings = SubsetSettings::from_proto(config, path);
-            let child = path.required("subset_lb_policy", child)?;
-            let path = path.field("subset_lb_policy");
-            let child = typed_policy(child, &path)?;
-            if child.subset.is_some() {
-                return Err(path.reject("is one of subsets again, which is not supported"));
-            }
-            Ok(Typed {
-                subset: Some(Box::new(settings?)),
-                ..child
-            })
-        }
+        Some("Subset") => subset_policy(config, path),
+        Some("OverrideHost") => override_host_policy(config, path),
         Some("Random") => {
             let Random { locality_lb_config } = config.decode(path)?;
-            Ok(typed(
+            Ok(Typed::new(
                 Policy::Random,
                 locality_mode(locality_lb_config, path)?,
             ))
         }
-        _ => {
-            #[allow(
-                deprecated,
-                reason = "`enable_full_scan` is decided like every other field"
-            )]
-            let LeastRequest {
-                choice_count,
-                active_request_bias,
-                slow_start_config,
-                locality_lb_config,
-                enable_full_scan,
-                selection_method,
-            } = config.decode(path)?;
-            let slow = path.optional(
-                "slow_start_config",
-                slow_start_config,
-                SlowStart::from_proto,
-            );
-            let mode = locality_mode(locality_lb_config, path);
-            let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
-            let full_scan =
-                method == SelectionMethod::FullScan || enable_full_scan.is_some_and(|v| v.value);
-            let policy = least_request(
-                choice_count.map(|v| v.value),
-                active_request_bias,
-                full_scan,
-                path,
-            );
-            Ok(Typed {
-                slow_start: slow?.flatten(),
-                ..typed(policy?, mode?)
-            })
-        }
+        _ => least_request_policy(config, path),
     }
+}
+
+fn subset_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    let mut config: Subset = config.decode(path)?;
+    let child = config.subset_lb_policy.take();
+    let settings = SubsetSettings::from_proto(config, path);
+    let child = path.required("subset_lb_policy", child)?;
+    let path = path.field("subset_lb_policy");
+    let child = typed_policy(child, &path)?;
+    if child.subset.is_some() || child.override_host.is_some() {
+        return Err(path.reject("is subset or override_host, which is not supported"));
+    }
+    Ok(Typed {
+        subset: Some(Box::new(settings?)),
+        ..child
+    })
+}
+
+fn override_host_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    let mut config: OverrideHost = config.decode(path)?;
+    let child = config.fallback_policy.take();
+    let settings = OverrideHostSettings::from_proto(config, path);
+    let child = path.required("fallback_policy", child)?;
+    let path = path.field("fallback_policy");
+    let child = typed_policy(child, &path)?;
+    if child.override_host.is_some() {
+        return Err(path.reject("is override_host again, which is not supported"));
+    }
+    Ok(Typed {
+        override_host: Some(Box::new(settings?)),
+        ..child
+    })
+}
+
+fn least_request_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    #[allow(
+        deprecated,
+        reason = "`enable_full_scan` is decided like every other field"
+    )]
+    let LeastRequest {
+        choice_count,
+        active_request_bias,
+        slow_start_config,
+        locality_lb_config,
+        enable_full_scan,
+        selection_method,
+    } = config.decode(path)?;
+    let slow = path.optional(
+        "slow_start_config",
+        slow_start_config,
+        SlowStart::from_proto,
+    );
+    let mode = locality_mode(locality_lb_config, path);
+    let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
+    let full_scan =
+        method == SelectionMethod::FullScan || enable_full_scan.is_some_and(|v| v.value);
+    let policy = least_request(
+        choice_count.map(|v| v.value),
+        active_request_bias,
+        full_scan,
+        path,
+    );
+    Ok(Typed {
+        slow_start: slow?.flatten(),
+        ..Typed::new(policy?, mode?)
+    })
 }
 
 fn locality_mode(

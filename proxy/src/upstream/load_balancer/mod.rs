@@ -2,7 +2,7 @@
 //!
 //! Type URLs: `envoy.extensions.load_balancing_policies.{round_robin.v3.RoundRobin, least_request.v3.LeastRequest, random.v3.Random}`
 //! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`; likewise `ring_hash.v3.RingHash` and `maglev.v3.Maglev`.
-//! `subset.v3.Subset`, or `Cluster.lb_subset_config`: each combination of values of the metadata of hosts has a load balancer.
+//! `override_host.v3.OverrideHost`, whose requests may name their hosts; `subset.v3.Subset`, or `Cluster.lb_subset_config`: each combination of values of the metadata of hosts has a load balancer.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
 //! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`.
 //! Deviations: the runtime keys of `active_request_bias` and `aggression` are not read, their defaults hold.
@@ -19,12 +19,14 @@ mod host_balancer;
 mod maglev;
 mod metadata_match;
 mod murmur;
+mod override_host;
 mod pick;
 mod priority_load;
 mod ring_hash;
 mod slow_start;
 mod subset;
 mod subset_config;
+mod worker_subsets;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,13 +38,15 @@ pub use config::{LoadBalancerSettings, Policy};
 pub(super) use hashing::HashTables;
 pub use hashing::{HashSettings, TableSettings};
 pub use metadata_match::{LB_NAMESPACE, MetadataMatch};
+pub use override_host::OverrideHostSettings;
 pub use ring_hash::HashFunction;
 pub use slow_start::SlowStart;
 pub(super) use subset::SubsetTable;
 pub use subset_config::SubsetSettings;
 
 use self::host_balancer::HostBalancer;
-use self::subset::WorkerSubsets;
+use self::override_host::HostsByAddress;
+use self::worker_subsets::WorkerSubsets;
 use super::cluster::ClusterInfo;
 use super::host::{Host, WorkerHost};
 use super::priority_set::PrioritySet;
@@ -60,6 +64,11 @@ pub trait LoadBalancerContext {
 
     /// What the metadata of the host must have, where a cluster has subsets.
     fn metadata_match(&self) -> Option<&MetadataMatch> {
+        None
+    }
+
+    /// The address of the next host that the request names itself, each once.
+    fn next_wanted_host(&self, _settings: &OverrideHostSettings) -> Option<Box<str>> {
         None
     }
 
@@ -90,6 +99,8 @@ pub(super) struct WorkerLoadBalancer {
     all: HostBalancer,
     /// With `lb_subset_config`.
     subsets: Option<WorkerSubsets>,
+    /// With `override_host`.
+    by_address: HostsByAddress,
 }
 
 impl WorkerLoadBalancer {
@@ -99,6 +110,7 @@ impl WorkerLoadBalancer {
             panic_threshold,
             all: HostBalancer::default(),
             subsets: None,
+            by_address: HostsByAddress::new(),
         }
     }
 
@@ -130,6 +142,11 @@ impl WorkerLoadBalancer {
         }
         let threshold = self.panic_threshold.get().min(100);
         self.all = HostBalancer::new(&self.info, set, hosts, threshold);
+        if self.info.settings.load_balancer.override_host.is_some() {
+            let hosts = self.all.hosts();
+            let named = hosts.map(|host| (host.address.to_string().into(), host.clone()));
+            self.by_address = named.collect();
+        }
         self.subsets = set.subsets.clone().map(WorkerSubsets::new);
         let gone = old.into_iter().zip(kept).filter(|(_, kept)| !kept);
         gone.map(|(host, _)| host).collect()
@@ -137,6 +154,13 @@ impl WorkerLoadBalancer {
 
     /// A host, or none if none may be used.
     pub(super) fn choose_host(&mut self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
+        if let Some(settings) = &self.info.settings.load_balancer.override_host {
+            while let Some(wanted) = cx.next_wanted_host(settings) {
+                if let Some(host) = self.by_address.get(&wanted) {
+                    return Some(host.clone());
+                }
+            }
+        }
         match &mut self.subsets {
             None => self.all.choose_host(&self.info, cx),
             Some(subsets) => subsets.choose_host(&self.info, &self.all, cx),

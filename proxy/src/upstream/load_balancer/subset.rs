@@ -7,36 +7,35 @@
 //! number of workers and one more.
 
 use std::collections::{BTreeSet, HashMap};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::Policy;
 use super::hashing::HashTables;
-use super::host_balancer::HostBalancer;
 use super::metadata_match::{Criteria, LB_NAMESPACE, MetadataMatch, canonical, over};
 use super::subset_config::{Fallback, SelectorFallback, SubsetSettings};
-use super::{LoadBalancerContext, Policy};
 use crate::stats::Gauge;
 use crate::upstream::cluster::ClusterInfo;
-use crate::upstream::host::{Host, WorkerHost};
+use crate::upstream::host::Host;
 use crate::upstream::priority_set::{HostSet, LocalityHosts, PrioritySet};
 
 /// The subsets of a cluster's hosts at one moment.
 #[derive(Debug)]
 pub(in crate::upstream) struct SubsetTable {
-    subsets: Vec<Subset>,
+    pub(super) subsets: Vec<Subset>,
     /// Subsets of selectors by their names and values, the names sorted.
     by_values: HashMap<Criteria, usize>,
     /// All hosts, where anything falls back on them.
-    any: Option<usize>,
-    default: Option<usize>,
+    pub(super) any: Option<usize>,
+    pub(super) default: Option<usize>,
     /// Hosts that found the place in their subset taken. The gauge is there as long as the table.
     duplicates: Option<Gauge>,
 }
 
+/// One of them.
 #[derive(Debug)]
-enum Subset {
+pub(super) enum Subset {
     Hosts {
         set: PrioritySet,
         /// The same hosts by priority, as indexes of those of the cluster.
@@ -391,122 +390,6 @@ fn scaled(weight: u32, left: usize, all: usize) -> u32 {
     );
     let doubled = u128::from(weight) * left * 2 + all;
     u32::try_from(doubled / (2 * all)).unwrap_or(u32::MAX)
-}
-
-/// The subsets of a cluster on one worker.
-pub(super) struct WorkerSubsets {
-    table: Arc<SubsetTable>,
-    /// Those that requests have asked for.
-    balancers: Vec<Option<HostBalancer>>,
-    /// Where requests with these criteria look, by number of the criteria.
-    known: HashMap<u64, Rc<[Choice]>>,
-}
-
-/// That many criteria are remembered; those of routes that are gone are among them.
-const KNOWN: usize = 4096;
-
-impl WorkerSubsets {
-    pub(super) fn new(table: Arc<SubsetTable>) -> Self {
-        Self {
-            balancers: table.subsets.iter().map(|_| None).collect(),
-            table,
-            known: HashMap::new(),
-        }
-    }
-
-    /// A host for a request. `all` are the hosts of the cluster, by priority.
-    pub(super) fn choose_host(
-        &mut self,
-        info: &ClusterInfo,
-        all: &HostBalancer,
-        cx: &dyn LoadBalancerContext,
-    ) -> Option<Rc<WorkerHost>> {
-        let settings = info.settings.load_balancer.subset.as_deref()?;
-        let choices = self.choices(settings, cx.metadata_match());
-        choices
-            .iter()
-            .find_map(|choice| self.choose(*choice, (info, settings), all, cx))
-    }
-
-    fn choices(
-        &mut self,
-        settings: &SubsetSettings,
-        asked: Option<&MetadataMatch>,
-    ) -> Rc<[Choice]> {
-        let id = asked.map_or(u64::MAX, |asked| asked.id);
-        if let Some(known) = self.known.get(&id) {
-            return known.clone();
-        }
-        let choices: Rc<[Choice]> = self.table.resolve(settings, asked).into();
-        if id != 0 {
-            if self.known.len() >= KNOWN {
-                self.known.clear();
-            }
-            self.known.insert(id, choices.clone());
-        }
-        choices
-    }
-
-    fn choose(
-        &mut self,
-        choice: Choice,
-        (info, settings): (&ClusterInfo, &SubsetSettings),
-        all: &HostBalancer,
-        cx: &dyn LoadBalancerContext,
-    ) -> Option<Rc<WorkerHost>> {
-        let stats = &info.update_stats;
-        let own = match choice {
-            Choice::Subset(at) => {
-                stats.lb_subsets_selected().inc();
-                return self.of_subset(at, info, all, cx);
-            }
-            Choice::OfSelector(subset) => return self.of_subset(subset?, info, all, cx),
-            Choice::Fallback => match settings.fallback {
-                Fallback::Nobody => return None,
-                Fallback::AnyEndpoint => self.table.any,
-                Fallback::DefaultSubset => self.table.default,
-            },
-        };
-        if let Some(host) = self.of_subset(own?, info, all, cx) {
-            stats.lb_subsets_fallback().inc();
-            return Some(host);
-        }
-        let any = self.table.any.filter(|_| settings.panic_mode_any)?;
-        let host = self.of_subset(any, info, all, cx)?;
-        stats.lb_subsets_fallback_panic().inc();
-        Some(host)
-    }
-
-    fn of_subset(
-        &mut self,
-        at: usize,
-        info: &ClusterInfo,
-        all: &HostBalancer,
-        cx: &dyn LoadBalancerContext,
-    ) -> Option<Rc<WorkerHost>> {
-        match self.table.subsets.get(at)? {
-            Subset::Single(hosts) => {
-                let first = hosts.iter().enumerate();
-                let mut first = first.filter_map(|(priority, index)| Some((priority, (*index)?)));
-                let (priority, index) = first.next()?;
-                all.host(priority, index).cloned()
-            }
-            Subset::Hosts { set, indexes } => self
-                .balancers
-                .get_mut(at)?
-                .get_or_insert_with(|| {
-                    let hosts = indexes.iter().enumerate().map(|(priority, indexes)| {
-                        let hosts = indexes.iter();
-                        hosts
-                            .filter_map(|at| all.host(priority, *at))
-                            .cloned()
-                            .collect()
-                    });
-                    HostBalancer::new(info, set, hosts.collect(), all.panic_threshold())
-                })
-                .choose_host(info, cx),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::server::Worker;
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
 use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream, UpstreamConnectionInfo};
-use crate::upstream::{ClusterId, LoadBalancerContext, WorkerCluster, WorkerHost};
+use crate::upstream::{ClusterId, LoadBalancerContext, NamedClusters, WorkerCluster, WorkerHost};
 
 /// A connection on its way. Dropped, it counts and logs its end.
 struct Session {
@@ -230,7 +230,7 @@ impl Session {
         let id: ClusterId = match state.get("envoy.tcp_proxy.cluster") {
             Some(object) => {
                 let name = object.serialize_as_string()?;
-                self.worker.server.cluster_names.find(&name)?
+                self.worker.clusters.find(&name)?
             }
             None => self.proxy.config.route.pick(self.worker.random.next()),
         };

@@ -5,7 +5,7 @@ use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
 use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 use serde_json::{Map, json};
 
-use super::super::{LegacyPolicy, LoadBalancerSettings, WorkerLoadBalancer};
+use super::super::{LegacyPolicy, LoadBalancerContext, LoadBalancerSettings, WorkerLoadBalancer};
 use super::*;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::net::Address;
