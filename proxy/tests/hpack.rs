@@ -42,8 +42,5 @@ fn blocks_are_read_and_refused_as_by_hpack_of_pypi() {
             assert_eq!(result.ok().map(|()| fields), expected, "{}", lines[0]);
         }
     }
-    assert!(
-        read > 200 && refused > 20,
-        "{read} read, {refused} refused"
-    );
+    assert!(read > 200 && refused > 20, "{read} read, {refused} refused");
 }
