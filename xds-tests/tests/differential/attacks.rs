@@ -67,7 +67,8 @@ fn heads() -> Vec<Case> {
     // A field of 4,000 octets that goes into the table, and then its number again and again.
     let mut bomb = block(&GET);
     bomb.extend_from_slice(&[0x40, 3, b'x', b'-', b'a', 0x7f]);
-    bomb.extend_from_slice(&[(4000 - 127) as u8 & 0x7f | 0x80, ((4000 - 127) >> 7) as u8]);
+    // 127 + 0x21 + 0x1e * 128.
+    bomb.extend_from_slice(&[0xa1, 0x1e]);
     bomb.extend(std::iter::repeat_n(b'v', 4000));
     bomb.extend(std::iter::repeat_n(0x80 | 62, 1000));
     vec![
