@@ -15,6 +15,7 @@
 
 mod downstream;
 mod features;
+mod others;
 mod peers;
 mod pki;
 mod rotation;

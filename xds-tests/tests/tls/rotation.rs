@@ -29,8 +29,8 @@ const RATE: u64 = 1_000;
 const CLIENTS: u64 = 20;
 
 /// A folder whose link `data` is moved from version to version.
-struct Secrets {
-    folder: PathBuf,
+pub struct Secrets {
+    pub folder: PathBuf,
     version: usize,
     root: (Authority, String),
     /// What is trusted, in PEM.
@@ -47,7 +47,7 @@ fn authority(number: usize) -> (Authority, String) {
 }
 
 impl Secrets {
-    fn new(folder: PathBuf) -> Self {
+    pub fn new(folder: PathBuf) -> Self {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
         let root = authority(0);
@@ -148,7 +148,7 @@ const ADDRESS: &str = "address: { socket_address: { address: 127.0.0.1, port_val
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
 
 /// The sidecar of the server: HTTP and bytes that come back, both for clients with a good certificate only.
-fn inner(folder: &Path) -> String {
+pub fn inner(folder: &Path) -> String {
     let socket = format!(
         "transport_socket: {{ name: tls, typed_config: {{ \"@type\": {TLS}.DownstreamTlsContext, require_client_certificate: true, {} }} }}",
         context(folder, "server", "client")
@@ -172,7 +172,7 @@ fn inner(folder: &Path) -> String {
 }
 
 /// The sidecar of the client.
-fn outer(folder: &Path, http: SocketAddr, tcp: SocketAddr) -> String {
+pub fn outer(folder: &Path, http: SocketAddr, tcp: SocketAddr) -> String {
     let cluster = |name: &str, address: SocketAddr, more: &str| {
         format!(
             "  - name: {name}\n    load_assignment: {{ cluster_name: {name}, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }} ] }} ] }}\n    transport_socket: {{ name: tls, typed_config: {{ \"@type\": {TLS}.UpstreamTlsContext, {} }} }}\n{more}",
