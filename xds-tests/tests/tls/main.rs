@@ -5,6 +5,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::print_stdout,
     reason = "a test stops at what it did not expect"
 )]
 #![allow(
@@ -14,6 +15,8 @@
 
 mod downstream;
 mod features;
+mod others;
 mod peers;
 mod pki;
+mod rotation;
 mod upstream;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use aws_lc_rs::digest;
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use parking_lot::Mutex;
 use pb::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
@@ -43,6 +44,16 @@ pub(super) struct Materials {
 }
 
 impl Materials {
+    /// A digest of whom peers are validated by.
+    pub(super) fn trust(&self) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let trusted = self.validation.iter().flat_map(|found| &found.trusted);
+        trusted.for_each(|certificate| context.update(certificate.der()));
+        let mut out = [0; 32];
+        out.copy_from_slice(context.finish().as_ref());
+        out
+    }
+
     /// The same as `/certs` shows it.
     pub(super) fn in_use(&self) -> InUse {
         let ca = self.validation.as_ref().and_then(|validation| {

@@ -142,7 +142,10 @@ impl DownstreamTls {
         Ok(made)
     }
 
-    fn tickets(&self) -> Result<Option<Option<Arc<dyn ProducesTickets>>>, String> {
+    fn tickets(
+        &self,
+        materials: &Materials,
+    ) -> Result<Option<Option<Arc<dyn ProducesTickets>>>, String> {
         let proto = match &self.settings.tickets {
             TicketSource::Off => return Ok(Some(None)),
             TicketSource::Own => {
@@ -158,7 +161,12 @@ impl DownstreamTls {
         };
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "session_ticket_keys");
-        let tickets = Tickets::from_proto(proto, self.settings.session_timeout, &path);
+        let tickets = Tickets::from_proto(
+            proto,
+            self.settings.session_timeout,
+            materials.trust(),
+            &path,
+        );
         match tickets {
             Ok(tickets) => Ok(Some(Some(Arc::new(tickets)))),
             Err(_) => Err(report.take().iter().map(ToString::to_string).collect()),
@@ -236,7 +244,7 @@ impl Rebuild for DownstreamTls {
         let Some(materials) = materials else {
             return Ok(());
         };
-        let Some(tickets) = self.tickets()? else {
+        let Some(tickets) = self.tickets(&materials)? else {
             return Ok(());
         };
         let used = materials.in_use();
@@ -318,7 +326,7 @@ fn ticket_source(
         Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => TicketSource::Own,
         Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
             let path = path.field("session_ticket_keys");
-            Tickets::from_proto(keys.clone(), 0, &path)?;
+            Tickets::from_proto(keys.clone(), 0, [0; 32], &path)?;
             TicketSource::Keys(keys)
         }
         Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {

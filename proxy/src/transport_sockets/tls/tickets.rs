@@ -19,6 +19,9 @@ pub(super) struct Tickets {
     keys: Vec<TicketKey>,
     /// How long a ticket is good, in seconds.
     lifetime: u32,
+    /// Whom clients are validated by. Tickets of clients that were validated otherwise are not taken: these shake hands anew,
+    /// instead of being refused by what is asked of them now.
+    trust: [u8; 32],
 }
 
 /// 80 bytes: name, key of the digest, key of the cipher.
@@ -32,6 +35,7 @@ impl Tickets {
     pub(super) fn from_proto(
         proto: pb::TlsSessionTicketKeys,
         lifetime: u32,
+        trust: [u8; 32],
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let pb::TlsSessionTicketKeys { keys } = proto;
@@ -44,7 +48,11 @@ impl Tickets {
                 ))
             })
         })?;
-        Ok(Self { keys, lifetime })
+        Ok(Self {
+            keys,
+            lifetime,
+            trust,
+        })
     }
 }
 
@@ -98,13 +106,15 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.keys.first()?.encrypt(plain)
+        let bound = Zeroizing::new([&self.trust[..], plain].concat());
+        self.keys.first()?.encrypt(&bound)
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         let name = cipher.get(..NAME)?;
         let key = self.keys.iter().find(|key| key.name == name)?;
-        key.decrypt(cipher)
+        let bound = Zeroizing::new(key.decrypt(cipher)?);
+        bound.strip_prefix(&self.trust).map(<[u8]>::to_vec)
     }
 }
 
@@ -131,7 +141,17 @@ mod tests {
                 .map(|byte| TicketKey::new(&[*byte; KEY]).unwrap())
                 .collect(),
             lifetime: 3600,
+            trust: [7; 32],
         }
+    }
+
+    #[test]
+    fn a_ticket_of_a_client_that_was_validated_otherwise_is_not_taken() {
+        let mut tickets = tickets(&[1]);
+        let ticket = tickets.encrypt(b"session").unwrap();
+        assert_eq!(tickets.decrypt(&ticket).unwrap(), b"session");
+        tickets.trust = [8; 32];
+        assert_eq!(tickets.decrypt(&ticket), None);
     }
 
     #[test]
