@@ -21,6 +21,8 @@ use crate::upstream::async_client::{AsyncClient, Body, BodySender, RequestOption
 crate::stats_group! {
     /// What became of entries.
     struct GrpcAccessLogStats {
+        counter grpc_entries_flush_failed;
+        counter grpc_entries_flushed;
         counter logs_dropped;
         counter logs_written;
     }
@@ -147,6 +149,7 @@ impl Exporter {
             self.open();
         }
         let Waiting { http, tcp, .. } = &mut *waiting;
+        let count = u64::try_from(http.len() + tcp.len()).unwrap_or(u64::MAX);
         let entries = match http.is_empty() {
             false => LogEntries::HttpLogs(HttpAccessLogEntries {
                 log_entry: std::mem::take(http),
@@ -168,8 +171,10 @@ impl Exporter {
             .is_some_and(|stream| stream.send_data(framed(&message), EndStream::No));
         if sent {
             waiting.bytes = 0;
+            self.stats.grpc_entries_flushed().add(count);
             return;
         }
+        self.stats.grpc_entries_flush_failed().add(count);
         match message.log_entries {
             Some(LogEntries::HttpLogs(entries)) => waiting.http = entries.log_entry,
             Some(LogEntries::TcpLogs(entries)) => waiting.tcp = entries.log_entry,
