@@ -339,6 +339,10 @@ fn file_log(path: &Path, format: &str) -> String {
 }
 
 const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+/// The status says which certificate a client has shown.
+const BY_CERTIFICATE: &str = "{ match: { prefix: /, tls_context: { presented: true, validated: true } }, direct_response: { status: 200 } }, \
+    { match: { prefix: /, tls_context: { presented: true } }, direct_response: { status: 201 } }, \
+    { match: { prefix: /, tls_context: { presented: false } }, direct_response: { status: 202 } }";
 const ROUTER: &str = "{ name: router, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }";
 
 fn downstream(pki: &Pki, folder: &Path) -> String {
@@ -372,7 +376,7 @@ fn downstream(pki: &Pki, folder: &Path) -> String {
           stat_prefix: {name}
           {XFCC}
           access_log: {http_log}
-          route_config: {{ virtual_hosts: [ {{ name: v, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: ok }} }} }} ] }} ] }}
+          route_config: {{ virtual_hosts: [ {{ name: v, domains: ["*"], routes: [ {BY_CERTIFICATE} ] }} ] }}
           http_filters: [ {ROUTER} ]
 "#
         );

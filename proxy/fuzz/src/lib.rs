@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger::config::{ConfigPath, ConfigReport, TypedConfig};
 use outrigger::listener_filters::{FACTORIES, ListenerFilterConfig, ListenerFilterStatus};
 use outrigger::net::Address;
-use outrigger::server::{FactoryContext, LocalInfo, ServerContext};
+use outrigger::server::{FactoryContext, InitManager, LocalInfo, ServerContext};
 use outrigger::stream_info::ConnectionInfo;
 
 /// A plain connection.
@@ -24,6 +24,7 @@ pub fn listener_filter(name: &str, value: &[u8]) -> Arc<dyn ListenerFilterConfig
     let cx = FactoryContext {
         server: &server,
         scope: &scope,
+        init: &InitManager::new("fuzz"),
     };
     let config = TypedConfig {
         type_name: factory.type_names()[0].to_owned(),

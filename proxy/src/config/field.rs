@@ -2,7 +2,7 @@
 
 use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_proto::pb::envoy::r#type::v3::{
     FractionalPercent, Percent, fractional_percent::DenominatorType,
@@ -10,6 +10,15 @@ use outrigger_proto::pb::envoy::r#type::v3::{
 use outrigger_proto::pb::google::protobuf as wkt;
 
 use super::{ConfigPath, Rejected};
+
+/// A time as dumps show it.
+pub fn timestamp(time: SystemTime) -> wkt::Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    wkt::Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    }
+}
 
 impl<'a> ConfigPath<'a> {
     /// Converts every entry of the repeated field `name`; entries that fail do not hide those after them.

@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 
 pub use data_source::data_source;
 pub use extension::TypedConfig;
-pub use field::{Fraction, Unset};
+pub use field::{Fraction, Unset, timestamp};
 pub use json::{json_object, json_to_struct, json_to_value, json_value};
 
 /// What one load of a configuration found wrong, and how strict it is with what is old or unknown.
@@ -101,6 +101,17 @@ impl ConfigReport {
     /// The errors reported so far, in the order of their discovery.
     pub fn take(&self) -> Vec<ConfigError> {
         self.errors.take()
+    }
+
+    /// A report on a resource that came while the process runs, as strict as `runtime` says.
+    pub fn of_resource(runtime: &Runtime) -> Self {
+        Self::new().with_runtime(runtime).with_unknown_fields(true)
+    }
+
+    /// All errors reported so far, one per line.
+    pub fn text(&self) -> String {
+        let errors: Vec<String> = self.take().iter().map(ToString::to_string).collect();
+        errors.join("\n")
     }
 
     /// Whether nothing was reported.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::config::route::v3::RouteConfiguration;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_connection_manager::{
     CodecType, HcmAccessLogOptions, PathWithEscapedSlashesAction, RouteSpecifier,
@@ -22,7 +23,9 @@ use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::router::{self, RouterConfig};
 use crate::route::RouteTable;
+use crate::route::provider::{Routes, Scopes, check_clusters};
 use crate::server::FactoryContext;
+use crate::xds::XdsSource;
 
 /// A configured connection manager, shared by all workers.
 pub struct HcmConfig {
@@ -73,7 +76,15 @@ pub struct HcmConfig {
     /// Keeps an HTTP/1.1 connection after a message error.
     pub stream_error_on_invalid_http_message: bool,
     /// The routes.
-    pub routes: Arc<RouteTable>,
+    pub routes: HcmRoutes,
+}
+
+/// `route_specifier`.
+pub enum HcmRoutes {
+    /// One route configuration for all requests.
+    One(Routes),
+    /// Several, of which headers of a request choose one.
+    Scoped(Scopes),
 }
 
 /// `upgrade_configs`: one upgrade.
@@ -338,15 +349,15 @@ impl HcmConfig {
         let routes = match route_specifier {
             Some(RouteSpecifier::RouteConfig(routes)) => {
                 let path = path.field("route_config");
-                RouteTable::from_proto(routes, &filter_cx, &path)
-                    .and_then(|table| clusters_exist(&table, cx, &path).map(|()| table))
+                fixed_routes(routes, &filter_cx, &path).map(HcmRoutes::One)
             }
-            Some(RouteSpecifier::Rds(_)) => Err(path
-                .field("rds")
-                .reject("is not supported yet; supported is route_config")),
-            Some(RouteSpecifier::ScopedRoutes(_)) => Err(path
-                .field("scoped_routes")
-                .reject("is not supported yet; supported is route_config")),
+            Some(RouteSpecifier::Rds(rds)) => {
+                dynamic_routes(rds, &filter_cx, &path.field("rds")).map(HcmRoutes::One)
+            }
+            Some(RouteSpecifier::ScopedRoutes(scopes)) => {
+                Scopes::from_proto(scopes, &filter_cx, &path.field("scoped_routes"))
+                    .map(HcmRoutes::Scoped)
+            }
             None => Err(path
                 .field("route_config")
                 .reject("is required: one of route_config, rds, scoped_routes")),
@@ -446,7 +457,7 @@ impl HcmConfig {
             proxy_100_continue,
             append_local_overload,
             stream_error_on_invalid_http_message: stream_error,
-            routes: Arc::new(routes?),
+            routes: routes?,
         })
     }
 }
@@ -597,23 +608,29 @@ impl UpgradeConfig {
     }
 }
 
-/// A static table may only name clusters that exist, unless it says otherwise.
-fn clusters_exist(
-    table: &RouteTable,
+fn fixed_routes(
+    proto: RouteConfiguration,
     cx: &FactoryContext<'_>,
     path: &ConfigPath<'_>,
-) -> Result<(), Rejected> {
-    if table.validate_clusters() == Some(false) {
-        return Ok(());
-    }
-    let mut missing = Ok(());
-    for (host, _, id) in table.clusters() {
-        if cx.server.cluster_names.is_missing(id) {
-            let name = cx.server.cluster_names.name(id).unwrap_or_default();
-            missing = Err(path.key("virtual_hosts", &host.name).reject(format!(
-                "a route names the cluster \"{name}\", which does not exist; validate_clusters: false allows it"
-            )));
-        }
-    }
-    missing
+) -> Result<Routes, Rejected> {
+    let table = RouteTable::from_proto(proto.clone(), cx, path)?;
+    check_clusters(&table, true, cx.server, path)?;
+    Ok(Routes::Fixed(cx.server.routes.fixed(table, &proto)))
+}
+
+fn dynamic_routes(
+    proto: pb::Rds,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<Routes, Rejected> {
+    let pb::Rds {
+        config_source,
+        route_config_name,
+    } = proto;
+    let source = path
+        .required("config_source", config_source)
+        .and_then(|source| XdsSource::from_proto(source, cx.server, &path.field("config_source")));
+    let name = path.non_empty("route_config_name", route_config_name);
+    let (source, name) = (source?, name?);
+    Ok(Routes::Dynamic(cx.server.routes.dynamic(&name, source, cx)))
 }

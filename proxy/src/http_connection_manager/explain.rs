@@ -19,18 +19,20 @@ pub(super) fn judge(
     connection: &Rc<ConnectionInfo>,
     mut head: RequestHead,
 ) -> HttpVerdict {
-    let table = config.routes.clone();
     let hcm = Hcm::new(config, worker);
+    let by_head = hcm.routing_by_head(&head);
+    let routing = by_head.unwrap_or_else(|| hcm.routing());
+    let table = routing.table.clone();
     let mut info = StreamInfo::new(connection.clone(), 0, Some(Protocol::Http11));
     let mut refused = None;
     let mut lookup = None;
     let mut upgrade = false;
-    match hcm.admit(&mut head, &mut info) {
+    match hcm.admit(&mut head, &mut info, &routing) {
         Ok(asked) => {
             // With 0, whatever chance may choose is chosen.
             let found = table.explain(&head, &info, 0);
             if let Selection::Route(index) = found.selection {
-                let table = Rc::new(table.clone());
+                let table = table.clone();
                 info.route = Some(SelectedRoute { table, index });
             }
             lookup = Some(found);
@@ -53,11 +55,13 @@ pub(super) fn judge(
         }
     });
     HttpVerdict {
-        filters: hcm.chain_for(upgrade, &head).verdicts(selected.as_ref()),
+        filters: hcm
+            .chain_for(&routing, upgrade, &head)
+            .verdicts(selected.as_ref()),
         refused: refused.map(|reply| (reply.status, reply.details.to_string())),
         head,
         info,
-        table,
+        table: Arc::clone(&table),
         lookup,
         selected,
         limits,

@@ -15,6 +15,7 @@ use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
+use super::routing::{Routing, WorkerRoutes};
 use super::stream::Record;
 use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
@@ -22,7 +23,7 @@ use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead
 use crate::http_filters::LocalReply;
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
-use crate::route::{ClusterChoice, RouteAction, RouteTable, SelectedRoute, Selection};
+use crate::route::{ClusterChoice, RouteAction, SelectedRoute, Selection};
 use crate::server::Worker;
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
@@ -37,14 +38,12 @@ pub(super) struct Hcm {
     pub(super) timers: Timers,
     http1_stats: OnceCell<Rc<Http1CodecStats>>,
     http2_stats: OnceCell<Rc<Http2CodecStats>>,
-    chain: WorkerChain,
-    upgrade_chains: Vec<Option<WorkerChain>>,
-    routes: Rc<Arc<RouteTable>>,
+    routes: WorkerRoutes,
     next_stream: Cell<u64>,
 }
 
-/// Chooses routes for filters that clear them.
-pub(super) struct Routes<'a>(pub(super) &'a Hcm);
+/// Chooses routes for filters that clear them: by the table that the stream began with.
+pub(super) struct Routes<'a>(pub(super) &'a Hcm, pub(super) &'a Routing);
 
 /// Why a request goes no further than the connection manager.
 #[derive(Debug, PartialEq)]
@@ -58,18 +57,11 @@ pub(super) struct Rejection {
 impl Hcm {
     /// This worker's instance.
     pub(super) fn new(config: Arc<HcmConfig>, worker: &Rc<Worker>) -> Self {
-        let table = config.routes.clone();
-        let upgrade_chains = config.upgrades.iter().map(|u| {
-            u.filters
-                .as_ref()
-                .map(|chain| chain.on_worker(worker, Some(&table)))
-        });
         Self {
             router: Rc::new(WorkerRouter::new(
                 config.router.clone(),
                 config.stats.clone(),
                 worker,
-                &table,
             )),
             access_logs: AccessLogs::on_worker(&config.access_logs, worker),
             http1: Rc::new(config.http1.clone()),
@@ -77,9 +69,7 @@ impl Hcm {
             timers: Timers::default(),
             http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
-            chain: config.filters.on_worker(worker, Some(&table)),
-            upgrade_chains: upgrade_chains.collect(),
-            routes: Rc::new(table),
+            routes: WorkerRoutes::new(&config, worker),
             // Numbers of different workers differ in their upper half.
             next_stream: Cell::new((worker.index as u64) << 48),
             worker: worker.clone(),
@@ -114,6 +104,7 @@ impl Hcm {
         &self,
         head: &mut RequestHead,
         info: &mut StreamInfo,
+        routing: &Routing,
     ) -> Result<bool, Rejection> {
         if self
             .worker
@@ -158,7 +149,7 @@ impl Hcm {
             info,
             &self.worker.random,
             upgrade,
-            self.routes.internal_only_headers(),
+            routing.table.internal_only_headers(),
         );
         forwarding
             .map_err(|status| Rejection::new(status, "rejecting_because_detection_failed"))?;
@@ -274,7 +265,12 @@ impl Hcm {
     }
 
     /// The filters of a request: of its upgrade, if that has some of its own.
-    pub(super) fn chain_for(&self, upgrade: bool, head: &RequestHead) -> &WorkerChain {
+    pub(super) fn chain_for<'a>(
+        &self,
+        routing: &'a Routing,
+        upgrade: bool,
+        head: &RequestHead,
+    ) -> &'a WorkerChain {
         let kind = match head.method() {
             _ if !upgrade => None,
             Method::Connect => Some(&b"connect"[..]),
@@ -287,19 +283,40 @@ impl Hcm {
                 .position(|u| u.upgrade_type.as_bytes().eq_ignore_ascii_case(kind))
         });
         index
-            .and_then(|index| self.upgrade_chains.get(index)?.as_ref())
-            .unwrap_or(&self.chain)
+            .and_then(|index| routing.upgrade_chains.get(index)?.as_ref())
+            .unwrap_or(&routing.chain)
+    }
+
+    /// What a new stream is routed by, before its head has come.
+    #[inline]
+    pub(super) fn routing(&self) -> Rc<Routing> {
+        self.routes.current()
+    }
+
+    /// The same, where its head decides about that.
+    #[inline]
+    pub(super) fn routing_by_head(&self, head: &RequestHead) -> Option<Rc<Routing>> {
+        self.routes.by_head(head)
     }
 
     /// Chooses the route of a request.
-    pub(super) fn resolve_route(&self, head: &mut RequestHead, info: &mut StreamInfo) {
+    pub(super) fn resolve_route(
+        &self,
+        routing: &Routing,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) {
         info.route = None;
         info.cluster = None;
         info.requires_tls = false;
-        match self.routes.select(head, info, self.worker.random.next()) {
+        // Every request has got one; without it, when a filter took it away, Envoy finds no route.
+        if !head.fields.contains(Known::ForwardedProto) {
+            return;
+        }
+        match routing.table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {
-                    table: self.routes.clone(),
+                    table: routing.table.clone(),
                     index,
                 };
                 if let ClusterChoice::Id(id) =
@@ -378,7 +395,7 @@ impl Hcm {
 
 impl RouteResolver for Routes<'_> {
     fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) {
-        self.0.resolve_route(head, info);
+        self.0.resolve_route(self.1, head, info);
     }
 }
 

@@ -175,6 +175,8 @@ fn canonical_segment(piece: &[u8]) -> Option<Vec<u8>> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = Vec::with_capacity(piece.len());
     let mut rest = piece;
+    // Where the last `%` stands that begins no escape.
+    let mut bare = None;
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
         if byte != b'%' {
@@ -198,15 +200,33 @@ fn canonical_segment(piece: &[u8]) -> Option<Vec<u8>> {
             Some(plain) if is_unreserved(plain) => {
                 out.push(plain);
                 rest = &tail[2..];
+                if let Some(bare) = bare {
+                    keep_bare(&mut out, bare, rest.first());
+                }
             }
             Some(_) => {
                 out.extend_from_slice(&[b'%', tail[0], tail[1]]);
                 rest = &tail[2..];
             }
-            None => out.push(b'%'),
+            None => {
+                bare = Some(out.len());
+                out.push(b'%');
+            }
         }
     }
     Some(out)
+}
+
+/// What was decoded must not make an escape of a `%` that was none: such a one becomes `%25`.
+fn keep_bare(out: &mut Vec<u8>, bare: usize, next: Option<&u8>) {
+    let digits = match out.get(bare + 1..) {
+        Some([high]) => next.map(|low| (*high, *low)),
+        Some([high, low]) => Some((*high, *low)),
+        _ => None,
+    };
+    if digits.is_some_and(|(high, low)| high.is_ascii_hexdigit() && low.is_ascii_hexdigit()) {
+        out.splice(bare + 1..bare + 1, *b"25");
+    }
 }
 
 fn must_encode(byte: u8) -> bool {
@@ -238,6 +258,25 @@ mod tests {
             Normalized::Unchanged => path.to_owned(),
             Normalized::Changed(path) => String::from_utf8(path).unwrap(),
             other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn decoding_makes_no_new_escapes() {
+        for (path, expected) in [
+            ("/a/%%32e%%32e/b", "/a/%252e%252e/b"),
+            ("/%%%32e", "/%%252e"),
+            ("/%4%31", "/%2541"),
+            ("/%%34%31", "/%2541"),
+            ("/%2%35%36", "/%25256"),
+            ("/%%41", "/%A"),
+            ("/%0%30", "/%2500"),
+            ("/%2%65%2e", "/%252e."),
+            ("/%%25%32%65", "/%%252e"),
+            ("/%2%6A", "/%2j"),
+        ] {
+            assert_eq!(apply(FULL, path), expected, "{path}");
+            assert_eq!(apply(FULL, expected), expected);
         }
     }
 

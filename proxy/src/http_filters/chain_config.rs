@@ -8,6 +8,7 @@ use outrigger_proto::pb::envoy::extensions::filters::http::upstream_codec::v3::U
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_filter::ConfigType;
 
+use super::discovery::{DynamicFilter, WorkerDynamicFilter};
 use super::{FACTORIES, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::FilterVerdict;
@@ -23,22 +24,36 @@ pub struct ChainConfig {
 
 struct Entry {
     name: Box<str>,
-    config: Arc<dyn HttpFilterConfig>,
+    config: EntryConfig,
     /// Off unless a route switches it on.
     disabled: bool,
+}
+
+/// Where the configuration of a filter comes from.
+enum EntryConfig {
+    /// It stands in the list.
+    Fixed(Arc<dyn HttpFilterConfig>),
+    /// ECDS.
+    Dynamic(Arc<DynamicFilter>),
+}
+
+enum EntryFilter {
+    Fixed(Box<dyn WorkerHttpFilter>),
+    Dynamic(WorkerDynamicFilter),
 }
 
 /// A [`ChainConfig`] on one worker, with its filters mapped onto the numbers of one route table.
 #[derive(Default)]
 pub struct WorkerChain {
-    entries: Vec<WorkerEntry>,
+    entries: Rc<[WorkerEntry]>,
+    /// The number of each entry's name in the table.
+    slots: Box<[Option<usize>]>,
 }
 
 struct WorkerEntry {
     name: Rc<str>,
-    filter: Box<dyn WorkerHttpFilter>,
+    filter: EntryFilter,
     disabled: bool,
-    slot: Option<usize>,
 }
 
 impl ChainConfig {
@@ -108,7 +123,7 @@ impl ChainConfig {
         Self {
             entries: vec![Entry {
                 name: "x".into(),
-                config,
+                config: EntryConfig::Fixed(config),
                 disabled: false,
             }],
         }
@@ -131,8 +146,15 @@ impl ChainConfig {
         }
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => any,
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                return Err(path.field("config_discovery").reject("is not supported"));
+            Some(ConfigType::ConfigDiscovery(source)) => {
+                let upstream = matches!(place, Place::Upstream);
+                let path = path.field("config_discovery");
+                let filter = DynamicFilter::from_proto(&name, source, upstream, cx, &path)?;
+                return Ok(Some(Converted::Entry(Entry {
+                    name: name.into(),
+                    config: EntryConfig::Dynamic(filter),
+                    disabled,
+                })));
             }
             None => {
                 return Err(path
@@ -173,7 +195,7 @@ impl ChainConfig {
         let config = factory.from_proto(&config, cx, &path.field("typed_config"))?;
         Ok(Some(Converted::Entry(Entry {
             name: name.into(),
-            config,
+            config: EntryConfig::Fixed(config),
             disabled,
         })))
     }
@@ -182,23 +204,40 @@ impl ChainConfig {
     pub fn on_worker(&self, worker: &Rc<Worker>, table: Option<&RouteTable>) -> WorkerChain {
         let entries = self.entries.iter().map(|entry| WorkerEntry {
             name: (*entry.name).into(),
-            filter: entry.config.clone().on_worker(worker),
+            filter: match &entry.config {
+                EntryConfig::Fixed(config) => EntryFilter::Fixed(config.clone().on_worker(worker)),
+                EntryConfig::Dynamic(filter) => EntryFilter::Dynamic(filter.on_worker(worker)),
+            },
             disabled: entry.disabled,
-            slot: table.and_then(|table| table.filter_slot(&entry.name)),
         });
-        WorkerChain {
-            entries: entries.collect(),
-        }
+        WorkerChain::new(entries.collect(), table)
     }
 }
 
 impl WorkerChain {
+    fn new(entries: Rc<[WorkerEntry]>, table: Option<&RouteTable>) -> Self {
+        let slot = |entry: &WorkerEntry| table.and_then(|table| table.filter_slot(&entry.name));
+        Self {
+            slots: entries.iter().map(slot).collect(),
+            entries,
+        }
+    }
+
+    /// The same filters, for streams routed by another table.
+    pub fn for_table(&self, table: Option<&RouteTable>) -> Self {
+        Self::new(self.entries.clone(), table)
+    }
+
     /// The filters of a new stream: those that its route leaves on.
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
         let mut filters = Filters::default();
-        for entry in &self.entries {
-            if !entry.disabled_by(route).unwrap_or(entry.disabled) {
-                filters.push(entry.filter.new_stream(), entry.slot);
+        for (entry, slot) in self.entries.iter().zip(&self.slots) {
+            if !disabled_by(route, *slot).unwrap_or(entry.disabled) {
+                let filter = match &entry.filter {
+                    EntryFilter::Fixed(filter) => filter.new_stream(),
+                    EntryFilter::Dynamic(filter) => filter.new_stream(),
+                };
+                filters.push(filter, *slot);
             }
         }
         filters
@@ -206,15 +245,15 @@ impl WorkerChain {
 
     /// Which of its filters a stream would have.
     pub fn verdicts(&self, route: Option<&SelectedRoute>) -> Vec<FilterVerdict> {
-        let verdict = |entry: &WorkerEntry| {
-            let by_route = entry.disabled_by(route);
+        let verdict = |(entry, slot): (&WorkerEntry, &Option<usize>)| {
+            let by_route = disabled_by(route, *slot);
             FilterVerdict {
                 name: entry.name.clone(),
                 on: !by_route.unwrap_or(entry.disabled),
                 by_route: by_route.is_some(),
             }
         };
-        self.entries.iter().map(verdict).collect()
+        self.entries.iter().zip(&self.slots).map(verdict).collect()
     }
 
     /// Whether it has no filters.
@@ -223,14 +262,12 @@ impl WorkerChain {
     }
 }
 
-impl WorkerEntry {
-    /// Whether the route switches the filter off or on; none: it says nothing.
-    #[inline]
-    fn disabled_by(&self, route: Option<&SelectedRoute>) -> Option<bool> {
-        route
-            .zip(self.slot)
-            .and_then(|(route, slot)| route.filter_disabled(slot))
-    }
+/// Whether the route switches the filter with this number off or on; none: it says nothing.
+#[inline]
+fn disabled_by(route: Option<&SelectedRoute>, slot: Option<usize>) -> Option<bool> {
+    route
+        .zip(slot)
+        .and_then(|(route, slot)| route.filter_disabled(slot))
 }
 
 /// Where a list stands: that decides how it ends and what may be in it.

@@ -8,6 +8,7 @@ mod buffer;
 pub mod chain_config;
 mod context;
 mod cors;
+mod discovery;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use context::{Effects, Injected, StreamContext};
+pub use discovery::ExtensionConfigs;
 pub use status::{DataStatus, HeadersStatus, LocalBoxFuture, LocalReply, TrailersStatus};
 
 use bytes::{Bytes, BytesMut};

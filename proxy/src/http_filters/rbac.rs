@@ -4,9 +4,12 @@
 //! Stats: `<prefix>rbac.<rules_stat_prefix>{allowed,denied}`, `<prefix>rbac.<shadow_rules_stat_prefix>{shadow_allowed,shadow_denied}`.
 //! Details: `rbac_access_denied_matched_policy[<policy>]`. Dynamic metadata: `envoy.filters.http.rbac`, and `access_log_hint` in
 //! `envoy.common` for the action `LOG`.
-//! Deviations: `matcher`, `shadow_matcher`, conditions in CEL, audit loggers, matcher and URI template permissions, custom
-//! principals and stats per rule are refused.
+//! Stats with `track_per_rule_stats`: `<prefix>rbac.<rules_stat_prefix>policy.<policy>.{allowed,denied}`, and likewise those of
+//! the shadow rules.
+//! Deviations: conditions in CEL, audit loggers, matcher and URI template permissions and custom principals are refused.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,9 +22,9 @@ use super::{
 };
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{EndStream, RequestHead};
-use crate::rbac::{Decision, Rules, Subject};
+use crate::rbac::{Decision, Engine, Subject};
 use crate::server::{FactoryContext, Worker};
-use crate::stats::Scope;
+use crate::stats::{Counter, Scope};
 use crate::stats_group;
 
 /// Makes RBAC filters.
@@ -50,9 +53,9 @@ impl HttpFilterFactory for Factory {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
-        let policy = Policies::from_proto(config.decode(path)?, path)?;
+        let policy = Policies::from_proto(config.decode(path)?, cx, path)?;
         Ok(Arc::new(Config {
-            stats: policy.stats(cx.scope),
+            stats: Stats::new(&policy, cx.scope),
             policy,
         }))
     }
@@ -60,11 +63,13 @@ impl HttpFilterFactory for Factory {
     fn per_route_from_proto(
         &self,
         config: &TypedConfig,
-        _cx: &FactoryContext<'_>,
+        cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<RouteFilterConfig, Rejected> {
         let pb::RbacPerRoute { rbac } = config.decode(path)?;
-        let policy = path.optional("rbac", rbac, Policies::from_proto)?;
+        let policy = path.optional("rbac", rbac, |rbac, path| {
+            Policies::from_proto(rbac, cx, path)
+        })?;
         Ok(Arc::new(policy.unwrap_or_default()))
     }
 }
@@ -74,8 +79,6 @@ stats_group! {
     pub(super) struct RuleStats {
         counter allowed;
         counter denied;
-        counter logged;
-        counter not_logged;
     }
 }
 
@@ -89,20 +92,34 @@ stats_group! {
 
 struct Config {
     policy: Policies,
-    stats: (RuleStats, ShadowStats),
+    stats: Stats,
+}
+
+/// Where decisions are counted: with the filter, also those of routes.
+struct Stats {
+    enforced: RuleStats,
+    shadow: ShadowStats,
+    /// Of `policy.`
+    enforced_rules: Scope,
+    shadow_rules: Scope,
 }
 
 /// What is enforced and what is only counted; of the filter or of a route.
 #[derive(Debug, Default)]
 struct Policies {
-    rules: Option<Rules>,
+    enforced: Option<Engine>,
     rules_stat_prefix: Box<str>,
-    shadow_rules: Option<Rules>,
+    shadow: Option<Engine>,
     shadow_rules_stat_prefix: Box<str>,
+    track_per_rule_stats: bool,
 }
 
 impl Policies {
-    fn from_proto(proto: pb::Rbac, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    fn from_proto(
+        proto: pb::Rbac,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let pb::Rbac {
             rules,
             rules_stat_prefix,
@@ -112,37 +129,52 @@ impl Policies {
             shadow_rules_stat_prefix,
             track_per_rule_stats,
         } = proto;
-        let refused = [
-            path.unsupported_if_set("matcher", matcher),
-            path.unsupported_if_set("shadow_matcher", shadow_matcher),
-            path.unsupported_if_set("track_per_rule_stats", track_per_rule_stats),
-        ];
-        let rules = path.optional("rules", rules, Rules::from_proto);
-        let shadow = path.optional("shadow_rules", shadow_rules, Rules::from_proto);
-        refused.into_iter().collect::<Result<Vec<()>, _>>()?;
+        let enforced = Engine::from_proto(("rules", "matcher"), rules, matcher, cx, path);
+        let names = ("shadow_rules", "shadow_matcher");
+        let shadow = Engine::from_proto(names, shadow_rules, shadow_matcher, cx, path);
         Ok(Self {
-            rules: rules?,
+            enforced: enforced?,
             rules_stat_prefix: rules_stat_prefix.into(),
-            shadow_rules: shadow?,
+            shadow: shadow?,
             shadow_rules_stat_prefix: shadow_rules_stat_prefix.into(),
+            track_per_rule_stats,
         })
     }
+}
 
-    fn stats(&self, scope: &Scope) -> (RuleStats, ShadowStats) {
+impl Stats {
+    fn new(policy: &Policies, scope: &Scope) -> Self {
         let rbac = scope.scope("rbac.");
-        (
-            RuleStats::new(&rbac.scope(&self.rules_stat_prefix)),
-            ShadowStats::new(&rbac.scope(&self.shadow_rules_stat_prefix)),
-        )
+        let enforced = rbac.scope(&dotted(&policy.rules_stat_prefix));
+        let shadow = rbac.scope(&dotted(&policy.shadow_rules_stat_prefix));
+        Self {
+            enforced: RuleStats::new(&enforced),
+            shadow: ShadowStats::new(&shadow),
+            enforced_rules: enforced.scope("policy."),
+            shadow_rules: shadow.scope("policy."),
+        }
     }
 }
+
+/// A prefix that ends with a dot, if there is one.
+fn dotted(prefix: &str) -> String {
+    match prefix.is_empty() || prefix.ends_with('.') {
+        true => prefix.to_owned(),
+        false => format!("{prefix}."),
+    }
+}
+
+/// The counters of single policies on one worker, made when first needed: routes may bring any.
+type RuleCounters = RefCell<HashMap<(&'static str, Box<str>), Counter>>;
 
 impl HttpFilterConfig for Config {
     fn on_worker(self: Arc<Self>, _worker: &Rc<Worker>) -> Box<dyn WorkerHttpFilter> {
         let config = Rc::new(self);
+        let counters = Rc::new(RuleCounters::default());
         Box::new(move || -> Box<dyn HttpFilter> {
             Box::new(RbacFilter {
                 config: config.clone(),
+                counters: counters.clone(),
             })
         })
     }
@@ -150,6 +182,7 @@ impl HttpFilterConfig for Config {
 
 struct RbacFilter {
     config: Rc<Arc<Config>>,
+    counters: Rc<RuleCounters>,
 }
 
 impl HttpFilter for RbacFilter {
@@ -163,17 +196,9 @@ impl HttpFilter for RbacFilter {
         head: &mut RequestHead,
         _end: EndStream,
     ) -> HeadersStatus {
-        let (stats, shadow_stats) = &self.config.stats;
+        let stats = &self.config.stats;
         let policy = cx.route_config::<Policies>().unwrap_or(&self.config.policy);
         let mut found = Map::new();
-        let mut note = |prefix: &str, kind: &str, decision: &Decision<'_>| {
-            if let Some(policy) = decision.policy {
-                let key = format!("{prefix}{kind}_effective_policy_id");
-                found.insert(key, Value::String(policy.to_owned()));
-            }
-            let key = format!("{prefix}{kind}_engine_result");
-            found.insert(key, Value::String(decision.result().to_owned()));
-        };
         let info = &*cx.info;
         let subject = Subject {
             connection: &info.connection,
@@ -185,33 +210,37 @@ impl HttpFilter for RbacFilter {
                 .as_ref()
                 .and_then(|selected| selected.route().metadata()),
             filter_state: Some(&info.filter_state),
+            info: Some(info),
         };
-        if let Some(rules) = &policy.shadow_rules {
-            let decision = rules.decide(&subject);
+        if let Some(engine) = &policy.shadow {
+            let decision = engine.decide(&subject);
             match decision.allowed {
-                true => shadow_stats.shadow_allowed().inc(),
-                false => shadow_stats.shadow_denied().inc(),
+                true => stats.shadow.shadow_allowed().inc(),
+                false => stats.shadow.shadow_denied().inc(),
             }
-            note(&policy.shadow_rules_stat_prefix, "shadow", &decision);
+            if policy.track_per_rule_stats {
+                let names = ["shadow_denied", "shadow_allowed"];
+                self.count_rule(&stats.shadow_rules, names, &decision);
+            }
+            let prefix = &policy.shadow_rules_stat_prefix;
+            note(&mut found, prefix, "shadow", &decision);
         }
         let mut log = None;
         let mut denied = None;
-        if let Some(rules) = &policy.rules {
-            let decision = rules.decide(&subject);
+        if let Some(engine) = &policy.enforced {
+            let decision = engine.decide(&subject);
             log = decision.log;
             match decision.allowed {
-                true => stats.allowed().inc(),
+                true => stats.enforced.allowed().inc(),
                 false => {
-                    stats.denied().inc();
+                    stats.enforced.denied().inc();
                     denied = Some(decision.details());
                 }
             }
-            note(&policy.rules_stat_prefix, "enforced", &decision);
-        }
-        match log {
-            Some(true) => stats.logged().inc(),
-            Some(false) => stats.not_logged().inc(),
-            None => {}
+            if policy.track_per_rule_stats {
+                self.count_rule(&stats.enforced_rules, ["denied", "allowed"], &decision);
+            }
+            note(&mut found, &policy.rules_stat_prefix, "enforced", &decision);
         }
         if !found.is_empty() {
             cx.info.dynamic_metadata.merge(NAME, found);
@@ -228,6 +257,31 @@ impl HttpFilter for RbacFilter {
             ),
         }
     }
+}
+
+impl RbacFilter {
+    /// Counts what a policy has decided, under one of these names for denied and allowed.
+    fn count_rule(&self, scope: &Scope, names: [&'static str; 2], decision: &Decision<'_>) {
+        let Some(policy) = decision.policy else {
+            return;
+        };
+        let name = names[usize::from(decision.allowed)];
+        let mut counters = self.counters.borrow_mut();
+        counters
+            .entry((name, policy.into()))
+            .or_insert_with(|| scope.scope(&format!("{policy}.")).counter(name))
+            .inc();
+    }
+}
+
+/// Says what was decided in the metadata of the stream.
+fn note(found: &mut Map<String, Value>, prefix: &str, kind: &str, decision: &Decision<'_>) {
+    if let Some(policy) = decision.policy {
+        let key = format!("{prefix}{kind}_effective_policy_id");
+        found.insert(key, Value::String(policy.to_owned()));
+    }
+    let key = format!("{prefix}{kind}_engine_result");
+    found.insert(key, Value::String(decision.result().to_owned()));
 }
 
 const NAME: &str = "envoy.filters.http.rbac";

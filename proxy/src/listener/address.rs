@@ -9,7 +9,7 @@ use crate::config::{ConfigPath, Rejected};
 use crate::net::{Address, Keepalive, SocketOption};
 
 /// One address of a listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {
     /// Port 0: any free port.
     pub address: Address,

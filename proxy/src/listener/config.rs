@@ -37,7 +37,7 @@ pub struct Listener {
     /// Connections that were redirected go to the listener of their original destination.
     pub use_original_dst: bool,
     /// `filter_chains`, and after them the default chain.
-    pub chains: Vec<FilterChain>,
+    pub chains: Vec<Arc<FilterChain>>,
     /// Which of `chains` takes a connection.
     pub matcher: FilterChainMatcher,
     /// The index in `chains` of `default_filter_chain`.
@@ -64,8 +64,8 @@ pub struct Listener {
     pub drain_on_modify_only: bool,
     /// `envoy.resource_limits.listener.<name>.connection_limit`.
     pub connection_limit: RuntimeInteger,
-    /// Connections of all workers.
-    pub open_connections: AtomicU64,
+    /// Connections of all workers. Shared with the configurations that only other filter chains tell from this one.
+    pub open_connections: Arc<AtomicU64>,
     /// `listener.<address>.`
     pub stats: ListenerStats,
     /// What must be there before the listener may be used.
@@ -80,6 +80,24 @@ pub struct ListenerFilterEntry {
     pub disabled: Option<Predicate>,
 }
 
+/// A listener in force, for whoever comes in its place.
+pub struct Predecessor<'a> {
+    /// As it came.
+    pub proto: &'a pb::Listener,
+    /// Converted.
+    pub config: &'a Listener,
+}
+
+impl Predecessor<'_> {
+    /// The chain that is made of the same message.
+    fn same_chain(&self, proto: &pb::FilterChain) -> Option<Arc<FilterChain>> {
+        let protos = self.proto.filter_chains.iter();
+        let mut all = protos.chain(&self.proto.default_filter_chain);
+        let at = all.position(|known| known == proto)?;
+        self.config.chains.get(at).cloned()
+    }
+}
+
 impl Listener {
     /// The index in `chains` of the one that takes a connection; none: it is closed.
     #[inline]
@@ -88,13 +106,33 @@ impl Listener {
     }
 
     /// Converts a `Listener`.
+    pub fn from_proto(
+        proto: pb::Listener,
+        server: &Arc<ServerContext>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::convert(proto, None, server, path)
+    }
+
+    /// Converts a `Listener` that takes the place of another one and differs from it in its filter chains only. Those that both
+    /// have stay what they are.
+    pub fn successor_from_proto(
+        proto: pb::Listener,
+        predecessor: &Predecessor<'_>,
+        server: &Arc<ServerContext>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::convert(proto, Some(predecessor), server, path)
+    }
+
     #[allow(
         clippy::too_many_lines,
         deprecated,
         reason = "one line for each of 39 fields, some of them old"
     )]
-    pub fn from_proto(
+    fn convert(
         proto: pb::Listener,
+        predecessor: Option<&Predecessor<'_>>,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
@@ -182,7 +220,7 @@ impl Listener {
                     scope: &scope,
                     init: &init,
                 };
-                chains_from(filter_chains, default_filter_chain, &cx, path)
+                chains_from(filter_chains, default_filter_chain, predecessor, &cx, path)
             }
         };
         let access_logs = path.each("access_log", access_log, |log, path| {
@@ -264,7 +302,9 @@ impl Listener {
             bypass_overload_manager,
             access_logs: access_logs?,
             drain_on_modify_only: drain_type? == DrainType::ModifyOnly,
-            open_connections: AtomicU64::new(0),
+            open_connections: predecessor
+                .map(|old| old.config.open_connections.clone())
+                .unwrap_or_default(),
         })
     }
 }
@@ -277,11 +317,12 @@ impl fmt::Debug for Listener {
     }
 }
 
-type Chains = (Vec<FilterChain>, FilterChainMatcher, Option<usize>);
+type Chains = (Vec<Arc<FilterChain>>, FilterChainMatcher, Option<usize>);
 
 fn chains_from(
     protos: Vec<pb::FilterChain>,
     default: Option<pb::FilterChain>,
+    predecessor: Option<&Predecessor<'_>>,
     cx: &FactoryContext<'_>,
     path: &ConfigPath<'_>,
 ) -> Result<Chains, Rejected> {
@@ -293,10 +334,14 @@ fn chains_from(
     let mut matcher = FilterChainMatcher::default();
     let mut names: Vec<String> = Vec::new();
     let chains = path.each("filter_chains", protos, |mut proto, path| {
+        let known = predecessor.and_then(|old| old.same_chain(&proto));
         let criteria = proto.filter_chain_match.take().unwrap_or_default();
         let criteria = FilterChainMatch::from_proto(criteria, &path.field("filter_chain_match"));
         let chain_name = proto.name.clone();
-        let chain = FilterChain::from_proto(proto, cx, path);
+        let chain = match known {
+            Some(chain) => Ok(chain),
+            None => FilterChain::from_proto(proto, cx, path).map(Arc::new),
+        };
         let inserted = criteria.and_then(|criteria| {
             matcher.insert(&criteria, names.len()).map_err(|other| {
                 path.field("filter_chain_match").reject(format!(
@@ -308,9 +353,14 @@ fn chains_from(
         names.push(chain_name);
         inserted.and(chain)
     });
-    let default = path.optional("default_filter_chain", default, |proto, path| {
-        FilterChain::from_proto(proto, cx, path)
-    });
+    let default = path.optional(
+        "default_filter_chain",
+        default,
+        |proto, path| match predecessor.and_then(|old| old.same_chain(&proto)) {
+            Some(chain) => Ok(chain),
+            None => FilterChain::from_proto(proto, cx, path).map(Arc::new),
+        },
+    );
     let (mut chains, default) = (chains?, default?);
     let default_index = default.is_some().then_some(chains.len());
     chains.extend(default);

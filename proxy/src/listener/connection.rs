@@ -10,6 +10,8 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::config::Listener;
+use super::filter_chain::WorkerFilterChain;
 use super::handler::{ActiveListener, OpenGuard};
 use crate::formatter::FormatData;
 use crate::listener_filters::ListenerFilterStatus;
@@ -21,10 +23,8 @@ use crate::transport_sockets::HandshakeLimit;
 
 /// Starts the work on a connection. Without listener filters that is its network filters at once.
 pub(super) fn start(guard: OpenGuard, io: Io, info: ConnectionInfo) {
-    if guard.listener.config.listener_filters.is_empty() {
-        if let Some(established) = choose_chain(guard, io, info) {
-            tokio::task::spawn_local(established.serve());
-        }
+    if guard.listener.config().listener_filters.is_empty() {
+        establish(guard, io, info);
     } else {
         tokio::task::spawn_local(inspect_and_establish(guard, io, info, true));
     }
@@ -36,14 +36,14 @@ async fn inspect_and_establish(guard: OpenGuard, io: Io, info: ConnectionInfo, m
     let inspected = Box::pin(inspect(guard.listener.clone(), io, info)).await;
     let Some((io, info)) = inspected else { return };
     let restored = info.local_address != info.direct_local_address;
-    if may_hand_off && restored && guard.listener.config.use_original_dst {
+    if may_hand_off && restored && guard.listener.config().use_original_dst {
         let other = guard.listener.handler.find_by_address(&info.local_address);
         if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, &guard.listener)) {
             let handed_off = inspect_and_establish(guard.hand_off(other), io, info, false);
             return Box::pin(handed_off).await;
         }
     }
-    establish(guard, io, info).await;
+    establish(guard, io, info);
 }
 
 /// Runs the listener filters. None: the connection is closed.
@@ -52,15 +52,16 @@ async fn inspect(
     io: Io,
     mut info: ConnectionInfo,
 ) -> Option<(Io, ConnectionInfo)> {
-    let config = &*listener.config;
+    let generation = listener.generation();
+    let config = &*generation.config;
     let _active = PreConnectionGuard::new(listener.clone());
     let mut inspection = Inspection {
         io,
         bytes: BytesMut::new(),
     };
     let outcome = match config.listener_filters_timeout {
-        None => inspection.run(&listener, &mut info).await,
-        Some(limit) => match timeout(limit, inspection.run(&listener, &mut info)).await {
+        None => inspection.run(config, &mut info).await,
+        Some(limit) => match timeout(limit, inspection.run(config, &mut info)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 config.stats.downstream_pre_cx_timeout().inc();
@@ -102,12 +103,8 @@ enum Ended {
 }
 
 impl Inspection {
-    async fn run(
-        &mut self,
-        listener: &ActiveListener,
-        info: &mut ConnectionInfo,
-    ) -> Result<(), Ended> {
-        for entry in &listener.config.listener_filters {
+    async fn run(&mut self, config: &Listener, info: &mut ConnectionInfo) -> Result<(), Ended> {
+        for entry in &config.listener_filters {
             if entry
                 .disabled
                 .as_ref()
@@ -155,18 +152,19 @@ impl Inspection {
     }
 }
 
-/// Chooses the filter chain and serves the connection to its end.
-async fn establish(guard: OpenGuard, io: Io, info: ConnectionInfo) {
+/// Chooses the filter chain and lets it serve the connection to its end, in a task of its own.
+fn establish(guard: OpenGuard, io: Io, info: ConnectionInfo) {
     if let Some(established) = choose_chain(guard, io, info) {
-        established.serve().await;
+        let (chain, id) = (established.active.chain.clone(), established.info.id);
+        let task = tokio::task::spawn_local(established.serve());
+        // The task has not begun yet.
+        chain.connections.insert(id, task.abort_handle());
     }
 }
 
 /// A connection whose filter chain is chosen. Small: it lies in the task of every connection.
 struct Established {
     active: ActiveGuard,
-    listener: Rc<ActiveListener>,
-    chain: usize,
     io: Io,
     info: Rc<ConnectionInfo>,
 }
@@ -174,11 +172,15 @@ struct Established {
 /// Chooses the filter chain. None: there is none, and the connection is closed.
 fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Established> {
     let listener = guard.listener.clone();
-    let config = &*listener.config;
+    if listener.closed.get() {
+        return None;
+    }
+    let generation = listener.generation();
+    let config = &*generation.config;
     info.transport_protocol.get_or_insert("raw_buffer");
     let found = config.chain_of(&info);
-    let found = found.and_then(|at| Some((at, listener.chains.get(at)?)));
-    let Some((at, chain)) = found else {
+    let found = found.and_then(|at| generation.chains.get(at));
+    let Some(chain) = found else {
         config.stats.no_filter_chain_match().inc();
         debug!(listener = %config.identity.name, "No filter chain matches a connection.");
         log(&listener, Rc::new(info), |info| {
@@ -203,18 +205,16 @@ fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Es
         }
     };
     Some(Established {
-        active: ActiveGuard::new(guard, info.clone()),
-        chain: at,
+        active: ActiveGuard::new(guard, chain.clone(), info.clone()),
         io,
         info,
-        listener,
     })
 }
 
 fn handshake_limit(after: Duration, listener: &Rc<ActiveListener>) -> HandshakeLimit {
     let listener = listener.clone();
     let on_timeout = move || {
-        let stats = &listener.config.stats;
+        let stats = &listener.config().stats;
         stats.downstream_cx_transport_socket_connect_timeout().inc();
     };
     HandshakeLimit {
@@ -225,10 +225,8 @@ fn handshake_limit(after: Duration, listener: &Rc<ActiveListener>) -> HandshakeL
 
 impl Established {
     async fn serve(self) {
-        let listener = &self.listener;
-        let Some(chain) = listener.chains.get(self.chain) else {
-            return;
-        };
+        let listener = &self.active.open.listener;
+        let chain = &self.active.chain;
         let mut filters: Vec<Box<dyn NetworkFilter>> = chain
             .filters
             .iter()
@@ -237,7 +235,7 @@ impl Established {
         let passed =
             filters.is_empty() || Box::pin(start_filters(&mut filters, &self.io, &self.info)).await;
         if let (true, Some(terminal)) = (passed, &chain.terminal) {
-            let limit = listener.config.buffer_limit;
+            let limit = listener.config().buffer_limit;
             let mut io = self.io;
             if filters.iter().any(|filter| filter.wants_data()) {
                 let filters = std::mem::take(&mut filters);
@@ -248,7 +246,7 @@ impl Established {
                 io,
                 info: self.info,
                 worker: listener.worker.clone(),
-                drain: listener.drain.clone(),
+                drain: chain.drain.clone(),
                 buffer_limit: limit,
             };
             terminal.clone().serve(connection).await;
@@ -292,38 +290,41 @@ struct PreConnectionGuard(Rc<ActiveListener>);
 
 impl PreConnectionGuard {
     fn new(listener: Rc<ActiveListener>) -> Self {
-        listener.config.stats.downstream_pre_cx_active().inc();
+        listener.config().stats.downstream_pre_cx_active().inc();
         Self(listener)
     }
 }
 
 impl Drop for PreConnectionGuard {
     fn drop(&mut self) {
-        self.0.config.stats.downstream_pre_cx_active().dec();
+        self.0.config().stats.downstream_pre_cx_active().dec();
     }
 }
 
 /// Counts a connection that its filter chain serves.
 struct ActiveGuard {
     open: OpenGuard,
+    chain: Rc<WorkerFilterChain>,
     info: Rc<ConnectionInfo>,
 }
 
 impl ActiveGuard {
-    fn new(open: OpenGuard, info: Rc<ConnectionInfo>) -> Self {
+    fn new(open: OpenGuard, chain: Rc<WorkerFilterChain>, info: Rc<ConnectionInfo>) -> Self {
         let listener = &open.listener;
-        listener.config.stats.downstream_cx_total().inc();
-        listener.config.stats.downstream_cx_active().inc();
+        let stats = listener.config().stats.clone();
+        stats.downstream_cx_total().inc();
+        stats.downstream_cx_active().inc();
         listener.stats.downstream_cx_total().inc();
         listener.stats.downstream_cx_active().inc();
-        Self { open, info }
+        Self { open, chain, info }
     }
 }
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
+        self.chain.connections.remove(self.info.id);
         let listener = &self.open.listener;
-        let stats = &listener.config.stats;
+        let stats = listener.config().stats.clone();
         stats.downstream_cx_active().dec();
         stats.downstream_cx_destroy().inc();
         listener.stats.downstream_cx_active().dec();
@@ -341,7 +342,8 @@ fn log(
     connection: Rc<ConnectionInfo>,
     add: impl FnOnce(&mut StreamInfo),
 ) {
-    if listener.access_logs.is_empty() {
+    let access_logs = &listener.generation().access_logs;
+    if access_logs.is_empty() {
         return;
     }
     let start = connection.start;
@@ -350,8 +352,9 @@ fn log(
     info.start = start;
     info.bytes_received = info.connection.bytes_received.get();
     info.bytes_sent = info.connection.bytes_sent.get();
+    info.dynamic_metadata = info.connection.dynamic_metadata.borrow().clone();
     add(&mut info);
-    listener.access_logs.log(&FormatData {
+    access_logs.log(&FormatData {
         info: &info,
         request: None,
         response: None,

@@ -61,6 +61,11 @@ impl ListenerDrain {
         }
     }
 
+    /// From now on each response is the last of its connection, and connections that rest end.
+    pub fn begin(&self) {
+        self.began.set();
+    }
+
     /// From now on each response is the last of its connection with a chance that grows to certainty within `over`.
     pub fn begin_gradually(&self, over: Duration) {
         self.gradual.set(Some((Instant::now(), over)));

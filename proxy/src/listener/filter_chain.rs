@@ -1,5 +1,7 @@
 //! A filter chain: the network filters of the connections that it takes.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +9,9 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::listener::v3 as pb;
 
+use tokio::task::AbortHandle;
+
+use super::drain::{Latch, ListenerDrain};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::matchers::metadata_from_proto;
 use crate::network_filters::{
@@ -39,6 +44,34 @@ pub struct WorkerFilterChain {
     pub filters: Arc<[Arc<dyn FilterConfig>]>,
     /// None: every connection is closed.
     pub terminal: Option<Rc<dyn TerminalFilter>>,
+    /// What it was made of.
+    pub config: Arc<FilterChain>,
+    /// Tells its connections to end.
+    pub drain: Rc<ListenerDrain>,
+    /// Those that it serves on this worker.
+    pub(super) connections: Connections,
+}
+
+/// The tasks of the connections of a chain, by the numbers of the connections.
+#[derive(Default)]
+pub(super) struct Connections(RefCell<HashMap<u64, AbortHandle>>);
+
+impl Connections {
+    pub(super) fn insert(&self, id: u64, task: AbortHandle) {
+        self.0.borrow_mut().insert(id, task);
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        self.0.borrow_mut().remove(&id);
+    }
+
+    /// Ends them all, as they are.
+    pub(super) fn close(&self) {
+        let all = std::mem::take(&mut *self.0.borrow_mut());
+        for task in all.into_values() {
+            task.abort();
+        }
+    }
 }
 
 impl FilterChain {
@@ -114,8 +147,17 @@ impl FilterChain {
     }
 
     /// This worker's instance.
-    pub fn on_worker(&self, worker: &Rc<Worker>) -> WorkerFilterChain {
+    /// `modify_only`: only changes of the listener drain its connections.
+    pub fn on_worker(
+        self: &Arc<Self>,
+        worker: &Rc<Worker>,
+        modify_only: bool,
+    ) -> WorkerFilterChain {
+        let began = Rc::new(Latch::default());
         WorkerFilterChain {
+            config: self.clone(),
+            drain: Rc::new(ListenerDrain::new(began, worker.clone(), modify_only)),
+            connections: Connections::default(),
             name: self.name.clone(),
             socket: self.socket.clone(),
             handshake_limit: self.handshake_limit,

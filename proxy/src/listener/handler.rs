@@ -1,12 +1,12 @@
 //! The listeners of one worker: accepting, and the counts around it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use tracing::{debug, warn};
 
 use super::config::Listener;
 use super::connection;
-use super::drain::{Latch, ListenerDrain};
-use super::filter_chain::WorkerFilterChain;
+use super::drain::Latch;
+use super::filter_chain::{FilterChain, WorkerFilterChain};
 use super::stats::WorkerListenerStats;
 use crate::access_loggers::AccessLogs;
 use crate::net::{Address, Io};
@@ -29,7 +29,7 @@ use crate::stream_info::{ConnectionInfo, TrafficDirection};
 pub struct ConnectionHandler {
     worker: Rc<Worker>,
     peers: Arc<[WorkerSender]>,
-    listeners: RefCell<Vec<Rc<ActiveListener>>>,
+    pub(super) listeners: RefCell<Vec<Rc<ActiveListener>>>,
     connections: Cell<usize>,
     last_connection_id: Cell<u64>,
     /// Set when the last connection has gone while nothing listens any more.
@@ -39,19 +39,30 @@ pub struct ConnectionHandler {
 
 /// A listener on one worker.
 pub(super) struct ActiveListener {
-    pub(super) config: Arc<Listener>,
-    pub(super) chains: Vec<Rc<WorkerFilterChain>>,
+    /// What new connections get.
+    pub(super) current: RefCell<Rc<Generation>>,
+    /// The chains that no new connection gets any more, as long as they drain.
+    pub(super) leaving: RefCell<Vec<Rc<WorkerFilterChain>>>,
     pub(super) stats: WorkerListenerStats,
-    pub(super) drain: Rc<ListenerDrain>,
     pub(super) handler: Rc<ConnectionHandler>,
     pub(super) worker: Rc<Worker>,
-    pub(super) access_logs: AccessLogs,
-    id: u64,
+    pub(super) id: u64,
+    /// Nothing begins here any more.
+    pub(super) closed: Cell<bool>,
+    /// Another listener goes on with the same sockets.
+    pub(super) hand_over: Cell<bool>,
+    pub(super) stop: Rc<Latch>,
+    open: Arc<AtomicU64>,
     bound: Vec<Address>,
-    drain_began: Rc<Latch>,
-    stop: Rc<Latch>,
     accepting: Cell<usize>,
     balance: Option<Arc<[AtomicUsize]>>,
+}
+
+/// What changes when only the filter chains of a listener do.
+pub(super) struct Generation {
+    pub(super) config: Arc<Listener>,
+    pub(super) chains: Vec<Rc<WorkerFilterChain>>,
+    pub(super) access_logs: AccessLogs,
 }
 
 /// What a worker needs to run a listener.
@@ -126,29 +137,20 @@ impl ConnectionHandler {
             "listener.{}.worker_{}.",
             config.identity.stat_prefix, self.worker.index
         ));
-        let drain_began = Rc::new(Latch::default());
         let listener = Rc::new(ActiveListener {
-            chains: config
-                .chains
-                .iter()
-                .map(|chain| Rc::new(chain.on_worker(&self.worker)))
-                .collect(),
             stats: WorkerListenerStats::new(&scope),
-            drain: Rc::new(ListenerDrain::new(
-                drain_began.clone(),
-                self.worker.clone(),
-                config.drain_on_modify_only,
-            )),
             handler: self.clone(),
             worker: self.worker.clone(),
-            access_logs: AccessLogs::on_worker(&config.access_logs, &self.worker),
             id,
-            bound: addresses,
-            drain_began,
+            closed: Cell::new(false),
+            hand_over: Cell::new(false),
             stop: Rc::default(),
+            open: config.open_connections.clone(),
+            bound: addresses,
             accepting: Cell::new(0),
             balance,
-            config,
+            leaving: RefCell::default(),
+            current: RefCell::new(Rc::new(Generation::new(config, &[], &self.worker))),
         });
         self.listeners.borrow_mut().push(listener.clone());
         for (socket, address) in sockets {
@@ -169,10 +171,7 @@ impl ConnectionHandler {
     /// Tells the connections of listeners to end as soon as they can.
     /// `gradually`: ever more of them over this time.
     pub fn drain(&self, inbound_only: bool, gradually: Option<Duration>) {
-        self.each(inbound_only, |listener| match gradually {
-            Some(over) => listener.drain.begin_gradually(over),
-            None => listener.drain_began.set(),
-        });
+        self.each(inbound_only, |listener| listener.drain(gradually));
     }
 
     /// Accepts what waits in the queues, and closes the sockets.
@@ -200,21 +199,24 @@ impl ConnectionHandler {
             .or_else(|| self.find(|listener| listener.bound.iter().any(any_address)))
     }
 
-    fn find(&self, wanted: impl Fn(&ActiveListener) -> bool) -> Option<Rc<ActiveListener>> {
+    pub(super) fn find(
+        &self,
+        wanted: impl Fn(&ActiveListener) -> bool,
+    ) -> Option<Rc<ActiveListener>> {
         let listeners = self.listeners.borrow();
         listeners.iter().find(|listener| wanted(listener)).cloned()
     }
 
     fn each(&self, inbound_only: bool, act: impl Fn(&ActiveListener)) {
         for listener in self.listeners.borrow().iter() {
-            let direction = listener.config.identity.traffic_direction;
+            let direction = listener.config().identity.traffic_direction;
             if !inbound_only || direction == TrafficDirection::Inbound {
                 act(listener);
             }
         }
     }
 
-    fn check_finished(&self) {
+    pub(super) fn check_finished(&self) {
         let accepting = |listener: &Rc<ActiveListener>| listener.accepting.get() > 0;
         if self.stopped.get()
             && self.connections.get() == 0
@@ -233,11 +235,53 @@ impl ConnectionHandler {
     }
 }
 
+impl Generation {
+    /// A configuration on a worker. The chains that `known` has stay what they are.
+    pub(super) fn new(
+        config: Arc<Listener>,
+        known: &[Rc<WorkerFilterChain>],
+        worker: &Rc<Worker>,
+    ) -> Self {
+        let chain = |chain: &Arc<FilterChain>| {
+            let same = known.iter().find(|old| Arc::ptr_eq(&old.config, chain));
+            let made = || Rc::new(chain.on_worker(worker, config.drain_on_modify_only));
+            same.cloned().unwrap_or_else(made)
+        };
+        Self {
+            chains: config.chains.iter().map(chain).collect(),
+            access_logs: AccessLogs::on_worker(&config.access_logs, worker),
+            config,
+        }
+    }
+}
+
 impl ActiveListener {
+    /// What new connections get.
+    pub(super) fn generation(&self) -> Rc<Generation> {
+        self.current.borrow().clone()
+    }
+
+    /// The configuration of now.
+    pub(super) fn config(&self) -> Ref<'_, Listener> {
+        Ref::map(self.current.borrow(), |current| &*current.config)
+    }
+
+    /// Tells all of its connections to end, at once or ever more of them over a time.
+    pub(super) fn drain(&self, gradually: Option<Duration>) {
+        let current = self.generation();
+        let leaving = self.leaving.borrow();
+        for chain in current.chains.iter().chain(&*leaving) {
+            match gradually {
+                Some(over) => chain.drain.begin_gradually(over),
+                None => chain.drain.begin(),
+            }
+        }
+    }
+
     /// A connection was accepted here: decides whether, and on which worker, it goes on.
     fn on_accept(self: &Rc<Self>, socket: AcceptedSocket, bound: &Address) {
         let Some(global) = self.admit() else { return };
-        let transparent = self.config.sockets.transparent == Some(true);
+        let transparent = self.config().sockets.transparent == Some(true);
         let local = match (&socket, bound) {
             (AcceptedSocket::Tcp(stream, _), Address::Ip(address))
                 if address.ip().is_unspecified() || transparent =>
@@ -283,7 +327,7 @@ impl ActiveListener {
         reason = "no place is needed where the global count does not matter"
     )]
     fn admit(&self) -> Option<Option<ConnectionGuard>> {
-        let listener = &*self.config;
+        let listener = &*self.config();
         let overload = &self.worker.server.overload;
         let global = if listener.ignore_global_conn_limit {
             None
@@ -301,7 +345,7 @@ impl ActiveListener {
             listener.stats.downstream_cx_overload_reject().inc();
             return None;
         }
-        if listener.open_connections.load(Relaxed) >= listener.connection_limit.get() {
+        if self.open.load(Relaxed) >= listener.connection_limit.get() {
             listener.stats.downstream_cx_overflow().inc();
             return None;
         }
@@ -319,7 +363,7 @@ impl ActiveListener {
                 let remote = remote.map_or_else(|| local.clone(), Address::Ip);
                 let mut info = ConnectionInfo::between(remote, local);
                 info.id = self.handler.next_connection_id();
-                info.listener = self.config.identity.clone();
+                info.listener = self.config().identity.clone();
                 connection::start(OpenGuard::new(self.clone(), places), io, info);
             }
             Err(error) => warn!(%error, "An accepted socket cannot be registered."),
@@ -328,7 +372,7 @@ impl ActiveListener {
 
     /// Waits while the overload manager wants connections to stay in the backlog.
     async fn until_accepting(&self) {
-        while !self.config.bypass_overload_manager
+        while !self.config().bypass_overload_manager
             && self.worker.server.overload.stop_accepting_connections()
         {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -368,7 +412,7 @@ pub(super) struct OpenGuard {
 
 impl OpenGuard {
     fn new(listener: Rc<ActiveListener>, places: Places) -> Self {
-        listener.config.open_connections.fetch_add(1, Relaxed);
+        listener.open.fetch_add(1, Relaxed);
         let handler = &listener.handler;
         handler.connections.set(handler.connections.get() + 1);
         Self { listener, places }
@@ -382,7 +426,7 @@ impl OpenGuard {
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.listener.config.open_connections.fetch_sub(1, Relaxed);
+        self.listener.open.fetch_sub(1, Relaxed);
         let handler = &self.listener.handler;
         handler.connections.set(handler.connections.get() - 1);
         handler.check_finished();
@@ -446,7 +490,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Address) {
-    let max = listener.config.max_accept_per_event;
+    let max = listener.config().max_accept_per_event;
     let stop = listener.stop.clone();
     loop {
         let first = tokio::select! {
@@ -475,16 +519,14 @@ async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Addre
             }
             count += 1;
         }
-        let accepted = listener
-            .config
-            .stats
-            .connections_accepted_per_socket_event();
-        accepted.record(count);
+        let stats = listener.config().stats.clone();
+        stats.connections_accepted_per_socket_event().record(count);
         tokio::task::yield_now().await;
     }
-    // Those who wait in the queue would be reset by closing the socket.
+    // Those who wait in the queue would be reset by closing the socket, unless somebody else has it, too.
+    let theirs = listener.hand_over.get();
     tokio::task::unconstrained(poll_fn(|cx| {
-        while let Poll::Ready(Ok(accepted)) = socket.poll_accept(cx) {
+        while !theirs && let Poll::Ready(Ok(accepted)) = socket.poll_accept(cx) {
             listener.on_accept(accepted, &bound);
         }
         Poll::Ready(())
@@ -506,7 +548,7 @@ fn handle(
             true
         }
         Err(error) => {
-            debug!(listener = %listener.config.identity.name, %error, "Accepting failed.");
+            debug!(listener = %listener.config().identity.name, %error, "Accepting failed.");
             false
         }
     }

@@ -20,9 +20,10 @@ mod socket;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use address::ListenAddress;
-pub use config::{Listener, ListenerFilterEntry};
+pub use config::{Listener, ListenerFilterEntry, Predecessor};
 pub use drain::{Latch, ListenerDrain};
 pub use filter_chain::{FilterChain, WorkerFilterChain};
 pub use filter_chain_match::{FilterChainMatch, FilterChainMatcher, SourceType};
@@ -31,3 +32,4 @@ pub use manager::{BindError, ListenerManager, ManagedListener};
 pub use predicate::Predicate;
 pub use socket::{SocketSettings, listen_alone};
 pub use stats::{ListenerManagerStats, ListenerStats, WorkerListenerStats};
+pub use update::ListenerCommand;

@@ -1,5 +1,6 @@
 //! Listen sockets. The main thread binds them; workers get duplicates.
 
+use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use super::address::ListenAddress;
 use crate::net::{Address, Keepalive, SocketOption, SocketStage, set_socket_option};
 
 /// What all sockets of a listener have in common.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct SocketSettings {
     /// One socket for each worker, so that the kernel spreads connections. Default for TCP.
     pub reuse_port: bool,
@@ -39,6 +40,7 @@ pub(super) struct BoundAddress {
     sockets: Vec<Socket>,
     /// Whether there is only one socket, which all workers share.
     shared: bool,
+    listening: Cell<bool>,
 }
 
 /// Binds and listens on an address that one thread alone serves: the admin interface.
@@ -87,15 +89,19 @@ impl BoundAddress {
             address: bound,
             sockets,
             shared,
+            listening: Cell::new(false),
         })
     }
 
-    /// Begins to listen.
+    /// Begins to listen, unless that has been done already.
     pub(super) fn listen(
         &self,
         address: &ListenAddress,
         settings: &SocketSettings,
     ) -> io::Result<()> {
+        if self.listening.get() {
+            return Ok(());
+        }
         let backlog = settings.backlog.unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG);
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         for socket in &self.sockets {
@@ -111,6 +117,7 @@ impl BoundAddress {
             }
             apply_options(socket, address, settings, SocketStage::Listening)?;
         }
+        self.listening.set(true);
         Ok(())
     }
 

@@ -207,7 +207,7 @@ filter_chains:
 #[test]
 fn two_listeners_cannot_have_the_same_address() {
     let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
-    let mut manager = ListenerManager::new(server, 1);
+    let manager = ListenerManager::new(server, 1);
     let report = ConfigReport::new();
     let path = ConfigPath::root(&report, "listener");
     let first = proto(&format!("filter_chains: [{{filters: [{ECHO}]}}]"));

@@ -13,7 +13,7 @@ use crate::stream_info::FilterStateObject;
 pub const PROXY_PROTOCOL_OPTIONS: &str = "envoy.network.proxy_protocol_options";
 
 /// The addresses and the TLVs of a header.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProxyProtocolData {
     /// Who sends.
     pub source: Address,

@@ -148,6 +148,10 @@ impl FilteredIo {
         if let Some(details) = details.filter(|details| !details.is_empty()) {
             self.info.termination_details.replace(Some(details.into()));
         }
+        // Whoever is behind the filters never sees these; they were received all the same.
+        let received = &self.info.bytes_received;
+        received.set(received.get() + u64::try_from(self.read.held.len()).unwrap_or_default());
+        self.read.held.clear();
         self.read.state = State::Closed;
         self.write.state = State::Closed;
     }

@@ -1,12 +1,13 @@
 //! `envoy.filters.network.rbac`: closes connections that its policies do not allow.
 //! Type URLs: `envoy.extensions.filters.network.rbac.v3.RBAC`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/rbac_filter>
-//! Stats: `<stat_prefix>rbac.{allowed,denied,logged,not_logged}`, `<stat_prefix>rbac.<shadow_rules_stat_prefix>{shadow_allowed,shadow_denied}`.
-//! Termination details: `rbac_access_denied_matched_policy[<policy>]`. Dynamic metadata: `envoy.filters.network.rbac`.
-//! Deviations: `matcher`, `shadow_matcher` and `delay_deny` are refused, as is what the HTTP filter refuses.
+//! Stats: `<stat_prefix>rbac.{allowed,denied}`, `<stat_prefix>rbac.<shadow_rules_stat_prefix>{shadow_allowed,shadow_denied}`.
+//! Termination details: `rbac_access_denied_matched_policy[<policy>]`. Dynamic metadata: `envoy.filters.network.rbac` of shadow rules.
+//! Deviations: what the HTTP filter refuses is refused here as well; matchers cannot look at dynamic metadata.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use outrigger_proto::pb::envoy::extensions::filters::network::rbac::v3 as pb;
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{Protocol, RequestHead};
-use crate::rbac::{Decision, Rules, Subject};
+use crate::rbac::{Decision, Engine, Subject};
 use crate::server::{FactoryContext, Worker};
 use crate::stats_group;
 use crate::stream_info::ConnectionInfo;
@@ -53,8 +54,6 @@ stats_group! {
     pub struct RuleStats {
         counter allowed;
         counter denied;
-        counter logged;
-        counter not_logged;
     }
 }
 
@@ -67,9 +66,11 @@ stats_group! {
 }
 
 struct Config {
-    rules: Option<Rules>,
-    shadow_rules: Option<Rules>,
+    enforced: Option<Engine>,
+    shadow: Option<Engine>,
     shadow_rules_stat_prefix: Box<str>,
+    /// How long what is denied is kept waiting before it is closed.
+    delay_deny: Option<Duration>,
     /// Every piece of data is judged, not only the first.
     continuous: bool,
     stats: RuleStats,
@@ -94,23 +95,36 @@ impl Config {
             enforcement_type,
             delay_deny,
         } = proto;
-        let refused = [
-            path.unsupported_if_set("matcher", matcher),
-            path.unsupported_if_set("shadow_matcher", shadow_matcher),
-            path.unsupported_if_set("delay_deny", delay_deny),
-        ];
-        let rules = path.optional("rules", rules, Rules::from_proto);
-        let shadow = path.optional("shadow_rules", shadow_rules, Rules::from_proto);
+        let engine = |names: (&str, &str), rules, matcher| {
+            let engine = Engine::from_proto(names, rules, matcher, cx, path)?;
+            match engine {
+                Some(engine) if engine.needs_request() => Err(path
+                    .field(names.1)
+                    .reject("looks at a request, of which a connection knows nothing")),
+                engine => Ok(engine),
+            }
+        };
+        let enforced = engine(("rules", "matcher"), rules, matcher);
+        let shadow = engine(
+            ("shadow_rules", "shadow_matcher"),
+            shadow_rules,
+            shadow_matcher,
+        );
+        let delay_deny = path.duration("delay_deny", delay_deny);
         let prefix = path.non_empty("stat_prefix", stat_prefix);
         let kind = path.enumeration::<EnforcementType>("enforcement_type", enforcement_type);
-        refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         let scope = cx.server.stats.scope(&format!("{}rbac.", dotted(prefix?)));
+        let shadow_prefix = match shadow_rules_stat_prefix.is_empty() {
+            true => String::new(),
+            false => dotted(shadow_rules_stat_prefix.clone()),
+        };
         Ok(Self {
-            rules: rules?,
-            shadow_rules: shadow?,
+            enforced: enforced?,
+            shadow: shadow?,
+            delay_deny: delay_deny?.filter(|delay| !delay.is_zero()),
             continuous: kind? == EnforcementType::Continuous,
             stats: RuleStats::new(&scope),
-            shadow_stats: ShadowStats::new(&scope.scope(&shadow_rules_stat_prefix)),
+            shadow_stats: ShadowStats::new(&scope.scope(&shadow_prefix)),
             shadow_rules_stat_prefix: shadow_rules_stat_prefix.into(),
         })
     }
@@ -151,28 +165,24 @@ impl RbacFilter {
             metadata: &metadata,
             route_metadata: None,
             filter_state: None,
+            info: None,
         };
         let mut found = Map::new();
-        if let Some(rules) = &config.shadow_rules {
-            let decision = rules.decide(&subject);
+        if let Some(engine) = &config.shadow {
+            let decision = engine.decide(&subject);
             match decision.allowed {
                 true => config.shadow_stats.shadow_allowed().inc(),
                 false => config.shadow_stats.shadow_denied().inc(),
             }
-            note(
-                &mut found,
-                &config.shadow_rules_stat_prefix,
-                "shadow",
-                &decision,
-            );
+            note(&mut found, &config.shadow_rules_stat_prefix, &decision);
         }
         let mut denied = None;
-        if let Some(rules) = &config.rules {
-            let decision = rules.decide(&subject);
-            match decision.log {
-                Some(true) => config.stats.logged().inc(),
-                Some(false) => config.stats.not_logged().inc(),
-                None => {}
+        if let Some(engine) = &config.enforced {
+            let decision = engine.decide(&subject);
+            if let Some(log) = decision.log {
+                let hint = [("access_log_hint".to_owned(), Value::Bool(log))];
+                let mut metadata = info.dynamic_metadata.borrow_mut();
+                metadata.merge("envoy.common", hint.into_iter().collect());
             }
             match decision.allowed {
                 true => config.stats.allowed().inc(),
@@ -181,7 +191,6 @@ impl RbacFilter {
                     denied = Some(decision.details());
                 }
             }
-            note(&mut found, "", "enforced", &decision);
         }
         if !found.is_empty() {
             info.dynamic_metadata.borrow_mut().merge(NAME, found);
@@ -190,12 +199,12 @@ impl RbacFilter {
     }
 }
 
-fn note(found: &mut Map<String, Value>, prefix: &str, kind: &str, decision: &Decision<'_>) {
+fn note(found: &mut Map<String, Value>, prefix: &str, decision: &Decision<'_>) {
     if let Some(policy) = decision.policy {
-        let key = format!("{prefix}{kind}_effective_policy_id");
+        let key = format!("{prefix}shadow_effective_policy_id");
         found.insert(key, Value::String(policy.to_owned()));
     }
-    let key = format!("{prefix}{kind}_engine_result");
+    let key = format!("{prefix}shadow_engine_result");
     found.insert(key, Value::String(decision.result().to_owned()));
 }
 
@@ -214,9 +223,17 @@ impl NetworkFilter for RbacFilter {
             None => NetworkStatus::Continue,
             Some(details) => {
                 info.termination_details.replace(Some(details.into()));
-                NetworkStatus::Close("")
+                match self.config.delay_deny {
+                    None => NetworkStatus::Close(""),
+                    Some(delay) => NetworkStatus::Wait(Box::pin(tokio::time::sleep(delay))),
+                }
             }
         }
+    }
+
+    /// The delay of a denial is over.
+    fn resume(&mut self, _: &ConnectionInfo) -> NetworkStatus {
+        NetworkStatus::Close("")
     }
 }
 

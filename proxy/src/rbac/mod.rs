@@ -6,10 +6,34 @@
 mod rule;
 
 use outrigger_proto::pb::envoy::config::rbac::v3 as pb;
+use outrigger_proto::pb::xds::r#type::matcher::v3::Matcher as PbMatcher;
 
 pub use self::rule::{Rule, Subject};
 use self::rule::{permission, principal};
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::matchers::{Matcher, MatchingData};
+use crate::server::FactoryContext;
+
+/// What decides: policies, or a matcher whose actions are decisions.
+#[derive(Debug)]
+pub enum Engine {
+    /// `rules`.
+    Rules(Rules),
+    /// `matcher`.
+    Matcher {
+        /// Finds the action; without one, what is asked for is denied.
+        matcher: Matcher<NamedAction>,
+        /// One of the actions is `LOG`.
+        logs: bool,
+    },
+}
+
+/// A converted `Action`: what to do, and the name that stands for a policy.
+#[derive(Debug)]
+pub struct NamedAction {
+    name: Box<str>,
+    action: Action,
+}
 
 /// A converted `RBAC`.
 #[derive(Debug)]
@@ -45,6 +69,84 @@ pub struct Decision<'a> {
     pub log: Option<bool>,
 }
 
+impl Engine {
+    /// Converts what is given in either form; the matcher goes before the rules, which are left out then.
+    /// `names`: how the fields are called. None: neither is given.
+    pub fn from_proto(
+        names: (&str, &str),
+        rules: Option<pb::Rbac>,
+        matcher: Option<PbMatcher>,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Option<Self>, Rejected> {
+        let Some(matcher) = matcher else {
+            let rules = path.optional(names.0, rules, Rules::from_proto)?;
+            return Ok(rules.map(Self::Rules));
+        };
+        let mut logs = false;
+        let matcher = Matcher::from_proto(matcher, cx, &path.field(names.1), |config, path| {
+            let action = NamedAction::from_proto(&config, path)?;
+            logs |= action.action == Action::Log;
+            Ok(action)
+        })?;
+        Ok(Some(Self::Matcher { matcher, logs }))
+    }
+
+    /// Whether a request is looked at, which connections do not have. Policies may: then it is an empty one.
+    pub fn needs_request(&self) -> bool {
+        match self {
+            Self::Rules(_) => false,
+            Self::Matcher { matcher, .. } => matcher.needs_request(),
+        }
+    }
+
+    /// What is decided.
+    pub fn decide(&self, subject: &Subject<'_>) -> Decision<'_> {
+        let (matcher, logs) = match self {
+            Self::Rules(rules) => return rules.decide(subject),
+            Self::Matcher { matcher, logs } => (matcher, *logs),
+        };
+        let found = matcher.find(&MatchingData {
+            connection: subject.connection,
+            info: subject.info,
+            request: Some(subject.head),
+            response: None,
+        });
+        Decision {
+            allowed: found.is_some_and(|found| found.action != Action::Deny),
+            policy: found.map(|found| &*found.name),
+            log: found
+                .filter(|_| logs)
+                .map(|found| found.action == Action::Log),
+        }
+    }
+}
+
+impl NamedAction {
+    fn from_proto(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        const TYPE: &str = "envoy.config.rbac.v3.Action";
+        if &*config.type_name != TYPE {
+            return Err(config.unknown(path, &[TYPE]));
+        }
+        let pb::Action { name, action } = config.decode(path)?;
+        let action = path.enumeration::<pb::rbac::Action>("action", action);
+        Ok(Self {
+            name: path.non_empty("name", name)?.into(),
+            action: action?.into(),
+        })
+    }
+}
+
+impl From<pb::rbac::Action> for Action {
+    fn from(proto: pb::rbac::Action) -> Self {
+        match proto {
+            pb::rbac::Action::Allow => Self::Allow,
+            pb::rbac::Action::Deny => Self::Deny,
+            pb::rbac::Action::Log => Self::Log,
+        }
+    }
+}
+
 impl Rules {
     /// Converts an `RBAC`.
     pub fn from_proto(proto: pb::Rbac, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
@@ -69,11 +171,7 @@ impl Rules {
         audit?;
         failed.map_or(Ok(()), Err)?;
         Ok(Self {
-            action: match action? {
-                pb::rbac::Action::Allow => Action::Allow,
-                pb::rbac::Action::Deny => Action::Deny,
-                pb::rbac::Action::Log => Action::Log,
-            },
+            action: action?.into(),
             policies: policies.into(),
         })
     }

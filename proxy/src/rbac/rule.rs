@@ -1,6 +1,6 @@
 //! One permission or principal. Both are trees of conditions on the same things.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
@@ -11,9 +11,11 @@ use pb::principal::Identifier;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::http::RequestHead;
-use crate::matchers::{HeaderMatcher, MetadataMatcher, StringMatcher};
+use crate::matchers::{CidrRanges, HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::net::{Address, CidrRange};
-use crate::stream_info::{ConnectionInfo, DynamicMetadata, FilterState, TlsConnectionInfo};
+use crate::stream_info::{
+    ConnectionInfo, DynamicMetadata, FilterState, StreamInfo, TlsConnectionInfo,
+};
 use crate::x509::SubjectAltName;
 
 /// What is to be judged.
@@ -31,6 +33,8 @@ pub struct Subject<'a> {
     pub route_metadata: Option<&'a DynamicMetadata>,
     /// Objects of the stream; those of its connection are asked after them.
     pub filter_state: Option<&'a FilterState>,
+    /// The stream; none: there is only a connection.
+    pub info: Option<&'a StreamInfo>,
 }
 
 /// A condition.
@@ -57,6 +61,11 @@ pub enum Rule {
     FilterState {
         key: Box<str>,
         value: StringMatcher,
+    },
+    FilterStateAddress {
+        key: Box<str>,
+        ranges: CidrRanges,
+        invert: bool,
     },
 }
 
@@ -103,15 +112,35 @@ impl Rule {
             Self::SourceIp(range) => within(range, &connection.remote_address),
             Self::DirectRemoteIp(range) => within(range, &connection.direct_remote_address),
             Self::RemoteIp(range) => within(range, subject.remote),
-            Self::FilterState { key, value } => {
-                let of_connection = connection.filter_state.borrow();
-                let of_stream = subject.filter_state.and_then(|state| state.get(key));
-                let object = of_stream.or_else(|| of_connection.get(key));
-                let text = object.and_then(|object| object.serialize_as_string());
-                text.is_some_and(|text| value.matches(text.as_bytes()))
-            }
+            Self::FilterState { key, value } => subject
+                .object(key)
+                .is_some_and(|text| value.matches(text.as_bytes())),
+            Self::FilterStateAddress {
+                key,
+                ranges,
+                invert,
+            } => subject
+                .object(key)
+                .and_then(|text| ip_of(&text))
+                .is_some_and(|ip| ranges.contains(ip) != *invert),
         }
     }
+}
+
+impl Subject<'_> {
+    /// The text of an object of the stream, or of its connection.
+    fn object(&self, key: &str) -> Option<String> {
+        let of_connection = self.connection.filter_state.borrow();
+        let of_stream = self.filter_state.and_then(|state| state.get(key));
+        let object = of_stream.or_else(|| of_connection.get(key))?;
+        object.serialize_as_string()
+    }
+}
+
+/// The address in `address` or `address:port`.
+fn ip_of(text: &str) -> Option<IpAddr> {
+    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
+    text.parse().or_else(|_| with_port()).ok()
 }
 
 /// One of the URIs of the peer's certificate must match, or else one of its DNS names, or else its subject.
@@ -279,6 +308,13 @@ fn filter_state_rule(
             key: key.into(),
             value: StringMatcher::from_proto(matcher, &path.field("string_match"))?,
         }),
-        Matcher::AddressMatch(_) => Err(unsupported("address_match", &path)),
+        Matcher::AddressMatch(matcher_pb::AddressMatcher {
+            ranges,
+            invert_match,
+        }) => Ok(Rule::FilterStateAddress {
+            key: key.into(),
+            ranges: CidrRanges::from_xds("ranges", ranges, &path.field("address_match"))?,
+            invert: invert_match,
+        }),
     }
 }

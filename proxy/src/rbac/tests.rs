@@ -35,6 +35,7 @@ fn decide(rules: &Rules, connection: &ConnectionInfo, path: &str) -> (bool, Opti
         metadata: &metadata,
         route_metadata: None,
         filter_state: None,
+        info: None,
     });
     (decision.allowed, decision.policy.map(str::to_owned))
 }

@@ -21,6 +21,7 @@ use super::retry_policy::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite, PathRewriteFields};
 use crate::config::{ConfigPath, Rejected};
 use crate::net::ProxyProtocolVersion;
+use crate::upstream::MetadataMatch;
 
 /// Sends a request to a cluster.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ struct Rare {
     mirrors: Arc<[MirrorPolicy]>,
     hedge: HedgePolicy,
     internal_redirect: Option<InternalRedirectPolicy>,
+    metadata_match: Option<MetadataMatch>,
 }
 
 /// Timeouts that few routes have.
@@ -169,15 +171,16 @@ impl RouteAction {
         } = proto;
         let cx = context.per_filter.cx;
         let unsupported = [
-            path.unsupported_if_set("metadata_match", metadata_match),
             path.unsupported_if_set("early_data_policy", early_data_policy),
             path.unsupported_if_set("retry_policy_typed_config", retry_policy_typed_config),
             path.unsupported_if_set("cors", cors),
         ];
+        let metadata_match = MetadataMatch::from_proto(metadata_match, None);
         let cluster = ClusterSpecifier::from_proto(
             cluster_specifier,
             context.per_filter,
             context.filter_levels,
+            metadata_match.as_ref(),
             path,
         );
         let not_found = path.enumeration::<ClusterNotFoundResponseCode>(
@@ -249,6 +252,7 @@ impl RouteAction {
             },
             hedge: hedge?.or(context.hedge_policy).unwrap_or_default(),
             internal_redirect: internal_redirect?,
+            metadata_match,
         };
         Ok(Self {
             cluster: cluster?,
@@ -327,6 +331,11 @@ impl RouteAction {
         self.rare.as_ref()?.internal_redirect.as_ref()
     }
 
+    /// What the metadata of hosts must have.
+    pub(super) fn metadata_match(&self) -> Option<&MetadataMatch> {
+        self.rare.as_ref()?.metadata_match.as_ref()
+    }
+
     pub(super) fn path_rewrite(&self) -> Option<&PathRewrite> {
         self.rare.as_ref()?.path_rewrite.as_ref()
     }
@@ -349,6 +358,7 @@ impl Rare {
             mirrors,
             hedge,
             internal_redirect,
+            metadata_match,
         } = self;
         path_rewrite.is_none()
             && host_rewrite.is_none()
@@ -360,6 +370,7 @@ impl Rare {
             && mirrors.is_empty()
             && *hedge == HedgePolicy::default()
             && internal_redirect.is_none()
+            && metadata_match.is_none()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::http::{HeaderName, RequestHead};
 use crate::matchers::{HeaderKey, HeaderSource};
 use crate::runtime::RuntimeInteger;
 use crate::server::FactoryContext;
-use crate::upstream::{ClusterId, ClusterNames};
+use crate::upstream::{ClusterId, ClusterNames, MetadataMatch};
 
 /// `RouteAction.cluster_specifier`.
 #[derive(Debug)]
@@ -62,14 +62,17 @@ pub struct WeightedCluster {
     pub(super) headers: Option<Box<HeaderMutations>>,
     pub(super) host_rewrite: Option<Box<[u8]>>,
     pub(super) filters: Option<FilterSlots>,
+    /// `metadata_match` over that of the route; none: that of the route.
+    pub(super) metadata_match: Option<Box<MetadataMatch>>,
 }
 
 impl ClusterSpecifier {
-    /// `parents` are the per-filter configurations of table, virtual host and route.
+    /// `parents` are the per-filter configurations of table, virtual host and route; `metadata_match` is that of the route.
     pub(super) fn from_proto(
         proto: Option<Specifier>,
         per_filter: &PerFilter<'_>,
         parents: &[&FilterLevel],
+        metadata_match: Option<&MetadataMatch>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let cx = per_filter.cx;
@@ -89,6 +92,7 @@ impl ClusterSpecifier {
                 proto,
                 per_filter,
                 parents,
+                metadata_match,
                 &path.field("weighted_clusters"),
             )
             .map(|weighted| Self::Weighted(Box::new(weighted))),
@@ -135,6 +139,7 @@ impl WeightedClusters {
         proto: pb::WeightedCluster,
         per_filter: &PerFilter<'_>,
         parents: &[&FilterLevel],
+        metadata_match: Option<&MetadataMatch>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let pb::WeightedCluster {
@@ -150,7 +155,8 @@ impl WeightedClusters {
         let mut total = 0u64;
         let clusters = path.each("clusters", clusters, |cluster, path| {
             total += cluster.weight.map_or(0, |weight| u64::from(weight.value));
-            WeightedCluster::from_proto(cluster, &runtime_key_prefix, per_filter, parents, path)
+            let levels = (parents, metadata_match);
+            WeightedCluster::from_proto(cluster, &runtime_key_prefix, per_filter, levels, path)
         });
         if total == 0 || total > u64::from(u32::MAX) {
             return Err(path.field("clusters").reject(format!(
@@ -208,7 +214,7 @@ impl WeightedCluster {
         proto: ClusterWeight,
         runtime_key_prefix: &str,
         per_filter: &PerFilter<'_>,
-        parents: &[&FilterLevel],
+        (parents, metadata_match_of_route): (&[&FilterLevel], Option<&MetadataMatch>),
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let ClusterWeight {
@@ -224,7 +230,7 @@ impl WeightedCluster {
             host_rewrite_specifier,
         } = proto;
         let cx = per_filter.cx;
-        let metadata_match = path.unsupported_if_set("metadata_match", metadata_match);
+        let metadata_match = MetadataMatch::from_proto(metadata_match, metadata_match_of_route);
         let weight = path.required("weight", weight);
         let headers = HeaderMutations::from_proto(
             HeaderLists {
@@ -239,7 +245,6 @@ impl WeightedCluster {
         let filters = per_filter.level(typed_per_filter_config, path);
         let target = Self::target(&name, &cluster_header, cx, path);
         let weight = runtime_weight(&name, runtime_key_prefix, weight?.value, cx);
-        metadata_match?;
         let filters = filters?;
         Ok(Self {
             target: target?,
@@ -255,6 +260,7 @@ impl WeightedCluster {
                 let levels: Vec<_> = parents.iter().copied().chain([&filters]).collect();
                 per_filter.resolve(&levels)
             }),
+            metadata_match: metadata_match.map(Box::new),
         })
     }
 

@@ -28,6 +28,14 @@ pub(super) struct Criteria {
     cookies: Box<[CookieMatcher]>,
     dynamic_metadata: Box<[MetadataMatcher]>,
     filter_state: Box<[FilterStateMatcher]>,
+    tls_context: Option<TlsContext>,
+}
+
+/// `TlsContextMatchOptions`. A connection without TLS has no certificate that could be either.
+#[derive(Debug)]
+struct TlsContext {
+    presented: Option<bool>,
+    validated: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -63,7 +71,6 @@ impl Criteria {
         } = proto;
         let case_sensitive = case_sensitive.is_none_or(|sensitive| sensitive.value);
         let criterion = PathCriterion::from_proto(path_specifier, case_sensitive, path);
-        let tls = path.unsupported_if_set("tls_context", tls_context);
         let runtime = path.optional("runtime_fraction", runtime_fraction, |fraction, path| {
             self::runtime_fraction(fraction, cx, path)
         });
@@ -80,7 +87,6 @@ impl Criteria {
             MetadataMatcher::from_proto,
         );
         let state = path.each("filter_state", filter_state, FilterStateMatcher::from_proto);
-        tls?;
         let criteria = Self {
             runtime_fraction: runtime?,
             grpc: grpc.is_some(),
@@ -89,6 +95,7 @@ impl Criteria {
             cookies: cookies?.into(),
             dynamic_metadata: metadata?.into(),
             filter_state: state?.into(),
+            tls_context: tls_context.map(TlsContext::from),
         };
         let rest = (!criteria.is_empty()).then(|| Box::new(criteria));
         Ok((criterion?, rest))
@@ -120,6 +127,11 @@ impl Criteria {
             && !fraction.contains(random)
         {
             return Some(alone("runtime_fraction"));
+        }
+        if let Some(tls_context) = &self.tls_context
+            && !tls_context.matches(info)
+        {
+            return Some(alone("tls_context"));
         }
         if self.grpc && !head.is_grpc() {
             return Some(alone("grpc"));
@@ -153,6 +165,7 @@ impl Criteria {
             cookies,
             dynamic_metadata,
             filter_state,
+            tls_context,
         } = self;
         runtime_fraction.is_none()
             && !grpc
@@ -161,6 +174,7 @@ impl Criteria {
             && cookies.is_empty()
             && dynamic_metadata.is_empty()
             && filter_state.is_empty()
+            && tls_context.is_none()
     }
 }
 
@@ -181,6 +195,29 @@ fn runtime_fraction(
     let default = path.required("default_value", default_value)?;
     let default = Fraction::from_proto(default, &path.field("default_value"))?;
     Ok(cx.server.runtime.fraction(&runtime_key, default))
+}
+
+impl From<pb::route_match::TlsContextMatchOptions> for TlsContext {
+    fn from(proto: pb::route_match::TlsContextMatchOptions) -> Self {
+        let pb::route_match::TlsContextMatchOptions {
+            presented,
+            validated,
+        } = proto;
+        Self {
+            presented: presented.map(|v| v.value),
+            validated: validated.map(|v| v.value),
+        }
+    }
+}
+
+impl TlsContext {
+    fn matches(&self, info: &StreamInfo) -> bool {
+        let tls = info.connection.tls.get();
+        let presented = tls.is_some_and(|tls| !tls.peer_chain.is_empty());
+        let validated = tls.is_some_and(|tls| tls.peer_validated);
+        self.presented.is_none_or(|wanted| wanted == presented)
+            && self.validated.is_none_or(|wanted| wanted == validated)
+    }
 }
 
 impl FilterStateMatcher {

@@ -6,11 +6,10 @@
 //! anchors of its path criterion, so that a thousand routes cost about what one costs. The first route in the order of the
 //! configuration that matches is taken, as in Envoy.
 //!
-//! Deviations: where TLS is required, a request without `x-forwarded-proto` is judged by its scheme; Envoy finds no route.
 //! Deviations: the port that was stripped from the authority of a CONNECT is not put back.
 //! Deviations: `vhds`, `vhost_header`, `filter_action` and route specifiers are refused.
 //! Deviations: cluster specifier plugins are refused.
-//! Deviations: `metadata_match`, `tls_context`, and `cors` outside `typed_per_filter_config` are refused.
+//! Deviations: `cors` outside `typed_per_filter_config` is refused.
 
 mod action;
 mod cluster;
@@ -28,11 +27,13 @@ mod mirror;
 mod path;
 mod path_index;
 mod per_filter;
+pub mod provider;
 mod rate_limit;
 mod redirect;
 mod retry_policy;
 mod rewrite;
 mod route_stats;
+pub mod scoped;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -74,7 +75,7 @@ pub use xx_hash::xx_hash64;
 use crate::formatter::NamedRoute;
 use crate::http::{Known, RequestHead, ResponseHead};
 use crate::stream_info::{DynamicMetadata, StreamInfo};
-use crate::upstream::ClusterNames;
+use crate::upstream::{ClusterNames, MetadataMatch};
 
 /// Where in a table a route stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +170,13 @@ impl SelectedRoute {
     pub fn cluster(&self, head: &RequestHead, names: &ClusterNames) -> ClusterChoice {
         self.cluster_target()
             .map_or(ClusterChoice::NotFound, |target| target.choose(head, names))
+    }
+
+    /// What the metadata of the host must have: as the drawn cluster says, or else the route.
+    pub fn metadata_match(&self) -> Option<&MetadataMatch> {
+        let of_cluster = self.weighted_cluster();
+        let of_cluster = of_cluster.and_then(|cluster| cluster.metadata_match.as_deref());
+        of_cluster.or_else(|| self.route().forward()?.metadata_match())
     }
 
     /// The largest body that may be buffered for retries, in bytes: of the route, or else of the virtual host.

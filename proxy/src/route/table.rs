@@ -47,6 +47,22 @@ impl RouteTable {
         Self::with_factories(proto, FACTORIES, cx, path)
     }
 
+    /// A table without routes: what streams get before the first configuration has come.
+    pub fn empty(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            domains: Domains::new(false),
+            virtual_hosts: Box::default(),
+            filter_names: Box::default(),
+            headers: None,
+            most_specific_header_mutations_wins: false,
+            ignore_path_parameters: false,
+            internal_only_headers: Box::default(),
+            validate_clusters: None,
+            metadata: DynamicMetadata::default(),
+        }
+    }
+
     pub(super) fn with_factories(
         proto: pb::RouteConfiguration,
         factories: &[&dyn HttpFilterFactory],

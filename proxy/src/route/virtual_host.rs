@@ -209,10 +209,7 @@ impl VirtualHost {
 
     /// Whether the request must come again over TLS.
     pub(super) fn demands_tls(&self, head: &RequestHead) -> bool {
-        let over_tls = || {
-            let forwarded = head.fields.get(Known::ForwardedProto);
-            forwarded.or_else(|| head.scheme()) == Some(b"https")
-        };
+        let over_tls = || head.fields.get(Known::ForwardedProto) == Some(b"https");
         match self.require_tls {
             TlsRequirementType::None => false,
             TlsRequirementType::All => !over_tls(),

@@ -7,6 +7,7 @@ use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::{CertifiedKey, SigningKey};
 
+use super::ocsp::OcspResponse;
 use super::pem::pem_blocks;
 use super::private_key::private_key;
 use crate::config::{ConfigPath, Rejected, data_source};
@@ -19,6 +20,10 @@ pub struct TlsCertificate {
     pub leaf: Arc<Certificate>,
     /// What a handshake takes: chain, key and OCSP response.
     pub certified: Arc<CertifiedKey>,
+    /// The same without the OCSP response, for clients that are not shown it.
+    pub unstapled: Arc<CertifiedKey>,
+    /// The OCSP response, if one came with the certificate.
+    pub ocsp: Option<OcspResponse>,
     /// Where the chain was found: a file, or `<inline>`.
     pub path: Box<str>,
     /// The key is ECDSA.
@@ -62,7 +67,8 @@ impl TlsCertificate {
         let certificates = chain
             .iter()
             .map(|cert| CertificateDer::from(cert.der().to_vec()));
-        let mut certified = CertifiedKey::new(certificates.collect(), key.clone());
+        let unstapled = CertifiedKey::new(certificates.collect(), key.clone());
+        let mut certified = unstapled.clone();
         certified.ocsp = ocsp?.map(|response| response.to_vec());
         let Some(leaf) = chain.into_iter().next() else {
             return Err(path
@@ -74,10 +80,23 @@ impl TlsCertificate {
                 .field("private_key")
                 .reject("is not the key of the certificate (KEY_VALUES_MISMATCH)"));
         }
+        let ocsp = match &certified.ocsp {
+            None => None,
+            Some(der) => {
+                let path = path.field("ocsp_staple");
+                let response = OcspResponse::from_der(der).map_err(|error| path.reject(error))?;
+                if !response.is_about(leaf.raw_serial()) {
+                    return Err(path.reject("OCSP response does not match its TLS certificate"));
+                }
+                Some(response)
+            }
+        };
         Ok(Self {
             leaf: Arc::new(leaf),
             is_ecdsa: key.algorithm() == rustls::SignatureAlgorithm::ECDSA,
             certified: Arc::new(certified),
+            unstapled: Arc::new(unstapled),
+            ocsp,
             path: place,
         })
     }

@@ -1,14 +1,14 @@
 //! The process as the admin pages see it.
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use outrigger_proto::any::pack;
 use outrigger_proto::pb::envoy::admin::v3 as pb;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
-use outrigger_proto::pb::google::protobuf::{Duration as DurationProto, Timestamp};
+use outrigger_proto::pb::google::protobuf::Duration as DurationProto;
 use pb::clusters_config_dump::StaticCluster;
-use pb::listeners_config_dump::StaticListener;
 use pb::server_info::State;
 use pb::unready_targets_dumps::UnreadyTargetsDump;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use super::ServerContext;
 use super::cli::{DrainStrategy, IpVersion, Mode};
 use super::lifecycle::{Server, ServerEvent};
 use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
+use crate::config::timestamp;
+use crate::listener::ManagedListener;
 use crate::net::Address;
 
 impl AdminSource for Server {
@@ -102,27 +104,21 @@ impl AdminSource for Server {
     }
 
     fn listeners(&self) -> Vec<pb::ListenerStatus> {
-        let listeners = self.listeners.borrow();
-        let status = |listener: &crate::listener::ManagedListener| {
+        let status = |listener: &Rc<ManagedListener>| {
             let mut addresses = listener.addresses().into_iter().map(|a| address(&a));
             pb::ListenerStatus {
-                name: listener.config.identity.name.to_string(),
+                name: listener.name().to_owned(),
                 local_address: addresses.next(),
                 additional_local_addresses: addresses.collect(),
             }
         };
-        listeners.listeners().iter().map(status).collect()
+        self.listeners.active().iter().map(status).collect()
     }
 
     fn config_dump(&self, with_endpoints: bool) -> ConfigDumps {
         let started = Some(timestamp(SystemTime::now() - self.started_at.elapsed()));
         let mut bootstrap = self.bootstrap_proto.clone();
         bootstrap.node = Some(self.node());
-        let listeners = self.listeners.borrow();
-        let static_listeners = listeners.listeners().iter().map(|listener| StaticListener {
-            listener: Some(pack(&listener.proto)),
-            last_updated: Some(timestamp(listener.last_updated)),
-        });
         let static_clusters = self.cluster_protos.iter().map(|cluster| StaticCluster {
             cluster: Some(pack(cluster)),
             last_updated: started,
@@ -134,28 +130,31 @@ impl AdminSource for Server {
             },
             clusters: self.clusters.config_dump(static_clusters.collect()),
             endpoints: with_endpoints.then(|| self.clusters.endpoints_dump()),
-            listeners: pb::ListenersConfigDump {
-                static_listeners: static_listeners.collect(),
-                ..Default::default()
-            },
+            listeners: self.listeners.dump(),
+            routes: self.context.routes.dump(),
+            scoped_routes: self.context.routes.dump_scopes(),
+            ecds_filters: self.context.extension_configs.dump(),
             ..Default::default()
         }
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargetsDump> {
-        let names: Vec<String> = self
-            .clusters
-            .warming_clusters()
+        let clusters = self.clusters.warming_clusters();
+        let mut names: Vec<String> = clusters
             .iter()
             .map(|name| format!("cluster {name}"))
             .collect();
-        if names.is_empty() {
-            return Vec::new();
+        names.extend(self.clusters.init().unready());
+        names.extend(self.init.unready());
+        let mut dumps = self.listeners.unready();
+        if !names.is_empty() {
+            let server = UnreadyTargetsDump {
+                name: "init manager Server".to_owned(),
+                target_names: names,
+            };
+            dumps.insert(0, server);
         }
-        vec![UnreadyTargetsDump {
-            name: "init manager Server".to_owned(),
-            target_names: names,
-        }]
+        dumps
     }
 
     fn drain_listeners(&self, request: DrainListeners) {
@@ -199,14 +198,6 @@ fn address(address: &Address) -> core::Address {
     };
     core::Address {
         address: Some(kind),
-    }
-}
-
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
     }
 }
 

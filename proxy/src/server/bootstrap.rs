@@ -1,7 +1,7 @@
 //! The bootstrap: what the process is made of.
 //!
 //! `envoy.config.bootstrap.v3.Bootstrap`.
-//! Deviations: `dynamic_resources`, `tracing`, `stats_sinks`, `hds_config`, runtime layers from disk and from RTDS,
+//! Deviations: `tracing`, `stats_sinks`, `hds_config`, runtime layers from disk,
 //! and custom DNS resolvers of the whole process are refused until they work.
 //! Deviations: a `header_prefix` other than `x-envoy` and `fatal_actions` are refused.
 //! Deviations: watchdogs, `memory_allocator_manager` and `enable_dispatcher_stats` have no
@@ -62,7 +62,8 @@ impl Bootstrap {
             // Says which parts of the node xDS requests carry.
             node_context_params: _,
             static_resources,
-            dynamic_resources,
+            // Converted with the resources.
+            dynamic_resources: _,
             // Converted with the resources.
             cluster_manager: _,
             hds_config,
@@ -113,7 +114,6 @@ impl Bootstrap {
             stats_eviction,
         } = proto;
         let refused = [
-            path.unsupported_if_set("dynamic_resources", dynamic_resources),
             path.unsupported_if_set("hds_config", hds_config),
             path.unsupported_if_set("stats_sinks", stats_sinks),
             path.unsupported_if_set("tracing", tracing),
@@ -344,16 +344,15 @@ fn runtime_layers(proto: pb::LayeredRuntime, path: &ConfigPath<'_>) -> Result<La
             LayerSpecifier::DiskLayer(_) => {
                 return Err(path.field("disk_layer").reject("is not supported"));
             }
-            LayerSpecifier::RtdsLayer(_) => {
-                return Err(path.field("rtds_layer").reject("is not supported"));
-            }
+            // Its values come later; where from is converted with the resources.
+            LayerSpecifier::RtdsLayer(_) => Some(HashMap::new()),
         };
         Ok((name, values))
     })
 }
 
 /// Nested structs are one key with dots; a fraction (`numerator`, `denominator`) is one value.
-fn flatten(values: Struct) -> HashMap<String, String> {
+pub(super) fn flatten(values: Struct) -> HashMap<String, String> {
     fn add(prefix: &str, value: Value, out: &mut HashMap<String, String>) {
         match value {
             Value::Object(fields)
@@ -461,14 +460,14 @@ mod tests {
     #[test]
     fn what_does_not_work_yet_is_refused_by_name_all_at_once() {
         let errors = convert(
-            "dynamic_resources: {lds_resources_locator: x}\nlayered_runtime: {layers: [{name: a, disk_layer: {}}, {name: a, admin_layer: {}}]}",
+            "hds_config: {api_type: GRPC}\nlayered_runtime: {layers: [{name: a, disk_layer: {}}, {name: a, admin_layer: {}}]}",
             &[],
         )
         .unwrap_err();
         assert_eq!(
             errors,
             [
-                "bootstrap / dynamic_resources: is not supported",
+                "bootstrap / hds_config: is not supported",
                 "bootstrap / layered_runtime / layers[0] / disk_layer: is not supported",
                 "bootstrap / layered_runtime / layers[1] / name: \"a\" is the name of two layers",
             ]

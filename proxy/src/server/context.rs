@@ -7,7 +7,10 @@ use outrigger_proto::pb::envoy::config::core::v3::Node;
 
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
+use crate::files::DirectoryWatcher;
+use crate::http_filters::ExtensionConfigs;
 use crate::overload::OverloadState;
+use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
 use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
@@ -31,6 +34,12 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// Directories whose files are read again when they change.
+    pub(crate) directories: DirectoryWatcher,
+    /// The route configurations in use.
+    pub routes: RouteProviders,
+    /// The filter configurations that management servers deliver.
+    pub extension_configs: ExtensionConfigs,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -83,6 +92,9 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            directories: DirectoryWatcher::default(),
+            routes: RouteProviders::default(),
+            extension_configs: ExtensionConfigs::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

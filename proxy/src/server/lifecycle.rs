@@ -19,14 +19,15 @@ use tracing::{info, warn};
 
 use super::admin_start::AdminSetup;
 use super::cli::{Cli, DrainStrategy, Mode};
+use super::dynamic::DynamicResources;
 use super::load::LoadedBootstrap;
 use super::log_control::LogControl;
 use super::log_format::{DEFAULT_PATTERN, LogPattern};
 use super::resources::Resources;
 use super::worker_thread::{WorkerSetup, local_runtime, start_worker};
 use super::{
-    Bootstrap, LocalInfo, ServerContext, ServerFigures, ServerStats, Worker, WorkerMessage,
-    WorkerSender,
+    Bootstrap, InitManager, LocalInfo, ServerContext, ServerFigures, ServerStats, Worker,
+    WorkerMessage, WorkerSender,
 };
 use crate::admin::DrainListeners;
 use crate::config::{ConfigPath, ConfigReport};
@@ -34,6 +35,7 @@ use crate::explain::Configuration;
 use crate::listener::ListenerManager;
 use crate::overload::{Heap, Jemalloc, OverloadManager};
 use crate::upstream::{ClusterManager, HickoryResolver, WorkerClusters};
+use crate::xds::{Subscription, XdsClient};
 
 /// Runs the process. The errors are all that was found, one line each.
 pub fn run(cli: Cli) -> Result<(), Vec<String>> {
@@ -115,13 +117,19 @@ pub struct Server {
     pub(super) context: Arc<ServerContext>,
     pub(super) bootstrap_proto: pb::Bootstrap,
     pub(super) bootstrap: Bootstrap,
-    pub(super) listeners: RefCell<ListenerManager>,
+    pub(super) listeners: ListenerManager,
     pub(super) log: LogControl,
     pub(super) started_at: Instant,
     pub(super) state: Cell<State>,
     pub(super) events: mpsc::Sender<ServerEvent>,
     received: RefCell<Option<mpsc::Receiver<ServerEvent>>>,
     pub(super) clusters: Rc<ClusterManager>,
+    pub(super) xds: Rc<XdsClient>,
+    dynamic: DynamicResources,
+    /// Subscriptions to layers of the runtime.
+    runtime_layers: RefCell<Vec<Subscription>>,
+    /// What the process waits for before it is live.
+    pub(super) init: InitManager,
     pub(super) cluster_protos: Vec<Cluster>,
     overload: RefCell<Option<OverloadManager>>,
     admin: RefCell<Option<AdminSetup>>,
@@ -177,13 +185,17 @@ impl Server {
             clusters,
             cluster_protos,
             listeners,
+            dynamic,
             overload,
             admin,
         } = resources;
         let resolver = Rc::new(HickoryResolver::default());
         let manager = ClusterManager::new(context.clone(), workers, resolver);
+        let xds = XdsClient::new(context.clone());
         manager.add(clusters);
         let clusters = manager;
+        let drain_time = Duration::from_secs(cli.drain_time_s.into());
+        listeners.set_drain_time(drain_time, cli.drain_strategy == DrainStrategy::Gradual);
         let interval = Duration::from_millis(cli.file_flush_interval_msec.into());
         let min_size = u64::from(cli.file_flush_min_size_kb) << 10;
         context.access_logs.set_flush(interval, min_size);
@@ -199,7 +211,7 @@ impl Server {
             context,
             bootstrap_proto: loaded.proto,
             bootstrap,
-            listeners: RefCell::new(listeners),
+            listeners,
             log,
             started_at: Instant::now(),
             state: Cell::new(State::PreInitializing),
@@ -207,6 +219,10 @@ impl Server {
             received: RefCell::new(Some(received)),
             stats,
             clusters,
+            xds,
+            dynamic,
+            runtime_layers: RefCell::default(),
+            init: InitManager::new("Server"),
             cluster_protos,
             overload: RefCell::new(overload),
             admin: RefCell::new(admin),
@@ -218,25 +234,25 @@ impl Server {
 
     async fn serve(self: Rc<Self>) -> Result<(), Vec<String>> {
         let mut signals = Signals::new().map_err(|error| vec![format!("no signals: {error}")])?;
-        let bound = self.listeners.borrow_mut().bind();
+        let bound = self.listeners.bind();
         bound.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         self.state.set(State::Initializing);
         if self.cli.mode == Mode::InitOnly {
             info!("Initialized.");
             return Ok(());
         }
+        let clusters = WorkerClusters::on_main(self.clusters.table().clone());
+        let main = Worker::on_main(self.context.clone(), clusters, rand::random());
         let admin = self.admin.take();
         if let Some(admin) = admin {
             let address_path = self.cli.admin_address_path.as_deref();
-            let clusters = WorkerClusters::on_main(self.clusters.table().clone());
-            let main = Worker::on_main(self.context.clone(), clusters, rand::random());
             let started = admin.start(self.clone(), &main, address_path);
             started.map_err(|error| vec![error])?;
         }
         self.run_beside();
         // Until then only signals are listened to.
         tokio::select! {
-            () = self.clusters.warmed() => {}
+            () = self.initialize(&main) => {}
             _ = signals.end() => return Ok(()),
         }
         self.start_workers().map_err(|error| vec![error])?;
@@ -251,6 +267,32 @@ impl Server {
         }
         self.exit().await;
         Ok(())
+    }
+
+    /// Waits for all that the process needs before it serves. What is asked for later must not wait for what is asked for first:
+    /// runtime values decide on clusters, and listeners name them.
+    async fn initialize(&self, main: &Rc<Worker>) {
+        self.clusters.primary_ready().await;
+        let following = main.clone();
+        tokio::task::spawn_local(async move { following.clusters.follow().await });
+        let node = self.bootstrap.node.clone();
+        let dynamic = &self.dynamic;
+        self.xds.start(main, node, dynamic.ads.clone());
+        let layers = InitManager::new("RTDS");
+        let subscriptions = dynamic.watch_layers(&self.context, &self.xds, &layers);
+        self.runtime_layers.replace(subscriptions);
+        layers.ready().await;
+        match &dynamic.cds {
+            Some(source) => self.clusters.watch_cds(&self.xds, source.clone()),
+            None => self.clusters.set_xds_client(&self.xds),
+        }
+        self.clusters.all_ready().await;
+        self.listeners.wait_in(&self.init);
+        if let Some(source) = &dynamic.lds {
+            self.listeners
+                .watch_lds(&self.xds, source.clone(), &self.init);
+        }
+        self.init.ready().await;
     }
 
     /// What main does beside listening to signals.
@@ -310,15 +352,8 @@ impl Server {
                 .map_err(|error| format!("worker {index} cannot be started: {error}"))?;
         }
         self.workers.replace(peers.to_vec());
-        let listeners = self.listeners.borrow();
-        let per_worker = listeners.listen().map_err(|error| error.to_string())?;
-        for (worker, new) in self.workers.borrow().iter().zip(per_worker) {
-            worker
-                .try_send(WorkerMessage::AddListeners(new))
-                .map_err(|_| "a worker ended at once".to_owned())?;
-        }
-        listeners.workers_started();
-        Ok(())
+        let started = self.listeners.start_workers(&peers);
+        started.map_err(|error| error.to_string())
     }
 
     /// Serves until something asks for the end.
@@ -361,7 +396,7 @@ impl Server {
         })
         .await;
         self.broadcast(|| WorkerMessage::Finish).await;
-        self.listeners.borrow_mut().close_sockets(false);
+        self.listeners.close_sockets(false);
         let limit = Duration::from_secs(self.cli.drain_time_s.into());
         tokio::select! {
             () = self.workers_ended() => info!("All connections have ended."),
@@ -389,7 +424,7 @@ impl Server {
         if !(graceful && skip_exit) {
             self.broadcast(|| WorkerMessage::StopListening { inbound_only })
                 .await;
-            self.listeners.borrow_mut().close_sockets(inbound_only);
+            self.listeners.close_sockets(inbound_only);
         }
     }
 

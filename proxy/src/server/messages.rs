@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::listener::{Accepted, NewListener};
+use crate::listener::{Accepted, ListenerCommand, NewListener};
 
 /// A message to a worker.
 #[derive(Debug)]
 pub enum WorkerMessage {
     /// Accept connections for these listeners.
     AddListeners(Vec<NewListener>),
+    /// A listener has changed.
+    Listener(ListenerCommand),
     /// A connection that another worker accepted, where connections are balanced.
     Connection {
         /// The number of its listener.

@@ -5,6 +5,7 @@ mod admin_start;
 mod bootstrap;
 pub mod cli;
 mod context;
+mod dynamic;
 mod init;
 mod lifecycle;
 mod load;

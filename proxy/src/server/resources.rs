@@ -10,6 +10,7 @@ use outrigger_proto::pb::envoy::config::overload::v3::OverloadManager as Overloa
 
 use super::ServerContext;
 use super::admin_start::AdminSetup;
+use super::dynamic::DynamicResources;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
@@ -21,6 +22,8 @@ pub(super) struct Resources {
     pub(super) clusters: Vec<ClusterConfig>,
     pub(super) cluster_protos: Vec<Cluster>,
     pub(super) listeners: ListenerManager,
+    /// What is taken from management servers.
+    pub(super) dynamic: DynamicResources,
     pub(super) overload: Option<OverloadManager>,
     pub(super) admin: Option<AdminSetup>,
 }
@@ -45,6 +48,7 @@ impl Resources {
             // A rejection is in the report already.
             let _ = context.secrets.add_static(secret, &path);
         }
+        let dynamic = DynamicResources::convert(bootstrap, context, report);
         let clusters = convert_clusters(&cluster_protos, context, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);
@@ -57,6 +61,7 @@ impl Resources {
             clusters,
             cluster_protos,
             listeners,
+            dynamic,
             overload,
             admin,
         }
@@ -134,7 +139,7 @@ fn convert_listeners(
     protos: Vec<Listener>,
     report: &ConfigReport,
 ) -> ListenerManager {
-    let mut manager = ListenerManager::new(context.clone(), workers);
+    let manager = ListenerManager::new(context.clone(), workers);
     for (index, mut proto) in protos.into_iter().enumerate() {
         let place = format!("static_resources.listeners[{index}]");
         let resource = if proto.name.is_empty() {

@@ -100,6 +100,7 @@ fn handle(handler: &Rc<ConnectionHandler>, message: WorkerMessage) {
                 }
             }
         }
+        WorkerMessage::Listener(command) => handler.execute(command),
         WorkerMessage::Connection { listener, accepted } => {
             handler.take_connection(listener, accepted);
         }

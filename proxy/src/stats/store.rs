@@ -95,6 +95,11 @@ impl Store {
         }
     }
 
+    /// How many workers write beside main.
+    pub fn workers(&self) -> usize {
+        self.inner.workers
+    }
+
     /// Every group that is alive. Order is not defined.
     pub fn groups(&self) -> Vec<Arc<Group>> {
         let registry = self.inner.registry.lock();

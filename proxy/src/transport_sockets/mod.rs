@@ -5,6 +5,7 @@
 
 pub mod raw_buffer;
 pub mod tls;
+pub mod upstream_proxy_protocol;
 
 use std::fmt;
 use std::rc::Rc;
@@ -15,12 +16,16 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_filters::LocalBoxFuture;
-use crate::net::{Address, Io};
+use crate::net::{Address, Io, PROXY_PROTOCOL_OPTIONS, ProxyProtocolData};
 use crate::server::FactoryContext;
 use crate::stream_info::{ConnectionInfo, TlsConnectionInfo};
 
 /// Every transport socket that can be configured.
-pub static FACTORIES: &[&dyn TransportSocketFactory] = &[&raw_buffer::Factory, &tls::Factory];
+pub static FACTORIES: &[&dyn TransportSocketFactory] = &[
+    &raw_buffer::Factory,
+    &tls::Factory,
+    &upstream_proxy_protocol::Factory,
+];
 
 /// The transport socket of a filter chain, shared by all workers.
 pub trait DownstreamSocket: Send + Sync + fmt::Debug {
@@ -61,6 +66,11 @@ pub trait UpstreamSocket: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether connections name the client that they are made for ([`UpstreamSocketOptions::proxied`]).
+    fn names_client(&self) -> bool {
+        false
+    }
+
     /// Whether everything that it needs, such as secrets, is there.
     fn is_ready(&self) -> bool {
         true
@@ -87,8 +97,8 @@ pub struct UpstreamSocketOptions {
     pub server_name: Option<Box<str>>,
     /// One of these must be among the names of the peer's certificate. Empty: whatever is configured.
     pub verify_names: Vec<Box<str>>,
-    /// The header of the PROXY protocol that the connection begins with, if the cluster sends one: client and its destination.
-    pub proxied: Option<(Address, Address)>,
+    /// Whom the header of the PROXY protocol names that the connection begins with, if the cluster sends one.
+    pub proxied: Option<ProxyProtocolData>,
 }
 
 /// A connection that is ready for use.
@@ -98,6 +108,23 @@ pub struct UpstreamConnected {
     pub io: Io,
     /// What TLS agreed on.
     pub tls: Option<Rc<TlsConnectionInfo>>,
+}
+
+impl UpstreamSocketOptions {
+    /// Options of a connection that names its client: what the client's own header said, or else who it is.
+    pub fn naming_client(connection: &ConnectionInfo, client: &Address) -> Self {
+        let state = connection.filter_state.borrow();
+        let said = state.get_as::<ProxyProtocolData>(PROXY_PROTOCOL_OPTIONS);
+        let data = said.cloned().unwrap_or_else(|| ProxyProtocolData {
+            source: client.clone(),
+            destination: connection.local_address.clone(),
+            tlvs: Vec::new(),
+        });
+        Self {
+            proxied: Some(data),
+            ..Self::default()
+        }
+    }
 }
 
 /// Makes transport sockets out of configuration. One per extension, listed in [`FACTORIES`].

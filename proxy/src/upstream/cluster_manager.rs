@@ -28,7 +28,7 @@ use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
 use super::host::Health;
-use super::load_balancer::{HashTables, Policy};
+use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::pool::SocketSettings;
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::runtime::RuntimeInteger;
@@ -190,8 +190,9 @@ impl Cluster {
 
     /// Publishes a new set of hosts, and counts what changed.
     pub fn set_hosts(&self, mut set: PrioritySet) {
-        set.hash_tables = self.hash_tables(&set);
         let old = self.hosts.load();
+        set.hash_tables = self.hash_tables(&set);
+        set.subsets = self.subsets(&set, &old);
         let known: HashSet<_> = old.hosts().map(|host| host.identity()).collect();
         let kept = set
             .hosts()
@@ -236,12 +237,23 @@ impl Cluster {
         let Policy::Hash(hashing) = &settings.policy else {
             return None;
         };
+        if settings.subset.is_some() {
+            return None;
+        }
         let threshold = self.panic_threshold.get().min(100);
         let weighted = settings.locality_weighted;
         let scope = &self.info.scope;
         Some(Arc::new(HashTables::new(
             hashing, weighted, set, threshold, scope,
         )))
+    }
+
+    /// What load balancers with subsets read, likewise.
+    fn subsets(&self, set: &PrioritySet, old: &PrioritySet) -> Option<Arc<SubsetTable>> {
+        let threshold = self.panic_threshold.get().min(100);
+        let table = SubsetTable::new(&self.info, set, threshold)?;
+        table.count(old.subsets.as_deref(), &self.info);
+        Some(Arc::new(table))
     }
 }
 

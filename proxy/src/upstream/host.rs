@@ -1,9 +1,12 @@
 //! One endpoint of a cluster.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, OnceLock};
+
+use tokio::time::Instant;
 
 use super::pool::HostPools;
 use crate::net::Address;
@@ -114,6 +117,8 @@ pub enum HostStat {
 #[derive(Debug)]
 pub struct WorkerHost {
     handle: Rc<HostHandle>,
+    /// Since when its health checks have not failed, as far as a load balancer wanted to know.
+    healthy_since: Cell<Option<Instant>>,
     pub(super) pools: Rc<HostPools>,
 }
 
@@ -267,6 +272,7 @@ impl WorkerHost {
     pub fn on_worker(host: Arc<Host>, shard: usize) -> Self {
         Self {
             handle: Rc::new(HostHandle { host, shard }),
+            healthy_since: Cell::new(None),
             pools: Rc::default(),
         }
     }
@@ -281,6 +287,7 @@ impl WorkerHost {
                 host: host.clone(),
                 shard: self.handle.shard,
             }),
+            healthy_since: self.healthy_since.clone(),
             pools: self.pools.clone(),
         })
     }
@@ -288,6 +295,21 @@ impl WorkerHost {
     /// The host that all workers share.
     pub fn shared(&self) -> &Arc<Host> {
         &self.handle.host
+    }
+
+    /// Since when it has been healthy; none: it is not, or nobody has asked to note it.
+    pub(super) fn healthy_since(&self) -> Option<Instant> {
+        self.healthy_since.get()
+    }
+
+    /// Notes whether it is healthy now. It starts anew where its health checks failed in between.
+    pub(super) fn note_health(&self, now: Instant) {
+        let since = match self.healthy_since.get() {
+            _ if self.health.has(HealthFlag::FailedActiveHc) => None,
+            None if self.coarse_health() == Health::Healthy => Some(now),
+            since => since,
+        };
+        self.healthy_since.set(since);
     }
 
     /// Requests in flight on this host, of all workers.

@@ -30,7 +30,7 @@ pub use cluster_names::{ClusterId, ClusterNames};
 pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
 pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};
-pub use load_balancer::LoadBalancerContext;
+pub use load_balancer::{LB_NAMESPACE, LoadBalancerContext, MetadataMatch};
 pub use pool::{RequestGuard, RetryGuard};
 pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
 pub use worker_clusters::{WorkerCluster, WorkerClusters};

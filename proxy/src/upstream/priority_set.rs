@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::host::{Health, Host, Locality};
-use super::load_balancer::HashTables;
+use super::load_balancer::{HashTables, SubsetTable};
 
 /// The hosts of a cluster at one moment. Immutable; a change makes a new one, in which unchanged hosts are the same.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub struct PrioritySet {
     pub weighted_priority_health: bool,
     /// Of load balancers that hash; set when the hosts are published.
     pub(super) hash_tables: Option<Arc<HashTables>>,
+    /// With `lb_subset_config`; set likewise.
+    pub(super) subsets: Option<Arc<SubsetTable>>,
 }
 
 /// The hosts of one priority.
@@ -67,6 +69,7 @@ impl PrioritySet {
             overprovisioning_factor,
             weighted_priority_health,
             hash_tables: None,
+            subsets: None,
         }
     }
 

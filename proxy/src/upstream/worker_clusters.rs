@@ -23,6 +23,7 @@ use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http_filters::LocalBoxFuture;
 use crate::http2::ClientHttp2Settings;
 use crate::server::Random;
+use crate::transport_sockets::UpstreamSocketOptions;
 
 /// This worker's clusters by number, each made when first asked for.
 pub struct WorkerClusters {
@@ -295,12 +296,13 @@ impl WorkerCluster {
         pool::new_http_stream(&self.handle, host, request)
     }
 
-    /// A TCP connection to `host`. It counts against `max_connections` by itself.
+    /// A TCP connection to `host`, made with these options. It counts against `max_connections` by itself.
     pub fn connect_tcp(
         self: &Rc<Self>,
         host: &Rc<WorkerHost>,
+        options: Option<Rc<UpstreamSocketOptions>>,
     ) -> LocalBoxFuture<'static, Result<TcpUpstream, PoolError>> {
-        Box::pin(pool::connect_tcp(&self.handle, host.handle()))
+        Box::pin(pool::connect_tcp(&self.handle, host.handle(), options))
     }
 
     /// Counts a request that no pool knows of against `max_requests`; none if the limit is reached.

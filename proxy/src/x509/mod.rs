@@ -67,6 +67,8 @@ pub struct Extensions {
     pub has_name_constraints: bool,
     /// An extension is critical and not known here, or cannot be read.
     pub has_unknown_critical: bool,
+    /// Who shows it must show an OCSP response too (the TLS feature `status_request`).
+    pub must_staple: bool,
 }
 
 /// What a certificate may authenticate.
@@ -271,6 +273,10 @@ impl SubjectAltName {
     }
 }
 
+/// The extension that lists what the holder must do in TLS, and the encoding of the number 5 in it.
+const TLS_FEATURE: &str = "1.3.6.1.5.5.7.1.24";
+const STATUS_REQUEST: [u8; 3] = [2, 1, 5];
+
 fn extensions(parsed: &X509Certificate<'_>) -> Extensions {
     let mut out = Extensions::default();
     for extension in parsed.extensions() {
@@ -295,7 +301,14 @@ fn extensions(parsed: &X509Certificate<'_>) -> Extensions {
             | ParsedExtension::PolicyMappings(_)
             | ParsedExtension::PolicyConstraints(_)
             | ParsedExtension::InhibitAnyPolicy(_) => {}
-            _ => out.has_unknown_critical |= extension.critical,
+            _ => {
+                out.must_staple |= extension.oid.to_id_string() == TLS_FEATURE
+                    && extension
+                        .value
+                        .windows(3)
+                        .any(|part| part == STATUS_REQUEST);
+                out.has_unknown_critical |= extension.critical;
+            }
         }
     }
     out

@@ -1,50 +1,85 @@
-//! The client: what is asked for, and who is told.
+//! The client: what is asked for, where, and who is told.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::Poll;
 
+use outrigger_proto::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 
+use super::channel::Channel;
+use super::resource::Received;
+use super::subscribers::{Subscriber, Subscribers, WatcherHandle};
 use super::subscription::Command;
 use super::{
-    FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
-    XdsSource,
+    ApiSource, ApiTransport, FetchFailure, Interest, Refused, Resource, ResourceKind, SourceKind,
+    Subscription, Watcher, XdsSource,
 };
-use crate::server::ServerContext;
+use super::{file, grpc, rest};
+use crate::server::{ServerContext, Worker};
+use crate::upstream::async_client::AsyncClient;
 
 /// Asks sources for resources and hands out what they answer. Lives on main.
 pub struct XdsClient {
-    server: Arc<ServerContext>,
+    pub(super) server: Arc<ServerContext>,
     commands: RefCell<Option<mpsc::UnboundedReceiver<Command>>>,
-    subscribers: RefCell<BTreeMap<u64, Subscriber>>,
+    subscribers: Rc<Subscribers>,
+    /// The aggregated stream.
+    ads: Rc<Channel>,
+    /// The sources of single subscriptions, by the number of the subscription.
+    channels: RefCell<BTreeMap<u64, Rc<Channel>>>,
+    running: OnceCell<Running>,
+    this: Weak<Self>,
 }
 
-/// One subscription, as the client knows it.
-struct Subscriber {
-    source: XdsSource,
-    kind: ResourceKind,
-    interest: Interest,
-    watcher: WatcherHandle,
-}
-
-#[derive(Clone)]
-enum WatcherHandle {
-    /// Of what may live on any thread.
-    Shared(Weak<dyn Watcher + Send + Sync>),
-    /// Of what lives on main.
-    Main(Rc<dyn Watcher>),
+/// What it takes to ask.
+pub(super) struct Running {
+    pub(super) client: AsyncClient,
+    pub(super) worker: Rc<Worker>,
+    /// Who asks.
+    pub(super) node: Node,
+    ads: Option<Rc<ApiSource>>,
 }
 
 impl XdsClient {
     /// The client of the process, without any connection yet.
     pub fn new(server: Arc<ServerContext>) -> Rc<Self> {
-        Rc::new(Self {
+        let subscribers = Rc::new(Subscribers::default());
+        Rc::new_cyclic(|this| Self {
+            this: this.clone(),
             commands: RefCell::new(server.xds.take()),
+            ads: Channel::new(SourceKind::Ads, &subscribers),
+            channels: RefCell::default(),
+            subscribers,
             server,
-            subscribers: RefCell::default(),
+            running: OnceCell::new(),
         })
+    }
+
+    /// Begins to ask, over the clusters of `main`. `ads`: where the aggregated stream is.
+    pub fn start(&self, main: &Rc<Worker>, node: Node, ads: Option<ApiSource>) {
+        let running = Running {
+            client: AsyncClient::new(main.clone()),
+            worker: main.clone(),
+            node,
+            ads: ads.map(Rc::new),
+        };
+        if self.running.set(running).is_err() {
+            return;
+        }
+        self.take_commands();
+        self.subscribers.start();
+        self.open(&self.ads);
+        let channels: Vec<_> = self.channels.borrow().values().cloned().collect();
+        channels.iter().for_each(|channel| self.open(channel));
+        if let Some(client) = self.this.upgrade() {
+            tokio::task::spawn_local(async move { client.run().await });
+        }
     }
 
     /// Asks for resources for whoever lives on main, for as long as the subscription lives.
@@ -56,14 +91,8 @@ impl XdsClient {
         watcher: Rc<dyn Watcher>,
     ) -> Subscription {
         let subscription = self.server.xds.number();
-        let subscriber = Subscriber {
-            source,
-            kind,
-            interest,
-            watcher: WatcherHandle::Main(watcher),
-        };
-        let mut subscribers = self.subscribers.borrow_mut();
-        subscribers.insert(subscription.number, subscriber);
+        let watcher = WatcherHandle::Main(watcher);
+        self.subscribe(subscription.number, source, kind, interest, watcher);
         subscription
     }
 
@@ -77,45 +106,15 @@ impl XdsClient {
         removed: &[Arc<str>],
     ) -> Result<(), Vec<Refused>> {
         self.take_commands();
-        let version = Arc::from(version);
-        let told: Vec<(Interest, WatcherHandle)> = {
-            let subscribers = self.subscribers.borrow();
-            let concerned = subscribers
-                .values()
-                .filter(|known| known.kind == kind && known.source == *source);
-            concerned
-                .map(|known| (known.interest.clone(), known.watcher.clone()))
-                .collect()
+        let received = Received {
+            version: version.into(),
+            sent: sent.to_vec(),
+            removed: removed.to_vec(),
+            lifetimes: Vec::new(),
         };
         let mut refused = Vec::new();
-        for (interest, watcher) in told {
-            let sent: Vec<Resource> = sent
-                .iter()
-                .filter(|resource| interest.includes(&resource.name))
-                .cloned()
-                .collect();
-            let removed: Vec<Arc<str>> = removed
-                .iter()
-                .filter(|name| interest.includes(name))
-                .cloned()
-                .collect();
-            if sent.is_empty() && removed.is_empty() && interest != Interest::Wildcard {
-                continue;
-            }
-            let update = Update {
-                version: &version,
-                sent: &sent,
-                removed: &removed,
-            };
-            let result = match watcher {
-                WatcherHandle::Shared(watcher) => watcher
-                    .upgrade()
-                    .map_or(Ok(()), |watcher| watcher.on_update(&update)),
-                WatcherHandle::Main(watcher) => watcher.on_update(&update),
-            };
-            if let Err(mut errors) = result {
-                refused.append(&mut errors);
-            }
+        for channel in self.channels_of(source) {
+            refused.append(&mut channel.dispatch(kind, &received));
         }
         match refused.is_empty() {
             true => Ok(()),
@@ -126,78 +125,192 @@ impl XdsClient {
     /// Tells all who asked for a kind at this source that nothing came, as if the time for it were over.
     pub fn fail(&self, source: &XdsSource, kind: ResourceKind, why: FetchFailure) {
         self.take_commands();
-        let told: Vec<WatcherHandle> = {
-            let subscribers = self.subscribers.borrow();
-            let concerned = subscribers
-                .values()
-                .filter(|known| known.kind == kind && known.source == *source);
-            concerned.map(|known| known.watcher.clone()).collect()
-        };
-        for watcher in told {
-            match watcher {
-                WatcherHandle::Shared(watcher) => {
-                    if let Some(watcher) = watcher.upgrade() {
-                        watcher.on_fetch_failed(why);
-                    }
-                }
-                WatcherHandle::Main(watcher) => watcher.on_fetch_failed(why),
-            }
+        for channel in self.channels_of(source) {
+            let numbers = channel.with(kind, |state| state.interests.numbers());
+            self.subscribers.fail(&numbers, why);
         }
     }
 
     /// The names that are asked for of a kind, sorted; empty for a wildcard.
     pub fn asked_for(&self, kind: ResourceKind) -> Vec<Arc<str>> {
         self.take_commands();
-        let subscribers = self.subscribers.borrow();
-        let mut names: Vec<Arc<str>> = subscribers
-            .values()
-            .filter(|known| known.kind == kind)
-            .flat_map(|known| match &known.interest {
-                Interest::Wildcard => Vec::new(),
-                Interest::Names(names) => names.clone(),
-            })
-            .collect();
-        names.sort();
-        names.dedup();
-        names
+        self.subscribers.names(kind)
+    }
+
+    fn channels_of(&self, source: &XdsSource) -> Vec<Rc<Channel>> {
+        match source.kind {
+            SourceKind::Ads => vec![self.ads.clone()],
+            _ => {
+                let channels = self.channels.borrow();
+                let of_source = channels
+                    .values()
+                    .filter(|known| known.source == source.kind);
+                of_source.cloned().collect()
+            }
+        }
+    }
+
+    fn subscribe(
+        &self,
+        number: u64,
+        source: XdsSource,
+        kind: ResourceKind,
+        interest: Interest,
+        watcher: WatcherHandle,
+    ) {
+        let XdsSource {
+            kind: place,
+            initial_fetch_timeout,
+        } = source;
+        let channel = match place {
+            SourceKind::Ads => self.ads.clone(),
+            place => {
+                let channel = Channel::new(place, &self.subscribers);
+                self.channels.borrow_mut().insert(number, channel.clone());
+                channel
+            }
+        };
+        channel.change(kind, |interests| interests.add(number, &interest));
+        let subscriber = Subscriber {
+            channel: channel.clone(),
+            kind,
+            interest,
+            watcher,
+            initial_fetch_timeout,
+            deadline: None,
+        };
+        self.subscribers.insert(number, subscriber);
+        if !Rc::ptr_eq(&channel, &self.ads) {
+            self.open(&channel);
+        }
+    }
+
+    /// Begins to ask at a place, if anybody is asked yet.
+    fn open(&self, channel: &Rc<Channel>) {
+        let (Some(running), Some(client)) = (self.running.get(), self.this.upgrade()) else {
+            return;
+        };
+        let channel = channel.clone();
+        match &channel.source {
+            SourceKind::Ads => {
+                if let Some(source) = running.ads.clone() {
+                    tokio::task::spawn_local(async move {
+                        grpc::run(&client, &channel, &source, None).await;
+                    });
+                }
+            }
+            SourceKind::Path(source) => {
+                let source = source.clone();
+                tokio::task::spawn_local(
+                    async move { file::run(&client, &channel, &source).await },
+                );
+            }
+            SourceKind::Api(source) => {
+                let source = source.clone();
+                let kind = channel.kinds().first().copied();
+                tokio::task::spawn_local(async move {
+                    match &source.transport {
+                        ApiTransport::Grpc { .. } => {
+                            grpc::run(&client, &channel, &source, kind).await;
+                        }
+                        ApiTransport::Rest { .. } => rest::run(&client, &channel, &source).await,
+                    }
+                });
+            }
+        }
+    }
+
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.running.get()
+    }
+
+    /// Waits for subscriptions to come, change and go, and for times to be over.
+    async fn run(self: Rc<Self>) {
+        loop {
+            let deadline = self.subscribers.next_deadline();
+            let over = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let command = tokio::select! {
+                command = self.next_command() => command,
+                () = over => {
+                    self.subscribers.time_out();
+                    continue;
+                }
+            };
+            match command {
+                Some(command) => self.execute(command),
+                None => return,
+            }
+        }
+    }
+
+    async fn next_command(&self) -> Option<Command> {
+        poll_fn(|cx| match self.commands.borrow_mut().as_mut() {
+            Some(commands) => commands.poll_recv(cx),
+            None => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Takes note of all changes so far.
-    fn take_commands(&self) {
-        let mut commands = self.commands.borrow_mut();
-        let Some(commands) = commands.as_mut() else {
-            return;
-        };
-        while let Ok(command) = commands.try_recv() {
-            let mut subscribers = self.subscribers.borrow_mut();
+    pub(super) fn take_commands(&self) {
+        loop {
+            let command = {
+                let mut commands = self.commands.borrow_mut();
+                commands
+                    .as_mut()
+                    .and_then(|commands| commands.try_recv().ok())
+            };
             match command {
-                Command::Subscribe {
-                    number,
-                    source,
-                    kind,
-                    interest,
-                    watcher,
-                } => {
-                    let subscriber = Subscriber {
-                        source,
-                        kind,
-                        interest,
-                        watcher: WatcherHandle::Shared(watcher),
-                    };
-                    subscribers.insert(number, subscriber);
+                Some(command) => self.execute(command),
+                None => return,
+            }
+        }
+    }
+
+    fn execute(&self, command: Command) {
+        match command {
+            Command::Subscribe {
+                number,
+                source,
+                kind,
+                interest,
+                watcher,
+            } => self.subscribe(
+                number,
+                source,
+                kind,
+                interest,
+                WatcherHandle::Shared(watcher),
+            ),
+            Command::Change { number, interest } => {
+                if let Some((channel, kind, old)) = self.subscribers.change(number, &interest) {
+                    channel.change(kind, |interests| {
+                        interests.remove(number, &old);
+                        interests.add(number, &interest);
+                    });
                 }
-                Command::Change { number, interest } => {
-                    if let Some(known) = subscribers.get_mut(&number) {
-                        known.interest = interest;
+            }
+            Command::End { number } => {
+                if let Some(ended) = self.subscribers.remove(number) {
+                    ended.channel.change(ended.kind, |interests| {
+                        interests.remove(number, &ended.interest)
+                    });
+                    if let Some(channel) = self.channels.borrow_mut().remove(&number) {
+                        channel.close();
                     }
-                }
-                Command::End { number } => {
-                    let ended = subscribers.remove(&number);
-                    // What a watcher drops may end other subscriptions.
-                    drop(subscribers);
-                    drop(ended);
                 }
             }
         }
+    }
+}
+
+impl fmt::Debug for XdsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdsClient").finish_non_exhaustive()
     }
 }

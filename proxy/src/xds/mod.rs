@@ -7,12 +7,23 @@
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>
 
+mod back_off;
+mod channel;
 mod client;
+mod delta;
+mod file;
+mod grpc;
+mod interests;
 mod resource;
+mod rest;
+mod sotw;
 mod source;
+mod subscribers;
 mod subscription;
 
 pub use client::XdsClient;
 pub use resource::{Refused, Resource, ResourceKind, Update};
-pub use source::{SourceKind, XdsSource};
+pub use source::{
+    ApiSource, ApiTransport, GrpcTarget, PathSource, RateLimit, SourceKind, XdsSource,
+};
 pub use subscription::{FetchFailure, Interest, Subscription, Subscriptions, Watcher};

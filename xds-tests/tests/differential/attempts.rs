@@ -406,6 +406,17 @@ fn counted() -> Vec<Case> {
             .get("/")
             .page("/stats", "cluster.@backend.upstream_rq_timeout_budget")
             .shows(["page cluster.@backend.upstream_rq_timeout_budget_percent_used: (histogram)", "page cluster.@backend.upstream_rq_timeout_budget_per_try_percent_used: (histogram)"]),
+        case("request_response_sizes tell how large messages are")
+            .cluster("track_cluster_stats: { request_response_sizes: true }")
+            .get("/")
+            .page("/stats", "cluster.@backend.upstream_rq_body")
+            .page("/stats", "cluster.@backend.upstream_rq_headers")
+            .page("/stats", "cluster.@backend.upstream_rs_")
+            .shows([
+                "page cluster.@backend.upstream_rq_body_size: (histogram)",
+                "page cluster.@backend.upstream_rq_headers_count: (histogram)",
+                "page cluster.@backend.upstream_rs_headers_size: (histogram)",
+            ]),
         case("a stream that an HTTP/2 upstream resets after its head is UR")
             .upstream_http2()
             .reply(acts([Act::Respond(ok("ab")), pause(100), Act::Reset]))

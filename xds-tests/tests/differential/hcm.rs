@@ -234,6 +234,10 @@ fn paths() -> Vec<Case> {
             .both()
             .shows(["> connection 1: GET /a/b/z?q=/../ HTTP/1.1"])
             .lacks(["> x-envoy-original-path*"]),
+        case("decoding a path makes no new escapes")
+            .hcm("normalize_path: true")
+            .raw("GET /a/%%32e%%32e/%2%35%36 HTTP/1.1\r\nhost: a\r\n\r\n")
+            .shows(["> connection 1: GET /a/%252e%252e/%25256 HTTP/1.1"]),
         case("normalize_path turns backslashes")
             .hcm("normalize_path: true")
             .raw("GET /a\\b\\..\\c HTTP/1.1\r\nhost: a\r\n\r\n")

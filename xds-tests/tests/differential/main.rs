@@ -33,11 +33,13 @@ mod http2;
 mod malformed;
 mod names;
 mod network;
+mod rbac;
 mod redirects;
 mod retries;
 mod router;
 mod routing;
 mod runner;
+mod subsets;
 mod upgrades;
 mod upstream;
 mod upstream_log;
@@ -72,7 +74,9 @@ const THEMES: &[Theme] = &[
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("hashing", hashing::cases),
+    ("subsets", subsets::cases),
     ("network", network::cases),
+    ("rbac", rbac::cases),
     ("http2", http2::cases),
     ("frames", frames::cases),
     ("access_log", access_log::cases),

@@ -260,6 +260,18 @@ fn predicates() -> Vec<Case> {
             "stat http.@stat.passthrough_internal_redirect_predicate: 1",
         ]),
         redirecting(
+            "a redirect to https from a connection without TLS crosses schemes whatever the request says",
+            "internal_redirect_policy: {}",
+            "https://other.com/",
+        )
+        .hcm("scheme_header_transformation: { scheme_to_overwrite: https }")
+        .get("/")
+        .shows([
+            "< 302",
+            "stat http.@stat.passthrough_internal_redirect_unsafe_scheme: 1",
+        ])
+        .stats(["http.@stat.passthrough_internal_redirect_unsafe_scheme"]),
+        redirecting(
             "allow_cross_scheme_redirect lets a redirect to https be taken",
             "internal_redirect_policy: { allow_cross_scheme_redirect: true }",
             "https://other.com/",

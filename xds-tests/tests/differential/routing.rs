@@ -510,5 +510,63 @@ fn hosts() -> Vec<Case> {
             )
             .send(get("/x").field("x-forwarded-proto", "https"))
             .shows(["< body a"]),
+        case("require_tls asks x-forwarded-proto, not the scheme")
+            .vhosts(
+                "
+                - name: a
+                  domains: [\"*\"]
+                  require_tls: ALL
+                  routes: [{ match: { prefix: / }, @say(a) }]",
+            )
+            .raw("GET https://example.com/x HTTP/1.1\r\nhost: example.com\r\n\r\n")
+            .shows(["< 301"]),
+        case("EXTERNAL_ONLY lets internal requests stay without TLS")
+            .internal()
+            .vhosts(
+                "
+                - name: a
+                  domains: [\"*\"]
+                  require_tls: EXTERNAL_ONLY
+                  routes: [{ match: { prefix: / }, @say(a) }]",
+            )
+            .get("/x")
+            .send(get("/x").field("x-forwarded-for", "8.8.8.8"))
+            .shows(["< body a", "< 301"]),
+        case("without x-forwarded-proto there is no route")
+            .filters(
+                "
+                - name: m
+                  typed_config:
+                    \"@type\": \"@http/header_mutation.v3.HeaderMutation\"
+                    mutations: { request_mutations: [{ remove: x-forwarded-proto }] }
+                - name: s
+                  typed_config:
+                    \"@type\": \"@http/set_filter_state.v3.Config\"
+                    clear_route_cache: true
+                    on_request_headers: [{ object_key: k, factory_key: envoy.string, format_string: { text_format_source: { inline_string: v } } }]",
+            )
+            .get("/")
+            .both()
+            .shows(["< 404", "log flags=NR"]),
+        case("tls_context without TLS is met by no certificate alone")
+            .routes(
+                "
+                - match: { prefix: /, tls_context: { presented: true } }
+                  @say(presented)
+                - match: { prefix: /, tls_context: { validated: true } }
+                  @say(validated)
+                - match: { prefix: /, tls_context: { presented: false, validated: false } }
+                  @say(none)",
+            )
+            .get("/")
+            .shows(["< body none"]),
+        case("an empty tls_context asks for nothing")
+            .routes(
+                "
+                - match: { prefix: /, tls_context: {} }
+                  @say(any)",
+            )
+            .get("/")
+            .shows(["< body any"]),
     ]
 }

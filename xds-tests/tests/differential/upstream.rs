@@ -183,6 +183,14 @@ fn hosts() -> Vec<Case> {
         .get("/")
         .shows(["< 200", "log host=127.0.0.1:@port:backend"]),
         custom(
+            "hosts that start slowly together share requests evenly",
+            &format!("load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{A}, {B}] }}] }}\nround_robin_lb_config: {{ slow_start_config: {{ slow_start_window: 60s, min_weight_percent: {{ value: 50 }} }} }}"),
+        )
+        .get("/")
+        .get("/")
+        .any_order()
+        .shows(["< body hello", "< body other"]),
+        custom(
             "locality_weighted_lb_config leaves out localities without weight",
             &format!("load_assignment: {{ cluster_name: c, endpoints: [{{ locality: {{ zone: a }}, load_balancing_weight: 1, lb_endpoints: [{A}] }}, {{ locality: {{ zone: b }}, lb_endpoints: [{B}] }}] }}\ncommon_lb_config: {{ locality_weighted_lb_config: {{}} }}"),
         )

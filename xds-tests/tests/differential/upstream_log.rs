@@ -51,6 +51,12 @@ pub fn cases() -> Vec<Case> {
             .get("/")
             .logs(2)
             .shows(["log 0 - *", "log 200 - *"]),
+        logged("an attempt is logged while it runs, if that is asked for")
+            .router("upstream_log_options: { upstream_log_flush_interval: 0.3s }")
+            .reply(late(750, "hello"))
+            .get("/")
+            .logs(3)
+            .shows(["log 0 - *", "log 200 - *"]),
         logged("hedged attempts are logged each on its own")
             .route("hedge_policy: { hedge_on_per_try_timeout: true }\nretry_policy: { retry_on: 5xx, per_try_timeout: 0.4s }", "")
             .replies([late(3000, "late"), reply(ok("second"))])

@@ -24,6 +24,7 @@ use super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
 use super::local_reply::protocol_error_reply;
 use super::manager::{Hcm, Routes, max_stream_duration};
+use super::routing::Routing;
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
@@ -35,6 +36,8 @@ use crate::stream_info::{ResponseFlag, StreamInfo};
 /// A stream from its head to its log line.
 pub(super) struct Stream<S: ServerStream> {
     hcm: Rc<Hcm>,
+    /// What the stream is routed by, from its start to its end.
+    routing: Rc<Routing>,
     codec: S,
     record: Option<Box<Record>>,
     filters: Filters,
@@ -144,6 +147,7 @@ impl<S: ServerStream> Stream<S> {
         };
         let router = Router::new(hcm.router.clone(), buffer_limit);
         Self {
+            routing: hcm.routing(),
             codec,
             record: Some(Box::new(Record {
                 info,
@@ -190,14 +194,19 @@ impl<S: ServerStream> Stream<S> {
             record.info.timing.request_complete = Some(now);
             self.deadlines.request = None;
         }
-        let admitted = self.hcm.admit(&mut record.request, &mut record.info);
+        if let Some(routing) = self.hcm.routing_by_head(&record.request) {
+            self.routing = routing;
+        }
+        let admitted = self
+            .hcm
+            .admit(&mut record.request, &mut record.info, &self.routing);
         // Over HTTP/1 nothing says before its end how long a tunnel is.
         if admitted == Ok(true) && record.request.version.is_http1() {
             self.request = Half::Open;
         }
         let taken = admitted.and_then(|asked| {
             self.hcm
-                .resolve_route(&mut record.request, &mut record.info);
+                .resolve_route(&self.routing, &mut record.request, &mut record.info);
             self.hcm.take_upgrade(asked, &record.request, &record.info)
         });
         match taken {
@@ -220,7 +229,7 @@ impl<S: ServerStream> Stream<S> {
             .expect("a stream has its record until it ends");
         let chain = self
             .hcm
-            .chain_for(self.upgrade != Upgrade::No, &record.request);
+            .chain_for(&self.routing, self.upgrade != Upgrade::No, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());
         if self.hcm.config.access_log_options.flush_on_new_request {
             self.log("DownstreamStart");
@@ -791,7 +800,7 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm),
+            routes: &Routes(&self.hcm, &self.routing),
             effects: &mut self.effects,
         };
         let parts = Parts {

@@ -81,8 +81,11 @@ impl<S: ServerStream> Stream<S> {
         let Some(record) = self.record.as_deref_mut() else {
             return;
         };
-        hcm.resolve_route(&mut record.request, &mut record.info);
-        let chain = hcm.chain_for(false, &record.request);
+        // Another stream: it begins with the table of now.
+        let by_head = hcm.routing_by_head(&record.request);
+        self.routing = by_head.unwrap_or_else(|| hcm.routing());
+        hcm.resolve_route(&self.routing, &mut record.request, &mut record.info);
+        let chain = hcm.chain_for(&self.routing, false, &record.request);
         self.filters = chain.new_stream(record.info.route.as_ref());
         self.deadlines_of_route();
         let end = EndStream::from(body.is_empty() && trailers.is_none());

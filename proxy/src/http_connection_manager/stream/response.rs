@@ -53,7 +53,7 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm),
+            routes: &Routes(&self.hcm, &self.routing),
             effects: &mut self.effects,
         };
         self.router.poll(&mut env, cx)
@@ -89,7 +89,7 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm),
+            routes: &Routes(&self.hcm, &self.routing),
             effects: &mut self.effects,
         };
         self.filters.encode_1xx(&mut env, &mut head);

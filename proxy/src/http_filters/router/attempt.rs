@@ -11,10 +11,10 @@ use super::{Router, RouterEvent, State};
 use crate::http::{EndStream, Known, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{NewCookie, RetryPolicy};
+use crate::route::{NewCookie, RetryPolicy, SelectedRoute};
 use crate::stream_info::{ResponseFlag, StreamInfo, UpstreamInfo};
 use crate::upstream::pool::StreamKind;
-use crate::upstream::{Host, LoadBalancerContext, WorkerHost};
+use crate::upstream::{Host, LB_NAMESPACE, LoadBalancerContext, MetadataMatch, WorkerHost};
 
 impl Router {
     /// Chooses a host and asks its pool for a stream.
@@ -31,6 +31,7 @@ impl Router {
             request: env.request,
             info: env.info,
             new_cookies: RefCell::default(),
+            of_request: self.metadata_match_of_request(env.info),
         };
         let host = cluster.choose_host(&choice);
         let new_cookies = choice.new_cookies.into_inner();
@@ -60,7 +61,7 @@ impl Router {
             self.stream_kind(),
             self.timeouts.stream,
         ));
-        attempt.set_log(self.shared.attempt_log(env));
+        attempt.set_log(self.shared.attempt_log(env, &cluster));
         if self.request_complete.is_some() {
             attempt.arm(env.info.now, &self.timeouts);
         }
@@ -191,6 +192,22 @@ impl Router {
         attempt.sends(flushed);
     }
 
+    /// What filters have put into the metadata of the request or its connection counts more than what the route says.
+    fn metadata_match_of_request(&self, info: &StreamInfo) -> Option<MetadataMatch> {
+        let of_route = self.route.as_ref().and_then(SelectedRoute::metadata_match);
+        let of_connection = info.connection.dynamic_metadata.borrow();
+        let of_connection = of_connection
+            .get(LB_NAMESPACE)
+            .map(|values| MetadataMatch::for_request(values, of_route));
+        match info.dynamic_metadata.get(LB_NAMESPACE) {
+            None => of_connection,
+            Some(values) => {
+                let below = of_connection.as_ref().or(of_route);
+                Some(MetadataMatch::for_request(values, below))
+            }
+        }
+    }
+
     /// Whether an attempt has failed before.
     fn is_retry(&self) -> bool {
         !self.retry.tried_hosts().is_empty()
@@ -228,9 +245,15 @@ struct HostChoice<'a> {
     info: &'a StreamInfo,
     /// Cookies that the hash asked for.
     new_cookies: RefCell<Vec<NewCookie>>,
+    /// What its metadata ask of hosts; none: what its route asks.
+    of_request: Option<MetadataMatch>,
 }
 
 impl LoadBalancerContext for HostChoice<'_> {
+    fn metadata_match(&self) -> Option<&MetadataMatch> {
+        let of_route = || self.router.route.as_ref()?.metadata_match();
+        self.of_request.as_ref().or_else(of_route)
+    }
     fn hash_key(&self) -> Option<u64> {
         let action = self.router.route.as_ref()?.route().forward()?;
         let policy = action.hash_policy()?;

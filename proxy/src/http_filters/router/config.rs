@@ -2,18 +2,18 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 
 use super::retry::RetryRuntime;
 use super::route_codes::RouteCodes;
 use super::strict::StrictHeader;
-use super::upstream_filters::ClusterChains;
+use super::upstream_filters::{ClusterChains, UpstreamChain};
 use crate::access_loggers::{AccessLog, AccessLogs};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_connection_manager::HcmStats;
-use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
-use crate::route::RouteTable;
+use crate::http_filters::chain_config::ChainConfig;
 use crate::server::{FactoryContext, Worker};
 use crate::upstream::async_client::AsyncClient;
 
@@ -34,6 +34,8 @@ pub struct RouterConfig {
     pub upstream_logs: Vec<AccessLog>,
     /// An attempt is logged when it has found a connection, too. Default false.
     pub log_on_pool_ready: bool,
+    /// How often an attempt is logged while it runs; none: not at all.
+    pub upstream_log_flush_interval: Option<Duration>,
     /// Counts gRPC responses of clusters without their status codes. Default false.
     pub suppress_grpc_request_failure_code_stats: bool,
     /// Filters of every upstream attempt.
@@ -47,7 +49,7 @@ pub struct WorkerRouter {
     /// The stats of the connection manager that it belongs to.
     pub stats: HcmStats,
     /// The filters of upstream attempts on clusters that have none of their own.
-    pub upstream_chain: WorkerChain,
+    pub(super) upstream_chain: UpstreamChain,
     pub(super) cluster_chains: ClusterChains,
     /// The access logs of attempts.
     pub(super) upstream_logs: AccessLogs,
@@ -104,6 +106,7 @@ impl RouterConfig {
                 path,
             )
         };
+        let (log_on_pool_ready, upstream_log_flush_interval) = log_options?.unwrap_or_default();
         let dynamic_stats = dynamic_stats.is_none_or(|on| on.value);
         Ok(Self {
             dynamic_stats,
@@ -112,36 +115,33 @@ impl RouterConfig {
             strict_check_headers: strict?,
             suppress_grpc_request_failure_code_stats,
             upstream_logs: logs?,
-            log_on_pool_ready: log_options?.unwrap_or_default(),
+            log_on_pool_ready,
+            upstream_log_flush_interval,
             upstream_http_filters: upstream?,
         })
     }
 }
 
-/// Whether an attempt is logged when it has found a connection, too.
+/// Whether an attempt is logged when it has found a connection, too, and how often while it runs.
 fn log_options(
     proto: pb::router::UpstreamAccessLogOptions,
     path: &ConfigPath<'_>,
-) -> Result<bool, Rejected> {
+) -> Result<(bool, Option<Duration>), Rejected> {
     let pb::router::UpstreamAccessLogOptions {
         flush_upstream_log_on_upstream_stream,
         upstream_log_flush_interval,
     } = proto;
-    path.unsupported_if_set("upstream_log_flush_interval", upstream_log_flush_interval)?;
-    Ok(flush_upstream_log_on_upstream_stream)
+    let interval =
+        path.positive_duration("upstream_log_flush_interval", upstream_log_flush_interval)?;
+    Ok((flush_upstream_log_on_upstream_stream, interval))
 }
 
 impl WorkerRouter {
     /// This worker's instance, for streams routed by `table`.
-    pub fn new(
-        config: Arc<RouterConfig>,
-        stats: HcmStats,
-        worker: &Rc<Worker>,
-        table: &RouteTable,
-    ) -> Self {
-        let upstream_chain = config.upstream_http_filters.on_worker(worker, Some(table));
+    pub fn new(config: Arc<RouterConfig>, stats: HcmStats, worker: &Rc<Worker>) -> Self {
+        let upstream_chain = config.upstream_http_filters.on_worker(worker, None);
         Self {
-            upstream_chain,
+            upstream_chain: UpstreamChain::new(upstream_chain),
             cluster_chains: ClusterChains::default(),
             upstream_logs: AccessLogs::on_worker(&config.upstream_logs, worker),
             route_codes: RouteCodes::default(),

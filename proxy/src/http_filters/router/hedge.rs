@@ -11,6 +11,7 @@ use super::upstream_filters::{Filtered, poll_filtered};
 use super::upstream_request::UpstreamRequest;
 use super::{BackingOff, Router, RouterEvent, State};
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::http_connection_manager::timer::nearer;
 use crate::http_filters::LocalReply;
 use crate::route::SelectedRoute;
 use crate::stream_info::{StreamInfo, UpstreamInfo};
@@ -229,7 +230,7 @@ impl Router {
     pub(super) fn slow_deadline(&self) -> Option<Instant> {
         self.slow
             .iter()
-            .filter_map(|slow| slow.attempt.deadline())
+            .filter_map(|slow| nearer(slow.attempt.deadline(), slow.attempt.log_due()))
             .min()
     }
 
@@ -240,6 +241,11 @@ impl Router {
         env: &mut ChainEnv<'_>,
         now: Instant,
     ) -> Option<RouterEvent> {
+        for slow in &mut self.slow {
+            std::mem::swap(&mut env.info.upstream, &mut slow.upstream);
+            slow.attempt.flush_log(env.info);
+            std::mem::swap(&mut env.info.upstream, &mut slow.upstream);
+        }
         let index = self
             .slow
             .iter()

@@ -7,7 +7,7 @@
 //! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
 //! if it is idempotent and had no body; Envoy answers 503.
 //! Deviations: a CONNECT that ends here (`connect_config`) passes no upstream filters.
-//! Deviations: `upstream_log_flush_interval` is refused, and stats by zone (`cluster.<name>.zone.*`) are not kept.
+//! Deviations: stats by zone (`cluster.<name>.zone.*`) are not kept.
 //! Deviations: `x-envoy-immediate-health-check-fail` of a response marks no host.
 //! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;
 //! Envoy's change the only one.
@@ -295,7 +295,7 @@ impl Router {
         let of_state = match &self.state {
             State::Idle => return None,
             State::BackingOff(pending) => Some(pending.until),
-            State::Attempt(attempt) => attempt.deadline(),
+            State::Attempt(attempt) => nearer(attempt.deadline(), attempt.log_due()),
             State::OnlySlow => None,
         };
         let nearest = nearer(self.route_deadline, of_state);
@@ -315,7 +315,7 @@ impl Router {
         if let Some(event) = self.on_slow_deadline(env, now) {
             return Some(event);
         }
-        match &self.state {
+        match &mut self.state {
             State::BackingOff(pending) if pending.until <= now => {
                 let after_timeout = pending.after_timeout;
                 self.state = State::Idle;
@@ -323,6 +323,7 @@ impl Router {
                     .or(Some(RouterEvent::Progress))
             }
             State::Attempt(attempt) => {
+                attempt.flush_log(env.info);
                 let failure = attempt.expired(now)?;
                 let is_slow = failure.is_timeout() && self.timeouts.hedge;
                 if is_slow && !self.head_passed {

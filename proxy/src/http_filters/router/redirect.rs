@@ -231,8 +231,7 @@ fn agree(
 
 /// Whether the client came without TLS.
 fn is_http(env: &ChainEnv<'_>) -> bool {
-    env.request.scheme() != Some(b"https")
-        || env.info.connection.transport_protocol == Some("raw_buffer")
+    env.request.scheme() == Some(b"http") || !env.info.connection.is_tls
 }
 
 /// `response_headers_to_copy`: each is taken over, or taken away where the redirect does not have it.

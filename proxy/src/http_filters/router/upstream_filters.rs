@@ -21,7 +21,7 @@ use crate::http_connection_manager::filter_chain::{
 };
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
 use crate::http_filters::{Effects, LocalReply};
-use crate::route::RouteTable;
+use crate::route::{RouteTable, SelectedRoute};
 use crate::stream_info::StreamInfo;
 use crate::upstream::pool::{ClientStream, ResponseEvent};
 use crate::upstream::{ClusterId, WorkerCluster};
@@ -57,6 +57,12 @@ pub(super) enum Filtered {
 #[derive(Default)]
 pub(super) struct ClusterChains(RefCell<HashMap<ClusterId, ClusterChain>>);
 
+/// The chain of the router itself, on one worker.
+pub(super) struct UpstreamChain {
+    is_empty: bool,
+    current: RefCell<(Option<Rc<Arc<RouteTable>>>, Rc<WorkerChain>)>,
+}
+
 struct ClusterChain {
     config: Arc<ChainConfig>,
     table: Option<Rc<Arc<RouteTable>>>,
@@ -85,8 +91,8 @@ impl WorkerRouter {
                 .cluster_chains
                 .get(cluster.info().id, config, env)
                 .new_stream(route),
-            None if self.upstream_chain.is_empty() => return None,
-            None => self.upstream_chain.new_stream(route),
+            None if self.upstream_chain.is_empty => return None,
+            None => self.upstream_chain.of(route).new_stream(route),
         };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         (!filters.is_empty())
@@ -94,21 +100,51 @@ impl WorkerRouter {
     }
 }
 
+impl UpstreamChain {
+    /// A chain that is not yet mapped onto any table.
+    pub(super) fn new(chain: WorkerChain) -> Self {
+        Self {
+            is_empty: chain.is_empty(),
+            current: RefCell::new((None, Rc::new(chain))),
+        }
+    }
+
+    /// The chain for streams with this route. It is mapped onto a table when streams begin to use it.
+    fn of(&self, route: Option<&SelectedRoute>) -> Rc<WorkerChain> {
+        let mut current = self.current.borrow_mut();
+        if let Some(route) = route
+            && !is_same(current.0.as_ref(), Some(&route.table))
+        {
+            let chain = current.1.for_table(Some(&route.table));
+            *current = (Some(route.table.clone()), Rc::new(chain));
+        }
+        current.1.clone()
+    }
+}
+
+fn is_same(known: Option<&Rc<Arc<RouteTable>>>, table: Option<&Rc<Arc<RouteTable>>>) -> bool {
+    match (known, table) {
+        (Some(known), Some(table)) => Rc::ptr_eq(known, table),
+        (known, table) => known.is_none() && table.is_none(),
+    }
+}
+
 impl ClusterChains {
     fn get(&self, id: ClusterId, config: &Arc<ChainConfig>, env: &ChainEnv<'_>) -> Rc<WorkerChain> {
         let table = env.info.route.as_ref().map(|route| &route.table);
-        let same_table = |known: &Option<Rc<Arc<RouteTable>>>| match (known, table) {
-            (Some(known), Some(table)) => Rc::ptr_eq(known, table),
-            (known, table) => known.is_none() && table.is_none(),
-        };
         let mut chains = self.0.borrow_mut();
-        if let Some(known) = chains.get(&id)
-            && Arc::ptr_eq(&known.config, config)
-            && same_table(&known.table)
+        let known = chains.get(&id);
+        let known = known.filter(|known| Arc::ptr_eq(&known.config, config));
+        if let Some(known) = known
+            && is_same(known.table.as_ref(), table)
         {
             return known.chain.clone();
         }
-        let chain = Rc::new(config.on_worker(env.worker, table.map(|table| &***table)));
+        let table_or_none = table.map(|table| &***table);
+        let chain = Rc::new(match known {
+            Some(known) => known.chain.for_table(table_or_none),
+            None => config.on_worker(env.worker, table_or_none),
+        });
         chains.insert(
             id,
             ClusterChain {

@@ -1,4 +1,4 @@
-//! `upstream_log`: a line for each attempt, when it ends.
+//! `upstream_log`: a line for each attempt, when it ends; and how large its messages were, where its cluster counts that.
 //!
 //! What it says is of the attempt: start, response, flags, body bytes. Head, route and client are those of the request.
 
@@ -13,6 +13,7 @@ use crate::formatter::FormatData;
 use crate::http::{Fields, RequestHead, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::stream_info::{ResponseFlag, ResponseFlags, StreamInfo};
+use crate::upstream::WorkerCluster;
 use crate::upstream::pool::ResponseEvent;
 
 /// What is noted of an attempt for its line.
@@ -23,17 +24,29 @@ pub(super) struct AttemptLog {
     request: RequestHead,
     head: Option<ResponseHead>,
     trailers: Option<Fields>,
+    /// The size of interim heads, in bytes.
+    informational: usize,
     received: u64,
     sent: u64,
     flags: ResponseFlags,
+    /// When it is logged while it runs, the next time.
+    due: Option<Instant>,
+    /// Counts sizes.
+    cluster: Option<Rc<WorkerCluster>>,
 }
 
 impl WorkerRouter {
-    /// The log of an attempt that begins now; none where attempts are not logged.
+    /// The log of an attempt that begins now; none where attempts are not logged and their sizes not counted.
     #[inline]
-    pub(super) fn attempt_log(self: &Rc<Self>, env: &ChainEnv<'_>) -> Option<Box<AttemptLog>> {
-        (!self.upstream_logs.is_empty()).then(|| {
+    pub(super) fn attempt_log(
+        self: &Rc<Self>,
+        env: &ChainEnv<'_>,
+        cluster: &Rc<WorkerCluster>,
+    ) -> Option<Box<AttemptLog>> {
+        let counts_sizes = cluster.info().request_response_size_stats.is_some();
+        (counts_sizes || !self.upstream_logs.is_empty()).then(|| {
             let info = &env.info;
+            let interval = self.config.upstream_log_flush_interval;
             Box::new(AttemptLog {
                 router: self.clone(),
                 start: info.now,
@@ -41,9 +54,12 @@ impl WorkerRouter {
                 request: env.request.clone(),
                 head: None,
                 trailers: None,
+                informational: 0,
                 received: 0,
                 sent: 0,
                 flags: ResponseFlags::default(),
+                due: interval.map(|interval| info.now + interval),
+                cluster: counts_sizes.then(|| cluster.clone()),
             })
         })
     }
@@ -56,7 +72,10 @@ impl AttemptLog {
             ResponseEvent::Head(head, _) => self.head = Some(head.clone()),
             ResponseEvent::Data(data, _) => self.received += data.len() as u64,
             ResponseEvent::Trailers(trailers) => self.trailers = Some(trailers.clone()),
-            ResponseEvent::Informational(_) | ResponseEvent::Reset(_) => {}
+            ResponseEvent::Informational(head) => {
+                self.informational += ":status".len() + 3 + head.fields.byte_size();
+            }
+            ResponseEvent::Reset(_) => {}
         }
     }
 
@@ -81,12 +100,51 @@ impl AttemptLog {
         }
     }
 
+    /// When it is logged while it runs, the next time.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Logs the attempt while it runs, if it is time to.
+    pub(super) fn flush(&mut self, info: &mut StreamInfo) {
+        let Some(due) = self.due.filter(|due| *due <= info.now) else {
+            return;
+        };
+        let interval = self.router.config.upstream_log_flush_interval;
+        self.due = interval.map(|interval| due.max(info.now) + interval);
+        self.write(info, "UpstreamPeriodic");
+    }
+
     /// The attempt has ended.
     pub(super) fn end(self, info: &mut StreamInfo) {
+        self.count_sizes();
         self.write(info, "UpstreamEnd");
     }
 
+    fn count_sizes(&self) {
+        let info = self.cluster.as_ref().map(|cluster| cluster.info());
+        let Some(stats) = info.and_then(|info| info.request_response_size_stats.as_ref()) else {
+            return;
+        };
+        let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let (count, size) = request_size(&self.request);
+        stats.upstream_rq_headers_size().record(number(size));
+        stats.upstream_rq_headers_count().record(number(count));
+        stats.upstream_rq_body_size().record(self.sent);
+        if let Some(head) = &self.head {
+            let status = ":status".len() + 3;
+            let size = self.informational + status + head.fields.byte_size();
+            stats.upstream_rs_headers_size().record(number(size));
+            let count = number(head.fields.len() + 1);
+            stats.upstream_rs_headers_count().record(count);
+            stats.upstream_rs_body_size().record(self.received);
+        }
+    }
+
     fn write(&self, info: &mut StreamInfo, log_type: &'static str) {
+        if self.router.upstream_logs.is_empty() {
+            return;
+        }
         let upstream = info.upstream.take();
         let protocol = upstream.as_ref().and_then(|upstream| upstream.protocol);
         let mut own = StreamInfo::new(info.connection.clone(), info.stream_id, protocol);
@@ -116,4 +174,20 @@ impl AttemptLog {
         });
         info.upstream = own.upstream.take();
     }
+}
+
+/// How many headers a request has, and the bytes of their names and values; the pseudo headers are among them.
+fn request_size(head: &RequestHead) -> (usize, usize) {
+    let pseudo = [
+        (":method", Some(head.method_bytes())),
+        (":path", head.path()),
+        (":authority", head.authority()),
+        (":scheme", head.scheme()),
+        (":protocol", head.protocol()),
+    ];
+    let pseudo = pseudo
+        .iter()
+        .filter_map(|(name, value)| Some(name.len() + (*value)?.len()));
+    let (count, size) = pseudo.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
+    (count + head.fields.len(), size + head.fields.byte_size())
 }

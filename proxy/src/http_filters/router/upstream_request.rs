@@ -335,6 +335,21 @@ impl UpstreamRequest {
         nearer(nearer(per_try, idle), max_duration)
     }
 
+    /// When the attempt is logged while it runs.
+    pub(super) fn log_due(&self) -> Option<Instant> {
+        self.log.as_ref()?.due()
+    }
+
+    /// Logs it, if it is time to.
+    pub(super) fn flush_log(&mut self, info: &mut StreamInfo) {
+        let bytes = info.upstream_bytes;
+        self.meter(&mut info.upstream_bytes);
+        if let Some(log) = &mut self.log {
+            log.flush(info);
+        }
+        info.upstream_bytes = bytes;
+    }
+
     /// Which deadline has passed, if one has.
     pub(super) fn expired(&self, now: Instant) -> Option<Failure> {
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
@@ -431,8 +446,19 @@ fn socket_options(
         auto_san_validation,
         override_auto_sni_header,
     } = &info.settings.http.tls;
-    if !*auto_sni && !*auto_san_validation || !info.transport.is_secure() {
+    let names_client = info.transport.names_client();
+    let checks_name = (*auto_sni || *auto_san_validation) && info.transport.is_secure();
+    if !checks_name && !names_client {
         return None;
+    }
+    let mut options = match names_client {
+        true => {
+            UpstreamSocketOptions::naming_client(&env.info.connection, env.info.remote_address())
+        }
+        false => UpstreamSocketOptions::default(),
+    };
+    if !checks_name {
+        return Some(Rc::new(options));
     }
     let other = match &**override_auto_sni_header {
         "" => None,
@@ -442,15 +468,17 @@ fn socket_options(
             .get(name)
             .filter(|value| !value.is_empty()),
     };
-    let host = other.or_else(|| env.request.authority())?;
-    let host = std::str::from_utf8(host_without_port(host)).ok()?;
+    let host = other
+        .or_else(|| env.request.authority())
+        .and_then(|host| std::str::from_utf8(host_without_port(host)).ok());
+    let Some(host) = host else {
+        return names_client.then(|| Rc::new(options));
+    };
     let is_address = host.parse::<std::net::IpAddr>().is_ok();
     let name = || Box::from(host);
-    Some(Rc::new(UpstreamSocketOptions {
-        server_name: (*auto_sni && !is_address).then(name),
-        verify_names: auto_san_validation.then(name).into_iter().collect(),
-        proxied: None,
-    }))
+    options.server_name = (*auto_sni && !is_address).then(name);
+    options.verify_names = auto_san_validation.then(name).into_iter().collect();
+    Some(Rc::new(options))
 }
 
 /// A host as a name or address alone: `[::1]:80` is `::1`.

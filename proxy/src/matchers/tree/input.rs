@@ -13,6 +13,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{HeaderName, RequestHead, ResponseHead};
 use crate::matchers::{HeaderKey, HeaderSource, first_query_value};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
+use crate::x509::SubjectAltName;
 
 /// What is known when a matcher is asked.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +48,14 @@ pub(super) enum Input {
     ApplicationProtocol,
     FilterState(Box<str>),
     Metadata(Box<str>, Box<[Box<str>]>),
+    /// The names of this kind in the certificate of the peer.
+    PeerUris,
+    PeerDnsNames,
+    PeerSubject,
 }
 
 const NETWORK: &str = "envoy.extensions.matching.common_inputs.network.v3.";
+const SSL: &str = "envoy.extensions.matching.common_inputs.ssl.v3.";
 const HTTP: &str = "envoy.type.matcher.v3.";
 
 impl Input {
@@ -64,9 +70,29 @@ impl Input {
             Self::network(name, &config, &path)
         } else if let Some(name) = name.strip_prefix(HTTP) {
             Self::http(name, &config, &path)
+        } else if let Some(name) = name.strip_prefix(SSL) {
+            // Messages without fields.
+            match name {
+                "UriSanInput" => Ok(Self::PeerUris),
+                "DnsSanInput" => Ok(Self::PeerDnsNames),
+                "SubjectInput" => Ok(Self::PeerSubject),
+                _ => Err(config.unknown(&path, SUPPORTED)),
+            }
         } else {
             Err(config.unknown(&path, SUPPORTED))
         }
+    }
+
+    /// Whether it is part of a request or a response.
+    pub(super) fn needs_request(&self) -> bool {
+        matches!(
+            self,
+            Self::RequestHeader(_)
+                | Self::ResponseHeader(_)
+                | Self::QueryParameter(_)
+                | Self::Status
+                | Self::StatusClass
+        )
     }
 
     fn http(name: &str, config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
@@ -172,6 +198,12 @@ impl Input {
                 (!all.is_empty()).then(|| owned(all))
             }
             Self::FilterState(key) => filter_state(data, key).map(owned),
+            Self::PeerUris => peer_names(connection, SubjectAltName::as_uri).map(owned),
+            Self::PeerDnsNames => peer_names(connection, SubjectAltName::as_dns).map(owned),
+            Self::PeerSubject => {
+                let subject = &connection.tls.get()?.peer()?.subject;
+                (!subject.is_empty()).then(|| owned(subject.to_string()))
+            }
             Self::Metadata(..) => match self.value(data)? {
                 Value::String(text) => Some(text.as_bytes().into()),
                 other => Some(owned(other.to_string())),
@@ -201,6 +233,15 @@ impl Input {
         let metadata = &data.info?.dynamic_metadata;
         metadata.value(namespace, keys.iter().map(|key| &**key))
     }
+}
+
+/// The names of one kind in the certificate of the peer, joined by commas.
+fn peer_names(
+    connection: &ConnectionInfo,
+    kind: fn(&SubjectAltName) -> Option<&str>,
+) -> Option<String> {
+    let names: Vec<_> = connection.tls.get()?.peer()?.names(kind).collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 /// All values of a header, joined by commas.
@@ -239,4 +280,5 @@ const SUPPORTED: &[&str] = &[
     "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput",
     "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput",
     "envoy.extensions.matching.common_inputs.network.v3.*Input",
+    "envoy.extensions.matching.common_inputs.ssl.v3.*Input",
 ];

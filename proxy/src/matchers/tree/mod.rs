@@ -6,7 +6,7 @@
 //! HttpResponseHeaderMatchInput,HttpResponseStatusCodeMatchInput,HttpResponseStatusCodeClassMatchInput}` and, of
 //! `envoy.extensions.matching.common_inputs.network.v3`, `{SourceIPInput,SourcePortInput,DirectSourceIPInput,SourceTypeInput,
 //! DestinationIPInput,DestinationPortInput,ServerNameInput,TransportProtocolInput,ApplicationProtocolInput,FilterStateInput,
-//! DynamicMetadataInput}`.
+//! DynamicMetadataInput}`, and `envoy.extensions.matching.common_inputs.ssl.v3.{UriSanInput,DnsSanInput,SubjectInput}`.
 //! Type URLs of matchers: `envoy.extensions.matching.input_matchers.{ip,metadata,runtime_fraction}.v3`.
 //!
 //! Deviations: CEL, consistent hashing and maps by address or domain (`custom_match` of a tree) are refused.
@@ -86,6 +86,27 @@ impl<A> Matcher<A> {
         mut action: impl FnMut(TypedConfig, &ConfigPath<'_>) -> Result<A, Rejected>,
     ) -> Result<Self, Rejected> {
         Self::convert(proto, cx, path, &mut action, 0)
+    }
+
+    /// Whether a request or a response is looked at somewhere.
+    pub fn needs_request(&self) -> bool {
+        let of_matches = match &self.kind {
+            Kind::Nothing => false,
+            Kind::List(entries) => entries
+                .iter()
+                .any(|(predicate, on_match)| predicate.needs_request() || on_match.needs_request()),
+            Kind::Exact(input, map) => {
+                input.needs_request() || map.values().any(OnMatch::needs_request)
+            }
+            Kind::Prefix(input, map) => {
+                input.needs_request() || map.values().any(OnMatch::needs_request)
+            }
+        };
+        of_matches
+            || self
+                .on_no_match
+                .as_ref()
+                .is_some_and(OnMatch::needs_request)
     }
 
     /// The action that `data` leads to.
@@ -230,6 +251,13 @@ impl<A> OnMatch<A> {
         })
     }
 
+    fn needs_request(&self) -> bool {
+        match &self.then {
+            Then::Action(_) => false,
+            Then::Matcher(matcher) => matcher.needs_request(),
+        }
+    }
+
     fn find(&self, data: &MatchingData<'_>) -> Option<&A> {
         let found = match &self.then {
             Then::Action(action) => Some(action),
@@ -278,6 +306,16 @@ impl Predicate {
                 Err(path
                     .reject("needs one of single_predicate, or_matcher, and_matcher, not_matcher"))
             }
+        }
+    }
+
+    fn needs_request(&self) -> bool {
+        match self {
+            Self::Single(input, _) => input.needs_request(),
+            Self::All(predicates) | Self::Any(predicates) => {
+                predicates.iter().any(Self::needs_request)
+            }
+            Self::Not(predicate) => predicate.needs_request(),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::http_connection_manager::uuid;
 use crate::route::HeaderParser;
 use crate::server::{FactoryContext, Random};
 use crate::stream_info::{BytesMeter, FilterStateObject, StreamInfo};
+use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::pool::{
     Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamKind, StreamRequest,
 };
@@ -190,7 +191,13 @@ impl TunnelingConfig {
             downstream_protocol: None,
             priority: RoutingPriority::Default,
             kind: StreamKind::Upgrade,
-            options: None,
+            options: cluster.info().transport.names_client().then(|| {
+                let client = &info.connection.remote_address;
+                Rc::new(UpstreamSocketOptions::naming_client(
+                    &info.connection,
+                    client,
+                ))
+            }),
         };
         let acquired = match cluster.new_http_stream(host, &request) {
             Acquire::Ready(stream) => Ok(stream),

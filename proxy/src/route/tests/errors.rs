@@ -26,7 +26,7 @@ virtual_hosts:
   domains: ["*"]
   virtual_clusters: [ { name: v } ]
   routes:
-  - { match: { prefix: /, tls_context: {} }, redirect: { port_redirect: 70000 } }
+  - { match: { prefix: / }, redirect: { port_redirect: 70000 } }
   - { match: { prefix: / }, direct_response: { status: 200, body: { filename: /no/such/file } } }
   - { match: { prefix: / } }
 "#,
@@ -47,7 +47,6 @@ virtual_hosts:
         host(0, 3) + "response_headers_to_remove[0]",
         host(0, 3) + "route / weighted_clusters / clusters",
         "routes / virtual_hosts[1] / virtual_clusters[0] / headers".to_owned(),
-        host(1, 0) + "match / tls_context",
         host(1, 0) + "redirect / port_redirect",
         host(1, 1) + "direct_response / body / filename",
         "routes / virtual_hosts[1] / routes[2]: needs one of".to_owned(),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use parking_lot::Mutex;
 use pb::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use prost::Message;
 
@@ -20,6 +21,8 @@ pub(super) struct CommonContext {
     pub(super) key_log: Option<Arc<super::key_log::KeyLogFile>>,
     certificates: Vec<CertificateSource>,
     validation: ValidationSource,
+    /// Held while a context is made: secrets may change on several threads.
+    building: Mutex<()>,
 }
 
 enum CertificateSource {
@@ -79,6 +82,7 @@ impl<T: Rebuild> SecretWatcher for Follower<T> {
 
 /// Makes a context of what is there now. The error lists what is wrong with it.
 pub(super) fn build<T: Rebuild>(context: &T) -> Result<(), String> {
+    let _one_at_a_time = context.common().building.lock();
     let report = ConfigReport::new();
     let path = ConfigPath::root(&report, "secret");
     match context.common().materials(&path) {
@@ -167,7 +171,7 @@ impl CommonContext {
             |config, path| {
                 let secrets = &cx.server.secrets;
                 secrets
-                    .find(SecretKind::TlsCertificate, config, path)
+                    .find(SecretKind::TlsCertificate, config, cx, path)
                     .map(CertificateSource::Secret)
             },
         );
@@ -193,6 +197,7 @@ impl CommonContext {
             key_log: key_log?.map(Arc::new),
             certificates,
             validation: validation?,
+            building: Mutex::new(()),
         })
     }
 
@@ -290,7 +295,7 @@ fn validation_source(
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
             let path = path.field("validation_context_sds_secret_config");
-            source.secret = Some(secrets.find(SecretKind::ValidationContext, config, &path)?);
+            source.secret = Some(secrets.find(SecretKind::ValidationContext, config, cx, &path)?);
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
             let path = path.field("combined_validation_context");
@@ -315,7 +320,7 @@ fn validation_source(
                 validation_context_sds_secret_config,
             )?;
             let path = path.field("validation_context_sds_secret_config");
-            source.secret = Some(secrets.find(SecretKind::ValidationContext, config, &path)?);
+            source.secret = Some(secrets.find(SecretKind::ValidationContext, config, cx, &path)?);
         }
         Some(ValidationContextType::ValidationContextCertificateProvider(_)) => {
             return Err(path

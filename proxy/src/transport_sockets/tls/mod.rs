@@ -8,8 +8,8 @@
 //! Deviations: versions below TLS 1.2 do not exist; as a minimum they mean TLS 1.2, as a maximum they are refused.
 //! Deviations: cipher suites and curves that rustls lacks (RSA key exchange, CBC, PSK, P-521) are left out of lists.
 //! Deviations: the TLS session id is never shown, `signature_algorithms`, `compliance_policies`, PKCS#12, private key
-//! providers, certificate providers, signed certificate timestamps, custom validators and OCSP policies other than
-//! `LENIENT_STAPLING` are refused.
+//! providers, certificate providers, signed certificate timestamps, and custom validators other than that for SPIFFE are
+//! refused.
 //! Deviations: within a group in brackets of the cipher list, ours is the order of TLS 1.2, not the client's.
 //! Deviations: alerts are those of rustls: a client without a certificate gets `certificate_required` with TLS 1.2 as well, one
 //! that is too old `handshake_failure`.
@@ -23,6 +23,7 @@ mod key_log;
 mod parameters;
 mod select;
 mod server;
+mod staple;
 mod stats;
 mod stream;
 #[cfg(test)]

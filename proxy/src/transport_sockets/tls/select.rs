@@ -1,5 +1,6 @@
 //! Which of our certificates a client is shown: by server name first, then by the kind of key.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -95,9 +96,24 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(&hello).map(|chosen| chosen.certified.clone())
+/// Gives rustls the certificate that was chosen a moment ago on this thread, by [`Certificates::choose`].
+#[derive(Debug)]
+pub(super) struct ChosenCertificate;
+
+thread_local! {
+    static CHOSEN: RefCell<Option<Arc<CertifiedKey>>> = const { RefCell::new(None) };
+}
+
+impl ChosenCertificate {
+    /// What the handshake that begins next shows. None: it fails.
+    pub(super) fn set(chosen: Option<Arc<CertifiedKey>>) {
+        CHOSEN.set(chosen);
+    }
+}
+
+impl ResolvesServerCert for ChosenCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        CHOSEN.take()
     }
 }
 

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -21,7 +22,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::context::{CommonContext, Follower, Materials, Rebuild, build};
 use super::failure;
 use super::parameters::{Side, cipher_name, group_name, signature_name};
-use super::select::Certificates;
+use super::select::{Certificates, ChosenCertificate};
+use super::staple::{self, Staple};
 use super::stats::TlsStats;
 use super::stream::{Handshake, Role, TlsStream, Watch};
 use super::tickets::Tickets;
@@ -51,6 +53,7 @@ struct Settings {
     session_timeout: u32,
     full_scan: bool,
     prefer_client_ciphers: bool,
+    staple_policy: OcspStaplePolicy,
     tickets: TicketSource,
 }
 
@@ -71,6 +74,7 @@ pub(super) struct ServerContext {
     verifier: Option<Arc<ClientVerifier>>,
     alpn: Vec<Vec<u8>>,
     own_order: bool,
+    staple_policy: OcspStaplePolicy,
 }
 
 impl DownstreamTls {
@@ -99,16 +103,10 @@ impl DownstreamTls {
         );
         let timeout = path.duration("session_timeout", session_timeout);
         let policy = path.enumeration::<OcspStaplePolicy>("ocsp_staple_policy", ocsp_staple_policy);
-        let policy = policy.and_then(|policy| match policy {
-            OcspStaplePolicy::LenientStapling => Ok(()),
-            _ => Err(path
-                .field("ocsp_staple_policy")
-                .reject("is not supported; LENIENT_STAPLING is")),
-        });
         let sni = path.unsupported_if_set("require_sni", require_sni);
         let tickets = ticket_source(session_ticket_keys_type, cx, path);
         sni?;
-        policy?;
+        let staple_policy = policy?;
         let common = common?;
         if common.certificate_count() == 0 {
             return Err(common_path.reject("No TLS certificates found for server context"));
@@ -125,6 +123,7 @@ impl DownstreamTls {
                 session_timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
                 full_scan: is_set(full_scan_certs_on_sni_mismatch),
                 prefer_client_ciphers,
+                staple_policy,
                 tickets: tickets?,
             },
             stats: Arc::new(TlsStats::new(cx.scope, "server_ssl_socket_factory")),
@@ -173,6 +172,9 @@ impl DownstreamTls {
             certificates,
             validation,
         } = materials;
+        for certificate in &certificates {
+            staple::check(certificate, self.settings.staple_policy)?;
+        }
         let verifier = validation.and_then(|validation| {
             ClientVerifier::new(
                 &Arc::new(validation),
@@ -189,7 +191,7 @@ impl DownstreamTls {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
         }
-        .with_cert_resolver(certificates.clone());
+        .with_cert_resolver(Arc::new(ChosenCertificate));
         match tickets {
             Some(tickets) => config.ticketer = tickets,
             None => config.send_tls13_tickets = 0,
@@ -218,6 +220,7 @@ impl DownstreamTls {
             verifier,
             alpn: self.common.alpn.clone(),
             own_order: !self.settings.prefer_client_ciphers,
+            staple_policy: self.settings.staple_policy,
         })
     }
 }
@@ -269,7 +272,7 @@ impl DownstreamSocket for DownstreamTls {
             acceptor: Acceptor::default(),
             context,
             role,
-            first: Vec::new(),
+            hello: Vec::new(),
         };
         Io::layered(Box::new(TlsStream::server(io, accepting)))
     }
@@ -315,7 +318,7 @@ fn ticket_source(
         Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
             let path = path.field("session_ticket_keys_sds_secret_config");
             let secrets = &cx.server.secrets;
-            TicketSource::Secret(secrets.find(SecretKind::SessionTicketKeys, config, &path)?)
+            TicketSource::Secret(secrets.find(SecretKind::SessionTicketKeys, config, cx, &path)?)
         }
     })
 }
@@ -325,7 +328,13 @@ pub(super) struct Accepting {
     acceptor: Acceptor,
     context: Arc<ServerContext>,
     pub(super) role: ServerRole,
-    first: Vec<u8>,
+    /// What came so far.
+    hello: Vec<u8>,
+}
+
+fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Who waits for the end of a handshake as a server.
@@ -343,10 +352,9 @@ pub(super) struct ServerRole {
 impl Accepting {
     /// Takes bytes of the client. `Ok(None)`: the ClientHello is not complete.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Handshake>, AcceptedAlert> {
-        if self.first.len() < FIRST {
-            self.first
-                .extend_from_slice(bytes.get(..FIRST).unwrap_or(bytes));
-        }
+        let room = HELLO.saturating_sub(self.hello.len());
+        self.hello
+            .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         let mut rest = bytes;
         while !rest.is_empty() {
             // What came with the ClientHello is read by the acceptor as well.
@@ -362,7 +370,7 @@ impl Accepting {
     }
 
     fn failed(&mut self, error: &Error, alert: AcceptedAlert) -> AcceptedAlert {
-        let text = failure::text(failure::reason_of(error, &self.first), None);
+        let text = failure::text(failure::reason_of(error, &self.hello), None);
         self.role.failed(None, error, Report::default(), &text);
         alert
     }
@@ -379,16 +387,27 @@ impl Accepting {
             .iter()
             .any(|suite| u16::from(*suite) >> 8 == 0x13);
         let own_order = self.context.own_order && !has_tls13;
-        self.role.certificate = self.context.certificates.choose(&hello).cloned();
+        let certificate = self.context.certificates.choose(&hello).cloned();
+        let staple = certificate.as_deref().map(|certificate| {
+            let asked = staple::is_asked(&self.hello);
+            Staple::of(certificate, self.context.staple_policy, asked, unix_now())
+        });
+        if let Some(staple) = staple {
+            staple.count(&self.role.stats.ssl);
+        }
+        let chosen = certificate.as_deref().zip(staple);
+        let shown = chosen.and_then(|(certificate, staple)| staple.certified(certificate));
+        self.role.certificate = certificate;
         let config = self.context.configs[usize::from(with_alpn)][usize::from(own_order)].clone();
         let mut report = None;
+        ChosenCertificate::set(shown);
         let connection = exchange(None, &[], &mut report, || accepted.into_connection(config));
         match connection {
             Ok(connection) => Ok(Handshake {
                 connection: Connection::Server(connection),
                 role: Role::Server(self.role.take()),
                 report,
-                first: std::mem::take(&mut self.first),
+                first: self.hello.get(..FIRST).unwrap_or(&self.hello).to_vec(),
             }),
             Err((error, alert)) => Err(self.failed(&error, alert)),
         }
@@ -562,3 +581,5 @@ const DEFAULT_TIMEOUT: u64 = 7200;
 const SESSIONS: usize = 1024;
 /// How many bytes tell what a peer speaks.
 const FIRST: usize = 8;
+/// How many bytes of a ClientHello are looked at: one record.
+const HELLO: usize = 16 * 1024 + 5;

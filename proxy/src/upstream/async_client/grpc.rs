@@ -25,16 +25,16 @@ const UNKNOWN: u32 = 2;
 /// `DEADLINE_EXCEEDED`.
 const DEADLINE_EXCEEDED: u32 = 4;
 /// `RESOURCE_EXHAUSTED`.
-const RESOURCE_EXHAUSTED: u32 = 8;
+pub(super) const RESOURCE_EXHAUSTED: u32 = 8;
 /// `UNIMPLEMENTED`.
-const UNIMPLEMENTED: u32 = 12;
+pub(super) const UNIMPLEMENTED: u32 = 12;
 /// `INTERNAL`.
-const INTERNAL: u32 = 13;
+pub(super) const INTERNAL: u32 = 13;
 /// `UNAVAILABLE`.
 const UNAVAILABLE: u32 = 14;
 
 /// Bytes before each message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 impl AsyncClient {
     /// Calls `path`, such as `/package.Service/Method`, with `metadata` beside the fields of the protocol. The message that
@@ -52,22 +52,28 @@ impl AsyncClient {
         mut options: RequestOptions,
         max_message_bytes: usize,
     ) -> impl Future<Output = Result<R, GrpcError>> + use<M, R> {
-        let mut head = RequestHead::new(Protocol::Http2, b"POST");
-        head.set_scheme(b"http");
-        head.set_authority(authority.as_bytes());
-        head.set_path(path.as_bytes());
-        head.fields.set(Known::ContentType, "application/grpc");
-        head.fields.set("te", "trailers");
+        let mut head = request_head((authority, path), metadata);
         if let Some(timeout) = options.timeout {
             head.fields.set(Known::GrpcTimeout, grpc_timeout(timeout));
-        }
-        for (name, value) in metadata.iter() {
-            head.fields.append_wire(name, value);
         }
         options.max_response_bytes = max_message_bytes.saturating_add(PREFIX);
         let sending = self.send(cluster, head, Body::Whole(framed(message)), options);
         async move { decode(sending.await, max_message_bytes) }
     }
+}
+
+/// The head of a call.
+pub(super) fn request_head((authority, path): (&str, &str), metadata: &Fields) -> RequestHead {
+    let mut head = RequestHead::new(Protocol::Http2, b"POST");
+    head.set_scheme(b"http");
+    head.set_authority(authority.as_bytes());
+    head.set_path(path.as_bytes());
+    head.fields.set(Known::ContentType, "application/grpc");
+    head.fields.set("te", "trailers");
+    for (name, value) in metadata.iter() {
+        head.fields.append_wire(name, value);
+    }
+    head
 }
 
 /// At most eight digits: milliseconds, or seconds where those are too many.
@@ -78,8 +84,8 @@ fn grpc_timeout(timeout: std::time::Duration) -> String {
     }
 }
 
-/// A message with the prefix that stands before it in a body.
-pub fn framed<M: Message>(message: &M) -> Bytes {
+/// A message behind its prefix.
+pub(super) fn framed<M: Message>(message: &M) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.put_u8(0);
@@ -92,48 +98,9 @@ fn decode<R: Message + Default>(
     result: Result<WholeResponse, ClientError>,
     limit: usize,
 ) -> Result<R, GrpcError> {
-    let response = result.map_err(|error| {
-        let status = match &error {
-            ClientError::Timeout => DEADLINE_EXCEEDED,
-            ClientError::TooLarge(_) => RESOURCE_EXHAUSTED,
-            _ => UNAVAILABLE,
-        };
-        GrpcError {
-            status,
-            message: error.to_string(),
-        }
-    })?;
+    let response = result.map_err(|error| transport_error(&error))?;
     let fields = response.trailers.as_ref().unwrap_or(&response.head.fields);
-    match fields.get_str(Known::GrpcStatus).map(str::parse::<u32>) {
-        Some(Ok(0)) => {}
-        Some(status) => {
-            let message = fields
-                .get_str(Known::GrpcMessage)
-                .unwrap_or_default()
-                .to_owned();
-            return Err(GrpcError {
-                status: status.unwrap_or(UNKNOWN),
-                message,
-            });
-        }
-        None if response.head.status == 200 => {
-            return Err(failed(INTERNAL, "the response has no grpc-status"));
-        }
-        None => {
-            let status = match response.head.status {
-                400 => INTERNAL,
-                401 => 16,
-                403 => 7,
-                404 => UNIMPLEMENTED,
-                429 | 502..=504 => UNAVAILABLE,
-                _ => UNKNOWN,
-            };
-            return Err(failed(
-                status,
-                &format!("HTTP status {}", response.head.status),
-            ));
-        }
-    }
+    status_of(response.head.status, fields)?;
     let Some((prefix, message)) = response.body.split_first_chunk::<PREFIX>() else {
         return Err(failed(INTERNAL, "the response has no message"));
     };
@@ -157,7 +124,40 @@ fn decode<R: Message + Default>(
     R::decode(message).map_err(|error| failed(INTERNAL, &error.to_string()))
 }
 
-fn failed(status: u32, message: &str) -> GrpcError {
+/// What a call that got no response says.
+pub(super) fn transport_error(error: &ClientError) -> GrpcError {
+    let status = match error {
+        ClientError::Timeout => DEADLINE_EXCEEDED,
+        ClientError::TooLarge(_) => RESOURCE_EXHAUSTED,
+        _ => UNAVAILABLE,
+    };
+    failed(status, &error.to_string())
+}
+
+/// Whether the fields that end a response say that all is well. Without a word of theirs, the HTTP status tells.
+pub(super) fn status_of(http: u16, fields: &Fields) -> Result<(), GrpcError> {
+    match fields.get_str(Known::GrpcStatus).map(str::parse::<u32>) {
+        Some(Ok(0)) => Ok(()),
+        Some(status) => {
+            let message = fields.get_str(Known::GrpcMessage).unwrap_or_default();
+            Err(failed(status.unwrap_or(UNKNOWN), message))
+        }
+        None if http == 200 => Err(failed(INTERNAL, "the response has no grpc-status")),
+        None => {
+            let status = match http {
+                400 => INTERNAL,
+                401 => 16,
+                403 => 7,
+                404 => UNIMPLEMENTED,
+                429 | 502..=504 => UNAVAILABLE,
+                _ => UNKNOWN,
+            };
+            Err(failed(status, &format!("HTTP status {http}")))
+        }
+    }
+}
+
+pub(super) fn failed(status: u32, message: &str) -> GrpcError {
     GrpcError {
         status,
         message: message.to_owned(),

@@ -9,6 +9,7 @@
 mod body;
 mod grpc;
 mod grpc_service;
+mod grpc_stream;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +25,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use body::{Body, BodyReader, BodySender, body};
-pub use grpc::{GrpcError, framed};
+pub use grpc::GrpcError;
 pub use grpc_service::GrpcService;
+pub use grpc_stream::{GrpcReceiver, GrpcSender, GrpcStreamLimits};
 
 use super::pool::{
     Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamKind, StreamRequest,
@@ -476,6 +478,11 @@ impl Drop for Open {
 }
 
 impl Response {
+    /// Whether nothing comes behind the head.
+    pub fn is_ended(&self) -> bool {
+        self.open.stream.is_none()
+    }
+
     /// The next piece; none at the end.
     pub async fn next(&mut self) -> Result<Option<Piece>, ClientError> {
         if self.open.stream.is_none() {

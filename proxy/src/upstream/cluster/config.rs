@@ -134,7 +134,6 @@ impl ClusterConfig {
             ),
             path.unsupported_if_set("health_checks", health_checks),
             path.unsupported_if_set("outlier_detection", outlier_detection),
-            path.unsupported_if_set("lb_subset_config", lb_subset_config),
             path.unsupported_if_set("filters", filters),
             path.unsupported_if_set("lrs_server", lrs_server),
             path.unsupported_if_set("upstream_config", upstream_config),
@@ -178,6 +177,7 @@ impl ClusterConfig {
             lb_config,
             common: common_lb_config,
             typed: load_balancing_policy,
+            subset: lb_subset_config,
         };
         let load_balancer = policy.convert(path);
         let breakers = path.optional("circuit_breakers", breakers, circuit_breakers);

@@ -101,6 +101,11 @@ impl UpstreamTransport {
             .all(|socket| socket.is_some_and(|socket| socket.supports_alpn()))
     }
 
+    /// Whether connections to some host name the client that they are made for.
+    pub fn names_client(&self) -> bool {
+        self.sockets().any(|socket| socket.names_client())
+    }
+
     /// Whether everything that connections need, such as secrets, is there.
     pub fn is_ready(&self) -> bool {
         self.sockets().all(|socket| socket.is_ready())

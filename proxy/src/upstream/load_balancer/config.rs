@@ -11,9 +11,12 @@ use policies::maglev::v3::Maglev;
 use policies::random::v3::Random;
 use policies::ring_hash::v3::RingHash;
 use policies::round_robin::v3::RoundRobin;
+use policies::subset::v3::Subset;
 
 use super::hash_config::{self, Consistent};
 use super::hashing::HashSettings;
+use super::slow_start::SlowStart;
+use super::subset_config::SubsetSettings;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 
 /// How hosts of a cluster are chosen.
@@ -27,6 +30,10 @@ pub struct LoadBalancerSettings {
     pub fail_traffic_on_panic: bool,
     /// Below which percentage of usable hosts a priority is in panic. Default 50; 0 disables.
     pub healthy_panic_threshold: u32,
+    /// With `lb_subset_config`; each subset is balanced by the settings above.
+    pub subset: Option<Box<SubsetSettings>>,
+    /// How new hosts get their share: round robin and least request alone.
+    pub slow_start: Option<SlowStart>,
 }
 
 /// How a host is chosen among its like.
@@ -63,6 +70,7 @@ pub(in crate::upstream) struct LegacyPolicy {
     pub(in crate::upstream) lb_config: Option<legacy::LbConfig>,
     pub(in crate::upstream) common: Option<legacy::CommonLbConfig>,
     pub(in crate::upstream) typed: Option<pb::LoadBalancingPolicy>,
+    pub(in crate::upstream) subset: Option<legacy::LbSubsetConfig>,
 }
 
 /// What a typed policy or the common configuration says about localities.
@@ -78,7 +86,17 @@ const SUPPORTED: &[&str] = &[
     "envoy.extensions.load_balancing_policies.random.v3.Random",
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+    "envoy.extensions.load_balancing_policies.subset.v3.Subset",
 ];
+
+/// A typed policy.
+#[derive(Debug)]
+struct Typed {
+    policy: Policy,
+    mode: LocalityMode,
+    subset: Option<Box<SubsetSettings>>,
+    slow_start: Option<SlowStart>,
+}
 
 impl Default for LoadBalancerSettings {
     fn default() -> Self {
@@ -87,6 +105,8 @@ impl Default for LoadBalancerSettings {
             locality_weighted: false,
             fail_traffic_on_panic: false,
             healthy_panic_threshold: 50,
+            subset: None,
+            slow_start: None,
         }
     }
 }
@@ -101,19 +121,31 @@ impl LegacyPolicy {
             .as_ref()
             .map_or_else(|_| Consistent::default(), |c| c.2);
         let policy = match self.typed {
-            Some(typed) => typed_policy(typed, &path.field("load_balancing_policy")),
-            None => enum_policy(self.lb_policy, self.lb_config, consistent, path)
-                .map(|policy| (policy, None)),
+            Some(typed) => typed_policy(typed, &path.field("load_balancing_policy")).map(Ok),
+            None => enum_policy(self.lb_policy, self.lb_config, consistent, path).map(Err),
         };
+        let subset = path.optional("lb_subset_config", self.subset, SubsetSettings::from_legacy);
         let (healthy_panic_threshold, legacy_mode, _) = common?;
-        let (policy, mode) = policy?;
-        // A typed policy brings its own view of localities; that of the cluster is for the enum alone.
-        let mode = mode.unwrap_or(legacy_mode);
+        let subset = subset?.flatten().map(Box::new);
+        // A typed policy brings its own view of localities and subsets; those of the cluster are for the enum alone.
+        let Typed {
+            policy,
+            mode,
+            subset,
+            slow_start,
+        } = policy?.unwrap_or_else(|(policy, slow_start)| Typed {
+            policy,
+            mode: legacy_mode,
+            subset,
+            slow_start,
+        });
         Ok(LoadBalancerSettings {
             policy,
             locality_weighted: mode.weighted,
             fail_traffic_on_panic: mode.fail_traffic_on_panic,
             healthy_panic_threshold,
+            subset,
+            slow_start,
         })
     }
 }
@@ -184,15 +216,19 @@ fn enum_policy(
     lb_config: Option<legacy::LbConfig>,
     consistent: Consistent,
     path: &ConfigPath<'_>,
-) -> Result<Policy, Rejected> {
+) -> Result<(Policy, Option<SlowStart>), Rejected> {
     use legacy::{LbConfig, LbPolicy};
-    match (path.enumeration("lb_policy", lb_policy)?, lb_config) {
+    let policy = match (path.enumeration("lb_policy", lb_policy)?, lb_config) {
         (LbPolicy::RoundRobin, None) => Ok(Policy::RoundRobin),
         (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
             let legacy::RoundRobinLbConfig { slow_start_config } = config;
-            path.field("round_robin_lb_config")
-                .unsupported_if_set("slow_start_config", slow_start_config)?;
-            Ok(Policy::RoundRobin)
+            let path = path.field("round_robin_lb_config");
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_legacy,
+            )?;
+            return Ok((Policy::RoundRobin, slow.flatten()));
         }
         (LbPolicy::LeastRequest, None) => Ok(Policy::least_request()),
         (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config))) => {
@@ -202,15 +238,18 @@ fn enum_policy(
                 slow_start_config,
             } = config;
             let path = path.field("least_request_lb_config");
-            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_legacy,
+            );
             let policy = least_request(
                 choice_count.map(|v| v.value),
                 active_request_bias,
                 false,
                 &path,
             );
-            slow?;
-            policy
+            return Ok((policy?, slow?.flatten()));
         }
         (LbPolicy::Random, None) => Ok(Policy::Random),
         (LbPolicy::RingHash, None) => {
@@ -244,13 +283,11 @@ fn enum_policy(
         (policy @ LbPolicy::ClusterProvided, _) => Err(path
             .field("lb_policy")
             .reject(format!("{} is not supported", policy.as_str_name()))),
-    }
+    };
+    policy.map(|policy| (policy, None))
 }
 
-fn typed_policy(
-    proto: pb::LoadBalancingPolicy,
-    path: &ConfigPath<'_>,
-) -> Result<(Policy, Option<LocalityMode>), Rejected> {
+fn typed_policy(proto: pb::LoadBalancingPolicy, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
     // Envoy takes the first that it knows.
     let mut unknown = None;
     for (index, policy) in proto.policies.into_iter().enumerate() {
@@ -275,20 +312,29 @@ fn typed_policy(
     }
 }
 
-fn known_policy(
-    config: &TypedConfig,
-    path: &ConfigPath<'_>,
-) -> Result<(Policy, Option<LocalityMode>), Rejected> {
+fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Rejected> {
+    let typed = |policy, mode| Typed {
+        policy,
+        mode,
+        subset: None,
+        slow_start: None,
+    };
     match config.type_name.rsplit('.').next() {
         Some("RoundRobin") => {
             let RoundRobin {
                 slow_start_config,
                 locality_lb_config,
             } = config.decode(path)?;
-            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_proto,
+            );
             let mode = locality_mode(locality_lb_config, path);
-            slow?;
-            Ok((Policy::RoundRobin, Some(mode?)))
+            Ok(Typed {
+                slow_start: slow?.flatten(),
+                ..typed(Policy::RoundRobin, mode?)
+            })
         }
         Some("RingHash") => {
             let config: RingHash = config.decode(path)?;
@@ -296,7 +342,7 @@ fn known_policy(
                 weighted: config.locality_weighted_lb_config.is_some(),
                 ..LocalityMode::default()
             };
-            Ok((hash_config::ring_hash(config, path)?, Some(mode)))
+            Ok(typed(hash_config::ring_hash(config, path)?, mode))
         }
         Some("Maglev") => {
             let config: Maglev = config.decode(path)?;
@@ -304,13 +350,28 @@ fn known_policy(
                 weighted: config.locality_weighted_lb_config.is_some(),
                 ..LocalityMode::default()
             };
-            Ok((hash_config::maglev(config, path)?, Some(mode)))
+            Ok(typed(hash_config::maglev(config, path)?, mode))
+        }
+        Some("Subset") => {
+            let mut config: Subset = config.decode(path)?;
+            let child = config.subset_lb_policy.take();
+            let settings = SubsetSettings::from_proto(config, path);
+            let child = path.required("subset_lb_policy", child)?;
+            let path = path.field("subset_lb_policy");
+            let child = typed_policy(child, &path)?;
+            if child.subset.is_some() {
+                return Err(path.reject("is one of subsets again, which is not supported"));
+            }
+            Ok(Typed {
+                subset: Some(Box::new(settings?)),
+                ..child
+            })
         }
         Some("Random") => {
             let Random { locality_lb_config } = config.decode(path)?;
-            Ok((
+            Ok(typed(
                 Policy::Random,
-                Some(locality_mode(locality_lb_config, path)?),
+                locality_mode(locality_lb_config, path)?,
             ))
         }
         _ => {
@@ -326,7 +387,11 @@ fn known_policy(
                 enable_full_scan,
                 selection_method,
             } = config.decode(path)?;
-            let slow = path.unsupported_if_set("slow_start_config", slow_start_config);
+            let slow = path.optional(
+                "slow_start_config",
+                slow_start_config,
+                SlowStart::from_proto,
+            );
             let mode = locality_mode(locality_lb_config, path);
             let method: SelectionMethod = path.enumeration("selection_method", selection_method)?;
             let full_scan =
@@ -337,8 +402,10 @@ fn known_policy(
                 full_scan,
                 path,
             );
-            slow?;
-            Ok((policy?, Some(mode?)))
+            Ok(Typed {
+                slow_start: slow?.flatten(),
+                ..typed(policy?, mode?)
+            })
         }
     }
 }

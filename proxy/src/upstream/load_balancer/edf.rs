@@ -24,10 +24,10 @@ struct Entry {
 }
 
 impl Edf {
-    /// Adds an entry; one whose weight is not positive never comes up.
-    pub(super) fn insert(&mut self, index: usize, weight: f64) {
-        if weight > 0.0 {
-            self.push(index, weight, weight);
+    /// Adds an entry with its nominal weight and that of now; one whose weight is not positive never comes up.
+    pub(super) fn insert(&mut self, index: usize, weight: f64, weight_now: f64) {
+        if weight > 0.0 && weight_now > 0.0 {
+            self.push(index, weight, weight_now);
         }
     }
 

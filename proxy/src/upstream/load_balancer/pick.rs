@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::edf::Edf;
+use super::slow_start::SlowStart;
 use super::{LoadBalancerContext, Policy};
 use crate::upstream::host::WorkerHost;
 
@@ -11,19 +14,28 @@ pub(super) struct Pick {
     hosts: Vec<Rc<WorkerHost>>,
     /// Of round robin; none before the first.
     cursor: Option<usize>,
-    /// Only where weights differ.
+    /// Only where weights differ, or did when it was made.
     schedule: Option<Edf>,
+    slow_start: Option<SlowStart>,
 }
 
 impl Pick {
-    pub(super) fn new(hosts: Vec<Rc<WorkerHost>>) -> Self {
+    pub(super) fn new(hosts: Vec<Rc<WorkerHost>>, slow_start: Option<SlowStart>) -> Self {
         let weighted = hosts
             .windows(2)
             .any(|pair| pair[0].weight != pair[1].weight);
-        let schedule = weighted.then(|| {
+        let slow = slow_start.map(|slow_start| (slow_start, Instant::now()));
+        let starting = slow.is_some_and(|(slow_start, now)| {
+            hosts.iter().any(|host| slow_start.holds_back(host, now))
+        });
+        let schedule = (weighted || starting).then(|| {
             let mut schedule = Edf::default();
             for (index, host) in hosts.iter().enumerate() {
-                schedule.insert(index, f64::from(host.weight));
+                let weight = f64::from(host.weight);
+                let now = slow.map_or(weight, |(slow_start, now)| {
+                    slow_start.apply(weight, host, now)
+                });
+                schedule.insert(index, weight, now);
             }
             schedule
         });
@@ -31,6 +43,7 @@ impl Pick {
             hosts,
             cursor: None,
             schedule,
+            slow_start,
         }
     }
 
@@ -46,11 +59,20 @@ impl Pick {
         if self.hosts.len() <= 1 {
             return self.hosts.first().cloned();
         }
+        let slow_start = self.slow_start.filter(|_| self.schedule.is_some());
+        let slow = slow_start.map(|slow_start| (slow_start, Instant::now()));
+        let hosts = &self.hosts;
+        let grown = |weight: f64, index: usize| match slow {
+            None => weight,
+            Some((slow_start, now)) => slow_start.apply(weight, &hosts[index], now),
+        };
         let at = match (policy, &mut self.schedule) {
             // Those that hash choose from their tables instead.
             (Policy::Random | Policy::Hash(_), _) => self.random(cx),
             (Policy::RoundRobin, None) => self.next(cx),
-            (Policy::RoundRobin, Some(schedule)) => schedule.pick(cx, |_, weight| weight)?,
+            (Policy::RoundRobin, Some(schedule)) => {
+                schedule.pick(cx, |index, weight| grown(weight, index))?
+            }
             (
                 Policy::LeastRequest {
                     full_scan: true, ..
@@ -64,12 +86,9 @@ impl Pick {
                     ..
                 },
                 Some(schedule),
-            ) => {
-                let hosts = &self.hosts;
-                schedule.pick(cx, |index, weight| {
-                    biased(weight, &hosts[index], *active_request_bias)
-                })?
-            }
+            ) => schedule.pick(cx, |index, weight| {
+                grown(biased(weight, &hosts[index], *active_request_bias), index)
+            })?,
         };
         self.hosts.get(at).cloned()
     }

@@ -2,6 +2,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::net::Address;
@@ -359,4 +360,53 @@ fn no_hosts_are_no_choice() {
     assert!(draw(&mut none, 1).is_empty());
     let mut empty = balancer(settings(least_request()), vec![group(0, "", 0, &[])]);
     assert!(draw(&mut empty, 1).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_host_gets_its_share_little_by_little() {
+    let settings = LoadBalancerSettings {
+        slow_start: Some(SlowStart {
+            window: Duration::from_secs(10),
+            aggression: 1.0,
+            min_weight: 0.1,
+        }),
+        ..settings(Policy::RoundRobin)
+    };
+    let old = group(0, "", 0, &[(1, 1, WELL)]);
+    let host = old.hosts[0].clone();
+    let mut balancer = balancer(settings, vec![old]);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let mut both = group(0, "", 0, &[(2, 1, WELL)]);
+    both.hosts.insert(0, host);
+    balancer.update(&PrioritySet::new([both].into_iter(), 140, false), 0);
+    tokio::time::advance(Duration::from_millis(500)).await;
+    assert_near(&draw(&mut balancer, 1100), &[(1, 1000), (2, 100)], 3);
+    tokio::time::advance(Duration::from_millis(4500)).await;
+    assert_near(&draw(&mut balancer, 1500), &[(1, 1000), (2, 500)], 10);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_near(&draw(&mut balancer, 1000), &[(1, 500), (2, 500)], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_recovers_starts_slowly_again() {
+    let slow = SlowStart {
+        window: Duration::from_secs(10),
+        aggression: 2.0,
+        min_weight: 0.0,
+    };
+    let host = group(0, "", 0, &[(1, 4, WELL)]).hosts[0].clone();
+    let on_worker = WorkerHost::new(host.clone());
+    let share = |on_worker: &WorkerHost| slow.apply(4.0, on_worker, Instant::now());
+    on_worker.note_health(Instant::now());
+    tokio::time::advance(Duration::from_millis(2500)).await;
+    // The square root of a quarter.
+    assert_eq!(share(&on_worker), 2.0);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(share(&on_worker), 4.0);
+    host.health.set(HealthFlag::FailedActiveHc);
+    on_worker.note_health(Instant::now());
+    host.health.clear(HealthFlag::FailedActiveHc);
+    on_worker.note_health(Instant::now());
+    tokio::time::advance(Duration::from_millis(2500)).await;
+    assert_eq!(share(&on_worker), 2.0);
 }

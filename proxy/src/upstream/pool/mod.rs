@@ -97,7 +97,7 @@ pub(super) fn new_http_stream(
     request: &StreamRequest,
 ) -> Acquire {
     if request.kind == StreamKind::RawTcp {
-        let connecting = raw::connect_raw(cluster, host.handle());
+        let connecting = raw::connect_raw(cluster, host.handle(), request.options.clone());
         return Acquire::Pending(PendingStream::connecting(connecting));
     }
     let slot = request.priority as usize;

@@ -17,6 +17,7 @@ use super::{PoolError, ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::h1::{Input, Output};
 use crate::stream_info::BytesMeter;
+use crate::transport_sockets::UpstreamSocketOptions;
 
 /// A TCP connection that takes the body of a request as it is, and gives what comes back as the body of a 200.
 pub struct RawStream {
@@ -50,10 +51,11 @@ enum ResponseState {
 pub(super) fn connect_raw(
     cluster: &Rc<ClusterHandle>,
     host: &Rc<HostHandle>,
+    options: Option<Rc<UpstreamSocketOptions>>,
 ) -> impl Future<Output = Result<ClientStream, PoolError>> + 'static {
     let limit = cluster.info.settings.per_connection_buffer_limit_bytes;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let connecting = connect_tcp(cluster, host);
+    let connecting = connect_tcp(cluster, host, options);
     async move {
         let upstream = connecting.await?;
         Ok(ClientStream::Raw(Box::new(RawStream::new(upstream, limit))))

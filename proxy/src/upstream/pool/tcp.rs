@@ -10,6 +10,7 @@ use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingGuard;
 use super::{PoolError, PoolOwner};
 use crate::net::Io;
+use crate::transport_sockets::UpstreamSocketOptions;
 
 /// A TCP connection to a host. Dropped, it is counted as closed by us unless `guard` was told otherwise.
 #[derive(Debug)]
@@ -27,8 +28,10 @@ pub struct TcpUpstream {
 pub(crate) fn connect_tcp(
     cluster: &Rc<ClusterHandle>,
     host: &Rc<HostHandle>,
+    options: Option<Rc<UpstreamSocketOptions>>,
 ) -> impl Future<Output = Result<TcpUpstream, PoolError>> + 'static {
-    let owner = PoolOwner::new(cluster.clone(), host.clone(), RoutingPriority::Default);
+    let owner = PoolOwner::new(cluster.clone(), host.clone(), RoutingPriority::Default)
+        .with_options(options);
     async move {
         let guard = ConnectionGuard::try_new(&owner, false, None).ok_or(PoolError::Overflow)?;
         let pending = PendingGuard::try_new(&owner).ok_or(PoolError::Overflow)?;

@@ -485,15 +485,19 @@ async fn a_tcp_connection_counts_until_it_is_dropped() {
         max_connections: 1,
         ..Thresholds::default()
     }));
-    let tcp = pool.cluster.connect_tcp(&pool.host).await.unwrap();
+    let tcp = pool.cluster.connect_tcp(&pool.host, None).await.unwrap();
     assert_eq!(pool.stats.upstream_cx_active().value(), 1);
-    let error = pool.cluster.connect_tcp(&pool.host).await.unwrap_err();
+    let error = pool
+        .cluster
+        .connect_tcp(&pool.host, None)
+        .await
+        .unwrap_err();
     assert_eq!(error, PoolError::Overflow);
     tcp.guard.count_bytes(3, 4);
     drop(tcp);
     assert_eq!(pool.stats.upstream_cx_active().value(), 0);
     assert_eq!(pool.stats.upstream_cx_tx_bytes_total().value(), 4);
-    assert!(pool.cluster.connect_tcp(&pool.host).await.is_ok());
+    assert!(pool.cluster.connect_tcp(&pool.host, None).await.is_ok());
 }
 
 fn http2(max_concurrent_streams: u32) -> ClusterSettings {

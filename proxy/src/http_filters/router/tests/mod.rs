@@ -83,10 +83,10 @@ impl Harness {
             suppress_grpc_request_failure_code_stats: false,
             upstream_logs: Vec::new(),
             log_on_pool_ready: false,
+            upstream_log_flush_interval: None,
             upstream_http_filters: filters,
         });
-        let shared =
-            WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker, &table);
+        let shared = WorkerRouter::new(config, HcmStats::of(cx.scope, "test"), &test.worker);
         let address = || Address::Ip(([127, 0, 0, 1], 1).into());
         let mut info = StreamInfo::new(
             ConnectionInfo::between(address(), address()).into(),

@@ -18,6 +18,7 @@ use crate::net::Io;
 use crate::network_filters::Connection;
 use crate::server::Worker;
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
+use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream, UpstreamConnectionInfo};
 use crate::upstream::{ClusterId, LoadBalancerContext, WorkerCluster, WorkerHost};
 
@@ -186,7 +187,7 @@ impl Session {
             let proxy = self.proxy.clone();
             let connected = match &proxy.config.tunnel {
                 None => cluster
-                    .connect_tcp(&host)
+                    .connect_tcp(&host, self.socket_options(&cluster))
                     .await
                     .map(|upstream| Upstream::Tcp(Box::new(upstream))),
                 Some(tunnel) => match self.open_tunnel(tunnel, &cluster, &host).await {
@@ -298,6 +299,14 @@ impl Session {
         .await
     }
 
+    /// What the cluster wants to know of the client for the connection: most often nothing.
+    fn socket_options(&self, cluster: &WorkerCluster) -> Option<Rc<UpstreamSocketOptions>> {
+        let connection = &self.info.connection;
+        let named = || UpstreamSocketOptions::naming_client(connection, &connection.remote_address);
+        let names_client = cluster.info().transport.names_client();
+        names_client.then(|| Rc::new(named()))
+    }
+
     /// Notes why the session ended. The rest is done when it is dropped.
     fn end(&mut self, end: &End, io: &mut Io) {
         let stats = &self.proxy.config.stats;
@@ -337,8 +346,9 @@ impl Session {
             return;
         }
         let (request, response) = (&self.relay.request, &self.relay.response);
-        self.info.bytes_received = request.bytes;
+        self.info.bytes_received = request.bytes + self.info.connection.bytes_received.get();
         self.info.bytes_sent = response.bytes;
+        self.info.dynamic_metadata = self.info.connection.dynamic_metadata.borrow().clone();
         self.info.downstream_bytes.wire_received = request.bytes;
         self.info.downstream_bytes.wire_sent = response.bytes;
         let tunnel = self.tunnel_bytes;
@@ -361,18 +371,23 @@ impl Drop for Session {
     fn drop(&mut self) {
         let stats = &self.proxy.config.stats;
         let (request, response) = (&self.relay.request, &self.relay.response);
-        stats.downstream_cx_rx_bytes_total().add(request.bytes);
+        let connection = self.info.connection.clone();
+        // What network filters kept back when they closed the connection.
+        let kept_back = connection.bytes_received.get();
+        stats
+            .downstream_cx_rx_bytes_total()
+            .add(request.bytes + kept_back);
         stats.downstream_cx_tx_bytes_total().add(response.bytes);
-        let connection = &self.info.connection;
-        connection.bytes_received.set(request.bytes);
-        connection.bytes_sent.set(response.bytes);
         let (paused, resumed) = (
             stats.downstream_flow_control_paused_reading_total(),
             stats.downstream_flow_control_resumed_reading_total(),
         );
         paused.add(request.paused);
         resumed.add(request.paused);
+        let bytes = (request.bytes + kept_back, response.bytes);
         self.log("TcpConnectionEnd");
+        connection.bytes_received.set(bytes.0);
+        connection.bytes_sent.set(bytes.1);
     }
 }
 

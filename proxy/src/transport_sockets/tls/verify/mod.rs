@@ -7,11 +7,13 @@ mod chain;
 mod crl;
 mod handshake;
 mod san;
+mod spiffe;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::certificate_validation_context::{SystemRootCerts, TrustChainVerification};
 use rustls::CertificateError;
@@ -22,7 +24,8 @@ pub(super) use handshake::{ClientVerifier, Report, ServerVerifier, exchange};
 use self::chain::{ChainError, ChainRules};
 use self::crl::Crl;
 use self::san::SanMatcher;
-use crate::config::{ConfigPath, Rejected, data_source};
+use self::spiffe::Spiffe;
+use crate::config::{ConfigPath, Rejected, TypedConfig, data_source};
 use crate::secrets::pem_blocks;
 use crate::x509::{Certificate, decode_base64};
 
@@ -51,6 +54,8 @@ pub(super) struct Validation {
     suppress_client_ca_list: bool,
     /// `UpstreamTlsContext.auto_sni_san_validation`: the server name is what the certificate must have.
     pub(super) match_server_name: bool,
+    /// Takes the place of everything but the URIs among the names.
+    spiffe: Option<Spiffe>,
 }
 
 /// What came of a verification.
@@ -118,9 +123,24 @@ impl Validation {
                 "require_signed_certificate_timestamp",
                 require_signed_certificate_timestamp,
             ),
-            path.unsupported_if_set("custom_validator_config", custom_validator_config),
         ];
-        let ca_path = crate::secrets::source_name(trusted_ca.as_ref());
+        let mut ca_path = crate::secrets::source_name(trusted_ca.as_ref());
+        let spiffe = path.optional(
+            "custom_validator_config",
+            custom_validator_config,
+            |config, path| {
+                let core::TypedExtensionConfig {
+                    name: _,
+                    typed_config,
+                } = config;
+                let config = TypedConfig::required("typed_config", typed_config, path)?;
+                let path = path.field("typed_config");
+                match &*config.type_name {
+                    SPIFFE => Spiffe::from_proto(config.decode(&path)?, &path),
+                    _ => Err(config.unknown(&path, &[SPIFFE])),
+                }
+            },
+        );
         let ca = match (trusted_ca, system_root_certs) {
             (Some(source), _) => data_source(source, &path.field("trusted_ca")).map(Some),
             (None, Some(SystemRootCerts {})) => system_roots(path).map(Some),
@@ -158,7 +178,13 @@ impl Validation {
             trust_chain_verification,
         );
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
-        let (trusted, mut crls) = ca?;
+        let (mut trusted, mut crls) = ca?;
+        let spiffe = spiffe?.map(|(spiffe, place)| {
+            ca_path = place;
+            // Shown to clients, and to whoever asks for our authorities.
+            trusted = spiffe.trusted().cloned().collect();
+            spiffe
+        });
         crls.extend(crl?.unwrap_or_default());
         let (hashes, keys, mut names) = (hashes?, keys?, typed?);
         names.extend(untyped?.into_iter().flatten());
@@ -183,6 +209,7 @@ impl Validation {
             accept_untrusted: trust? == TrustChainVerification::AcceptUntrusted,
             suppress_client_ca_list,
             match_server_name: false,
+            spiffe,
         })
     }
 
@@ -193,7 +220,9 @@ impl Validation {
 
     /// Whether a client without a certificate is refused. `required`: `require_client_certificate`.
     fn requires_certificate(&self, required: bool) -> bool {
-        required && !self.trusted.is_empty() || self.checks_identity() && !self.accept_untrusted
+        self.spiffe.is_some()
+            || required && !self.trusted.is_empty()
+            || self.checks_identity() && !self.accept_untrusted
     }
 
     fn checks_identity(&self) -> bool {
@@ -230,9 +259,13 @@ impl Validation {
                 });
             }
         };
+        if let Some(spiffe) = &self.spiffe {
+            return self.verify_spiffe(spiffe, peer, chain, &certificates);
+        }
         let mut verdict = Verdict::default();
         if !self.trusted.is_empty() {
-            match self.verify_chain(peer, chain, &certificates) {
+            let trust = (&*self.trusted, &*self.anchors, &*self.crls);
+            match self.verify_chain(peer, chain, &certificates, trust) {
                 Ok(verified) => {
                     verdict.validated = true;
                     verdict.chain = verified;
@@ -258,15 +291,16 @@ impl Validation {
         peer: Peer,
         chain: &[CertificateDer<'_>],
         certificates: &[Certificate],
+        (trusted, anchors, crls): (&[Certificate], &[TrustAnchor<'static>], &[Crl]),
     ) -> Result<Vec<Box<[u8]>>, ChainError> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let verifier = chain::ChainVerifier {
             peer,
-            trusted: &self.trusted,
-            anchors: &self.anchors,
-            crls: &self.crls,
+            trusted,
+            anchors,
+            crls,
             rules: &self.rules,
             now,
         };
@@ -391,6 +425,9 @@ fn authorities(
     }
     Ok((certificates, crls))
 }
+
+/// The validator that asks for trust domains.
+const SPIFFE: &str = "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
 
 /// What the system trusts.
 fn system_roots(path: &ConfigPath<'_>) -> Result<bytes::Bytes, Rejected> {

@@ -69,6 +69,11 @@ impl SanMatcher {
             .collect()
     }
 
+    /// Whether it asks for a URI.
+    pub(super) fn is_uri(&self) -> bool {
+        self.kind == Kind::Uri
+    }
+
     /// Whether the certificate has such a name.
     pub(super) fn matches(&self, certificate: &Certificate) -> bool {
         certificate

@@ -1,0 +1,99 @@
+//! Files that hold a `DiscoveryResponse`, in YAML, JSON or encoded, and are read again when they are replaced.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_proto::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::channel::Channel;
+use super::client::XdsClient;
+use super::resource::load_errors;
+use super::{PathSource, Refused};
+use crate::files::{DirectoryListener, directory_of};
+
+/// Is rung when something in the directory has changed.
+struct Bell(Notify);
+
+impl DirectoryListener for Bell {
+    fn directory_changed(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Reads the file now, and whenever it is replaced, for as long as anybody wants to know.
+pub(super) async fn run(client: &Rc<XdsClient>, channel: &Rc<Channel>, source: &PathSource) {
+    let bell = Arc::new(Bell(Notify::new()));
+    let listener: Arc<dyn DirectoryListener> = bell.clone();
+    let directory = source.directory.clone();
+    let directory: PathBuf = directory.unwrap_or_else(|| directory_of(&source.path));
+    if let Err(error) = client.server.directories.watch(&directory, &listener) {
+        let directory = directory.display();
+        warn!(%directory, %error, "A directory of xDS cannot be watched.");
+    }
+    let mut last = None;
+    while !channel.is_closed() {
+        client.take_commands();
+        read(channel, &source.path, &mut last);
+        tokio::select! {
+            () = bell.0.notified() => {}
+            () = closed(channel) => return,
+        }
+    }
+}
+
+async fn closed(channel: &Channel) {
+    while !channel.is_closed() {
+        channel.changed.notified().await;
+    }
+}
+
+/// Reads the file, and hands on what is in it if that has changed.
+fn read(channel: &Rc<Channel>, file: &Path, last: &mut Option<Vec<u8>>) {
+    let shown = file.display().to_string();
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            warn!(file = shown, %error, "A file of xDS cannot be read.");
+            channel.connection_failed();
+            return;
+        }
+    };
+    if last.as_ref() == Some(&bytes) {
+        return;
+    }
+    let source = Source {
+        name: &shown,
+        format: Format::of_path(file),
+        bytes: &bytes,
+    };
+    let response = load::<DiscoveryResponse>(&[source], UnknownFields::Ignore);
+    *last = Some(bytes);
+    match response {
+        Ok(response) => take(channel, &shown, response),
+        Err(errors) => {
+            let reason = load_errors(&errors);
+            warn!(
+                file = shown,
+                reason, "A file of xDS is no DiscoveryResponse."
+            );
+            channel.connection_failed();
+        }
+    }
+}
+
+fn take(channel: &Rc<Channel>, file: &str, response: DiscoveryResponse) {
+    for kind in channel.kinds() {
+        let received = channel.with(kind, |state| state.sotw.receive(response.clone()));
+        let refused = match received {
+            Ok(received) => channel.dispatch(kind, &received),
+            Err(refused) => refused,
+        };
+        for Refused { name, reason } in refused {
+            warn!(file, resource = &*name, reason, "A resource is refused.");
+        }
+    }
+}
