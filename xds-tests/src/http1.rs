@@ -97,6 +97,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
+    /// The connection, to write to.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.io
+    }
+
     /// The connection; what has been read and not been used is lost.
     pub fn into_inner(self) -> R {
         self.io

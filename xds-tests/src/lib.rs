@@ -5,6 +5,7 @@
 //! - [`message`] is what a client or a backend saw, down to order and case of the headers.
 //! - [`http1`] reads raw HTTP/1.1 into such messages, without an opinion on what is legal.
 //! - [`observation`] puts what was seen into lines, and compares them.
+//! - [`plane`] is a scripted control plane.
 //! - [`client`] and [`backend`] are scripted peers for HTTP/1.1, HTTP/2 and TCP.
 //!
 //! Everything is on the loopback interface, on ports that the kernel chose, and bounded in time.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod http1;
 pub mod message;
 pub mod observation;
+pub mod plane;
 pub mod proxy;
 
 use std::time::Duration;

@@ -42,6 +42,20 @@ impl Proxy {
         folder: &Path,
         flags: &[&str],
     ) -> Result<Self, Error> {
+        let mut proxy = Self::launch(binary, bootstrap, folder, flags).await?;
+        proxy.wait_ready().await?;
+        let (_, page) = admin_get(proxy.admin, "/listeners").await?;
+        proxy.listeners = parse_listeners(&page);
+        Ok(proxy)
+    }
+
+    /// Starts `binary`, and waits until its admin interface answers: it may still wait for its configuration.
+    pub async fn launch(
+        binary: &Path,
+        bootstrap: &str,
+        folder: &Path,
+        flags: &[&str],
+    ) -> Result<Self, Error> {
         std::fs::create_dir_all(folder)?;
         let config = folder.join("envoy.yaml");
         let admin_path = folder.join("admin-address");
@@ -67,17 +81,47 @@ impl Proxy {
             .stderr(sink)
             .kill_on_drop(true)
             .spawn()?;
-        let admin = match wait_ready(&mut child, &admin_path).await {
+        let admin = match wait_admin(&mut child, &admin_path).await {
             Ok(admin) => admin,
             Err(error) => return Err(format!("{error}: {}", last_words(&output)).into()),
         };
-        let listeners = parse_listeners(&admin_get(admin, "/listeners").await?.1);
         Ok(Self {
             child,
             admin,
             output,
-            listeners,
+            listeners: HashMap::new(),
         })
+    }
+
+    /// Waits until it is ready.
+    pub async fn wait_ready(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + START;
+        while !matches!(admin_get(self.admin, "/ready").await, Ok((200, _))) {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("{ENDED} {status}: {}", last_words(&self.output)).into());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("not ready in time: {}", last_words(&self.output)).into());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// The address that a listener has by now.
+    pub async fn listener_by_now(&self, name: &str) -> Option<SocketAddr> {
+        let (_, page) = admin_get(self.admin, "/listeners").await.ok()?;
+        parse_listeners(&page).remove(name)
+    }
+
+    /// Everything that it wrote, for whoever looks into a failure.
+    pub fn last_words(&self) -> String {
+        last_words(&self.output)
+    }
+
+    /// The process, while it lives.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// The address that the listener `name` was bound to.
@@ -130,7 +174,7 @@ impl Proxy {
     }
 }
 
-async fn wait_ready(child: &mut Child, admin_path: &Path) -> Result<SocketAddr, Error> {
+async fn wait_admin(child: &mut Child, admin_path: &Path) -> Result<SocketAddr, Error> {
     let deadline = Instant::now() + START;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -141,7 +185,7 @@ async fn wait_ready(child: &mut Child, admin_path: &Path) -> Result<SocketAddr, 
         }
         if let Ok(address) = std::fs::read_to_string(admin_path)
             && let Ok(address) = address.trim().parse()
-            && let Ok((200, _)) = admin_get(address, "/ready").await
+            && admin_get(address, "/ready").await.is_ok()
         {
             return Ok(address);
         }

@@ -422,6 +422,9 @@ impl ClusterManager {
     ) {
         let (cluster, config) = self.make(config);
         let id = cluster.info.id;
+        if accepted.is_some() {
+            self.server.cluster_names.set_dynamic(id, true);
+        }
         let HostSource {
             assignment,
             dns,
@@ -503,6 +506,7 @@ impl ClusterManager {
             batch.replaced.len() > before
         });
         if removed {
+            self.server.cluster_names.set_dynamic(id, false);
             self.stats.cluster_removed().inc();
         }
         removed

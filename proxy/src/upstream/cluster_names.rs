@@ -21,6 +21,8 @@ struct Inner {
     names: Vec<Arc<str>>,
     /// The clusters of the bootstrap; none before they are known.
     fixed: Option<HashSet<ClusterId>>,
+    /// The clusters that came since, be they ready or not.
+    dynamic: HashSet<ClusterId>,
 }
 
 impl ClusterNames {
@@ -47,13 +49,25 @@ impl ClusterNames {
         self.inner.lock().fixed = Some(ids);
     }
 
-    /// Whether it is certain that no static cluster has this number.
+    /// Says whether there is a cluster with this number beside those of the bootstrap.
+    pub fn set_dynamic(&self, id: ClusterId, exists: bool) {
+        let mut inner = self.inner.lock();
+        if exists {
+            inner.dynamic.insert(id);
+        } else {
+            inner.dynamic.remove(&id);
+        }
+    }
+
+    /// Whether it is certain that the bootstrap has no cluster with this number.
+    pub fn is_not_static(&self, id: ClusterId) -> bool {
+        let fixed = &self.inner.lock().fixed;
+        fixed.as_ref().is_some_and(|fixed| !fixed.contains(&id))
+    }
+
+    /// Whether it is certain that there is no cluster with this number now.
     pub fn is_missing(&self, id: ClusterId) -> bool {
-        let inner = self.inner.lock();
-        inner
-            .fixed
-            .as_ref()
-            .is_some_and(|fixed| !fixed.contains(&id))
+        self.is_not_static(id) && !self.inner.lock().dynamic.contains(&id)
     }
 
     /// The number of `name`, if anything has mentioned it: for names that come with a request.

@@ -361,7 +361,7 @@ fn known_cluster(
     path: &ConfigPath<'_>,
 ) -> Result<ClusterId, Rejected> {
     let id = server.cluster_names.id(name);
-    if server.cluster_names.is_missing(id) {
+    if server.cluster_names.is_not_static(id) {
         return Err(path.reject(format!(
             "\"{name}\" is not the name of a cluster of the bootstrap"
         )));
