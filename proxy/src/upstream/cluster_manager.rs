@@ -27,7 +27,7 @@ use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
-use super::host::Health;
+use super::host::{Health, Host, HostIdentity};
 use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::pool::SocketSettings;
 use super::priority_set::{HostGroup, PrioritySet};
@@ -193,15 +193,22 @@ impl Cluster {
         let old = self.hosts.load();
         set.hash_tables = self.hash_tables(&set);
         set.subsets = self.subsets(&set, &old);
-        let known: HashSet<_> = old.hosts().map(|host| host.identity()).collect();
+        let identity = |host: &Arc<Host>| host.identity();
+        let known: HashSet<_> = old.hosts().map(identity).collect();
         let kept = set
             .hosts()
             .filter(|host| known.contains(&host.identity()))
             .count();
-        let changed = kept != set.hosts().count() || kept != known.len();
         let stats = &self.info.endpoint_stats;
-        if changed {
-            stats.membership_change().inc();
+        let priorities = old.priorities.len().max(set.priorities.len());
+        for at in 0..priorities {
+            let members = |set: &PrioritySet| -> HashSet<HostIdentity> {
+                let hosts = set.priorities.get(at).into_iter();
+                hosts.flat_map(|set| &set.hosts).map(identity).collect()
+            };
+            if members(&old) != members(&set) {
+                stats.membership_change().inc();
+            }
         }
         let new = u64::try_from(set.hosts().count() - kept).unwrap_or(u64::MAX);
         let transport = &self.info.transport;
@@ -223,6 +230,11 @@ impl Cluster {
         let total = u64::try_from(set.hosts().count()).unwrap_or(u64::MAX);
         stats.membership_healthy().set(healthy);
         stats.membership_total().set(total);
+        let excluded = set.hosts().filter(|host| host.is_excluded()).count();
+        if excluded > 0 || stats.membership_excluded().is_used() {
+            let excluded = u64::try_from(excluded).unwrap_or(u64::MAX);
+            stats.membership_excluded().set(excluded);
+        }
         if degraded > 0 || stats.membership_degraded().is_used() {
             stats.membership_degraded().set(degraded);
         }

@@ -31,6 +31,8 @@ use crate::xds::{
 crate::stats_group! {
     /// What the subscription to clusters counts.
     struct CdsStats {
+        counter config_reload;
+        gauge config_reload_time_ms;
         counter init_fetch_timeout;
         counter update_attempt;
         histogram update_duration (Milliseconds);
@@ -77,7 +79,9 @@ impl ClusterManager {
             version: RefCell::new(Arc::from("")),
             first: self.init().target("CDS"),
         });
-        watcher.stats.update_attempt().inc();
+        if !source.is_file() {
+            watcher.stats.update_attempt().inc();
+        }
         let subscription = client.watch(
             source,
             ResourceKind::Cluster,
@@ -330,6 +334,11 @@ impl CdsWatcher {
             removed += usize::from(manager.remove_dynamic(name, &mut batch));
         }
         manager.publish(batch);
+        if changed > 0 && refused.is_empty() {
+            self.stats.config_reload().inc();
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+            self.stats.config_reload_time_ms().set(millis(now));
+        }
         if changed + removed > 0 {
             *self.version.borrow_mut() = update.version.clone();
             info!(

@@ -404,41 +404,34 @@ async fn an_assignment_that_changes_nothing_rebuilds_nothing() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
-async fn changes_of_what_stays_are_merged_within_the_window() {
+async fn every_change_of_an_assignment_is_published_at_once() {
     let harness = Harness::new();
     harness.clusters(&[eds_cluster("a")]).unwrap();
-    let weight = |weight: u32| {
+    for weight in 1..5 {
         let rest = format!(", load_balancing_weight: {weight}");
         harness.endpoints(assignment("a", &[(1, &rest)])).unwrap();
         let cluster = harness.get("a").unwrap();
         let hosts = cluster.hosts.load();
-        hosts.hosts().next().unwrap().weight
-    };
-    let shown = || {
-        let cluster = harness.get("a").unwrap();
-        let hosts = cluster.hosts.load();
-        hosts.hosts().next().unwrap().weight
-    };
-    assert_eq!(weight(1), 1);
-    assert_eq!(weight(2), 2, "the first change is not within a window");
-    assert_eq!(weight(3), 2);
-    assert_eq!(weight(4), 2);
-    sleep(Duration::from_millis(1001)).await;
-    assert_eq!(shown(), 4);
-    assert_eq!(harness.stat("cluster_manager.cluster_updated_via_merge"), 1);
-    assert_eq!(
-        harness.stat("cluster_manager.update_out_of_merge_window"),
-        1
-    );
-    assert_eq!(weight(5), 4);
-    // A host more is not waited with, and takes along what waits.
-    let more = assignment("a", &[(1, ", load_balancing_weight: 6"), (2, "")]);
-    harness.endpoints(more).unwrap();
-    assert_eq!(shown(), 6);
-    assert_eq!(harness.stat("cluster_manager.update_merge_cancelled"), 1);
-    sleep(Duration::from_secs(5)).await;
-    assert_eq!(shown(), 6);
-    assert_eq!(harness.stat("cluster_manager.cluster_updated_via_merge"), 1);
+        assert_eq!(hosts.hosts().next().unwrap().weight, weight);
+    }
+    assert_eq!(harness.stat("cluster_manager.cluster_updated"), 3);
+    assert_eq!(harness.stat("cluster.a.membership_change"), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_priority_that_lost_its_hosts_stays_empty_and_counts_by_itself() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    let two = "{cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}, health_status: DRAINING}]}, {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 2}}}}]}]}";
+    harness.endpoints(endpoints(two)).unwrap();
+    assert_eq!(harness.stat("cluster.a.membership_change"), 2);
+    assert_eq!(harness.stat("cluster.a.membership_excluded"), 1);
+    harness.endpoints(assignment("a", &[(1, "")])).unwrap();
+    let hosts = harness.get("a").unwrap().hosts.load_full();
+    let sizes: Vec<_> = hosts.priorities.iter().map(|set| set.hosts.len()).collect();
+    assert_eq!(sizes, [1, 0]);
+    assert_eq!(harness.stat("cluster.a.membership_change"), 3);
+    assert_eq!(harness.stat("cluster.a.membership_excluded"), 0);
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

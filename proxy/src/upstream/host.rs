@@ -148,6 +148,11 @@ impl Host {
         }
     }
 
+    /// Whether it does not count where the share of healthy hosts is asked for: `health_status` is `DRAINING`.
+    pub fn is_excluded(&self) -> bool {
+        self.health.has(HealthFlag::EdsStatusDraining)
+    }
+
     /// The same host as `old` with another configuration: it keeps the stats, the health and the connections of `old`.
     #[must_use]
     pub(super) fn in_place_of(self, old: &Self) -> Self {

@@ -107,6 +107,11 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 impl XdsSource {
+    /// Whether it is a file, for which no server is needed.
+    pub fn is_file(&self) -> bool {
+        matches!(self.kind, SourceKind::Path(_))
+    }
+
     /// Converts a `ConfigSource`.
     #[allow(deprecated, reason = "`path` is what `path_config_source` was before")]
     pub fn from_proto(

@@ -80,7 +80,8 @@ impl CommonFields {
             upstream_request_attempt_count: info.attempt_count,
             connection_termination_details: termination_details(info),
             stream_id: stream_id_of(data),
-            intermediate_log_entry: timing.request_complete.is_none(),
+            intermediate_log_entry: timing.request_complete.is_none()
+                && !data.log_type.ends_with("End"),
             downstream_transport_failure_reason: text(
                 connection.transport_failure_reason.borrow().as_deref(),
             ),

@@ -5,22 +5,25 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
 use outrigger_proto::pb::envoy::data::accesslog::v3::{HttpAccessLogEntry, TcpAccessLogEntry};
-use outrigger_proto::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
 use outrigger_proto::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
     HttpAccessLogEntries, Identifier, LogEntries, TcpAccessLogEntries,
+};
+use outrigger_proto::pb::envoy::service::accesslog::v3::{
+    StreamAccessLogsMessage, StreamAccessLogsResponse,
 };
 use prost::Message;
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::Settings;
-use crate::http::EndStream;
 use crate::server::Worker;
-use crate::upstream::async_client::{AsyncClient, Body, BodySender, RequestOptions, body, framed};
+use crate::upstream::async_client::{AsyncClient, GrpcSender, GrpcStreamLimits};
 
 crate::stats_group! {
     /// What became of entries.
     struct GrpcAccessLogStats {
+        counter grpc_entries_flush_failed;
+        counter grpc_entries_flushed;
         counter logs_dropped;
         counter logs_written;
     }
@@ -44,7 +47,7 @@ pub(super) struct Exporter {
     client: AsyncClient,
     stats: GrpcAccessLogStats,
     waiting: RefCell<Waiting>,
-    stream: RefCell<Option<BodySender>>,
+    stream: RefCell<Option<GrpcSender>>,
     /// Which stream it is: an older one that ends does not end a newer one.
     number: Cell<u64>,
 }
@@ -147,6 +150,7 @@ impl Exporter {
             self.open();
         }
         let Waiting { http, tcp, .. } = &mut *waiting;
+        let count = u64::try_from(http.len() + tcp.len()).unwrap_or(u64::MAX);
         let entries = match http.is_empty() {
             false => LogEntries::HttpLogs(HttpAccessLogEntries {
                 log_entry: std::mem::take(http),
@@ -163,13 +167,13 @@ impl Exporter {
             log_entries: Some(entries),
         };
         let stream = self.stream.borrow();
-        let sent = stream
-            .as_ref()
-            .is_some_and(|stream| stream.send_data(framed(&message), EndStream::No));
+        let sent = stream.as_ref().is_some_and(|stream| stream.send(&message));
         if sent {
             waiting.bytes = 0;
+            self.stats.grpc_entries_flushed().add(count);
             return;
         }
+        self.stats.grpc_entries_flush_failed().add(count);
         match message.log_entries {
             Some(LogEntries::HttpLogs(entries)) => waiting.http = entries.log_entry,
             Some(LogEntries::TcpLogs(entries)) => waiting.tcp = entries.log_entry,
@@ -179,27 +183,30 @@ impl Exporter {
 
     /// Opens a stream. Where it cannot be, it ends, and what was sent on it is lost.
     fn open(self: &Rc<Self>) {
-        let limit = STREAM_BYTES.max(self.settings.buffer_size_bytes.saturating_mul(2));
-        let (sender, reader) = body(limit);
+        let service = &self.settings.service;
+        let buffer = self.settings.buffer_size_bytes;
+        let limits = GrpcStreamLimits {
+            // The only answer is the end.
+            max_message_bytes: 1024,
+            max_pending_bytes: STREAM_BYTES.max(buffer.saturating_mul(2)),
+        };
+        let metadata = &service.initial_metadata;
+        let call = (&*service.authority, METHOD);
+        let (sender, mut receiver) = self.client.stream(service.cluster, call, metadata, limits);
         *self.stream.borrow_mut() = Some(sender);
         self.number.set(self.number.get() + 1);
         let number = self.number.get();
-        let service = &self.settings.service;
-        let head = service.head(METHOD);
-        let body = Body::Streamed(reader);
-        let opening = self
-            .client
-            .open(service.cluster, head, body, RequestOptions::default());
         let weak = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
-            let ended = async {
-                let mut response = opening.await?;
-                // The only answer is the end.
-                while response.next().await?.is_some() {}
-                Ok::<_, crate::upstream::async_client::ClientError>(())
-            };
-            if let Err(error) = ended.await {
-                debug!(%error, "The stream to an access log service broke off.");
+            loop {
+                match receiver.next::<StreamAccessLogsResponse>().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(error) => {
+                        debug!(%error, "The stream to an access log service broke off.");
+                        break;
+                    }
+                }
             }
             if let Some(exporter) = weak.upgrade()
                 && exporter.number.get() == number

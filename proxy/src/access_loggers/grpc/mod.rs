@@ -3,7 +3,8 @@
 //! Type URLs: `envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig`,
 //! `envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/access_loggers/grpc/v3/als.proto>
-//! Stats: `access_logs.grpc_access_log.{logs_written,logs_dropped}`.
+//! Stats: `access_logs.grpc_access_log.{logs_written,logs_dropped,grpc_entries_flushed,
+//! grpc_entries_flush_failed}`.
 //! Deviations: `grpc_stream_retry_policy` is refused; a stream that ended is opened anew by the next entries.
 //! Deviations: objects of the filter state are sent as strings, since they have no other protobuf form.
 

@@ -84,8 +84,8 @@ fn grpc_timeout(timeout: std::time::Duration) -> String {
     }
 }
 
-/// A message with the prefix that stands before it in a body.
-pub fn framed<M: Message>(message: &M) -> Bytes {
+/// A message behind its prefix.
+pub(super) fn framed<M: Message>(message: &M) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.put_u8(0);

@@ -10,7 +10,7 @@ use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
 use crate::config::{ConfigPath, Rejected};
-use crate::http::{Known, Protocol, RequestHead};
+use crate::http::Fields;
 use crate::server::ServerContext;
 use crate::upstream::ClusterId;
 
@@ -24,7 +24,7 @@ pub struct GrpcService {
     /// How long one call may take. Default: no limit.
     pub timeout: Option<Duration>,
     /// `initial_metadata`: fields that each call has.
-    pub initial_metadata: Box<[(Box<str>, Box<[u8]>)]>,
+    pub initial_metadata: Fields,
     /// The most bytes of a message that is received. Default: no limit of its own.
     pub max_receive_message_length: Option<u32>,
 }
@@ -68,6 +68,11 @@ impl GrpcService {
         call_retries?;
         headers?;
         let cluster = cluster?;
+        let metadata: Vec<(Box<str>, Box<[u8]>)> = metadata?;
+        let mut fields = Fields::new();
+        for (name, value) in &metadata {
+            fields.append_wire(name.as_bytes(), value);
+        }
         Ok(Self {
             cluster: server.cluster_names.id(&cluster),
             authority: match authority.is_empty() {
@@ -75,23 +80,9 @@ impl GrpcService {
                 false => authority.into(),
             },
             timeout: timeout?.filter(|timeout| !timeout.is_zero()),
-            initial_metadata: Vec::into(metadata?),
+            initial_metadata: fields,
             max_receive_message_length: max_receive_message_length.map(|value| value.value),
         })
-    }
-
-    /// The head of a call of `path`, such as `/package.Service/Method`.
-    pub fn head(&self, path: &str) -> RequestHead {
-        let mut head = RequestHead::new(Protocol::Http2, b"POST");
-        head.set_scheme(b"http");
-        head.set_authority(self.authority.as_bytes());
-        head.set_path(path.as_bytes());
-        head.fields.set(Known::ContentType, "application/grpc");
-        head.fields.set("te", "trailers");
-        for (name, value) in &self.initial_metadata {
-            head.fields.append_wire(name.as_bytes(), value);
-        }
-        head
     }
 }
 

@@ -25,7 +25,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use body::{Body, BodyReader, BodySender, body};
-pub use grpc::{GrpcError, framed};
+pub use grpc::GrpcError;
 pub use grpc_service::GrpcService;
 pub use grpc_stream::{GrpcReceiver, GrpcSender, GrpcStreamLimits};
 

@@ -13,7 +13,7 @@ use pb::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 
 use super::ClusterSettings;
 use super::dns_config::{DnsSettings, LegacyDnsFields};
-use super::eds_config::{EdsNames, EdsSettings};
+use super::eds_config::EdsSettings;
 use super::endpoint::{EndpointAddress, LoadAssignment};
 use super::http_options::{LegacyHttpFields, ProtocolChoice, TYPE_NAME, UpstreamHttpOptions};
 use super::limits::circuit_breakers;
@@ -167,11 +167,6 @@ impl ClusterConfig {
         let transport =
             UpstreamTransport::from_proto(transport_socket, transport_socket_matches, &cx, path);
         let http = http_options(typed_extension_protocol_options, legacy_http, &cx, path);
-        let merge_window = common_lb_config.as_ref();
-        let merge_window = merge_window.and_then(|common| common.update_merge_window);
-        let merge_window = path
-            .field("common_lb_config")
-            .duration("update_merge_window", merge_window);
         let policy = LegacyPolicy {
             lb_policy,
             lb_config,
@@ -197,16 +192,13 @@ impl ClusterConfig {
         let discovery = discovery(cluster_discovery_type, legacy_dns, path);
         let eds = match (&discovery, eds_cluster_config) {
             (Ok(Discovery::Eds), proto) => {
-                let names = EdsNames {
-                    cluster: name.as_deref().unwrap_or_default().to_owned(),
-                    update_merge_window: merge_window?,
-                };
-                EdsSettings::from_proto(proto, names, server, path).map(Some)
+                let name = name.as_deref().unwrap_or_default();
+                EdsSettings::from_proto(proto, name, server, path).map(Some)
             }
             (Ok(_), Some(_)) => Err(path
                 .field("eds_cluster_config")
                 .reject("is for clusters of the type EDS alone")),
-            _ => merge_window.map(|_| None),
+            _ => Ok(None),
         };
         let assignment =
             LoadAssignment::from_proto(load_assignment, &path.field("load_assignment"));

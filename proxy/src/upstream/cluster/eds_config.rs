@@ -1,7 +1,6 @@
 //! `eds_cluster_config`: where the endpoints of a cluster come from.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
 use pb::cluster::EdsClusterConfig;
@@ -20,24 +19,13 @@ pub(in crate::upstream) struct EdsSettings {
     pub(in crate::upstream) is_primary: bool,
     /// Whether the source is the aggregated stream.
     pub(in crate::upstream) is_aggregated: bool,
-    /// `CommonLbConfig.update_merge_window`: changes of health, weight and metadata within that time are published together.
-    /// Zero: never. Default 1 s.
-    pub(in crate::upstream) update_merge_window: Duration,
 }
-
-/// What else a cluster says about its endpoints.
-pub(super) struct EdsNames {
-    pub(super) cluster: String,
-    pub(super) update_merge_window: Option<Duration>,
-}
-
-const UPDATE_MERGE_WINDOW: Duration = Duration::from_secs(1);
 
 impl EdsSettings {
-    /// Converts an `EdsClusterConfig`. `path` is that of the cluster.
+    /// Converts an `EdsClusterConfig` of the cluster of that name. `path` is that of the cluster.
     pub(super) fn from_proto(
         proto: Option<EdsClusterConfig>,
-        names: EdsNames,
+        cluster: &str,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
@@ -48,20 +36,15 @@ impl EdsSettings {
         let path = path.field("eds_cluster_config");
         let source = path.required("eds_config", eds_config)?;
         let source = XdsSource::from_proto(source, server, &path.field("eds_config"))?;
-        let EdsNames {
-            cluster,
-            update_merge_window,
-        } = names;
         let name = match service_name.is_empty() {
-            true => cluster,
+            true => cluster.to_owned(),
             false => service_name,
         };
         Ok(Self {
             service_name: name.into(),
-            is_primary: false,
+            is_primary: source.is_file(),
             is_aggregated: matches!(source.kind, SourceKind::Ads),
             source,
-            update_merge_window: update_merge_window.unwrap_or(UPDATE_MERGE_WINDOW),
         })
     }
 }

@@ -3,10 +3,10 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/service_discovery#arch-overview-service-discovery-types-eds>
 //! Stats: `cluster.<name>.{update_attempt,update_success,update_rejected,update_failure,update_empty,update_no_rebuild}`,
 //! `init_fetch_timeout`, `update_time`, `update_duration`, `version`, `version_text`, `assignment_stale`,
-//! `assignment_timeout_received`, `assignment_use_cached`; `cluster_manager.{cluster_updated,cluster_updated_via_merge}`,
-//! `update_merge_cancelled`, `update_out_of_merge_window`.
+//! `assignment_timeout_received`, `assignment_use_cached`; `cluster_manager.cluster_updated`.
 //! Deviations: endpoints by reference (`leds_cluster_locality_config`, `endpoint_name`, `named_endpoints`) are refused.
-//! Deviations: updates are merged by cluster and not by priority.
+//!
+//! `update_merge_window` is of changes that health checks make: what an assignment changes is published at once, as in Envoy.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -87,10 +87,6 @@ struct State {
     /// How long it holds without an update.
     stale_after: Option<Duration>,
     stale: Timer,
-    /// Hosts that are published at the end of the merge window.
-    pending: Option<PrioritySet>,
-    merge: Timer,
-    published_at: Option<Instant>,
 }
 
 /// A task that ends with its owner.
@@ -227,7 +223,9 @@ impl EdsDiscovery {
                 service_name,
                 ..
             } = &self.eds.settings;
-            self.eds.cluster.info.update_stats.update_attempt().inc();
+            if !source.is_file() {
+                self.eds.cluster.info.update_stats.update_attempt().inc();
+            }
             let interest = Interest::name(service_name.clone());
             let watcher = self.eds.clone();
             client.watch(source.clone(), ResourceKind::Endpoints, interest, watcher)
@@ -414,70 +412,23 @@ impl Eds {
             return;
         };
         manager.set_drop_overload(&self.cluster, assignment.drop_overload.as_ref());
-        let published = self.cluster.hosts.load();
-        let (set, difference) = {
-            let state = self.state.borrow();
-            let known = state.pending.as_ref().unwrap_or(&published);
-            next_hosts(assignment, known, manager.workers)
-        };
+        let known = self.cluster.hosts.load();
+        let (set, difference) = next_hosts(assignment, &known, manager.workers);
         if difference == Difference::default() {
             self.cluster.info.update_stats.update_no_rebuild().inc();
             return;
         }
-        self.publish_or_wait(&manager, set, !difference.members);
-    }
-
-    /// Publishes hosts at once, unless nobody came or went and the last time was only just before.
-    fn publish_or_wait(&self, manager: &Rc<ClusterManager>, set: PrioritySet, mergeable: bool) {
-        let window = self.settings.update_merge_window;
-        let is_active = !manager.is_warming(&self.cluster);
-        if is_active && !window.is_zero() {
-            let mut state = self.state.borrow_mut();
-            let over = |at: Instant| at.elapsed() > window;
-            let is_over = state.published_at.is_none_or(over);
-            if mergeable && !is_over {
-                state.pending = Some(set);
-                if state.merge.0.is_none() {
-                    let me = self.me.clone();
-                    state.merge = Timer::after(window, move || {
-                        if let Some(eds) = me.upgrade() {
-                            eds.publish_pending();
-                        }
-                    });
-                }
-                return;
-            }
-            if mergeable {
-                manager.stats.update_out_of_merge_window().inc();
-            }
-            if state.pending.take().is_some() {
-                state.merge = Timer::default();
-                manager.stats.update_merge_cancelled().inc();
-            }
-            state.published_at = Some(Instant::now());
-        }
-        if is_active {
+        if !manager.is_warming(&self.cluster) {
             manager.stats.cluster_updated().inc();
         }
         self.publish(set);
     }
 
-    fn publish_pending(&self) {
-        let pending = {
-            let mut state = self.state.borrow_mut();
-            // It ends by itself.
-            state.merge.0 = None;
-            state.published_at = Some(Instant::now());
-            state.pending.take()
-        };
-        if let (Some(set), Some(manager)) = (pending, self.manager.upgrade()) {
-            manager.stats.cluster_updated_via_merge().inc();
-            self.publish(set);
-        }
-    }
-
     fn publish(&self, set: PrioritySet) {
-        let heaviest = set.hosts().map(|host| host.weight).max().unwrap_or(0);
+        // Envoy counts each priority in turn, from 1, and what is left is the last one's.
+        let last = set.priorities.last();
+        let weights = last.iter().flat_map(|set| &set.hosts);
+        let heaviest = weights.map(|host| host.weight).max().unwrap_or(1);
         let stats = &self.cluster.info.endpoint_stats;
         stats.max_host_weight().set(heaviest.into());
         self.cluster.set_hosts(set);
@@ -526,11 +477,18 @@ fn next_hosts(
             hosts,
         });
     }
-    let set = PrioritySet::new(
+    let mut set = PrioritySet::new(
         groups.into_iter(),
         assignment.overprovisioning_factor,
         assignment.weighted_priority_health,
     );
+    // A priority that was there once stays, without hosts.
+    let missing = known.priorities.len().saturating_sub(set.priorities.len());
+    if missing > 0 {
+        let mut priorities = std::mem::take(&mut set.priorities).into_vec();
+        priorities.extend((0..missing).map(|_| HostSet::default()));
+        set.priorities = priorities.into();
+    }
     difference.members |= kept.len() != by_address.len();
     difference.properties |= shape(&set) != shape(known);
     (set, difference)

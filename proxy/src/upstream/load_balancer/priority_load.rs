@@ -177,7 +177,9 @@ impl Counts {
             healthy: 0,
             degraded: 0,
         };
-        for host in &set.hosts {
+        // Hosts that drain by themselves are not missing.
+        let counted = set.hosts.iter().filter(|host| !host.is_excluded());
+        for host in counted {
             let n = if weighted { u64::from(host.weight) } else { 1 };
             counts.all += n;
             match host.coarse_health() {
