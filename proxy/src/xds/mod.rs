@@ -10,18 +10,24 @@
 mod back_off;
 mod channel;
 mod client;
+mod conversation;
 mod delta;
+mod failover;
 mod file;
 mod grpc;
 mod interests;
+mod log;
 mod resource;
 mod rest;
+mod snapshot;
 mod sotw;
 mod source;
 mod subscribers;
 mod subscription;
 
 pub use client::XdsClient;
+pub use conversation::Conversation;
+pub use log::{LogEntry, LogNames, XdsLog};
 pub use resource::{Refused, Resource, ResourceKind, Update};
 pub use source::{
     ApiSource, ApiTransport, GrpcTarget, PathSource, RateLimit, SourceKind, XdsSource,
