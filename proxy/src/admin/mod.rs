@@ -27,6 +27,7 @@ mod runtime;
 mod serve;
 mod source;
 mod stats;
+mod xds_log;
 
 pub use config::AdminConfig;
 pub use source::{AdminSource, ConfigDumps, DrainListeners, LogLevels};

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     Admin, Answer, Request, Response, clusters, config_dump, explain, index, lifecycle, listeners,
-    logging, process, profiling, runtime, stats,
+    logging, process, profiling, runtime, stats, xds_log,
 };
 
 /// A path and what answers there.
@@ -128,7 +128,7 @@ const ON_OR_OFF: &[&str] = &["y", "n"];
 const ENABLE: Parameter = choice("enable", "start or stop it", ON_OR_OFF);
 
 /// Sorted by path.
-pub(super) static HANDLERS: [Handler; 34] = [
+pub(super) static HANDLERS: [Handler; 35] = [
     get("/", "this page", &[], index::show),
     post(
         "/allocprofiler",
@@ -393,6 +393,12 @@ pub(super) static HANDLERS: [Handler; 34] = [
         "start recording them",
         &[],
         stats::recent_lookups_changed,
+    ),
+    get(
+        "/xds_log",
+        "what management servers have changed lately",
+        &[choice("format", "how to show it", &["text", "json"])],
+        xds_log::show,
     ),
 ];
 

@@ -7,6 +7,7 @@ use outrigger_proto::pb::envoy::config::core::v3::Node;
 use tokio::time::Instant;
 
 use crate::server::ServerContext;
+use crate::xds::LogEntry;
 
 /// The server as the admin pages see it. It lives on the main thread; every call is made there.
 ///
@@ -43,6 +44,11 @@ pub trait AdminSource {
 
     /// What the server waits for before it is live, by component.
     fn unready_targets(&self) -> Vec<pb::unready_targets_dumps::UnreadyTargetsDump>;
+
+    /// What management servers have changed lately, the last first.
+    fn xds_log(&self) -> Vec<LogEntry> {
+        Vec::new()
+    }
 
     /// Begins to drain listeners.
     fn drain_listeners(&self, request: DrainListeners);

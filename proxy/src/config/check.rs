@@ -18,6 +18,7 @@ impl ConfigPath<'_> {
             let refused = self.report.refuses(&problem);
             let subject = subject(&problem);
             // Without its path it is the bare message.
+            let kind = problem.clone();
             let message = Violation {
                 path: String::new(),
                 problem,
@@ -25,6 +26,10 @@ impl ConfigPath<'_> {
             .to_string();
             if refused {
                 rejected = Some(self.reject_below(&path, &message));
+            } else if let (Some(dynamic), Problem::UnknownField { .. }) =
+                (&self.report.dynamic, &kind)
+            {
+                dynamic.note(&message);
             } else if let Some(subject) = subject
                 && self.report.warned.borrow_mut().insert(subject)
             {

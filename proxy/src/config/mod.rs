@@ -6,6 +6,7 @@
 
 mod check;
 mod data_source;
+mod dynamic_fields;
 mod extension;
 mod field;
 mod json;
@@ -13,10 +14,13 @@ mod json;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::runtime::Runtime;
+use crate::server::ServerContext;
 
 pub use data_source::data_source;
+pub use dynamic_fields::{DynamicFieldPolicy, DynamicFields};
 pub use extension::TypedConfig;
 pub use field::{Fraction, Unset, timestamp};
 pub use json::{json_object, json_to_struct, json_to_value, json_value};
@@ -33,6 +37,8 @@ pub struct ConfigReport {
     /// Decides about fields that Envoy is giving up. None: there is no runtime yet, and all of them are taken.
     runtime: Option<Runtime>,
     allow_unknown_fields: bool,
+    /// Who is told of unknown fields that are left out. None: the warnings here are.
+    dynamic: Option<Arc<DynamicFields>>,
 }
 
 /// One thing wrong with a configuration: where, and what would be legal.
@@ -103,9 +109,15 @@ impl ConfigReport {
         self.errors.take()
     }
 
-    /// A report on a resource that came while the process runs, as strict as `runtime` says.
-    pub fn of_resource(runtime: &Runtime) -> Self {
-        Self::new().with_runtime(runtime).with_unknown_fields(true)
+    /// A report on a resource that came while the process runs, as strict as runtime values and flags say.
+    pub fn of_resource(server: &ServerContext) -> Self {
+        let fields = &server.unknown_fields;
+        Self {
+            dynamic: Some(fields.clone()),
+            ..Self::new()
+                .with_runtime(&server.runtime)
+                .with_unknown_fields(fields.policy() != DynamicFieldPolicy::Reject)
+        }
     }
 
     /// All errors reported so far, one per line.

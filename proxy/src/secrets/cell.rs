@@ -268,7 +268,7 @@ impl SecretCell {
 
 impl Watcher for SecretCell {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
-        let report = ConfigReport::new();
+        let report = ConfigReport::new().with_unknown_fields(true);
         let named = format!("secret \"{}\"", self.name);
         let path = ConfigPath::root(&report, &named);
         // A server that takes a secret away changes nothing, as in Envoy.

@@ -20,6 +20,7 @@ use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
 use crate::config::timestamp;
 use crate::listener::ManagedListener;
 use crate::net::Address;
+use crate::xds::LogEntry;
 
 impl AdminSource for Server {
     fn server(&self) -> &Arc<ServerContext> {
@@ -54,6 +55,8 @@ impl AdminSource for Server {
             config_path: path(&cli.config_path),
             config_yaml: cli.config_yaml.join("\n"),
             allow_unknown_static_fields: cli.allow_unknown_static_fields,
+            ignore_unknown_dynamic_fields: cli.ignore_unknown_dynamic_fields,
+            reject_unknown_dynamic_fields: cli.reject_unknown_dynamic_fields,
             admin_address_path: path(&cli.admin_address_path),
             local_address_ip_version: match cli.local_address_ip_version {
                 IpVersion::V4 => options::IpVersion::V4,
@@ -155,6 +158,10 @@ impl AdminSource for Server {
             dumps.insert(0, server);
         }
         dumps
+    }
+
+    fn xds_log(&self) -> Vec<LogEntry> {
+        self.xds.log().entries()
     }
 
     fn drain_listeners(&self, request: DrainListeners) {

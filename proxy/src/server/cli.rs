@@ -4,12 +4,13 @@
 //! (prints 0), `--disable-hot-restart`, `--skip-hot-restart-*`, `--socket-path`, `--socket-mode`, `--parent-shutdown-time-s`:
 //! there is no hot restart. `--enable-core-dump`, `--enable-mutex-tracing`, `--enable-fine-grain-logging`,
 //! `--log-stacktrace-single-entry`, `--skip-deprecated-logs`, `--cpuset-threads`: what they ask for is so, or does not exist here.
-//! `--ignore-unknown-dynamic-fields`, `--reject-unknown-dynamic-fields`: nothing is dynamic yet.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
+
+use crate::config::DynamicFieldPolicy;
 
 /// The flags of the process.
 #[derive(Debug, Clone, Parser)]
@@ -77,6 +78,15 @@ pub struct Cli {
     /// Allow unknown fields in static configuration.
     #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
+    /// Keep what management servers sent last in this file, and start with it when they cannot be reached. Envoy has no such flag.
+    #[arg(long)]
+    pub xds_snapshot_path: Option<PathBuf>,
+    /// Leave out unknown fields in dynamic configuration without a warning.
+    #[arg(long)]
+    pub ignore_unknown_dynamic_fields: bool,
+    /// Refuse dynamic configuration with unknown fields. Stronger than `--ignore-unknown-dynamic-fields`.
+    #[arg(long)]
+    pub reject_unknown_dynamic_fields: bool,
     /// A tag for all stats, as tag:value. May be given several times.
     #[arg(long)]
     pub stats_tag: Vec<String>,
@@ -129,10 +139,6 @@ struct NoOps {
     skip_deprecated_logs: bool,
     #[arg(long, hide = true)]
     cpuset_threads: bool,
-    #[arg(long, hide = true)]
-    ignore_unknown_dynamic_fields: bool,
-    #[arg(long, hide = true)]
-    reject_unknown_dynamic_fields: bool,
 }
 
 /// `--mode`.
@@ -171,6 +177,18 @@ impl Cli {
             .into_iter()
             .take_while(|arg| arg != "--" && arg != "--ignore_rest");
         Self::try_parse_from(used)
+    }
+
+    /// What becomes of unknown fields in what management servers send.
+    pub fn dynamic_fields(&self) -> DynamicFieldPolicy {
+        match (
+            self.reject_unknown_dynamic_fields,
+            self.ignore_unknown_dynamic_fields,
+        ) {
+            (true, _) => DynamicFieldPolicy::Reject,
+            (false, true) => DynamicFieldPolicy::Ignore,
+            (false, false) => DynamicFieldPolicy::Warn,
+        }
     }
 
     /// How many workers run. At least one: Envoy takes 0 as 1.
@@ -302,6 +320,7 @@ mod tests {
         assert_eq!(cli.mode, Mode::InitOnly);
         assert_eq!(cli.worker_count(), 3);
         assert!(cli.allow_unknown_static_fields);
+        assert_eq!(cli.dynamic_fields(), DynamicFieldPolicy::Reject);
     }
 
     #[test]

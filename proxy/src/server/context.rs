@@ -7,6 +7,7 @@ use outrigger_proto::pb::envoy::config::core::v3::Node;
 
 use super::InitManager;
 use crate::access_loggers::AccessLogManager;
+use crate::config::DynamicFields;
 use crate::files::DirectoryWatcher;
 use crate::http_filters::ExtensionConfigs;
 use crate::overload::OverloadState;
@@ -34,6 +35,8 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// What becomes of fields that no message has, in what servers send.
+    pub unknown_fields: Arc<DynamicFields>,
     /// Directories whose files are read again when they change.
     pub(crate) directories: DirectoryWatcher,
     /// The route configurations in use.
@@ -92,6 +95,7 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            unknown_fields: Arc::default(),
             directories: DirectoryWatcher::default(),
             routes: RouteProviders::default(),
             extension_configs: ExtensionConfigs::default(),

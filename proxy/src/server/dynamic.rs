@@ -149,7 +149,7 @@ impl Watcher for LayerWatcher {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let mut refused = Vec::new();
         for resource in update.sent {
-            let report = ConfigReport::new();
+            let report = ConfigReport::of_resource(&self.server);
             let subject = format!("runtime \"{}\"", resource.name);
             let path = ConfigPath::root(&report, &subject);
             match resource.decode::<RuntimeProto>(&path) {

@@ -167,6 +167,8 @@ impl Server {
         if let Some(stats) = bootstrap.stats.take() {
             context.stats.configure(stats);
         }
+        let policy = cli.dynamic_fields();
+        context.unknown_fields.choose(policy, &context.stats);
         for (name, values) in &bootstrap.runtime_layers {
             let values = values.clone().unwrap_or_default();
             context.runtime.set_layer(name, values);
@@ -277,6 +279,9 @@ impl Server {
         tokio::task::spawn_local(async move { following.clusters.follow().await });
         let node = self.bootstrap.node.clone();
         let dynamic = &self.dynamic;
+        if let Some(path) = &self.cli.xds_snapshot_path {
+            self.xds.keep_snapshot(path);
+        }
         self.xds.start(main, node, dynamic.ads.clone());
         let layers = InitManager::new("RTDS");
         let subscriptions = dynamic.watch_layers(&self.context, &self.xds, &layers);

@@ -120,11 +120,9 @@ impl ClusterManager {
         (managed.accepted.is_some(), service_name)
     }
 
-    /// What is found wrong with resources that come while the process runs. Fields that are not known are passed over.
+    /// What is found wrong with resources that come while the process runs. Flags say what becomes of fields that are not known.
     pub(super) fn report(&self) -> ConfigReport {
-        ConfigReport::new()
-            .with_runtime(&self.server.runtime)
-            .with_unknown_fields(true)
+        ConfigReport::of_resource(&self.server)
     }
 
     pub(super) fn warn(&self, report: &ConfigReport) {

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrigger_proto::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryResponse, DiscoveryResponse,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -13,7 +16,7 @@ use super::interests::Interests;
 use super::resource::Received;
 use super::sotw::Sotw;
 use super::subscribers::Subscribers;
-use super::{Refused, ResourceKind, SourceKind};
+use super::{ApiTransport, Refused, ResourceKind, SourceKind};
 
 /// A place that is asked.
 pub(super) struct Channel {
@@ -26,11 +29,21 @@ pub(super) struct Channel {
     subscribers: Rc<Subscribers>,
 }
 
+/// What became of a response.
+pub(super) struct Taken {
+    pub(super) version: Arc<str>,
+    pub(super) refused: Vec<Refused>,
+}
+
 /// One kind of resources at this place.
 pub(super) struct KindState {
     pub(super) interests: Interests,
     pub(super) sotw: Sotw,
     pub(super) delta: Delta,
+    /// Whether its server has answered since the start.
+    answered: bool,
+    /// What was wanted when the snapshot stood in last, by its generation.
+    stood_in: Option<u64>,
     /// When resources are over that are good for a time only.
     expiries: HashMap<Arc<str>, Instant>,
 }
@@ -41,6 +54,8 @@ impl KindState {
             interests: Interests::default(),
             sotw: Sotw::new(kind),
             delta: Delta::new(kind),
+            answered: false,
+            stood_in: None,
             expiries: HashMap::new(),
         }
     }
@@ -109,11 +124,121 @@ impl Channel {
 
     /// Hands a response to all whom it concerns. What they refuse is returned.
     pub(super) fn dispatch(&self, kind: ResourceKind, received: &Received) -> Vec<Refused> {
+        let first = self.with(kind, |state| {
+            !std::mem::replace(&mut state.answered, true) && state.stood_in.is_none()
+        });
+        let refused = self.hand_out(kind, received);
+        if let (Some(snapshot), Some(place)) = (self.subscribers.snapshot.get(), self.place()) {
+            let by_name = self.with(kind, |state| !state.interests.is_wildcard());
+            // Others are asked for name by name, and answered so.
+            let anew = first && !by_name;
+            snapshot.note(&place, kind, received, (&refused, anew));
+        }
+        refused
+    }
+
+    /// Has the snapshot stand in for a server that has not answered yet. True if somebody was told something.
+    pub(super) fn stand_in(&self) -> bool {
+        let (Some(snapshot), Some(place)) = (self.subscribers.snapshot.get(), self.place()) else {
+            return false;
+        };
+        let mut told = false;
+        for kind in self.kinds() {
+            let due = self.with(kind, |state| {
+                let generation = Some(state.interests.generation());
+                let wanted = !state.answered && !state.interests.is_empty();
+                wanted && std::mem::replace(&mut state.stood_in, generation) != generation
+            });
+            let Some(received) = due.then(|| snapshot.stand_in(&place, kind)).flatten() else {
+                continue;
+            };
+            self.with(kind, |state| {
+                state.sotw.assume(&received);
+                state.delta.assume(&received);
+            });
+            for Refused { name, reason } in self.hand_out(kind, &received) {
+                let kind = kind.type_name();
+                tracing::warn!(
+                    kind,
+                    resource = &*name,
+                    reason,
+                    "A resource of the snapshot is refused."
+                );
+            }
+            told = true;
+        }
+        told
+    }
+
+    /// What this place is called in the snapshot; none: it needs no one to stand in.
+    fn place(&self) -> Option<String> {
+        match &self.source {
+            SourceKind::Ads => Some("ads".to_owned()),
+            SourceKind::Path(_) => None,
+            SourceKind::Api(source) => Some(match &source.transport {
+                ApiTransport::Grpc { service, .. } => format!("grpc {}", service.authority),
+                ApiTransport::Rest { cluster_name, .. } => format!("rest {cluster_name}"),
+            }),
+        }
+    }
+
+    fn hand_out(&self, kind: ResourceKind, received: &Received) -> Vec<Refused> {
         self.note_lifetimes(kind, received);
         let shares = self.with(kind, |state| {
             state.interests.shares(&received.sent, &received.removed)
         });
-        self.subscribers.tell(&received.version, shares)
+        let refused = self.subscribers.tell(&received.version, shares);
+        self.subscribers.log.record(kind, received, &refused);
+        refused
+    }
+
+    /// Takes a response that says all that there is, up to its answer.
+    pub(super) fn take_state(&self, kind: ResourceKind, response: DiscoveryResponse) -> Taken {
+        let received = self.with(kind, |state| state.sotw.receive(response));
+        let taken = match received {
+            Ok(received) => Taken {
+                refused: self.dispatch(kind, &received),
+                version: received.version,
+            },
+            Err(refused) => self.refuse(kind, refused),
+        };
+        self.with(kind, |state| {
+            state.sotw.settle(&taken.version, &taken.refused)
+        });
+        taken
+    }
+
+    /// Takes a response that says what has changed, up to its answer.
+    pub(super) fn take_change(
+        &self,
+        kind: ResourceKind,
+        response: DeltaDiscoveryResponse,
+    ) -> Taken {
+        let received = self.with(kind, |state| state.delta.receive(response));
+        match received {
+            Ok(received) => {
+                let refused = self.dispatch(kind, &received);
+                self.with(kind, |state| state.delta.settle(Some(&received), &refused));
+                Taken {
+                    refused,
+                    version: received.version,
+                }
+            }
+            Err(refused) => {
+                self.with(kind, |state| state.delta.settle(None, &refused));
+                self.refuse(kind, refused)
+            }
+        }
+    }
+
+    /// A response was refused before anybody was told of it.
+    fn refuse(&self, kind: ResourceKind, refused: Vec<Refused>) -> Taken {
+        let nothing = Received::default();
+        self.subscribers.log.record(kind, &nothing, &refused);
+        Taken {
+            version: nothing.version,
+            refused,
+        }
     }
 
     fn note_lifetimes(&self, kind: ResourceKind, received: &Received) {

@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
@@ -14,11 +15,12 @@ use tokio::time::sleep_until;
 
 use super::channel::Channel;
 use super::resource::Received;
+use super::snapshot::Snapshot;
 use super::subscribers::{Subscriber, Subscribers, WatcherHandle};
 use super::subscription::Command;
 use super::{
     ApiSource, ApiTransport, FetchFailure, Interest, Refused, Resource, ResourceKind, SourceKind,
-    Subscription, Watcher, XdsSource,
+    Subscription, Watcher, XdsLog, XdsSource,
 };
 use super::{file, grpc, rest};
 use crate::server::{ServerContext, Worker};
@@ -59,6 +61,22 @@ impl XdsClient {
             server,
             running: OnceCell::new(),
         })
+    }
+
+    /// Keeps the last good configuration in this file, which stands in for servers that cannot be reached.
+    pub fn keep_snapshot(&self, path: &Path) {
+        let snapshot = Rc::new(Snapshot::load(path, &self.server.stats));
+        if self.subscribers.snapshot.set(snapshot.clone()).is_ok() {
+            let subscribers = self.subscribers.clone();
+            tokio::task::spawn_local(snapshot.keep(subscribers));
+        }
+    }
+
+    /// Has the snapshot stand in at a place that cannot be reached, also for what is asked for in consequence.
+    pub(super) fn stand_in(&self, channel: &Channel) {
+        while channel.stand_in() {
+            self.take_commands();
+        }
     }
 
     /// Begins to ask, over the clusters of `main`. `ads`: where the aggregated stream is.
@@ -129,6 +147,11 @@ impl XdsClient {
             let numbers = channel.with(kind, |state| state.interests.numbers());
             self.subscribers.fail(&numbers, why);
         }
+    }
+
+    /// What was taken and refused lately.
+    pub fn log(&self) -> &XdsLog {
+        &self.subscribers.log
     }
 
     /// The names that are asked for of a kind, sorted; empty for a wildcard.

@@ -164,6 +164,14 @@ impl Delta {
         Ok(received)
     }
 
+    /// What is in force though no server has sent it on a stream.
+    pub(super) fn assume(&mut self, received: &Received) {
+        for resource in &received.sent {
+            let version = resource.version.clone();
+            self.versions.insert(resource.name.clone(), version);
+        }
+    }
+
     /// What became of the last response: its answer is due.
     pub(super) fn settle(&mut self, received: Option<&Received>, refused: &[Refused]) {
         if let Some(received) = received {

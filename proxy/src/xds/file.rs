@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::service::discovery::v3::DiscoveryResponse;
-use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
+use outrigger_proto::yaml::{Format, Source};
 use tokio::sync::Notify;
 use tracing::warn;
 
 use super::channel::Channel;
 use super::client::XdsClient;
-use super::resource::load_errors;
+use super::resource::load_response;
 use super::{PathSource, Refused};
+use crate::config::DynamicFields;
 use crate::files::{DirectoryListener, directory_of};
 
 /// Is rung when something in the directory has changed.
@@ -37,7 +38,12 @@ pub(super) async fn run(client: &Rc<XdsClient>, channel: &Rc<Channel>, source: &
     let mut last = None;
     while !channel.is_closed() {
         client.take_commands();
-        read(channel, &source.path, &mut last);
+        read(
+            channel,
+            &source.path,
+            &mut last,
+            &client.server.unknown_fields,
+        );
         tokio::select! {
             () = bell.0.notified() => {}
             () = closed(channel) => return,
@@ -52,7 +58,7 @@ async fn closed(channel: &Channel) {
 }
 
 /// Reads the file, and hands on what is in it if that has changed.
-fn read(channel: &Rc<Channel>, file: &Path, last: &mut Option<Vec<u8>>) {
+fn read(channel: &Rc<Channel>, file: &Path, last: &mut Option<Vec<u8>>, unknown: &DynamicFields) {
     let shown = file.display().to_string();
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,
@@ -70,12 +76,11 @@ fn read(channel: &Rc<Channel>, file: &Path, last: &mut Option<Vec<u8>>) {
         format: Format::of_path(file),
         bytes: &bytes,
     };
-    let response = load::<DiscoveryResponse>(&[source], UnknownFields::Ignore);
+    let response = load_response(&source, unknown);
     *last = Some(bytes);
     match response {
         Ok(response) => take(channel, &shown, response),
-        Err(errors) => {
-            let reason = load_errors(&errors);
+        Err(reason) => {
             warn!(
                 file = shown,
                 reason, "A file of xDS is no DiscoveryResponse."
@@ -87,12 +92,8 @@ fn read(channel: &Rc<Channel>, file: &Path, last: &mut Option<Vec<u8>>) {
 
 fn take(channel: &Rc<Channel>, file: &str, response: DiscoveryResponse) {
     for kind in channel.kinds() {
-        let received = channel.with(kind, |state| state.sotw.receive(response.clone()));
-        let refused = match received {
-            Ok(received) => channel.dispatch(kind, &received),
-            Err(refused) => refused,
-        };
-        for Refused { name, reason } in refused {
+        let taken = channel.take_state(kind, response.clone());
+        for Refused { name, reason } in taken.refused {
             warn!(file, resource = &*name, reason, "A resource is refused.");
         }
     }

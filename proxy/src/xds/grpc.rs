@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::back_off::{BackOff, Bucket};
-use super::channel::Channel;
+use super::channel::{Channel, Taken};
 use super::client::{Running, XdsClient};
-use super::resource::Received;
+use super::failover::Failover;
 use super::source::GrpcTarget;
 use super::{ApiSource, ApiTransport, Refused, ResourceKind};
 use crate::http::Fields;
@@ -41,7 +41,9 @@ struct Session<'a> {
     running: &'a Running,
     channel: &'a Rc<Channel>,
     source: &'a ApiSource,
-    target: &'a GrpcTarget,
+    /// The server, and its stand-in.
+    targets: Vec<&'a GrpcTarget>,
+    failover: Failover,
     delta: bool,
     /// Service and method.
     path: String,
@@ -57,7 +59,12 @@ pub(super) async fn run(
     source: &ApiSource,
     kind: Option<ResourceKind>,
 ) {
-    let ApiTransport::Grpc { delta, service } = &source.transport else {
+    let ApiTransport::Grpc {
+        delta,
+        service,
+        failover,
+    } = &source.transport
+    else {
         return;
     };
     let Some(running) = client.running() else {
@@ -69,7 +76,10 @@ pub(super) async fn run(
         running,
         channel,
         source,
-        target: service,
+        targets: std::iter::once(service)
+            .chain(failover.as_ref().filter(|_| kind.is_none()))
+            .collect(),
+        failover: Failover::default(),
         delta: *delta,
         path: path(*delta, kind),
         stats: ControlPlaneStats::new(&scope),
@@ -85,6 +95,7 @@ pub(super) async fn run(
         }
         if heard {
             back_off.reset();
+            session.failover.answered();
         }
         match ended {
             Ok(()) => info!(
@@ -94,17 +105,22 @@ pub(super) async fn run(
             Err(error) => warn!(path = session.path, %error, "A stream of xDS has ended."),
         }
         channel.connection_failed();
-        wait(channel, back_off.next(&running.worker.random)).await;
+        client.stand_in(channel);
+        if session.failover.ended(session.targets.len()) {
+            let cluster = &session.target().authority;
+            info!(%cluster, "Another server of xDS is asked.");
+        }
+        wait(client, channel, back_off.next(&running.worker.random)).await;
     }
 }
 
 /// Waits, but for nobody.
-async fn wait(channel: &Channel, time: Duration) {
+async fn wait(client: &XdsClient, channel: &Channel, time: Duration) {
     let over = Instant::now() + time;
     while !channel.is_closed() {
         tokio::select! {
             () = sleep_until(over) => return,
-            () = channel.changed.notified() => {}
+            () = channel.changed.notified() => client.stand_in(channel),
         }
     }
 }
@@ -129,7 +145,12 @@ fn path(delta: bool, kind: Option<ResourceKind>) -> String {
     }
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    /// Whom to ask now.
+    fn target(&self) -> &'a GrpcTarget {
+        self.targets[self.failover.current(self.targets.len())]
+    }
+
     /// One stream, from its beginning to its end; and whether anything came.
     async fn stream(&mut self) -> (Result<(), GrpcError>, bool) {
         for kind in self.channel.kinds() {
@@ -138,19 +159,20 @@ impl Session<'_> {
                 state.delta.stream_started();
             });
         }
+        let target = self.target();
         let limits = GrpcStreamLimits {
-            max_message_bytes: self.target.max_message_bytes,
+            max_message_bytes: target.max_message_bytes,
             max_pending_bytes: MAX_PENDING_BYTES,
         };
-        let address = (&*self.target.authority, &*self.path);
+        let address = (&*target.authority, &*self.path);
         let mut metadata = Fields::new();
-        for (name, value) in &self.target.metadata {
+        for (name, value) in &target.metadata {
             metadata.append(&**name, value);
         }
         let (sender, mut receiver) =
             self.running
                 .client
-                .stream(self.target.cluster, address, &metadata, limits);
+                .stream(target.cluster, address, &metadata, limits);
         self.stats.connected_state().set(1);
         let mut heard = false;
         let mut node_sent = false;
@@ -221,19 +243,8 @@ impl Session<'_> {
         let Some(kind) = self.kind_of(&response.type_url) else {
             return;
         };
-        let received = self
-            .channel
-            .with(kind, |state| state.sotw.receive(response));
-        let (version, refused) = match received {
-            Ok(received) => {
-                let refused = self.channel.dispatch(kind, &received);
-                (received.version, refused)
-            }
-            Err(refused) => ("".into(), refused),
-        };
-        self.log(kind, &version, &refused);
-        self.channel
-            .with(kind, |state| state.sotw.settle(&version, &refused));
+        let taken = self.channel.take_state(kind, response);
+        log(kind, &taken);
     }
 
     fn take_change(&mut self, response: DeltaDiscoveryResponse) {
@@ -241,21 +252,8 @@ impl Session<'_> {
         let Some(kind) = self.kind_of(&response.type_url) else {
             return;
         };
-        let received = self
-            .channel
-            .with(kind, |state| state.delta.receive(response));
-        let (received, refused): (Option<Received>, _) = match received {
-            Ok(received) => {
-                let refused = self.channel.dispatch(kind, &received);
-                (Some(received), refused)
-            }
-            Err(refused) => (None, refused),
-        };
-        let version = received.as_ref().map_or("", |received| &received.version);
-        self.log(kind, version, &refused);
-        self.channel.with(kind, |state| {
-            state.delta.settle(received.as_ref(), &refused);
-        });
+        let taken = self.channel.take_change(kind, response);
+        log(kind, &taken);
     }
 
     /// The kind of a response; none for what was never asked for.
@@ -274,23 +272,6 @@ impl Session<'_> {
     fn note(&self, control_plane: Option<&ControlPlane>) {
         if let Some(control_plane) = control_plane {
             self.identifier.set(&control_plane.identifier);
-        }
-    }
-
-    fn log(&self, kind: ResourceKind, version: &str, refused: &[Refused]) {
-        let kind = kind.type_name();
-        if refused.is_empty() {
-            debug!(kind, version, "A response is taken.");
-            return;
-        }
-        for Refused { name, reason } in refused {
-            warn!(
-                kind,
-                version,
-                resource = &**name,
-                reason,
-                "A resource is refused."
-            );
         }
     }
 
@@ -328,6 +309,24 @@ impl Session<'_> {
         }
         self.stats.pending_requests().set(0);
         Ok(None)
+    }
+}
+
+/// Says what became of a response.
+pub(super) fn log(kind: ResourceKind, taken: &Taken) {
+    let kind = kind.type_name();
+    let version = &*taken.version;
+    if taken.refused.is_empty() {
+        debug!(kind, version, "A response is taken.");
+    }
+    for Refused { name, reason } in &taken.refused {
+        warn!(
+            kind,
+            version,
+            resource = &**name,
+            reason,
+            "A resource is refused."
+        );
     }
 }
 

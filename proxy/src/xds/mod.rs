@@ -10,12 +10,16 @@
 mod back_off;
 mod channel;
 mod client;
+mod conversation;
 mod delta;
+mod failover;
 mod file;
 mod grpc;
 mod interests;
+mod log;
 mod resource;
 mod rest;
+mod snapshot;
 mod sotw;
 mod source;
 mod subscribers;
@@ -23,6 +27,8 @@ mod subscription;
 mod subscription_stats;
 
 pub use client::XdsClient;
+pub use conversation::Conversation;
+pub use log::{LogEntry, LogNames, XdsLog};
 pub use resource::{Refused, Resource, ResourceKind, Update};
 pub use source::{
     ApiSource, ApiTransport, GrpcTarget, PathSource, RateLimit, SourceKind, XdsSource,

@@ -7,10 +7,10 @@ use outrigger_proto::any::{AnyError, decode, type_name};
 use outrigger_proto::pb::envoy::service::discovery::v3 as pb;
 use outrigger_proto::pb::google::protobuf::Any;
 use outrigger_proto::pb::google::rpc::Status;
-use outrigger_proto::yaml::LoadError;
+use outrigger_proto::yaml::{LoadError, Source, UnknownFields, load};
 use prost::{Message, Name};
 
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, DynamicFieldPolicy, DynamicFields, Rejected};
 
 /// What kinds of resources there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -230,10 +230,26 @@ fn name_of(any: &Any) -> Result<String, Vec<Refused>> {
         .map_err(|error| refused_response(&format!("a resource cannot be read: {error}")))
 }
 
-/// What is wrong with a text that is no response.
-pub(super) fn load_errors(errors: &[LoadError]) -> String {
-    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    lines.join("; ")
+/// A response that is written as text.
+pub(super) fn load_response(
+    source: &Source<'_>,
+    unknown: &DynamicFields,
+) -> Result<pb::DiscoveryResponse, String> {
+    let sources = std::slice::from_ref(source);
+    let text = |errors: Vec<LoadError>| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    };
+    let refused = match load(sources, unknown.first_try()) {
+        Ok(response) => return Ok(response),
+        Err(errors) if unknown.policy() != DynamicFieldPolicy::Warn => return Err(text(errors)),
+        Err(errors) => errors,
+    };
+    let response = load(sources, UnknownFields::Ignore).map_err(text)?;
+    for error in refused {
+        unknown.note(&error.to_string());
+    }
+    Ok(response)
 }
 
 /// The refusal of a response as a whole.

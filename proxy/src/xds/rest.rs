@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_proto::json::{Style, to_json};
 use outrigger_proto::pb::envoy::service::discovery::v3::DiscoveryResponse;
-use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
+use outrigger_proto::yaml::{Format, Source};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::channel::Channel;
 use super::client::{Running, XdsClient};
-use super::resource::load_errors;
-use super::{ApiSource, ApiTransport, Refused, ResourceKind};
+use super::grpc::log;
+use super::resource::load_response;
+use super::{ApiSource, ApiTransport, ResourceKind};
+use crate::config::DynamicFields;
 use crate::http::{Known, Protocol, RequestHead};
 use crate::upstream::ClusterId;
 use crate::upstream::async_client::RequestOptions;
@@ -47,13 +49,14 @@ pub(super) async fn run(client: &Rc<XdsClient>, channel: &Rc<Channel>, source: &
     let Some(running) = client.running() else {
         return;
     };
+    let unknown = &*client.server.unknown_fields;
     while !channel.is_closed() {
         client.take_commands();
         for kind in channel.kinds() {
             // The next request says again what is due.
             channel.with(kind, |state| state.sotw.stream_started());
-            match ask(running, channel, kind, &server).await {
-                Ok(Some(response)) => take(channel, kind, response),
+            match ask(running, channel, kind, &server, unknown).await {
+                Ok(Some(response)) => log(kind, &channel.take_state(kind, response)),
                 Ok(None) => {}
                 Err(reason) => {
                     warn!(
@@ -63,6 +66,7 @@ pub(super) async fn run(client: &Rc<XdsClient>, channel: &Rc<Channel>, source: &
                         "Resources cannot be fetched."
                     );
                     channel.connection_failed();
+                    client.stand_in(channel);
                 }
             }
         }
@@ -91,6 +95,7 @@ async fn ask(
     channel: &Channel,
     kind: ResourceKind,
     server: &Server<'_>,
+    unknown: &DynamicFields,
 ) -> Result<Option<DiscoveryResponse>, String> {
     let request = channel.with(kind, |state| state.sotw.next_request(&state.interests));
     let Some(mut request) = request else {
@@ -127,26 +132,5 @@ async fn ask(
         format: Format::Json,
         bytes: &response.body,
     };
-    let response = load::<DiscoveryResponse>(&[source], UnknownFields::Ignore);
-    response.map(Some).map_err(|errors| load_errors(&errors))
-}
-
-fn take(channel: &Rc<Channel>, kind: ResourceKind, response: DiscoveryResponse) {
-    let received = channel.with(kind, |state| state.sotw.receive(response));
-    let (version, refused) = match received {
-        Ok(received) => {
-            let refused = channel.dispatch(kind, &received);
-            (received.version, refused)
-        }
-        Err(refused) => ("".into(), refused),
-    };
-    for Refused { name, reason } in &refused {
-        warn!(
-            kind = kind.type_name(),
-            resource = &**name,
-            reason,
-            "A resource is refused."
-        );
-    }
-    channel.with(kind, |state| state.sotw.settle(&version, &refused));
+    load_response(&source, unknown).map(Some)
 }

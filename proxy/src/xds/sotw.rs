@@ -109,6 +109,13 @@ impl Sotw {
         Ok(received)
     }
 
+    /// What is in force though no server has sent it.
+    pub(super) fn assume(&mut self, received: &Received) {
+        if self.kind.is_complete() {
+            self.known = received.names().collect();
+        }
+    }
+
     /// What became of the last response: its answer is due.
     pub(super) fn settle(&mut self, version: &Arc<str>, refused: &[Refused]) {
         if refused.is_empty() {

@@ -53,6 +53,8 @@ pub enum ApiTransport {
         delta: bool,
         /// Whom to ask.
         service: GrpcTarget,
+        /// Whom to ask while that one has never answered. Of the aggregated stream alone, as in Envoy.
+        failover: Option<GrpcTarget>,
     },
     /// Requests by HTTP, again and again.
     Rest {
@@ -100,6 +102,8 @@ pub struct PathSource {
     pub directory: Option<PathBuf>,
 }
 
+/// The runtime key that allows a second server.
+const FAILOVER: &str = "envoy.restart_features.xds_failover_support";
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -245,14 +249,24 @@ fn grpc(
             .reject("is for REST; gRPC servers are named in grpc_services"));
     }
     let count = services.len();
-    let mut services = path.each("grpc_services", services, |service, path| {
+    let runtime = &server.runtime;
+    let limit = match runtime.flag(FAILOVER, false).get() {
+        true => 2,
+        false => 1,
+    };
+    let services = path.each("grpc_services", services, |service, path| {
         GrpcTarget::from_proto(service, server, path)
     })?;
-    match (services.pop(), count) {
-        (Some(service), 1) => Ok(ApiTransport::Grpc { delta, service }),
-        _ => Err(path
-            .field("grpc_services")
-            .reject(format!("has {count} entries; exactly one is supported"))),
+    let mut services = services.into_iter();
+    match services.next() {
+        Some(service) if count <= limit => Ok(ApiTransport::Grpc {
+            delta,
+            service,
+            failover: services.next(),
+        }),
+        _ => Err(path.field("grpc_services").reject(format!(
+            "has {count} entries; legal are 1 and, where the runtime key {FAILOVER} is true, 2"
+        ))),
     }
 }
 

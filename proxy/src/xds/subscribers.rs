@@ -1,6 +1,6 @@
 //! All subscriptions of the process, and who is told.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::interests::Share;
-use super::{FetchFailure, Interest, Refused, ResourceKind, Update, Watcher};
+use super::snapshot::Snapshot;
+use super::{FetchFailure, Interest, Refused, ResourceKind, Update, Watcher, XdsLog};
 
 /// The subscriptions, by number.
 #[derive(Default)]
@@ -18,6 +19,10 @@ pub(super) struct Subscribers {
     all: RefCell<BTreeMap<u64, Subscriber>>,
     /// Until when first answers are waited for.
     deadlines: RefCell<BTreeSet<(Instant, u64)>>,
+    /// What stands in for servers that cannot be reached.
+    pub(super) snapshot: OnceCell<Rc<Snapshot>>,
+    /// What was taken and refused lately.
+    pub(super) log: XdsLog,
     /// Whether time runs: it does not before sources are asked.
     running: Cell<bool>,
 }

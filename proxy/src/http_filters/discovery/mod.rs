@@ -367,7 +367,7 @@ impl ExtensionConfig {
             state.accepted.clone()
         };
         let Some(accepted) = accepted else { return };
-        let report = ConfigReport::of_resource(&self.server.runtime);
+        let report = ConfigReport::of_resource(&self.server);
         let path = ConfigPath::root(&report, "extension configuration");
         let config = accepted.message.typed_config.unwrap_or_default();
         let config = TypedConfig::from_any(config, &path);
@@ -401,7 +401,7 @@ impl ExtensionConfig {
     }
 
     fn apply(&self, resource: &Resource) -> Result<(), Refused> {
-        let report = ConfigReport::of_resource(&self.server.runtime);
+        let report = ConfigReport::of_resource(&self.server);
         let title = format!("extension configuration \"{}\"", self.name);
         let path = ConfigPath::root(&report, &title);
         self.replace(resource, &path).map_err(|_| Refused {

@@ -75,7 +75,7 @@ impl Manager {
         resource: &Resource,
         active: Option<&ManagedListener>,
     ) -> Result<Option<ManagedListener>, String> {
-        let report = ConfigReport::of_resource(&self.server.runtime);
+        let report = ConfigReport::of_resource(&self.server);
         let title = format!("listener \"{}\"", resource.name);
         let path = ConfigPath::root(&report, &title);
         let failed = |_| report.text();

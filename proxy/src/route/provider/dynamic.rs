@@ -143,7 +143,7 @@ impl RouteProvider {
             debug!(name = &*self.name, "A route configuration came again.");
             return Ok(());
         }
-        let report = ConfigReport::of_resource(&self.server.runtime);
+        let report = ConfigReport::of_resource(&self.server);
         let title = format!("route configuration \"{}\"", self.name);
         let path = ConfigPath::root(&report, &title);
         self.replace(resource, &path).map_err(|_| Refused {

@@ -364,7 +364,7 @@ impl ScopeProvider {
     }
 
     fn convert(&self, resource: &Resource) -> Result<Accepted, Refused> {
-        let report = ConfigReport::of_resource(&self.server.runtime);
+        let report = ConfigReport::of_resource(&self.server);
         let title = format!("scope \"{}\"", resource.name);
         let path = ConfigPath::root(&report, &title);
         let converted = self.scope_of(resource, &path);

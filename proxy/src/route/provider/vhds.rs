@@ -187,7 +187,7 @@ impl Watch {
         if !resource.name.starts_with(&*self.prefix) || resource.body.is_none() {
             return Ok(None);
         }
-        let report = ConfigReport::of_resource(&provider.server().runtime);
+        let report = ConfigReport::of_resource(provider.server());
         let title = format!("virtual host \"{}\"", resource.name);
         let path = ConfigPath::root(&report, &title);
         let host = resource.decode(&path).map_err(|_| Refused {
@@ -198,7 +198,7 @@ impl Watch {
     }
 
     fn set(&self, provider: &RouteProvider, hosts: VirtualHosts) -> Result<(), String> {
-        let report = ConfigReport::of_resource(&provider.server().runtime);
+        let report = ConfigReport::of_resource(provider.server());
         let title = format!("route configuration \"{}\"", provider.name());
         let path = ConfigPath::root(&report, &title);
         let set = provider.set_virtual_hosts(hosts, &path);
