@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::InitManager;
+use super::{InitManager, MainJobs};
 use crate::access_loggers::AccessLogManager;
 use crate::overload::OverloadState;
 use crate::runtime::Runtime;
@@ -29,6 +29,8 @@ pub struct ServerContext {
     pub secrets: SecretStore,
     /// What is asked of management servers.
     pub xds: Subscriptions,
+    /// What main is to do.
+    pub main: MainJobs,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -79,6 +81,7 @@ impl ServerContext {
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),
+            main: MainJobs::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

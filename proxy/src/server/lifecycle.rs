@@ -225,14 +225,16 @@ impl Server {
             info!("Initialized.");
             return Ok(());
         }
+        let clusters = WorkerClusters::on_main(self.clusters.table().clone());
+        let main = Worker::on_main(self.context.clone(), clusters, rand::random());
         let admin = self.admin.take();
         if let Some(admin) = admin {
             let address_path = self.cli.admin_address_path.as_deref();
-            let clusters = WorkerClusters::on_main(self.clusters.table().clone());
-            let main = Worker::on_main(self.context.clone(), clusters, rand::random());
             let started = admin.start(self.clone(), &main, address_path);
             started.map_err(|error| vec![error])?;
         }
+        let context = self.context.clone();
+        tokio::task::spawn_local(async move { context.main.serve(main).await });
         self.run_beside();
         // Until then only signals are listened to.
         tokio::select! {

@@ -30,6 +30,7 @@ mod hashing;
 mod hcm;
 mod hedging;
 mod http2;
+mod jwt;
 mod malformed;
 mod names;
 mod network;
@@ -38,6 +39,7 @@ mod retries;
 mod router;
 mod routing;
 mod runner;
+mod tokens;
 mod upgrades;
 mod upstream;
 mod upstream_log;
@@ -71,6 +73,7 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
+    ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("network", network::cases),
     ("http2", http2::cases),
