@@ -22,6 +22,7 @@ const EXTENSIONS: &[(&str, &[&str])] = &[
             "test_support",
             "token_bucket",
             "headers",
+            "query",
         ],
     ),
     (

@@ -125,6 +125,18 @@ impl RequestHead {
         protocol set_protocol "The protocol of an extended CONNECT (RFC 8441).";
     }
 
+    /// What the client asked for, before the path was rewritten: scheme, authority and `max_path` bytes of the path with its query
+    /// at most.
+    pub fn original_uri(&self, max_path: usize) -> Vec<u8> {
+        let path = self.fields.get(crate::http::Known::EnvoyOriginalPath);
+        let path = path.or(self.path()).unwrap_or_default();
+        let mut uri = self.scheme().unwrap_or_default().to_vec();
+        uri.extend_from_slice(b"://");
+        uri.extend_from_slice(self.authority().unwrap_or_default());
+        uri.extend_from_slice(&path[..path.len().min(max_path)]);
+        uri
+    }
+
     /// The path without query and fragment; empty where there is no path.
     pub fn path_without_query(&self) -> &[u8] {
         let path = self.path().unwrap_or_default();

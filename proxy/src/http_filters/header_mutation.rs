@@ -18,6 +18,7 @@ use outrigger_proto::pb::envoy::extensions::filters::http::header_mutation::v3 a
 use outrigger_proto::pb::google::protobuf::value::Kind;
 
 use super::headers::Mutation;
+use super::query::Query;
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, RouteFilterConfig,
     StreamContext, TrailersStatus, WorkerHttpFilter,
@@ -218,93 +219,6 @@ impl QueryMutation {
     }
 }
 
-/// The parameters of a query in the order of their keys, each as it is written.
-#[derive(Debug)]
-struct Query {
-    /// The key without escapes, and key and value with them.
-    parameters: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>,
-}
-
-impl Query {
-    fn parse(query: &[u8]) -> Self {
-        let mut parameters: Vec<_> = query
-            .split(|b| *b == b'&')
-            .filter(|_| !query.is_empty())
-            .map(|pair| {
-                let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-                let value = pair.get(at + 1..).unwrap_or_default();
-                (decode(&pair[..at]), pair[..at].to_vec(), value.to_vec())
-            })
-            .collect();
-        // Parameters of one key keep their order.
-        parameters.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-        Self { parameters }
-    }
-
-    fn contains(&self, key: &[u8]) -> bool {
-        self.parameters.iter().any(|(name, ..)| name == key)
-    }
-
-    fn remove(&mut self, key: &[u8]) {
-        self.parameters.retain(|(name, ..)| name != key);
-    }
-
-    fn add(&mut self, key: &[u8], value: &[u8]) {
-        let at = self
-            .parameters
-            .partition_point(|(name, ..)| name.as_slice() <= key);
-        let parameter = (key.to_vec(), encode(key), encode(value));
-        self.parameters.insert(at, parameter);
-    }
-
-    /// Appends the query with its question mark; nothing without parameters.
-    fn write(&self, out: &mut Vec<u8>) {
-        for (index, (_, key, value)) in self.parameters.iter().enumerate() {
-            out.push(if index == 0 { b'?' } else { b'&' });
-            out.extend_from_slice(key);
-            out.push(b'=');
-            out.extend_from_slice(value);
-        }
-    }
-}
-
-fn decode(text: &[u8]) -> Vec<u8> {
-    let hex = |byte: &u8| {
-        char::from(*byte)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let escape = match after {
-            [high, low, ..] if byte == b'%' => hex(high).zip(hex(low)),
-            _ => None,
-        };
-        match escape {
-            Some((high, low)) => {
-                out.push(high << 4 | low);
-                rest = &after[2..];
-            }
-            None => out.push(byte),
-        }
-    }
-    out
-}
-
-fn encode(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    for byte in text {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(byte) {
-            out.push(*byte);
-        } else {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        }
-    }
-    out
-}
-
 impl HttpFilterConfig for Config {
     fn on_worker(self: Arc<Self>, _worker: &Rc<Worker>) -> Box<dyn WorkerHttpFilter> {
         let config = Rc::new(self);
@@ -383,13 +297,11 @@ impl HttpFilter for HeaderMutation {
             let Some(path) = head.path().filter(|_| !mutations.query.is_empty()) else {
                 return;
             };
-            let at = path.iter().position(|b| *b == b'?').unwrap_or(path.len());
-            let mut query = Query::parse(path.get(at + 1..).unwrap_or_default());
+            let mut query = Query::of_path(path);
             for mutation in &mutations.query {
                 mutation.apply(&data(cx, Some(head), None), &mut query);
             }
-            let mut new = path[..at].to_vec();
-            query.write(&mut new);
+            let new = query.in_path(head.path().unwrap_or_default());
             head.set_path(&new);
         });
         HeadersStatus::Continue

@@ -15,7 +15,9 @@ mod header_mutation;
 mod header_to_metadata;
 pub(crate) mod headers;
 mod health_check;
+mod jwt_authn;
 mod local_ratelimit;
+mod query;
 mod rbac;
 pub mod router;
 mod set_filter_state;
@@ -48,6 +50,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &header_mutation::Factory,
     &header_to_metadata::Factory,
     &health_check::Factory,
+    &jwt_authn::Factory,
     &local_ratelimit::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,

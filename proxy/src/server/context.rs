@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use outrigger_proto::pb::envoy::config::core::v3::Node;
 
 use super::InitManager;
+use super::{InitManager, MainJobs};
 use crate::access_loggers::AccessLogManager;
 use crate::config::DynamicFields;
 use crate::files::DirectoryWatcher;
@@ -43,6 +44,8 @@ pub struct ServerContext {
     pub routes: RouteProviders,
     /// The filter configurations that management servers deliver.
     pub extension_configs: ExtensionConfigs,
+    /// What main is to do.
+    pub main: MainJobs,
     /// The certificates in use.
     pub certificates: CertificateInventory,
     /// Who this proxy is.
@@ -99,6 +102,7 @@ impl ServerContext {
             directories: DirectoryWatcher::default(),
             routes: RouteProviders::default(),
             extension_configs: ExtensionConfigs::default(),
+            main: MainJobs::default(),
             certificates: CertificateInventory::default(),
             local_info,
             health_check_failed: AtomicBool::new(false),

@@ -251,6 +251,8 @@ impl Server {
             let started = admin.start(self.clone(), &main, address_path);
             started.map_err(|error| vec![error])?;
         }
+        let context = self.context.clone();
+        tokio::task::spawn_local(async move { context.main.serve(main).await });
         self.run_beside();
         // Until then only signals are listened to.
         tokio::select! {

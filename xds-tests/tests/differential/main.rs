@@ -31,6 +31,7 @@ mod hashing;
 mod hcm;
 mod hedging;
 mod http2;
+mod jwt;
 mod malformed;
 mod names;
 mod network;
@@ -43,6 +44,7 @@ mod runner;
 mod scopes;
 mod sockets;
 mod subsets;
+mod tokens;
 mod upgrades;
 mod upstream;
 mod upstream_log;
@@ -76,6 +78,7 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
+    ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),
