@@ -1,7 +1,7 @@
-//! The place of Outrigger's own xDS control plane.
+//! Outrigger's own xDS control plane: short YAML files to the resources of Envoy's API, served to Outrigger and Envoy.
 //!
-//! There is none yet: the crate exports nothing, no program uses it, and Outrigger reads its configuration from a file.
-//! What comes here will turn the objects of a cluster into the resources of Envoy's API and serve them over xDS, to
-//! Outrigger and to Envoy alike; it will share the API types of `outrigger-proto` with the proxy and nothing else.
+//! The way of a change, in the order of the modules: [`model`] reads the files.
 
 #![warn(missing_docs)]
+
+pub mod model;
