@@ -12,6 +12,7 @@ mod load;
 mod object;
 
 pub use error::InputError;
+pub(crate) use kinds::parse_duration;
 pub use kinds::{
     Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
     CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, LocalRateLimit,
