@@ -18,6 +18,7 @@ use crate::model::{
     TrafficPolicySpec,
 };
 pub use route::{Backend, Filters, HeaderChanges, MirrorTo, PathRewrite, Redirect, Route, Rule};
+pub(crate) use route::{covers, escape as regex_escape, intersect};
 pub use status::{Condition, Status};
 
 /// All of it.
