@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod ca;
 pub mod cache;
 pub mod model;
 pub mod translate;

@@ -149,7 +149,7 @@ pub struct PeerAuthenticationSpec {
 }
 
 /// See [`AuthorizationPolicy`].
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AuthorizationSpec {
     /// For which service; all of the namespace if not given.
@@ -189,7 +189,7 @@ pub struct AuthorizationRule {
 }
 
 /// See [`TrafficPolicy`].
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
     /// For which service.

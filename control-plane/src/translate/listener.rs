@@ -40,7 +40,7 @@ impl Builder<'_> {
         else {
             return;
         };
-        for (key, port) in &made.targets {
+        for (key, port) in &of_port.targets {
             self.add_cluster(key, *port);
         }
         let route_name = cluster_name(&call.service, call.port);

@@ -79,8 +79,6 @@ pub struct Translator {
 struct OfService {
     service: Arc<Service>,
     ports: BTreeMap<u16, OfPort>,
-    /// The services to which its routes send.
-    targets: BTreeSet<(Key, u16)>,
 }
 
 #[derive(Debug)]
@@ -89,6 +87,8 @@ struct OfPort {
     endpoints: Arc<Resource>,
     /// None for bytes.
     route: Option<Arc<Resource>>,
+    /// The services to which its routes send.
+    targets: BTreeSet<(Key, u16)>,
 }
 
 impl Translator {
@@ -158,22 +158,20 @@ impl Translator {
 
 impl OfService {
     fn new(defaults: &Defaults, service: &Arc<Service>) -> Self {
-        let mut targets = BTreeSet::new();
         let mut ports = BTreeMap::new();
         for port in &service.ports {
-            let (route, called) = route::outbound(defaults, service, port);
-            targets.extend(called);
+            let (route, targets) = route::outbound(defaults, service, port);
             let made = OfPort {
                 cluster: Arc::new(cluster::of_service(defaults, service, port)),
                 endpoints: Arc::new(endpoint::of_service(service, port)),
                 route: route.map(Arc::new),
+                targets,
             };
             ports.insert(port.number, made);
         }
         Self {
             service: Arc::clone(service),
             ports,
-            targets,
         }
     }
 }
@@ -257,3 +255,6 @@ fn duration(duration: Duration) -> Json {
 fn ads() -> Json {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
+
+#[cfg(test)]
+mod tests;

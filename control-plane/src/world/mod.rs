@@ -52,7 +52,7 @@ pub struct Defaults {
 }
 
 /// A service and how it is called.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Service {
     /// Its key.
     pub key: Key,
@@ -79,7 +79,7 @@ impl Service {
 }
 
 /// A port of a service.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct ServicePort {
     /// Its name.
     pub name: Option<String>,
@@ -239,9 +239,14 @@ pub struct Registered {
 }
 
 impl World {
-    /// Resolves a model.
+    /// Resolves a model. Services that are as they were in `previous` are the same objects again.
     #[must_use]
-    pub fn build(model: &Model, trust_domain: &str, registered: &[Registered]) -> Self {
+    pub fn build(
+        model: &Model,
+        trust_domain: &str,
+        registered: &[Registered],
+        previous: Option<&Self>,
+    ) -> Self {
         let mut statuses = Vec::new();
         let defaults = defaults(model, &mut statuses);
         let secrets = secrets(model, &mut statuses);
@@ -261,7 +266,14 @@ impl World {
         route::attach(model, &mut services, &mut gateways, &mut statuses);
         let services: BTreeMap<_, _> = services
             .into_iter()
-            .map(|(key, service)| (key, Arc::new(service)))
+            .map(|(key, service)| {
+                let known = previous.and_then(|previous| previous.services.get(&key));
+                let service = match known.filter(|known| ***known == service) {
+                    Some(known) => Arc::clone(known),
+                    None => Arc::new(service),
+                };
+                (key, service)
+            })
             .collect();
         let workloads =
             workload::resolve(model, trust_domain, &services, defaults.mtls, &mut statuses);

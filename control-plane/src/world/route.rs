@@ -21,7 +21,7 @@ use super::{Gateway, ListenerMode, Service, Status, port_number};
 use crate::model::{Key, Kind, Model, Origin, parse_duration};
 
 /// A route of any kind. Matches of TLS and TCP routes are empty.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Route {
     /// Its kind.
     pub kind: Kind,
@@ -35,7 +35,7 @@ pub struct Route {
 }
 
 /// A rule of a route.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Rule {
     /// Any of them; everything if empty.
     pub matches: Vec<HttpRouteRulesMatches>,
@@ -50,7 +50,7 @@ pub struct Rule {
 }
 
 /// A service that gets a share.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Backend {
     /// Service and port; none if the reference cannot be resolved: its share is answered with 500.
     pub target: Option<(Key, u16)>,
@@ -61,7 +61,7 @@ pub struct Backend {
 }
 
 /// What happens to a request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs, reason = "as in the Gateway API")]
 pub struct Filters {
     pub request_headers: HeaderChanges,
@@ -82,7 +82,7 @@ pub struct HeaderChanges {
 }
 
 /// An answer that sends the client elsewhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "as in the Gateway API")]
 pub struct Redirect {
     pub scheme: Option<&'static str>,
@@ -102,7 +102,7 @@ pub enum PathRewrite {
 }
 
 /// Where copies go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MirrorTo {
     /// Service and port; none if the reference cannot be resolved: no copies.
     pub target: Option<(Key, u16)>,
