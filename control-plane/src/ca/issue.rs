@@ -191,12 +191,20 @@ pub(super) fn read_all(directory: &Path, issuer: &Issuer) -> BTreeMap<String, Sv
 
 fn described(pem: &str) -> Option<(String, SystemTime, SystemTime)> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (from, until) = validity_of(pem)?;
+    Some((svid_of_certificate(&der)?, from, until))
+}
+
+/// From when until when the first certificate of a PEM text is valid.
+#[must_use]
+pub fn validity_of(pem: &str) -> Option<(SystemTime, SystemTime)> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     let time = |seconds: i64| Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
+    let validity = certificate.validity();
     Some((
-        svid_of_certificate(&der)?,
-        time(certificate.validity().not_before.timestamp())?,
-        time(certificate.validity().not_after.timestamp())?,
+        time(validity.not_before.timestamp())?,
+        time(validity.not_after.timestamp())?,
     ))
 }
 

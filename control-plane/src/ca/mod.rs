@@ -25,7 +25,7 @@ use crate::translate::Secrets;
 use crate::world::TlsSecret;
 
 use issue::Issuer;
-pub use issue::{Svid, svid_of_certificate};
+pub use issue::{Svid, svid_of_certificate, validity_of};
 pub use token::{TokenError, Tokens};
 
 /// Why the authority cannot do something.
@@ -124,6 +124,12 @@ impl Authority {
     #[must_use]
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// How long certificates live.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
     }
 
     /// Counts the changes of certificates and roots.

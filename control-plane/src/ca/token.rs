@@ -55,16 +55,24 @@ impl Tokens {
         })
     }
 
+    /// The operator's token, which is made when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn operator(directory: &Path) -> Result<String, CaError> {
+        let file = directory.join("operator-token");
+        if !file.exists() {
+            files::write(&file, &random()?)?;
+        }
+        Ok(files::read(&file)?.trim().to_owned())
+    }
+
     /// Makes a token for an identity.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn create(&self, identity: &str, ttl: Duration) -> Result<String, CaError> {
-        let mut random = [0; 32];
-        SystemRandom::new()
-            .fill(&mut random)
-            .map_err(|_| CaError::Certificate("no random numbers".to_owned()))?;
-        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = random()?;
         let mut tokens = self.tokens.lock();
         let now = seconds(SystemTime::now());
         tokens.retain(|_, token| token.expires + 3600 > now);
@@ -100,6 +108,15 @@ impl Tokens {
             .map_err(|error| CaError::Certificate(error.to_string()))?;
         files::write(&self.file, &text)
     }
+}
+
+/// 256 random bits, as hexadecimal digits.
+fn random() -> Result<String, CaError> {
+    let mut random = [0; 32];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| CaError::Certificate("no random numbers".to_owned()))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
@@ -43,12 +44,16 @@ impl Builder<'_> {
         for (key, port) in &of_port.targets {
             self.add_cluster(key, *port);
         }
+        if let Some(route) = &of_port.route {
+            self.snapshot.insert(ResourceType::Route, route.clone());
+        }
+        if let Some(known) = of_port.listeners.lock().get(&call.listen) {
+            self.snapshot.insert(ResourceType::Listener, known.clone());
+            return;
+        }
         let route_name = cluster_name(&call.service, call.port);
         let filter = match &of_port.route {
-            Some(route) => {
-                self.snapshot.insert(ResourceType::Route, route.clone());
-                connection_manager(&world.defaults, Side::Outbound, &route_name)
-            }
+            Some(_) => connection_manager(&world.defaults, Side::Outbound, &route_name),
             None => {
                 let clusters: Vec<_> = made
                     .service
@@ -77,10 +82,12 @@ impl Builder<'_> {
             "traffic_direction": "OUTBOUND",
             "filter_chains": [{"filters": [filter]}],
         });
-        self.add(
-            ResourceType::Listener,
-            resource(ResourceType::Listener, &name, &listener),
-        );
+        let listener = Arc::new(resource(ResourceType::Listener, &name, &listener));
+        of_port
+            .listeners
+            .lock()
+            .insert(call.listen, Arc::clone(&listener));
+        self.snapshot.insert(ResourceType::Listener, listener);
     }
 
     fn inbound(&mut self, inbound: &Inbound) {

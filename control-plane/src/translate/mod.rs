@@ -14,6 +14,7 @@ mod route;
 mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ struct OfPort {
     route: Option<Arc<Resource>>,
     /// The services to which its routes send.
     targets: BTreeSet<(Key, u16)>,
+    /// The outbound listeners, by where they listen.
+    listeners: Mutex<BTreeMap<SocketAddr, Arc<Resource>>>,
 }
 
 impl Translator {
@@ -166,6 +169,7 @@ impl OfService {
                 endpoints: Arc::new(endpoint::of_service(service, port)),
                 route: route.map(Arc::new),
                 targets,
+                listeners: Mutex::default(),
             };
             ports.insert(port.number, made);
         }
@@ -240,7 +244,7 @@ fn typed(message: &str, mut json: Json) -> Json {
     json
 }
 
-fn address(address: std::net::SocketAddr) -> Json {
+fn address(address: SocketAddr) -> Json {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 

@@ -106,7 +106,12 @@ fn routes_of_a_host_name_are_in_the_order_of_the_gateway_api() {
         &snapshot.of(ResourceType::Route)["gateway/default/edge/8443/https"],
         ResourceType::Route,
     );
-    let routes = table["virtual_hosts"][0]["routes"].as_array().unwrap();
+    let hosts = table["virtual_hosts"].as_array().unwrap();
+    assert_eq!(
+        (&hosts[0]["name"], &hosts[1]["name"]),
+        (&json!("*.example.com"), &json!("shop.example.com"))
+    );
+    let routes = hosts[1]["routes"].as_array().unwrap();
     let paths: Vec<_> = routes
         .iter()
         .map(|route| {
