@@ -1,0 +1,214 @@
+//! The state of a running control plane, and who is connected to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::ca::{Authority, Tokens};
+use crate::cache::Snapshot;
+use crate::model::{InputError, Model};
+use crate::registry::Registry;
+use crate::server::session::Progress;
+use crate::translate::{Role, Translator};
+use crate::world::World;
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct Control {
+    /// The certificate authority.
+    pub authority: Arc<Authority>,
+    /// The join tokens.
+    pub tokens: Tokens,
+    /// What registered itself.
+    pub registry: Registry,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether proxies are believed without a certificate.
+    pub is_insecure: bool,
+    world: watch::Sender<Arc<Translator>>,
+    model: Mutex<Arc<Model>>,
+    input: Mutex<Input>,
+    proxies: Mutex<BTreeMap<u64, Proxy>>,
+    next_proxy: AtomicU64,
+}
+
+/// What became of the input.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Input {
+    /// How often it was taken over.
+    pub accepted: u64,
+    /// Seconds since 1970 at which it was taken over last.
+    pub accepted_at: u64,
+    /// How often it was refused.
+    pub refused: u64,
+    /// Why it was refused last; empty if what is in the directory is in force.
+    pub errors: Vec<InputError>,
+}
+
+/// What is counted, since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Responses, by the type's place.
+    pub pushes: [AtomicU64; 5],
+    /// Resources in them.
+    pub resources: [AtomicU64; 5],
+    /// Pushes that were refused.
+    pub refusals: [AtomicU64; 5],
+    /// Streams that were not let in, for their identity.
+    pub denied: AtomicU64,
+    /// Names of secrets of others that were asked for.
+    pub stolen: AtomicU64,
+    /// Certificates signed by request.
+    pub signed: AtomicU64,
+}
+
+/// A connected proxy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proxy {
+    /// The node's ID.
+    pub node: String,
+    /// What it is, such as `envoy`.
+    pub agent: String,
+    /// The identity in its certificate.
+    pub identity: Option<String>,
+    /// From where it has connected.
+    pub address: String,
+    /// `delta` or `sotw`.
+    pub variant: &'static str,
+    /// Seconds since 1970 at which it connected.
+    pub since: u64,
+    /// How far it is.
+    pub types: Vec<Progress>,
+}
+
+/// The place of a proxy among those that are connected, while this lives.
+#[derive(Debug)]
+pub struct Connected {
+    control: Arc<Control>,
+    id: u64,
+}
+
+impl Control {
+    /// A control plane with nothing in it.
+    #[must_use]
+    pub fn new(authority: Arc<Authority>, tokens: Tokens, is_insecure: bool) -> Self {
+        let model = Arc::new(Model::default());
+        let world = World::build(&model, authority.trust_domain(), &[], None);
+        Self {
+            authority,
+            tokens,
+            registry: Registry::default(),
+            metrics: Metrics::default(),
+            is_insecure,
+            world: watch::Sender::new(Arc::new(Translator::new(Arc::new(world), None))),
+            model: Mutex::new(model),
+            input: Mutex::default(),
+            proxies: Mutex::default(),
+            next_proxy: AtomicU64::new(1),
+        }
+    }
+
+    /// Takes over an input as a whole, or notes why it cannot be: then the last good one stays in force.
+    pub fn input(&self, loaded: Result<Model, Vec<InputError>>) {
+        match loaded {
+            Ok(model) => {
+                *self.model.lock() = Arc::new(model);
+                self.rebuild();
+                let mut input = self.input.lock();
+                input.accepted += 1;
+                input.accepted_at = now();
+                input.errors.clear();
+                tracing::info!(target: "audit", number = input.accepted, "The input was taken over.");
+            }
+            Err(errors) => {
+                for error in &errors {
+                    tracing::error!("{error}");
+                }
+                let mut input = self.input.lock();
+                input.refused += 1;
+                input.errors = errors;
+                tracing::warn!(target: "audit", "The input was refused; the last good one stays in force.");
+            }
+        }
+    }
+
+    /// Makes the next world, from the input in force and the registry.
+    pub fn rebuild(&self) {
+        let model = Arc::clone(&self.model.lock());
+        let registered = self.registry.endpoints();
+        self.world.send_modify(|translator| {
+            let previous = Arc::clone(translator);
+            let trust_domain = self.authority.trust_domain();
+            let world = World::build(&model, trust_domain, &registered, Some(previous.world()));
+            *translator = Arc::new(Translator::new(Arc::new(world), Some(&previous)));
+        });
+    }
+
+    /// What is in force, now and later.
+    #[must_use]
+    pub fn worlds(&self) -> watch::Receiver<Arc<Translator>> {
+        self.world.subscribe()
+    }
+
+    /// What a proxy is to have now.
+    #[must_use]
+    pub fn snapshot(&self, role: &Role) -> Snapshot {
+        let translator = Arc::clone(&self.world.borrow());
+        translator.snapshot(role, &*self.authority)
+    }
+
+    /// What became of the input.
+    #[must_use]
+    pub fn input_state(&self) -> Input {
+        self.input.lock().clone()
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn proxies(&self) -> Vec<Proxy> {
+        self.proxies.lock().values().cloned().collect()
+    }
+
+    /// Notes a proxy.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, proxy: Proxy) -> Connected {
+        let id = self.next_proxy.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(node = proxy.node, identity = ?proxy.identity, address = proxy.address, "A proxy has connected.");
+        self.proxies.lock().insert(id, proxy);
+        Connected {
+            control: Arc::clone(self),
+            id,
+        }
+    }
+}
+
+impl Connected {
+    /// Notes how far the proxy is.
+    pub fn progress(&self, types: Vec<Progress>) {
+        if let Some(proxy) = self.control.proxies.lock().get_mut(&self.id) {
+            proxy.types = types;
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let proxy = self.control.proxies.lock().remove(&self.id);
+        let node = proxy.map(|proxy| proxy.node);
+        tracing::info!(?node, "A proxy has gone.");
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

@@ -1,0 +1,509 @@
+//! What has to hold of an object beside the types of its fields: ranges, forms, and fields that need each other.
+
+use gateway_api::apis::standard::gateways::GatewaySpec;
+use gateway_api::apis::standard::httproutes::{
+    HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
+    HttpRouteRulesMatchesPathType,
+};
+use k8s_openapi::api::core::v1::ServiceSpec;
+
+use super::kinds::{
+    AuthorizationSpec, MeshDefaultsSpec, Retries, TrafficPolicySpec, WorkloadSpec, parse_duration,
+};
+use super::object::Object;
+
+/// Takes a path such as `spec.rules[0].weight` and what is wrong there.
+pub(super) type Report<'a> = dyn FnMut(String, String) + 'a;
+
+pub(super) fn check(object: &Object, report: &mut Report<'_>) {
+    match object {
+        Object::Gateway(gateway) => check_gateway(&gateway.spec, report),
+        Object::HttpRoute(route) => {
+            check_hostnames("spec.hostnames", route.spec.hostnames.as_deref(), report);
+            for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+                check_rule(&format!("spec.rules[{index}]"), rule, report);
+            }
+        }
+        Object::GrpcRoute(route) => {
+            check_hostnames("spec.hostnames", route.spec.hostnames.as_deref(), report);
+            for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+                for (backend, reference) in rule.backend_refs.iter().flatten().enumerate() {
+                    let path = format!("spec.rules[{index}].backendRefs[{backend}]");
+                    check_backend(&path, reference.port, reference.weight, report);
+                }
+            }
+        }
+        Object::TlsRoute(route) => {
+            check_hostnames("spec.hostnames", Some(&route.spec.hostnames), report);
+            for (index, rule) in route.spec.rules.iter().enumerate() {
+                for (backend, reference) in rule.backend_refs.iter().enumerate() {
+                    let path = format!("spec.rules[{index}].backendRefs[{backend}]");
+                    check_backend(&path, reference.port, reference.weight, report);
+                }
+            }
+        }
+        Object::TcpRoute(route) => {
+            for (index, rule) in route.spec.rules.iter().enumerate() {
+                for (backend, reference) in rule.backend_refs.iter().enumerate() {
+                    let path = format!("spec.rules[{index}].backendRefs[{backend}]");
+                    check_backend(&path, reference.port, reference.weight, report);
+                }
+            }
+        }
+        Object::Service(service) => {
+            if let Some(spec) = &service.spec {
+                check_service(spec, report);
+            }
+        }
+        Object::EndpointSlice(slice) => {
+            if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+                let kind = &slice.address_type;
+                report(
+                    "addressType".to_owned(),
+                    format!("{kind:?} is not IPv4 or IPv6"),
+                );
+            }
+            for (index, endpoint) in slice.endpoints.iter().enumerate() {
+                for (at, address) in endpoint.addresses.iter().enumerate() {
+                    if address.parse::<std::net::IpAddr>().is_err() {
+                        let path = format!("endpoints[{index}].addresses[{at}]");
+                        report(path, format!("{address:?} is no IP address"));
+                    }
+                }
+            }
+        }
+        Object::Workload(workload) => check_workload(&workload.spec, report),
+        Object::MeshDefaults(defaults) => check_defaults(&defaults.spec, report),
+        Object::TrafficPolicy(policy) => check_traffic(&policy.spec, report),
+        Object::AuthorizationPolicy(policy) => check_authorization(&policy.spec, report),
+        Object::GatewayClass(_)
+        | Object::ReferenceGrant(_)
+        | Object::Secret(_)
+        | Object::PeerAuthentication(_) => {}
+    }
+}
+
+fn check_gateway(spec: &GatewaySpec, report: &mut Report<'_>) {
+    for (index, address) in spec.addresses.iter().flatten().enumerate() {
+        let path = format!("spec.addresses[{index}]");
+        if address
+            .r#type
+            .as_deref()
+            .is_some_and(|kind| kind != "IPAddress")
+        {
+            report(
+                format!("{path}.type"),
+                "only IPAddress is supported".to_owned(),
+            );
+        }
+        let value = address.value.as_deref().unwrap_or_default();
+        if value.parse::<std::net::IpAddr>().is_err() {
+            report(
+                format!("{path}.value"),
+                format!("{value:?} is no IP address"),
+            );
+        }
+    }
+    for (index, listener) in spec.listeners.iter().enumerate() {
+        let path = format!("spec.listeners[{index}]");
+        check_port(&format!("{path}.port"), listener.port, report);
+        if let Some(hostname) = &listener.hostname {
+            check_hostname(format!("{path}.hostname"), hostname, report);
+        }
+        if spec.listeners[..index]
+            .iter()
+            .any(|other| other.name == listener.name)
+        {
+            let name = &listener.name;
+            report(
+                format!("{path}.name"),
+                format!("another listener is called {name:?}"),
+            );
+        }
+        let needs_tls = matches!(listener.protocol.as_str(), "HTTPS" | "TLS");
+        match (&listener.tls, needs_tls) {
+            (None, true) => report(
+                path,
+                format!("a listener of {} needs `tls`", listener.protocol),
+            ),
+            (Some(_), false) => report(
+                format!("{path}.tls"),
+                format!("a listener of {} takes no `tls`", listener.protocol),
+            ),
+            _ => {}
+        }
+    }
+}
+
+fn check_rule(path: &str, rule: &HttpRouteRules, report: &mut Report<'_>) {
+    for (index, matches) in rule.matches.iter().flatten().enumerate() {
+        check_match(&format!("{path}.matches[{index}]"), matches, report);
+    }
+    for (index, filter) in rule.filters.iter().flatten().enumerate() {
+        check_filter(&format!("{path}.filters[{index}]"), filter, report);
+    }
+    for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
+        let path = format!("{path}.backendRefs[{index}]");
+        check_backend(&path, backend.port, backend.weight, report);
+    }
+    if let Some(timeouts) = &rule.timeouts {
+        let fields = [
+            ("request", &timeouts.request),
+            ("backendRequest", &timeouts.backend_request),
+        ];
+        for (field, value) in fields {
+            if let Some(Err(reason)) = value.as_deref().map(parse_duration) {
+                report(format!("{path}.timeouts.{field}"), reason);
+            }
+        }
+    }
+}
+
+fn check_match(path: &str, matches: &HttpRouteRulesMatches, report: &mut Report<'_>) {
+    if let Some(found) = &matches.path {
+        let value = found.value.as_deref().unwrap_or("/");
+        let is_regex = found.r#type == Some(HttpRouteRulesMatchesPathType::RegularExpression);
+        if !is_regex && !value.starts_with('/') {
+            let reason = format!("{value:?} does not begin with `/`");
+            report(format!("{path}.path.value"), reason);
+        }
+    }
+}
+
+fn check_filter(path: &str, filter: &HttpRouteRulesFilters, report: &mut Report<'_>) {
+    use HttpRouteRulesFiltersType as Type;
+    let (field, is_there) = match filter.r#type {
+        Type::RequestHeaderModifier => (
+            "requestHeaderModifier",
+            filter.request_header_modifier.is_some(),
+        ),
+        Type::ResponseHeaderModifier => (
+            "responseHeaderModifier",
+            filter.response_header_modifier.is_some(),
+        ),
+        Type::RequestMirror => ("requestMirror", filter.request_mirror.is_some()),
+        Type::RequestRedirect => ("requestRedirect", filter.request_redirect.is_some()),
+        Type::UrlRewrite => ("urlRewrite", filter.url_rewrite.is_some()),
+        Type::ExtensionRef => ("extensionRef", filter.extension_ref.is_some()),
+        Type::Cors => ("cors", filter.cors.is_some()),
+    };
+    if !is_there {
+        report(
+            format!("{path}.type"),
+            format!("the filter has no `{field}`"),
+        );
+    }
+    if let Some(redirect) = &filter.request_redirect {
+        if let Some(port) = redirect.port {
+            check_port(&format!("{path}.requestRedirect.port"), port, report);
+        }
+        if let Some(status) = redirect.status_code
+            && !matches!(status, 301 | 302 | 303 | 307 | 308)
+        {
+            report(
+                format!("{path}.requestRedirect.statusCode"),
+                format!("{status} is not 301, 302, 303, 307 or 308"),
+            );
+        }
+    }
+    if let Some(percent) = filter
+        .request_mirror
+        .as_ref()
+        .and_then(|mirror| mirror.percent)
+    {
+        check_range(
+            &format!("{path}.requestMirror.percent"),
+            percent.into(),
+            0,
+            100,
+            report,
+        );
+    }
+}
+
+fn check_backend(path: &str, port: Option<i32>, weight: Option<i32>, report: &mut Report<'_>) {
+    if let Some(port) = port {
+        check_port(&format!("{path}.port"), port, report);
+    }
+    if let Some(weight) = weight {
+        check_range(
+            &format!("{path}.weight"),
+            weight.into(),
+            0,
+            1_000_000,
+            report,
+        );
+    }
+}
+
+fn check_service(spec: &ServiceSpec, report: &mut Report<'_>) {
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        check_port(&format!("spec.ports[{index}].port"), port.port, report);
+        if port
+            .protocol
+            .as_deref()
+            .is_some_and(|protocol| protocol != "TCP")
+        {
+            report(
+                format!("spec.ports[{index}].protocol"),
+                "only TCP is supported".to_owned(),
+            );
+        }
+    }
+    if let Some(address) = spec
+        .cluster_ip
+        .as_deref()
+        .filter(|ip| !ip.is_empty() && *ip != "None")
+        && address.parse::<std::net::IpAddr>().is_err()
+    {
+        report(
+            "spec.clusterIP".to_owned(),
+            format!("{address:?} is no IP address"),
+        );
+    }
+}
+
+fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
+    if let Some(weight) = spec.weight {
+        check_range("spec.weight", weight.into(), 1, 128, report);
+    }
+    let sidecar = spec.sidecar.unwrap_or(true);
+    for (index, port) in spec.ports.iter().enumerate() {
+        let path = format!("spec.ports[{index}]");
+        check_port(&format!("{path}.port"), port.port.into(), report);
+        if let Some(app) = port.app_port {
+            check_port(&format!("{path}.appPort"), app.into(), report);
+            if !sidecar {
+                report(
+                    format!("{path}.appPort"),
+                    "there is no sidecar that would forward to it".to_owned(),
+                );
+            }
+        }
+        if sidecar && spec.address.is_loopback() && port.app_port.unwrap_or(port.port) == port.port
+        {
+            report(
+                format!("{path}.appPort"),
+                "on a loopback address the sidecar and the process need different ports".to_owned(),
+            );
+        }
+    }
+    for (index, call) in spec.calls.iter().flatten().enumerate() {
+        check_port(
+            &format!("spec.calls[{index}].port"),
+            call.port.into(),
+            report,
+        );
+        for other in spec.calls.iter().flatten().take(index) {
+            if call.listen.is_some() && call.listen == other.listen {
+                report(
+                    format!("spec.calls[{index}].listen"),
+                    "another call listens there".to_owned(),
+                );
+            }
+        }
+    }
+}
+
+fn check_defaults(spec: &MeshDefaultsSpec, report: &mut Report<'_>) {
+    if let Some(retries) = &spec.retries {
+        check_retries("spec.retries", retries, report);
+    }
+    if spec
+        .connect_timeout
+        .is_some_and(|timeout| timeout.is_zero())
+    {
+        report(
+            "spec.connectTimeout".to_owned(),
+            "has to be more than 0s".to_owned(),
+        );
+    }
+}
+
+fn check_retries(path: &str, retries: &Retries, report: &mut Report<'_>) {
+    check_range(
+        &format!("{path}.attempts"),
+        retries.attempts.into(),
+        1,
+        10,
+        report,
+    );
+    if let Some(backoff) = &retries.backoff {
+        if backoff.base.is_zero() {
+            report(
+                format!("{path}.backoff.base"),
+                "has to be more than 0s".to_owned(),
+            );
+        }
+        if backoff.max.is_some_and(|max| max < backoff.base) {
+            report(
+                format!("{path}.backoff.max"),
+                "is less than `base`".to_owned(),
+            );
+        }
+    }
+}
+
+fn check_traffic(spec: &TrafficPolicySpec, report: &mut Report<'_>) {
+    if spec.service.is_none() {
+        report(
+            "spec.service".to_owned(),
+            "says for which service; it is missing".to_owned(),
+        );
+    }
+    if let Some(retries) = &spec.retries {
+        check_retries("spec.retries", retries, report);
+    }
+    let sum: u64 = spec
+        .split
+        .iter()
+        .map(|backend| u64::from(backend.weight))
+        .sum();
+    if !spec.split.is_empty() && !(1..=u64::from(u32::MAX)).contains(&sum) {
+        report(
+            "spec.split".to_owned(),
+            format!("the sum of the weights, {sum}, is not in 1..={}", u32::MAX),
+        );
+    }
+    if let Some(percent) = spec.mirror.as_ref().and_then(|mirror| mirror.percent) {
+        check_range("spec.mirror.percent", percent.into(), 0, 100, report);
+    }
+    if let Some(fault) = &spec.fault {
+        if let Some(delay) = &fault.delay {
+            check_range(
+                "spec.fault.delay.percent",
+                delay.percent.into(),
+                0,
+                100,
+                report,
+            );
+            if delay.duration.is_zero() {
+                report(
+                    "spec.fault.delay.duration".to_owned(),
+                    "has to be more than 0s".to_owned(),
+                );
+            }
+        }
+        if let Some(abort) = &fault.abort {
+            check_range(
+                "spec.fault.abort.percent",
+                abort.percent.into(),
+                0,
+                100,
+                report,
+            );
+            check_range(
+                "spec.fault.abort.status",
+                abort.status.into(),
+                200,
+                599,
+                report,
+            );
+        }
+        if fault.delay.is_none() && fault.abort.is_none() {
+            report(
+                "spec.fault".to_owned(),
+                "has neither `delay` nor `abort`".to_owned(),
+            );
+        }
+    }
+    if let Some(limit) = &spec.rate_limit {
+        if limit.per.as_millis() < 50 {
+            report(
+                "spec.rateLimit.per".to_owned(),
+                "has to be 50ms or more".to_owned(),
+            );
+        }
+        if limit.requests == 0 {
+            report(
+                "spec.rateLimit.requests".to_owned(),
+                "has to be more than 0".to_owned(),
+            );
+        }
+        if limit.burst.is_some_and(|burst| burst < limit.requests) {
+            report(
+                "spec.rateLimit.burst".to_owned(),
+                "is less than `requests`".to_owned(),
+            );
+        }
+    }
+    if let Some(percent) = spec
+        .outlier_detection
+        .as_ref()
+        .and_then(|outlier| outlier.max_ejection_percent)
+    {
+        check_range(
+            "spec.outlierDetection.maxEjectionPercent",
+            percent.into(),
+            0,
+            100,
+            report,
+        );
+    }
+}
+
+fn check_authorization(spec: &AuthorizationSpec, report: &mut Report<'_>) {
+    for (index, rule) in spec.rules.iter().enumerate() {
+        for (at, identity) in rule.identities.iter().enumerate() {
+            let whole = identity.strip_suffix('*').unwrap_or(identity);
+            let is_uri = whole.starts_with("spiffe://");
+            if whole.contains('*') || (!is_uri && !identity.contains('/')) {
+                report(
+                    format!("spec.rules[{index}].identities[{at}]"),
+                    format!(
+                        "{identity:?} is neither `spiffe://…` nor `<namespace>/<service account>`, with a `*` at the end or without"
+                    ),
+                );
+            }
+        }
+        for (at, path) in rule.paths.iter().enumerate() {
+            if !path.starts_with('/') || path.strip_suffix('*').unwrap_or(path).contains('*') {
+                report(
+                    format!("spec.rules[{index}].paths[{at}]"),
+                    format!(
+                        "{path:?} is no path that begins with `/`, with a `*` at the end or without"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn check_hostnames(path: &str, hostnames: Option<&[String]>, report: &mut Report<'_>) {
+    for (index, hostname) in hostnames.unwrap_or_default().iter().enumerate() {
+        check_hostname(format!("{path}[{index}]"), hostname, report);
+    }
+}
+
+fn check_hostname(path: String, hostname: &str, report: &mut Report<'_>) {
+    let name = hostname.strip_prefix("*.").unwrap_or(hostname);
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if name.len() > 253
+        || !name.split('.').all(is_label)
+        || name.parse::<std::net::IpAddr>().is_ok()
+    {
+        report(
+            path,
+            format!("{hostname:?} is no lower-case host name, with `*.` before it or without"),
+        );
+    }
+}
+
+fn check_port(path: &str, port: i32, report: &mut Report<'_>) {
+    check_range(path, port.into(), 1, 65535, report);
+}
+
+fn check_range(path: &str, value: i64, least: i64, most: i64, report: &mut Report<'_>) {
+    if !(least..=most).contains(&value) {
+        report(
+            path.to_owned(),
+            format!("{value} is not in {least}..={most}"),
+        );
+    }
+}

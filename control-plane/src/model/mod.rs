@@ -1,0 +1,24 @@
+//! The input: objects of Kubernetes' shape, read from files.
+//!
+//! [`load`] reads a directory into a [`Model`] or says everything that is wrong with it; nothing of a directory with
+//! an error is used. What an object refers to is not looked at here: a missing reference is a status condition of the
+//! object ([`crate::world`]), as the Gateway API has it, and no error of the file.
+
+mod check;
+mod document;
+mod error;
+mod kinds;
+mod load;
+mod object;
+
+pub use error::InputError;
+pub(crate) use kinds::parse_duration;
+pub use kinds::{
+    Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
+    CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, LocalRateLimit,
+    MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode, OutlierDetection, PeerAuthentication,
+    PeerAuthenticationSpec, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
+    TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,
+};
+pub use load::{load, load_texts};
+pub use object::{Key, Kind, Model, Object, Origin, Stored};

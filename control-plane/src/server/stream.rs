@@ -1,0 +1,401 @@
+//! A stream of either variant, between gRPC and its [`Session`].
+//!
+//! Who a client is says its certificate, what it is its node's ID; the two have to fit. A client whose identity is not
+//! that of the workload or gateway that it says to be is not let in, and noted.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use outrigger_proto::pb::envoy::config::core::v3::{ControlPlane, Node};
+use outrigger_proto::pb::envoy::service::discovery::v3 as pb;
+use outrigger_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::{Code, Status, Streaming};
+
+use super::session::{Answer, Push, Request, Session, Variant};
+use crate::cache::ResourceType;
+use crate::control::{Control, Proxy, now};
+use crate::spawn;
+use crate::translate::Role;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The identity in its certificate, which was checked.
+    pub identity: Option<String>,
+    /// Its address.
+    pub address: String,
+}
+
+/// The type of a stream that has one only.
+#[derive(Clone, Copy, Debug)]
+pub struct Implied(pub ResourceType);
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    control: Arc<Control>,
+}
+
+impl Discovery {
+    /// Serves what `control` has.
+    #[must_use]
+    pub fn new(control: Arc<Control>) -> Self {
+        Self { control }
+    }
+
+    fn serve<D: Dialect>(
+        &self,
+        request: tonic::Request<Streaming<D::Request>>,
+    ) -> tonic::Response<Responses<D::Response>> {
+        // One response waits for the connection to take it; the next is made when it has.
+        let (send, receive) = mpsc::channel(1);
+        let implied = request.extensions().get::<Implied>().copied();
+        let peer = request.extensions().get::<Peer>().cloned();
+        let control = Arc::clone(&self.control);
+        spawn(async move {
+            let stream = StreamTask::<D> {
+                control,
+                implied,
+                peer,
+                requests: request.into_inner(),
+                responses: send.clone(),
+            };
+            if let Err(status) = stream.run().await {
+                // The client may have gone.
+                let _ = send.send(Err(status)).await;
+            }
+        });
+        tonic::Response::new(Responses(receive))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = Responses<pb::DiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Ok(self.serve::<Sotw>(request))
+    }
+
+    type DeltaAggregatedResourcesStream = Responses<pb::DeltaDiscoveryResponse>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<pb::DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(self.serve::<Delta>(request))
+    }
+}
+
+/// The responses of a stream.
+#[derive(Debug)]
+pub struct Responses<T>(mpsc::Receiver<Result<T, Status>>);
+
+impl<T> Stream for Responses<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+struct StreamTask<D: Dialect> {
+    control: Arc<Control>,
+    implied: Option<Implied>,
+    peer: Option<Peer>,
+    requests: Streaming<D::Request>,
+    responses: mpsc::Sender<Result<D::Response, Status>>,
+}
+
+impl<D: Dialect> StreamTask<D> {
+    async fn run(mut self) -> Result<(), Status> {
+        let Some(first) = self.requests.message().await? else {
+            return Ok(());
+        };
+        let node = D::node(&first)
+            .cloned()
+            .ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
+        let role = Role::from_node_id(&node.id).ok_or_else(|| {
+            let message = format!(
+                "the node's ID {:?} is neither sidecar/NAMESPACE/NAME nor gateway/NAMESPACE/NAME",
+                node.id
+            );
+            Status::invalid_argument(message)
+        })?;
+        let mut worlds = self.control.worlds();
+        let mut certificates = self.control.authority.changes();
+        self.admit(&node, &role)?;
+        let snapshot = || Arc::new(self.control.snapshot(&role));
+        let mut session = Session::new(D::VARIANT, snapshot());
+        let connected = self.control.connect(proxy::<D>(&node, self.peer.as_ref()));
+        self.take(&mut session, first, &role)?;
+        loop {
+            let is_free = self.push(&mut session);
+            connected.progress(session.progress());
+            let deadline = session.deadline();
+            let gate = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                request = self.requests.message() => match request {
+                    Ok(Some(request)) => self.take(&mut session, request, &role)?,
+                    // Gone, in peace or not.
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                changed = worlds.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    worlds.borrow_and_update();
+                    self.admit(&node, &role)?;
+                    session.set_snapshot(Arc::new(self.control.snapshot(&role)));
+                }
+                changed = certificates.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    session.set_snapshot(Arc::new(self.control.snapshot(&role)));
+                }
+                permit = self.responses.reserve(), if !is_free => {
+                    if permit.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = gate => {}
+            }
+        }
+    }
+
+    /// Whether the client is who it says to be.
+    fn admit(&self, node: &Node, role: &Role) -> Result<(), Status> {
+        let translator = Arc::clone(&self.control.worlds().borrow());
+        let wanted = role.identity(translator.world());
+        let found = self.peer.as_ref().and_then(|peer| peer.identity.as_deref());
+        if self.control.is_insecure && found.is_none() {
+            return Ok(());
+        }
+        let Some(wanted) = wanted else {
+            return Err(Status::not_found(format!("there is no {}", node.id)));
+        };
+        if found == Some(wanted) {
+            return Ok(());
+        }
+        self.control.metrics.denied.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            target: "audit",
+            node = node.id,
+            wanted,
+            found = found.unwrap_or("none"),
+            "A proxy was not let in: its identity is not that of its node."
+        );
+        Err(Status::permission_denied(
+            "the certificate is not that of the node",
+        ))
+    }
+
+    fn take(&self, session: &mut Session, request: D::Request, role: &Role) -> Result<(), Status> {
+        let url = D::type_url(&request);
+        let kind = match (ResourceType::from_url(url), self.implied) {
+            (Some(kind), None) => kind,
+            (None, Some(Implied(kind))) if url.is_empty() => kind,
+            (Some(kind), Some(Implied(only))) if kind == only => kind,
+            (_, Some(Implied(only))) => {
+                let message = format!("this stream is for {}, not for {url}", only.url());
+                return Err(Status::invalid_argument(message));
+            }
+            (None, None) => {
+                // A client may ask for a type of which there is nothing; it is not answered.
+                tracing::debug!(url, "A type was asked for that there is not.");
+                return Ok(());
+            }
+        };
+        let request = D::request(request);
+        if kind == ResourceType::Secret {
+            self.watch_thieves(&request, role);
+        }
+        if let Answer::Refused(reason) = session.request(kind, request) {
+            self.control.metrics.refusals[kind.index()].fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                ?role,
+                kind = kind.word(),
+                reason,
+                "A proxy has refused resources."
+            );
+        }
+        Ok(())
+    }
+
+    /// Notes who asks for the certificate of another. There is no such resource for it in any case.
+    fn watch_thieves(&self, request: &Request, role: &Role) {
+        let translator = Arc::clone(&self.control.worlds().borrow());
+        let own = role.identity(translator.world()).unwrap_or_default();
+        for name in &request.subscribe {
+            if name.starts_with("spiffe://") && name != own {
+                self.control.metrics.stolen.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(
+                    target: "audit",
+                    asked_for = name,
+                    by = own,
+                    "The secret of another identity was asked for, and not given."
+                );
+            }
+        }
+    }
+
+    /// Sends what there is to send while the connection takes it. Says whether nothing is left.
+    fn push(&self, session: &mut Session) -> bool {
+        loop {
+            let Ok(permit) = self.responses.try_reserve() else {
+                return false;
+            };
+            let Some(push) = session.next(Instant::now()) else {
+                return true;
+            };
+            let metrics = &self.control.metrics;
+            let index = push.kind.index();
+            metrics.pushes[index].fetch_add(1, Ordering::Relaxed);
+            let count = u64::try_from(push.resources.len()).unwrap_or(u64::MAX);
+            metrics.resources[index].fetch_add(count, Ordering::Relaxed);
+            permit.send(Ok(D::response(push)));
+        }
+    }
+}
+
+fn proxy<D: Dialect>(node: &Node, peer: Option<&Peer>) -> Proxy {
+    Proxy {
+        node: node.id.clone(),
+        agent: node.user_agent_name.clone(),
+        identity: peer.and_then(|peer| peer.identity.clone()),
+        address: peer.map(|peer| peer.address.clone()).unwrap_or_default(),
+        variant: match D::VARIANT {
+            Variant::Delta => "delta",
+            Variant::Sotw => "sotw",
+        },
+        since: now(),
+        types: Vec::new(),
+    }
+}
+
+/// The messages of a variant.
+trait Dialect: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const VARIANT: Variant;
+
+    fn node(request: &Self::Request) -> Option<&Node>;
+    fn type_url(request: &Self::Request) -> &str;
+    fn request(request: Self::Request) -> Request;
+    fn response(push: Push) -> Self::Response;
+}
+
+struct Sotw;
+struct Delta;
+
+fn error_text(status: Option<outrigger_proto::pb::google::rpc::Status>) -> Option<String> {
+    status.map(|status| {
+        if status.message.is_empty() {
+            format!("code {:?}", Code::from(status.code))
+        } else {
+            status.message
+        }
+    })
+}
+
+fn control_plane() -> Option<ControlPlane> {
+    Some(ControlPlane {
+        identifier: "outrigger".to_owned(),
+    })
+}
+
+impl Dialect for Sotw {
+    type Request = pb::DiscoveryRequest;
+    type Response = pb::DiscoveryResponse;
+    const VARIANT: Variant = Variant::Sotw;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &Self::Request) -> &str {
+        &request.type_url
+    }
+
+    fn request(request: Self::Request) -> Request {
+        Request {
+            subscribe: request.resource_names,
+            version: request.version_info,
+            nonce: request.response_nonce,
+            error: error_text(request.error_detail),
+            ..Request::default()
+        }
+    }
+
+    fn response(push: Push) -> Self::Response {
+        pb::DiscoveryResponse {
+            version_info: push.version,
+            resources: push
+                .resources
+                .iter()
+                .map(|resource| resource.body.clone())
+                .collect(),
+            type_url: push.kind.url(),
+            nonce: push.nonce,
+            control_plane: control_plane(),
+            ..Default::default()
+        }
+    }
+}
+
+impl Dialect for Delta {
+    type Request = pb::DeltaDiscoveryRequest;
+    type Response = pb::DeltaDiscoveryResponse;
+    const VARIANT: Variant = Variant::Delta;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &Self::Request) -> &str {
+        &request.type_url
+    }
+
+    fn request(request: Self::Request) -> Request {
+        Request {
+            subscribe: request.resource_names_subscribe,
+            unsubscribe: request.resource_names_unsubscribe,
+            initial_versions: request.initial_resource_versions.into_iter().collect(),
+            version: String::new(),
+            nonce: request.response_nonce,
+            error: error_text(request.error_detail),
+        }
+    }
+
+    fn response(push: Push) -> Self::Response {
+        let resources = push.resources.iter().map(|resource| pb::Resource {
+            name: resource.name.to_string(),
+            version: resource.version.to_string(),
+            resource: Some(resource.body.clone()),
+            ..Default::default()
+        });
+        pb::DeltaDiscoveryResponse {
+            system_version_info: push.version,
+            resources: resources.collect(),
+            type_url: push.kind.url(),
+            removed_resources: push.removed.iter().map(|name| name.to_string()).collect(),
+            nonce: push.nonce,
+            control_plane: control_plane(),
+            ..Default::default()
+        }
+    }
+}

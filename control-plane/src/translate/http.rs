@@ -1,0 +1,87 @@
+//! HTTP connection managers.
+
+use serde_json::{Value as Json, json};
+
+use super::{ads, typed};
+use crate::world::Defaults;
+
+/// The names of the filters that routes configure.
+pub(super) const FAULT: &str = "envoy.filters.http.fault";
+pub(super) const DENY: &str = "outrigger.filters.http.rbac.deny";
+pub(super) const ALLOW: &str = "outrigger.filters.http.rbac.allow";
+pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
+
+pub(super) const RBAC_TYPE: &str = "envoy.extensions.filters.http.rbac.v3";
+pub(super) const FAULT_TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+pub(super) const RATE_LIMIT_TYPE: &str =
+    "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+
+/// On which side of a proxy it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Of a sidecar, towards other services.
+    Outbound,
+    /// Of a sidecar, towards its process.
+    Inbound,
+    /// Of a gateway.
+    Gateway,
+}
+
+/// A connection manager as a network filter. Its filters do nothing by themselves: what they do is in the routes, which
+/// change without a change of the listener, that is without the end of any connection.
+pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -> Json {
+    let mut filters = Vec::new();
+    if side == Side::Inbound {
+        let rbac = || typed(&format!("{RBAC_TYPE}.RBAC"), json!({}));
+        filters.push(json!({"name": DENY, "typed_config": rbac()}));
+        filters.push(json!({"name": ALLOW, "typed_config": rbac()}));
+        let limit = typed(RATE_LIMIT_TYPE, json!({"stat_prefix": "inbound"}));
+        filters.push(json!({"name": RATE_LIMIT, "typed_config": limit}));
+    } else {
+        filters.push(json!({"name": FAULT, "typed_config": typed(FAULT_TYPE, json!({}))}));
+    }
+    filters.push(json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", json!({})),
+    }));
+    let prefix = match side {
+        Side::Outbound => "outbound",
+        Side::Inbound => "inbound",
+        Side::Gateway => "gateway",
+    };
+    let mut manager = json!({
+        "stat_prefix": prefix,
+        "rds": {"route_config_name": route, "config_source": ads()},
+        "http_filters": filters,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "access_log": access_log(defaults),
+        "normalize_path": side != Side::Outbound,
+        "merge_slashes": side != Side::Outbound,
+        "use_remote_address": side == Side::Gateway,
+    });
+    if side == Side::Inbound {
+        // The process learns who calls.
+        manager["forward_client_cert_details"] = json!("SANITIZE_SET");
+        manager["set_current_client_cert_details"] = json!({"uri": true});
+    }
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": typed(
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            manager,
+        ),
+    })
+}
+
+pub(super) fn access_log(defaults: &Defaults) -> Json {
+    match &defaults.access_log {
+        None => json!([]),
+        Some(path) => json!([{
+            "name": "envoy.access_loggers.file",
+            "typed_config": typed(
+                "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                json!({"path": path}),
+            ),
+        }]),
+    }
+}

@@ -1,0 +1,186 @@
+//! Workloads with a sidecar: what they serve and what they call.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::service::{by_service, identity_of, protocol, serves};
+use super::{Inbound, Protocol, ResolvedCall, Service, Status, Workload, port_number};
+use crate::model::{Key, Kind, Model, MtlsMode};
+
+pub(super) fn resolve(
+    model: &Model,
+    trust_domain: &str,
+    services: &BTreeMap<Key, Arc<Service>>,
+    default_mtls: MtlsMode,
+    statuses: &mut Vec<Status>,
+) -> BTreeMap<Key, Arc<Workload>> {
+    let mut of_workload: BTreeMap<&Key, Vec<Key>> = BTreeMap::new();
+    for (service, workloads) in by_service(model) {
+        for (workload, _) in workloads {
+            of_workload
+                .entry(workload)
+                .or_default()
+                .push(service.clone());
+        }
+    }
+    let everything: Vec<_> = services
+        .values()
+        .flat_map(|service| all_ports(service))
+        .collect();
+    let mut found = BTreeMap::new();
+    for (key, stored) in &model.workloads {
+        let mut status = Status::new(Kind::Workload, key, &stored.origin);
+        status.holds("", "Accepted");
+        let spec = &stored.object.spec;
+        let mine = of_workload.get(key).map(Vec::as_slice).unwrap_or_default();
+        for service in mine
+            .iter()
+            .filter(|service| !services.contains_key(service))
+        {
+            let message = format!("there is no Service {service}");
+            status.fails("spec.services", "ResolvedRefs", "ServiceNotFound", message);
+        }
+        let inbound = spec
+            .ports
+            .iter()
+            .map(|served| {
+                let mut inbound = Inbound {
+                    listen: SocketAddr::new(spec.address, served.port),
+                    app: SocketAddr::new(
+                        IpAddr::V4(Ipv4Addr::LOCALHOST),
+                        served.app_port.unwrap_or(served.port),
+                    ),
+                    protocol: Protocol::Tcp,
+                    mtls: default_mtls,
+                    authorization: Vec::new(),
+                    rate_limit: None,
+                };
+                let mut is_first = true;
+                for service in mine {
+                    let (Some(resolved), Some(written)) =
+                        (services.get(service), model.services.get(service))
+                    else {
+                        continue;
+                    };
+                    let spec = written.object.spec.as_ref();
+                    let ports = spec
+                        .and_then(|spec| spec.ports.as_deref())
+                        .unwrap_or_default();
+                    let Some(port) = ports.iter().find(|port| serves(port, served)) else {
+                        continue;
+                    };
+                    if is_first {
+                        inbound.protocol = protocol(port);
+                        inbound.mtls = resolved.mtls;
+                        inbound.rate_limit.clone_from(&resolved.policy.rate_limit);
+                    } else if resolved.mtls == MtlsMode::Strict {
+                        inbound.mtls = MtlsMode::Strict;
+                    }
+                    inbound
+                        .authorization
+                        .extend(resolved.authorization.iter().cloned());
+                    is_first = false;
+                }
+                inbound
+            })
+            .collect();
+        let calls = match &spec.calls {
+            None => everything.clone(),
+            Some(calls) => {
+                let mut found = Vec::new();
+                for (index, call) in calls.iter().enumerate() {
+                    let namespace = call.namespace.as_ref().unwrap_or(&key.namespace);
+                    let service = Key::new(namespace, &call.service);
+                    match resolve_call(services, &service, call.port, call.listen) {
+                        Ok(call) => found.push(call),
+                        Err((reason, message)) => {
+                            let about = format!("spec.calls[{index}]");
+                            status.fails(&about, "ResolvedRefs", reason, message);
+                        }
+                    }
+                }
+                found
+            }
+        };
+        if !status.has_failed() {
+            status.holds("", "ResolvedRefs");
+        }
+        statuses.push(status);
+        if spec.sidecar.unwrap_or(true) {
+            let workload = Workload {
+                key: key.clone(),
+                identity: identity_of(trust_domain, key, &stored.object),
+                inbound,
+                calls,
+            };
+            found.insert(key.clone(), Arc::new(workload));
+        }
+    }
+    slices(model, services, statuses);
+    found
+}
+
+fn all_ports(service: &Service) -> impl Iterator<Item = ResolvedCall> + '_ {
+    let address = service.address.filter(|address| !address.is_unspecified());
+    service.ports.iter().filter_map(move |port| {
+        Some(ResolvedCall {
+            service: service.key.clone(),
+            port: port.number,
+            listen: SocketAddr::new(address?, port.number),
+        })
+    })
+}
+
+fn resolve_call(
+    services: &BTreeMap<Key, Arc<Service>>,
+    key: &Key,
+    port: u16,
+    listen: Option<SocketAddr>,
+) -> Result<ResolvedCall, (&'static str, String)> {
+    let service = services
+        .get(key)
+        .ok_or_else(|| ("ServiceNotFound", format!("there is no Service {key}")))?;
+    if service.port(port).is_none() {
+        return Err(("PortNotFound", format!("Service {key} has no port {port}")));
+    }
+    let listen = listen
+        .or_else(|| Some(SocketAddr::new(service.address?, port)))
+        .ok_or_else(|| {
+            let message = format!("Service {key} has no clusterIP, so `listen` is needed");
+            ("AddressNotFound", message)
+        })?;
+    Ok(ResolvedCall {
+        service: key.clone(),
+        port,
+        listen,
+    })
+}
+
+fn slices(model: &Model, services: &BTreeMap<Key, Arc<Service>>, statuses: &mut Vec<Status>) {
+    for (key, stored) in &model.endpoint_slices {
+        let mut status = Status::new(Kind::EndpointSlice, key, &stored.origin);
+        let labels = stored.object.metadata.labels.as_ref();
+        match labels.and_then(|labels| labels.get("kubernetes.io/service-name")) {
+            Some(name) if services.contains_key(&Key::new(&key.namespace, name)) => {
+                status.holds("", "Accepted");
+            }
+            Some(name) => {
+                let message = format!("there is no Service {}/{name}", key.namespace);
+                status.fails("", "Accepted", "ServiceNotFound", message);
+            }
+            None => {
+                let message = "the label kubernetes.io/service-name is missing";
+                status.fails("", "Accepted", "ServiceNotFound", message);
+            }
+        }
+        let ports = stored.object.ports.as_deref().unwrap_or_default();
+        if ports
+            .iter()
+            .any(|port| port.port.and_then(port_number).is_none())
+        {
+            status.fails("ports", "Accepted", "PortNotFound", "a port has no number");
+        }
+        statuses.push(status);
+    }
+}
