@@ -412,12 +412,7 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 }
             }
             Accepted::TooManyResets => {
-                let stats = &hcm.config.stats;
-                stats.downstream_rq_too_many_premature_resets().inc();
-                if codec.active_streams() > 0 {
-                    active.ends_under_request();
-                }
-                return codec.abort();
+                return abort_http2(&hcm, &mut codec, active);
             }
             Accepted::Drain => {
                 hcm.config.stats.downstream_cx_drain_close().inc();
@@ -436,6 +431,16 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             }
         }
     }
+}
+
+/// Ends a connection whose client resets too many streams.
+fn abort_http2(hcm: &Rc<Hcm>, codec: &mut Http2Connection, active: &ActiveConnection) {
+    let stats = &hcm.config.stats;
+    stats.downstream_rq_too_many_premature_resets().inc();
+    if codec.active_streams() > 0 {
+        active.ends_under_request();
+    }
+    codec.abort();
 }
 
 /// Ends a connection. Whom we have told that it ends gets the time to read that, and to close first.

@@ -540,7 +540,7 @@ impl<S: ServerStream> Stream<S> {
         match event {
             RequestEvent::Data(data, end) => self.on_request_data(data, end),
             RequestEvent::Trailers(trailers) => self.on_request_trailers(trailers),
-            RequestEvent::Metadata(map) => self.router.metadata(map),
+            RequestEvent::Metadata(map) => self.router.metadata(*map),
             RequestEvent::Reset(reset) => self.on_client_reset(&reset),
         }
         true

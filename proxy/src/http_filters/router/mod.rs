@@ -111,7 +111,7 @@ pub struct Router {
     left_bytes: BytesMeter,
     shadows: Shadows,
     /// What came beside the request before there was a stream for it.
-    metadata: Vec<Box<MetadataMap>>,
+    metadata: Vec<MetadataMap>,
 }
 
 /// What the router does.

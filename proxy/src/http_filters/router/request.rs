@@ -105,8 +105,8 @@ impl Router {
     }
 
     /// Metadata has come beside the request. It passes the filters by, and waits for the head.
-    pub fn metadata(&mut self, map: Box<MetadataMap>) {
-        let waiting: usize = self.metadata.iter().map(|map| map.size()).sum();
+    pub fn metadata(&mut self, map: MetadataMap) {
+        let waiting: usize = self.metadata.iter().map(MetadataMap::size).sum();
         // As much as of a body: what nobody can take is dropped.
         if u64::try_from(waiting + map.size()).is_ok_and(|size| size <= self.buffer_limit) {
             self.metadata.push(map);
