@@ -1,9 +1,9 @@
 """What idle keep-alive connections cost, in resident memory.
 
-    python3 xds-tests/idle.py PROXY [--connections N] [--seconds S] [--limit KIB]
+    python3 xds-tests/idle.py PROXY [--connections N] [--seconds S] [--limit KIB] [--tls]
 
 Starts PROXY (Outrigger, or Envoy to compare) with one worker before a small server, opens N connections (10,000), sends one
-request on each, and leaves them alone for S seconds (60). Prints the resident memory before, after and every ten seconds.
+request on each, and leaves them alone for S seconds (60). With --tls they are connections of TLS 1.3. Prints the resident memory before, after and every ten seconds.
 Fails if a connection costs more than KIB (4), or if the memory grows while nothing happens.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 PER_SOURCE = 2000
 # While nothing happens, memory may move by this many KiB.
 DRIFT = 512
+# How clients speak TLS. None: they do not.
+CLIENT = None
 
 
 def serve(listener):
@@ -47,7 +50,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def bootstrap(port, upstream):
+def bootstrap(port, upstream, own):
     extensions = "type.googleapis.com/envoy.extensions.filters"
     address = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     manager = {
@@ -65,6 +68,13 @@ def bootstrap(port, upstream):
         "address": address(port),
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
+    if own:
+        files = {"certificate_chain": {"filename": own}, "private_key": {"filename": own}}
+        context = {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {"tls_certificates": [files]},
+        }
+        listener["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": context}
     endpoint = {"endpoint": {"address": address(upstream)}}
     cluster = {
         "name": "backend",
@@ -92,11 +102,29 @@ def ask(connection):
         raise OSError(got)
 
 
+def secured(connection):
+    """The same over TLS, if that is measured."""
+    return CLIENT.wrap_socket(connection) if CLIENT else connection
+
+
+def certificate(folder):
+    """A certificate with its key, in one file."""
+    path = os.path.join(folder, "own.pem")
+    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=idle"
+    command = ["openssl", "req", *options.split(), "-keyout", path + ".key", "-out", path + ".crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    with open(path, "w") as both:
+        for end in (".crt", ".key"):
+            with open(path + end) as part:
+                both.write(part.read())
+    return path
+
+
 def open_connections(port, count):
     connections = []
     for index in range(count):
         source = f"127.0.0.{2 + index // PER_SOURCE}"
-        connection = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
+        connection = secured(socket.create_connection(("127.0.0.1", port), 10, (source, 0)))
         ask(connection)
         connections.append(connection)
     return connections
@@ -108,7 +136,7 @@ def wait_until_ready(proxy, port):
             sys.exit(f"the proxy exited with {proxy.returncode}")
         try:
             with socket.create_connection(("127.0.0.1", port), 1) as connection:
-                return ask(connection)
+                return ask(secured(connection))
         except OSError:
             time.sleep(0.02)
     sys.exit("the proxy does not answer")
@@ -141,6 +169,7 @@ def main():
     options.add_argument("--connections", type=int, default=10_000)
     options.add_argument("--seconds", type=int, default=60)
     options.add_argument("--limit", type=float, default=4.0)
+    options.add_argument("--tls", action="store_true")
     options = options.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -149,8 +178,14 @@ def main():
     backend = socket.create_server(("127.0.0.1", 0), backlog=1024)
     threading.Thread(target=serve, args=(backend,), daemon=True).start()
     port = free_port()
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
-        json.dump(bootstrap(port, backend.getsockname()[1]), config)
+    if options.tls:
+        global CLIENT
+        CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        CLIENT.check_hostname = False
+        CLIENT.verify_mode = ssl.CERT_NONE
+    with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile("w", suffix=".json") as config:
+        own = certificate(folder) if options.tls else None
+        json.dump(bootstrap(port, backend.getsockname()[1], own), config)
         config.flush()
         flags = ["--concurrency", "1", "-l", "error", "--base-id", str(os.getpid() % 30_000 + 1)]
         proxy = subprocess.Popen([options.proxy, "-c", config.name, *flags])
