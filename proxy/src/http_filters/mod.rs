@@ -16,6 +16,7 @@ mod header_to_metadata;
 pub(crate) mod headers;
 mod health_check;
 mod local_ratelimit;
+mod on_demand;
 mod rbac;
 pub mod router;
 mod set_filter_state;
@@ -49,6 +50,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &header_to_metadata::Factory,
     &health_check::Factory,
     &local_ratelimit::Factory,
+    &on_demand::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,
