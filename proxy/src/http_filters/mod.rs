@@ -18,6 +18,7 @@ mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
 mod query;
+mod on_demand;
 mod rbac;
 pub mod router;
 mod set_filter_state;
@@ -52,6 +53,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &health_check::Factory,
     &jwt_authn::Factory,
     &local_ratelimit::Factory,
+    &on_demand::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,

@@ -176,6 +176,18 @@ impl SelectedRoute {
             })
     }
 
+    /// The name of that cluster, be it known or not.
+    pub fn cluster_name(&self, head: &RequestHead, names: &ClusterNames) -> Option<String> {
+        let target = self.cluster_target()?;
+        match (target, target.choose(head, names)) {
+            (_, ClusterChoice::Id(id)) => names.name(id).map(|name| name.to_string()),
+            (ClusterTarget::Header(key), ClusterChoice::NotFound) => head
+                .first(key)
+                .map(|name| String::from_utf8_lossy(&name).into_owned()),
+            (ClusterTarget::Id(_), ClusterChoice::NotFound) => None,
+        }
+    }
+
     /// What the metadata of the host must have: as the drawn cluster says, or else the route.
     pub fn metadata_match(&self) -> Option<&MetadataMatch> {
         let of_cluster = self.weighted_cluster();

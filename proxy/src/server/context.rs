@@ -16,7 +16,7 @@ use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
 use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
-use crate::upstream::ClusterNames;
+use crate::upstream::{ClusterNames, OnDemandClusters};
 use crate::xds::Subscriptions;
 
 /// The services of the process. Made once, shared by main and workers.
@@ -28,6 +28,8 @@ pub struct ServerContext {
     pub runtime: Runtime,
     /// Numbers for cluster names, so that a route needs no look-up by name.
     pub cluster_names: ClusterNames,
+    /// Where workers ask for clusters that are not known.
+    pub on_demand_clusters: OnDemandClusters,
     /// What the overload manager asks of the data path.
     pub overload: Arc<OverloadState>,
     /// The files that access logs are written to.
@@ -95,6 +97,7 @@ impl ServerContext {
             stats,
             runtime: Runtime::default(),
             cluster_names: ClusterNames::default(),
+            on_demand_clusters: OnDemandClusters::default(),
             overload: Arc::default(),
             secrets: SecretStore::default(),
             xds: Subscriptions::default(),

@@ -27,6 +27,7 @@ use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
+use super::on_demand::OnDemandManager;
 use super::host::{Health, Host, HostIdentity};
 use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::pool::SocketSettings;
@@ -91,6 +92,8 @@ pub struct ClusterManager {
     pub(super) cds: RefCell<Option<Cds>>,
     /// How endpoints come from management servers.
     pub(super) eds: EdsManager,
+    /// Clusters that workers wait for.
+    pub(super) on_demand: OnDemandManager,
 }
 
 /// How many clusters there are.
@@ -330,6 +333,7 @@ impl ClusterManager {
             init: InitManager::new("Cluster manager"),
             cds: RefCell::default(),
             eds: EdsManager::default(),
+            on_demand: OnDemandManager::default(),
         })
     }
 
@@ -518,7 +522,14 @@ impl ClusterManager {
             published,
             replaced,
         } = batch;
+        let found: Vec<_> = published
+            .iter()
+            .filter_map(|(_, cluster)| cluster.clone())
+            .collect();
         self.table.replace(published);
+        for cluster in found {
+            self.is_found(&cluster.info.name);
+        }
         drop(replaced);
         self.start_eds();
     }

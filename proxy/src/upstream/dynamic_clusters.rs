@@ -50,14 +50,14 @@ pub(super) struct Cds {
     _subscription: Subscription,
 }
 
-struct CdsWatcher {
+pub(super) struct CdsWatcher {
     manager: Weak<ClusterManager>,
     stats: CdsStats,
     version_text: TextReadout,
     /// Of the last response that changed anything.
     version: RefCell<Arc<str>>,
-    /// The first answer.
-    first: InitTarget,
+    /// The first answer; none of clusters that requests need.
+    first: Option<InitTarget>,
 }
 
 /// What a resource asks for.
@@ -71,14 +71,8 @@ impl ClusterManager {
     /// Takes clusters from a management server, or from a watched file, for as long as the manager lives. Clusters of the
     /// bootstrap stay as they are.
     pub fn watch_cds(self: &Rc<Self>, client: &Rc<XdsClient>, source: XdsSource) {
-        let scope = self.server.stats.scope("cluster_manager.cds.");
-        let watcher = Rc::new(CdsWatcher {
-            manager: Rc::downgrade(self),
-            stats: CdsStats::new(&scope),
-            version_text: scope.text_readout("version_text"),
-            version: RefCell::new(Arc::from("")),
-            first: self.init().target("CDS"),
-        });
+        let first = self.init().target("CDS");
+        let watcher = CdsWatcher::new(self, "cds", Some(first));
         if !source.is_file() {
             watcher.stats.update_attempt().inc();
         }
@@ -283,7 +277,10 @@ impl Watcher for CdsWatcher {
         } else {
             self.stats.update_rejected().inc();
         }
-        self.first.ready();
+        match &self.first {
+            Some(first) => first.ready(),
+            None => update.removed.iter().for_each(|name| manager.is_missing(name)),
+        }
         match refused.is_empty() {
             true => Ok(()),
             false => Err(refused),
@@ -297,13 +294,34 @@ impl Watcher for CdsWatcher {
             FetchFailure::ConnectionFailure => self.stats.update_failure().inc(),
             FetchFailure::Timeout => {
                 self.stats.init_fetch_timeout().inc();
-                self.first.ready();
+                if let Some(first) = &self.first {
+                    first.ready();
+                }
             }
         }
     }
 }
 
 impl CdsWatcher {
+    fn new(manager: &Rc<ClusterManager>, name: &str, first: Option<InitTarget>) -> Rc<Self> {
+        let stats = &manager.server.stats;
+        let scope = stats.scope(&format!("cluster_manager.{name}."));
+        Rc::new(Self {
+            manager: Rc::downgrade(manager),
+            stats: CdsStats::new(&scope),
+            version_text: scope.text_readout("version_text"),
+            version: RefCell::new(Arc::from("")),
+            first,
+        })
+    }
+
+    /// What hears of clusters that requests need.
+    pub(super) fn on_demand(manager: &Rc<ClusterManager>) -> Rc<Self> {
+        let watcher = Self::new(manager, "odcds", None);
+        watcher.stats.update_attempt().inc();
+        watcher
+    }
+
     /// Takes all that can be taken of an update; the rest is returned.
     fn take(&self, manager: &Rc<ClusterManager>, update: &Update<'_>) -> Vec<Refused> {
         let mut refused = Vec::new();

@@ -679,3 +679,41 @@ async fn ten_thousand_clusters() {
         per(touched - before)
     );
 }
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_cluster_that_a_request_needs_is_asked_for_and_waited_for() {
+    let harness = Harness::new();
+    let source = Arc::new(harness.source.clone());
+    let find = |name: &str| {
+        let clusters = &harness.server.on_demand_clusters;
+        clusters.find(&source, name, Duration::from_secs(5))
+    };
+    let (first, second) = (find("a"), find("a"));
+    let first = tokio::task::spawn_local(first);
+    let second = tokio::task::spawn_local(second);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(harness.client.asked_for(ResourceKind::Cluster), [Arc::from("a")]);
+    // It has to be warm.
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert!(!first.is_finished());
+    harness.endpoints(assignment("a", &[(1, "")])).unwrap();
+    first.await.unwrap();
+    second.await.unwrap();
+    // It is there already.
+    find("a").await;
+    // It does not come, or does not exist.
+    let began = tokio::time::Instant::now();
+    find("late").await;
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+    let missing = tokio::task::spawn_local(find("missing"));
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(harness.client.asked_for(ResourceKind::Cluster).len(), 2);
+    harness
+        .deliver(ResourceKind::Cluster, &[], &["missing"])
+        .unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert!(missing.is_finished());
+    assert_eq!(harness.client.asked_for(ResourceKind::Cluster), [Arc::from("a")]);
+    assert!(harness.stat("cluster_manager.odcds.update_success") > 0);
+}

@@ -113,6 +113,11 @@ impl EdsManager {
         self.is_initialized.set(true);
     }
 
+    /// Who is asked.
+    pub(in crate::upstream) fn client(&self) -> Option<Rc<XdsClient>> {
+        self.client.borrow().clone()
+    }
+
     fn cached(&self, name: &str) -> Option<Rc<[u8]>> {
         self.cache.borrow().get(name)?.body.clone()
     }
@@ -140,9 +145,10 @@ impl EdsManager {
 }
 
 impl ClusterManager {
-    /// Says who is asked for endpoints. Clusters that need them ask when all primary clusters are ready.
+    /// Says who is asked for endpoints, and for clusters that requests need. Clusters that need them ask when all primary clusters are ready.
     pub fn set_xds_client(self: &Rc<Self>, client: &Rc<XdsClient>) {
         *self.eds.client.borrow_mut() = Some(client.clone());
+        self.serve_on_demand();
         self.start_eds();
     }
 
