@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,6 +53,8 @@ enum Command {
     },
     /// Shows the proxies, what they have accepted and refused, and what became of each object.
     Status(Remote),
+    /// Shows what is counted, in Prometheus' text form.
+    Metrics(Remote),
     /// Shows the resources of a proxy.
     Get {
         /// Its node ID, such as `sidecar/default/a`.
@@ -155,6 +157,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&flags.log))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -181,6 +184,9 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Status(remote) => {
             let text = call(&remote, Method::GET, "/v1/status", None).await?;
             show(&remote, &text, status_text)?;
+        }
+        Command::Metrics(remote) => {
+            print!("{}", call(&remote, Method::GET, "/metrics", None).await?)
         }
         Command::Get { node, remote } => {
             let path = format!("/v1/config?node={node}");

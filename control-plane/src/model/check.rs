@@ -3,7 +3,8 @@
 use gateway_api::apis::standard::gateways::GatewaySpec;
 use gateway_api::apis::standard::httproutes::{
     HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
-    HttpRouteRulesMatchesPathType,
+    HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
+    HttpRouteRulesMatchesQueryParamsType,
 };
 use k8s_openapi::api::core::v1::ServiceSpec;
 
@@ -162,11 +163,31 @@ fn check_rule(path: &str, rule: &HttpRouteRules, report: &mut Report<'_>) {
 fn check_match(path: &str, matches: &HttpRouteRulesMatches, report: &mut Report<'_>) {
     if let Some(found) = &matches.path {
         let value = found.value.as_deref().unwrap_or("/");
-        let is_regex = found.r#type == Some(HttpRouteRulesMatchesPathType::RegularExpression);
-        if !is_regex && !value.starts_with('/') {
+        if found.r#type == Some(HttpRouteRulesMatchesPathType::RegularExpression) {
+            check_regex(format!("{path}.path.value"), value, report);
+        } else if !value.starts_with('/') {
             let reason = format!("{value:?} does not begin with `/`");
             report(format!("{path}.path.value"), reason);
         }
+    }
+    for (index, header) in matches.headers.iter().flatten().enumerate() {
+        if header.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression) {
+            let path = format!("{path}.headers[{index}].value");
+            check_regex(path, &header.value, report);
+        }
+    }
+    for (index, parameter) in matches.query_params.iter().flatten().enumerate() {
+        if parameter.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression) {
+            let path = format!("{path}.queryParams[{index}].value");
+            check_regex(path, &parameter.value, report);
+        }
+    }
+}
+
+/// Proxies have RE2, whose syntax is that of the crate with few exceptions.
+fn check_regex(path: String, text: &str, report: &mut Report<'_>) {
+    if text.is_empty() || regex::Regex::new(text).is_err() {
+        report(path, format!("{text:?} is no regular expression"));
     }
 }
 
