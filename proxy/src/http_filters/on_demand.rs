@@ -130,13 +130,13 @@ impl HttpFilter for OnDemand {
             return HeadersStatus::Continue;
         };
         let server = &cx.worker.server;
-        let names = &server.cluster_names;
-        if let ClusterChoice::Id(id) = route.cluster(head, names)
-            && cx.worker.clusters.get(id).is_some()
+        let clusters = &cx.worker.clusters;
+        if let ClusterChoice::Id(id) = route.cluster(head, clusters)
+            && clusters.get(id).is_some()
         {
             return HeadersStatus::Continue;
         }
-        let Some(name) = route.cluster_name(head, names) else {
+        let Some(name) = route.cluster_name(head, &server.cluster_names) else {
             return HeadersStatus::Continue;
         };
         let Odcds { source, timeout } = odcds;

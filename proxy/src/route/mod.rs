@@ -76,8 +76,9 @@ pub use xx_hash::xx_hash64;
 
 use crate::formatter::NamedRoute;
 use crate::http::{Known, RequestHead, ResponseHead};
+use crate::matchers::HeaderSource;
 use crate::stream_info::{DynamicMetadata, StreamInfo};
-use crate::upstream::{MetadataMatch, NamedClusters};
+use crate::upstream::{ClusterNames, MetadataMatch, NamedClusters};
 
 /// Where in a table a route stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,14 +178,13 @@ impl SelectedRoute {
     }
 
     /// The name of that cluster, be it known or not.
-    pub fn cluster_name(&self, head: &RequestHead, names: &ClusterNames) -> Option<String> {
-        let target = self.cluster_target()?;
-        match (target, target.choose(head, names)) {
-            (_, ClusterChoice::Id(id)) => names.name(id).map(|name| name.to_string()),
-            (ClusterTarget::Header(key), ClusterChoice::NotFound) => head
-                .first(key)
-                .map(|name| String::from_utf8_lossy(&name).into_owned()),
-            (ClusterTarget::Id(_), ClusterChoice::NotFound) => None,
+    pub fn cluster_name(&self, head: &RequestHead, names: &ClusterNames) -> Option<Arc<str>> {
+        match self.cluster_target()? {
+            ClusterTarget::Id(id) => names.name(*id),
+            ClusterTarget::Header(key) => {
+                let name = HeaderSource::first(head, key)?;
+                std::str::from_utf8(&name).ok().map(Arc::from)
+            }
         }
     }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 
 use outrigger_proto::pb::envoy::config::core::v3::Node;
 
-use super::InitManager;
 use super::{InitManager, MainJobs};
 use crate::access_loggers::AccessLogManager;
 use crate::config::DynamicFields;

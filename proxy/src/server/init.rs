@@ -132,13 +132,13 @@ mod tests {
         assert!(manager.is_ready());
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn who_waits_is_woken_by_the_last_target() {
         let manager = InitManager::new("server");
         let target = manager.target("cluster a");
         let waiting = {
             let manager = manager.clone();
-            tokio::spawn(async move { manager.ready().await })
+            tokio::task::spawn_local(async move { manager.ready().await })
         };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

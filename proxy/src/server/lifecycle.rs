@@ -252,7 +252,8 @@ impl Server {
             started.map_err(|error| vec![error])?;
         }
         let context = self.context.clone();
-        tokio::task::spawn_local(async move { context.main.serve(main).await });
+        let worker = main.clone();
+        tokio::task::spawn_local(async move { context.main.serve(worker).await });
         self.run_beside();
         // Until then only signals are listened to.
         tokio::select! {

@@ -35,6 +35,10 @@ impl MainJobs {
 }
 
 impl Default for MainJobs {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "conversions do not wait, and a configuration leaves few jobs"
+    )]
     fn default() -> Self {
         let (jobs, waiting) = mpsc::unbounded_channel();
         Self {

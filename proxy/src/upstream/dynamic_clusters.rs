@@ -279,7 +279,10 @@ impl Watcher for CdsWatcher {
         }
         match &self.first {
             Some(first) => first.ready(),
-            None => update.removed.iter().for_each(|name| manager.is_missing(name)),
+            None => update
+                .removed
+                .iter()
+                .for_each(|name| manager.is_missing(name)),
         }
         match refused.is_empty() {
             true => Ok(()),

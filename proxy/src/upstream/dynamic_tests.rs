@@ -692,7 +692,10 @@ async fn a_cluster_that_a_request_needs_is_asked_for_and_waited_for() {
     let first = tokio::task::spawn_local(first);
     let second = tokio::task::spawn_local(second);
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(harness.client.asked_for(ResourceKind::Cluster), [Arc::from("a")]);
+    assert_eq!(
+        harness.client.asked_for(ResourceKind::Cluster),
+        [Arc::from("a")]
+    );
     // It has to be warm.
     harness.clusters(&[eds_cluster("a")]).unwrap();
     sleep(Duration::from_millis(1)).await;
@@ -714,6 +717,9 @@ async fn a_cluster_that_a_request_needs_is_asked_for_and_waited_for() {
         .unwrap();
     sleep(Duration::from_millis(1)).await;
     assert!(missing.is_finished());
-    assert_eq!(harness.client.asked_for(ResourceKind::Cluster), [Arc::from("a")]);
+    assert_eq!(
+        harness.client.asked_for(ResourceKind::Cluster),
+        [Arc::from("a")]
+    );
     assert!(harness.stat("cluster_manager.odcds.update_success") > 0);
 }

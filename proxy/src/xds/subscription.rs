@@ -106,6 +106,10 @@ impl Subscriptions {
 }
 
 impl Default for Subscriptions {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "conversions do not wait, and each thing they subscribe to is held by the configuration"
+    )]
     fn default() -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         Self {

@@ -90,7 +90,7 @@ async fn serve(
     let Ok(out) = respond.send_response(response, false) else {
         return;
     };
-    let mut stream = Stream {
+    let stream = Stream {
         out,
         delta: path.contains("/Delta"),
         last_nonce: 0,

@@ -73,11 +73,6 @@ impl Connection {
     pub async fn closed_within(&mut self, patience: Duration) -> bool {
         self.reader.fate(patience).await == "closed"
     }
-
-    /// Whether the peer keeps it open for this time.
-    pub async fn stays_open(&mut self, time: Duration) -> bool {
-        self.reader.fate(time).await == "open"
-    }
 }
 
 pub async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> TcpStream {
