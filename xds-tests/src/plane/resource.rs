@@ -139,7 +139,7 @@ impl Resource {
     pub fn raw(kind: Kind, name: &str, value: Vec<u8>) -> Self {
         let body = Any {
             type_url: kind.type_url(),
-            value: value.into(),
+            value,
         };
         Self {
             name: name.into(),

@@ -35,6 +35,10 @@ const METHOD: &str = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessL
 const STREAM_BYTES: usize = 1024 * 1024;
 
 /// An entry of either kind.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it goes from the stack into one of two lists at once"
+)]
 pub(super) enum Entry {
     Http(HttpAccessLogEntry),
     Tcp(TcpAccessLogEntry),

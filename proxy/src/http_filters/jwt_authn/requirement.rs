@@ -63,7 +63,7 @@ pub(super) struct KeysNeeded(pub(super) usize);
 type Outcome = Result<Result<(), Fault>, KeysNeeded>;
 
 /// Deeper requirements than anybody writes.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 32;
 
 impl Requirement {
     pub(super) fn from_proto(

@@ -90,8 +90,8 @@ fn a_requirement_names_a_provider_that_exists() {
         "{found:?}"
     );
     let mut deep = pb::JwtRequirement::default();
-    for _ in 0..100 {
-        let requirements = vec![deep];
+    for _ in 0..40 {
+        let requirements = vec![deep.clone(), pb::JwtRequirement::default()];
         deep = pb::JwtRequirement {
             requires_type: Some(RequiresType::RequiresAll(pb::JwtRequirementAndList {
                 requirements,
@@ -99,5 +99,6 @@ fn a_requirement_names_a_provider_that_exists() {
         };
     }
     let found = errors(&filter(SECRET, deep.requires_type.unwrap()));
-    assert!(found[0].contains("nested more than 64 times"), "{found:?}");
+    let is_refused = |error: &String| error.contains("is nested more than 32 times");
+    assert!(found.iter().any(is_refused), "{found:?}");
 }

@@ -264,9 +264,7 @@ impl LoadBalancerContext for HostChoice<'_> {
     fn next_wanted_host(&self, settings: &OverrideHostSettings) -> Option<Box<str>> {
         let mut wanted = self.router.wanted_hosts.borrow_mut();
         wanted
-            .get_or_insert_with(|| {
-                Box::new(settings.wanted(self.request, &self.info.dynamic_metadata))
-            })
+            .get_or_insert_with(|| settings.wanted(self.request, &self.info.dynamic_metadata))
             .pop_front()
     }
     fn hash_key(&self) -> Option<u64> {

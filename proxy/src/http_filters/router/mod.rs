@@ -91,7 +91,7 @@ pub struct Router {
     /// Attempts that took too long and go on.
     slow: Vec<Slow>,
     /// The hosts that the request names itself and that have not been tried, once they were asked for.
-    wanted_hosts: RefCell<Option<Box<VecDeque<Box<str>>>>>,
+    wanted_hosts: RefCell<Option<VecDeque<Box<str>>>>,
     /// Cookies by which the client finds its host again.
     new_cookies: Vec<NewCookie>,
     /// `x-envoy-upstream-alt-stat-name`.

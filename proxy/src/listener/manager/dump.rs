@@ -109,6 +109,5 @@ fn state_of(listener: &ManagedListener) -> DynamicListenerState {
         version_info: Manager::version(listener).to_string(),
         listener: Some(listener.message.clone()),
         last_updated: Some(timestamp(listener.last_updated)),
-        ..Default::default()
     }
 }

@@ -90,6 +90,23 @@ pub(super) enum FailureStat {
     CertHash,
 }
 
+/// The validator of `custom_validator_config`, and where its authorities come from.
+fn spiffe_from(
+    config: core::TypedExtensionConfig,
+    path: &ConfigPath<'_>,
+) -> Result<(Spiffe, Box<str>), Rejected> {
+    let core::TypedExtensionConfig {
+        name: _,
+        typed_config,
+    } = config;
+    let any = path.required("typed_config", typed_config)?;
+    let path = path.field("typed_config");
+    // Without the check of the API, which Envoy leaves out here: bundles need no domains beside them.
+    let proto = any::decode::<pb::SpiffeCertValidatorConfig>(&any)
+        .map_err(|error| path.reject(format!("{error}; {SPIFFE} is supported")))?;
+    Spiffe::from_proto(proto, &path)
+}
+
 impl Validation {
     #[allow(deprecated, reason = "every field is decided, also old ones")]
     pub(super) fn from_proto(
@@ -129,19 +146,7 @@ impl Validation {
         let spiffe = path.optional(
             "custom_validator_config",
             custom_validator_config,
-            |config, path| {
-                let core::TypedExtensionConfig {
-                    name: _,
-                    typed_config,
-                } = config;
-                let any = path.required("typed_config", typed_config)?;
-                let path = path.field("typed_config");
-                // Without the check of the API, which Envoy leaves out here: bundles need no domains beside them.
-                let proto = any::decode::<pb::SpiffeCertValidatorConfig>(&any);
-                let proto = proto
-                    .map_err(|error| path.reject(format!("{error}; {SPIFFE} is supported")))?;
-                Spiffe::from_proto(proto, &path)
-            },
+            spiffe_from,
         );
         let ca = match (trusted_ca, system_root_certs) {
             (Some(source), _) => data_source(source, &path.field("trusted_ca")).map(Some),
