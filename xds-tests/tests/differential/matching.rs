@@ -63,9 +63,30 @@ fn paths() -> Vec<Case> {
         .shows(["< body template", "< body other"]),
         template("a template takes no octet that no path has", "/{x}")
             .get("/a%20b")
-            .get("/a~b!$&'()*+,;:@")
+            .get("/a~b!$&'()*+,;:@=")
             .get("/a\"b")
-            .shows(["< body template"]),
+            .shows(["< body template", "< body other"]),
+        template(
+            "a variable of a template may have text around it",
+            "/pre{x}post/{y}.json",
+        )
+        .get("/pre-1-post/2.json")
+        .get("/prepost/2.json")
+        .shows(["< body template", "< body other"]),
+        template(
+            "a star within a segment repeats the letter before it",
+            "/ab*c",
+        )
+        .get("/abbbc")
+        .get("/abxc")
+        .get("/ac")
+        .shows(["< body template", "< body other"]),
+        template("two stars within a segment match nothing", "/a**b")
+            .get("/a/b")
+            .get("/ab")
+            .get("/a**b")
+            .lacks(["< body template"])
+            .shows(["< body other"]),
         case("ignore_path_parameters_in_path_matching leaves out what follows a semicolon")
             .route_config("ignore_path_parameters_in_path_matching: true")
             .routes(
@@ -308,8 +329,8 @@ fn state() -> Vec<Case> {
             "- match: {{ prefix: /, dynamic_metadata: [{{ filter: ns, path: [{{ key: k }}], {matcher} }}] }}\n  @say(yes)\n- match: {{ prefix: / }}\n  @say(no)"
         ))
     };
-    let by_state = |title, matcher: &str| {
-        case(title).filters(CLEAR).routes(&format!(
+    let by_state = |title, factory: &str, matcher: &str| {
+        case(title).filters(&CLEAR.replace("envoy.string", factory)).routes(&format!(
             "- match: {{ prefix: /, filter_state: [{{ key: state, {matcher} }}] }}\n  @say(yes)\n- match: {{ prefix: / }}\n  @say(no)"
         ))
     };
@@ -382,15 +403,29 @@ fn state() -> Vec<Case> {
                   @say(no)")
             .get("/")
             .shows(["< body no"]),
-        by_state("an object of the filter state chooses a route", "string_match: { prefix: a }")
+        by_state("an object of the filter state chooses a route", "envoy.string", "string_match: { prefix: a }")
             .send(get("/").field("x-state", "ab"))
             .send(get("/").field("x-state", "b"))
             .both()
             .shows(["< body yes", "< body no"]),
-        by_state("a text of the filter state is no address", "address_match: { ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }")
+        by_state("a text of the filter state is no address", "envoy.string", "address_match: { ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }")
             .send(get("/").field("x-state", "10.1.2.3"))
             .send(get("/").field("x-state", "11.1.2.3"))
-            .shows(["< body no"]),
+            .shows(["< body no"])
+            .lacks(["< body yes"]),
+        by_state("an address of the filter state chooses a route", "envoy.network.ip", "address_match: { ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }")
+            .send(get("/").field("x-state", "10.1.2.3"))
+            .send(get("/").field("x-state", "11.1.2.3"))
+            .send(get("/").field("x-state", "10.1.2.3:80"))
+            .get("/")
+            .shows(["< body yes", "< body no"]),
+        by_state("an address that may not be in a range must be one", "envoy.network.ip", "address_match: { ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }], invert_match: true }")
+            .send(get("/").field("x-state", "10.1.2.3"))
+            .send(get("/").field("x-state", "2001:db8::1"))
+            .send(get("/").field("x-state", "nobody"))
+            .log_format("%FILTER_STATE(state:PLAIN)% %FILTER_STATE(state)%", "")
+            .logs(3)
+            .shows(["< body yes", "< body no", "log 10.1.2.3:0 -", "log [2001:db8::1]:0 -", "log - -"]),
     ]
 }
 
@@ -531,6 +566,15 @@ fn trees() -> Vec<Case> {
     ]
 }
 
+/// The connection manager gives requests this header unless they have one, before the route is chosen.
+fn early(name: &str, value: &str) -> String {
+    format!(
+        "early_header_mutation_extensions:\n- name: early\n  typed_config:\n    \
+         \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation\n    \
+         mutations: [{{ append: {{ header: {{ key: \"{name}\", value: \"{value}\" }}, append_action: ADD_IF_ABSENT }} }}]"
+    )
+}
+
 fn clusters() -> Vec<Case> {
     let weighted = |title, fields: &str, entries: &str| {
         case(title)
@@ -563,10 +607,10 @@ fn clusters() -> Vec<Case> {
             .shows(["> x-w: w", "< x-r: r", "> host: of.weight"])
             .lacks(["> x-gone*", "< x-up*"]),
         weighted("a weighted cluster may be named by a header", "", "- { cluster_header: x-c, weight: 1 }")
-            .send(get("/").field("x-c", "@other"))
+            .hcm(&early("x-c", "@other"))
             .send(get("/").field("x-c", "nowhere"))
             .get("/")
-            .shows(["< 503", "log flags=NC"]),
+            .shows(["< body other", "< 503", "log flags=NC"]),
         weighted("a hash policy may choose among weighted clusters", "use_hash_policy: true", halves)
             .routes("
                 - match: { prefix: / }
@@ -585,7 +629,7 @@ fn clusters() -> Vec<Case> {
             .routes("
                 - match: { prefix: / }
                   route: { cluster_header: x-c }")
-            .send(get("/").field("x-c", "@backend"))
+            .hcm(&early("x-c", "@backend"))
             .send(get("/").field("x-c", "nowhere"))
             .get("/")
             .both()
@@ -594,7 +638,8 @@ fn clusters() -> Vec<Case> {
             .routes("
                 - match: { prefix: / }
                   route: { cluster_header: \":authority\" }")
-            .send(get("/").host("@backend"))
+            .hcm(&early(":authority", "@backend").replace("ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS"))
+            .get("/")
             .shows(["< 200"]),
         case("cluster_not_found_response_code holds for a cluster_header as well")
             .routes("
@@ -631,6 +676,10 @@ fn answers() -> Vec<Case> {
         .get("/")
         .both()
         .shows(["< 201", "< body from a file", "< content-type: text/plain"]),
+        answer("a direct response of 3xx says where the request has come", "status: 302")
+            .send(get("/old?q").host("example.com:80"))
+            .both()
+            .shows(["< 302", "< location: http://example.com:80/old?q"]),
         answer("direct_response takes its body from bytes", "status: 200\nbody: { inline_bytes: aGk= }")
             .get("/")
             .shows(["< body hi"]),
@@ -652,7 +701,7 @@ fn answers() -> Vec<Case> {
             "status: 200\nbody_format: { json_format: { path: \"%REQ(:path)%\" } }",
         )
         .get("/x")
-        .shows(["< content-type: application/json", "< body {\"path\":\"/x\"}"]),
+        .shows(["< content-type: application/json", "< body {\"path\":\"/x\"}\\n"]),
         answer("a direct response reads no body of the request", "status: 200\nbody: { inline_string: early }")
             .send(request("POST", "/").body("unread"))
             .both()
@@ -663,6 +712,6 @@ fn answers() -> Vec<Case> {
                   non_forwarding_action: {}")
             .get("/")
             .both()
-            .shows(["< 404"]),
+            .shows(["< 503", "log flags=NC", "log details=cluster_not_found"]),
     ]
 }
