@@ -634,13 +634,6 @@ fn clusters() -> Vec<Case> {
             .get("/")
             .both()
             .shows(["< 200", "< 503", "log flags=NC", "log details=cluster_not_found"]),
-        case("cluster_header may be the authority")
-            .routes("
-                - match: { prefix: / }
-                  route: { cluster_header: \":authority\" }")
-            .hcm(&early(":authority", "@backend").replace("ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS"))
-            .get("/")
-            .shows(["< 200"]),
         case("cluster_not_found_response_code holds for a cluster_header as well")
             .routes("
                 - match: { prefix: / }

@@ -14,17 +14,29 @@ use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::{Effects, HttpFilter, Interests, LocalReply, StreamContext};
+use crate::route::RouteTable;
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
 pub use chain::Chain;
 pub use direction::{Decode, Direction, Encode};
 
-/// The filters of one stream, in the order of the configuration, with the number of each one's name in the route table.
+/// The filters of one stream, in the order of the configuration.
 #[derive(Default)]
 pub struct Filters {
-    list: Vec<(Box<dyn HttpFilter>, Interests, Option<usize>)>,
+    list: Vec<Entry>,
     union: Interests,
+    /// The names of all filters that are configured, whether or not the stream has them.
+    names: Option<Rc<[Rc<str>]>>,
+}
+
+struct Entry {
+    filter: Box<dyn HttpFilter>,
+    interests: Interests,
+    /// The place of its name among `names`.
+    place: u16,
+    /// The number of its name in the route table.
+    slot: Option<usize>,
 }
 
 /// What the filters may see of their stream, lent for one call.
@@ -72,11 +84,33 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// Adds a filter after the others.
-    pub fn push(&mut self, filter: Box<dyn HttpFilter>, slot: Option<usize>) {
+    /// No filters yet, of those with these names.
+    pub fn of(names: Rc<[Rc<str>]>) -> Self {
+        Self {
+            names: Some(names),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a filter after the others: the one at `place` of the names, whose name has the number `slot` in the route table.
+    pub fn push(&mut self, filter: Box<dyn HttpFilter>, place: u16, slot: Option<usize>) {
         let interests = filter.interests();
         self.union = self.union.and(interests);
-        self.list.push((filter, interests, slot));
+        self.list.push(Entry {
+            filter,
+            interests,
+            place,
+            slot,
+        });
+    }
+
+    /// Finds the names in another route table: a route of another scope has come.
+    fn renumber(&mut self, table: &RouteTable) {
+        let Some(names) = &self.names else { return };
+        for entry in &mut self.list {
+            let name = names.get(usize::from(entry.place));
+            entry.slot = name.and_then(|name| table.filter_slot(name));
+        }
     }
 
     /// How many there are.
@@ -92,7 +126,10 @@ impl Filters {
     /// Tells every filter that its stream has ended.
     pub fn complete(&mut self, info: &mut StreamInfo) {
         if self.union.contains(Interests::COMPLETE) {
-            for (filter, interests, _) in &mut self.list {
+            for Entry {
+                filter, interests, ..
+            } in &mut self.list
+            {
                 if interests.contains(Interests::COMPLETE) {
                     filter.on_stream_complete(info);
                 }
@@ -102,7 +139,13 @@ impl Filters {
 
     /// Shows an informational response to the filters, the last one first.
     pub fn encode_1xx(&mut self, env: &mut ChainEnv<'_>, head: &mut ResponseHead) {
-        for (filter, interests, slot) in self.list.iter_mut().rev() {
+        for entry in self.list.iter_mut().rev() {
+            let Entry {
+                filter,
+                interests,
+                slot,
+                ..
+            } = entry;
             if interests.contains(Interests::ENCODE_HEADERS) {
                 let mut cx = StreamContext {
                     info: env.info,

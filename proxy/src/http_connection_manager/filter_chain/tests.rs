@@ -131,6 +131,7 @@ impl Harness {
                 data,
                 trailers: || TrailersStatus::Continue,
             }),
+            0,
             None,
         );
         self
