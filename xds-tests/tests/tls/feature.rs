@@ -33,7 +33,8 @@ pub struct Feature {
     /// More of the filter chain.
     chain: String,
     talks: Vec<Talk>,
-    group_aside: bool,
+    /// Beginnings of words in which a difference is declared.
+    aside: Vec<&'static str>,
 }
 
 /// One connection.
@@ -45,7 +46,7 @@ pub struct Talk {
     bytes: Option<&'static [u8]>,
     /// What must stand in what Envoy's client or log shows.
     shows: &'static str,
-    /// The alert differs, as the documentation of the transport socket says.
+    /// The alert, or what came before it, differs, as the documentation of the transport socket says.
     other_alert: bool,
 }
 
@@ -61,7 +62,7 @@ impl Feature {
             manager: String::new(),
             chain: String::new(),
             talks: Vec::new(),
-            group_aside: false,
+            aside: Vec::new(),
         }
     }
 
@@ -132,8 +133,13 @@ impl Feature {
     }
 
     /// The group of handshakes is not told, as the documentation of the transport socket says.
-    pub fn other_group(mut self) -> Self {
-        self.group_aside = true;
+    pub fn other_group(self) -> Self {
+        self.aside("group=")
+    }
+
+    /// Words that begin so may differ, as the documentation of the transport socket says.
+    pub fn aside(mut self, start: &'static str) -> Self {
+        self.aside.push(start);
         self
     }
 
@@ -323,12 +329,13 @@ async fn play(binary: &Path, pki: &Pki, features: &[Feature], folder: &Path) -> 
 impl Feature {
     /// The text without what is another one by declaration.
     fn comparable(&self, text: &str) -> String {
-        if !self.group_aside {
-            return text.to_owned();
-        }
-        let lines = text.lines().filter(|line| !line.contains(".curves."));
+        let is_aside = |word: &&str| self.aside.iter().any(|start| word.starts_with(start));
+        let curves = self.aside.contains(&"group=");
+        let lines = text
+            .lines()
+            .filter(|line| !(curves && line.contains(".curves.")));
         let words = lines.flat_map(|line| line.split(' '));
-        let words: Vec<_> = words.filter(|word| !word.starts_with("group=")).collect();
+        let words: Vec<_> = words.filter(|word| !is_aside(word)).collect();
         words.join(" ")
     }
 
@@ -343,7 +350,9 @@ impl Feature {
                 out.push(format!("{what}: Envoy shows no {}:\n  {shown}", case.shows));
             }
             let client = |seen: &Seen| {
-                let dropped = |line: &&String| case.other_alert && line.starts_with("alert");
+                let dropped = |line: &&String| {
+                    case.other_alert && (line.starts_with("alert") || line.starts_with("New,"))
+                };
                 let lines: Vec<_> = seen
                     .client
                     .iter()

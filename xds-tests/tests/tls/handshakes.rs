@@ -1,10 +1,11 @@
 //! Handshakes that fail before any certificate is judged: versions, suites, groups, signatures, and what is no TLS at all.
 
-use crate::feature::{Feature, GOOD, ca, compare};
+use crate::feature::{Feature, GCM, GOOD, SUITES, ca, compare};
 use crate::pki::Pki;
 
 const OLD: &str = "DEFAULT@SECLEVEL=0";
 const NO_SHARED_CIPHER: &str = "268435640:SSL_routines:OPENSSL_internal:NO_SHARED_CIPHER";
+const WRONG_CURVE: &str = "268435699:SSL_routines:OPENSSL_internal:WRONG_CURVE";
 const UNSUPPORTED: &str = "268435696:SSL_routines:OPENSSL_internal:UNSUPPORTED_PROTOCOL";
 
 fn versions(pki: &Pki) -> Vec<Feature> {
@@ -23,11 +24,9 @@ fn versions(pki: &Pki) -> Vec<Feature> {
         ),
         Feature::new("too_old", pki)
             .with("", &["-tls1_1", "-cipher", OLD], UNSUPPORTED)
-            .other_alert()
-            .with("", &["-tls1", "-cipher", OLD], UNSUPPORTED)
-            .other_alert(),
+            .with("", &["-tls1", "-cipher", OLD], UNSUPPORTED),
         from("as_old_as_can_be", "tls_minimum_protocol_version: TLSv1_2")
-            .with("", &["-tls1_2"], GOOD)
+            .with("", &["-tls1_2", GCM, SUITES], GOOD)
             .other_group(),
     ]
 }
@@ -37,17 +36,17 @@ fn parameters(pki: &Pki) -> Vec<Feature> {
         |title, yaml: &str| Feature::new(title, pki).common(&format!("tls_params: {{ {yaml} }}"));
     vec![
         Feature::new("no_suite", pki)
-            .with("", &["-tls1_2", "-cipher", "AES128-SHA"], NO_SHARED_CIPHER),
+            .with("", &["-tls1_2", "-cipher", "AES128-SHA"], WRONG_CURVE),
         with("no_configured_suite", "tls_maximum_protocol_version: TLSv1_2, cipher_suites: [ ECDHE-ECDSA-AES128-GCM-SHA256 ]")
             .with("", &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"], NO_SHARED_CIPHER),
         Feature::new("suite_of_another_key", pki)
             .with("", &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], NO_SHARED_CIPHER),
         with("no_group_13", "ecdh_curves: [ P-256 ]")
-            .with("", &["-tls1_3", "-groups", "P-384"], "268435722:SSL_routines:OPENSSL_internal:NO_SHARED_GROUP"),
+            .with("", &["-tls1_3", "-groups", "P-384"], "268435722:SSL_routines:OPENSSL_internal:NO_SHARED_GROUP").aside("c="),
         with("no_group_12", "ecdh_curves: [ P-256 ]")
             .with("", &["-tls1_2", "-groups", "P-384"], "TLS_error"),
         Feature::new("no_signature_13", pki)
-            .with("", &["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"], "TLS_error"),
+            .with("", &["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"], "TLS_error").other_alert(),
         Feature::new("no_signature_12", pki)
             .with("", &["-tls1_2", "-sigalgs", "RSA+SHA256"], "TLS_error"),
         Feature::new("no_protocol", pki)
@@ -68,6 +67,8 @@ fn strangers(pki: &Pki) -> Vec<Feature> {
     ];
     let refuses_12 = [
         "-tls1_2",
+        GCM,
+        SUITES,
         "-verify_return_error",
         "-verify",
         "3",
@@ -95,7 +96,7 @@ fn strangers(pki: &Pki) -> Vec<Feature> {
             .with(
                 "",
                 &refuses,
-                "268436504:SSL_routines:OPENSSL_internal:TLSV1_ALERT_UNKNOWN_CA",
+                "268435568:SSL_routines:OPENSSL_internal:BAD_PACKET_LENGTH|268435595",
             )
             .with(
                 "",
@@ -106,13 +107,10 @@ fn strangers(pki: &Pki) -> Vec<Feature> {
         Feature::new("silent", pki)
             .validates(&ca(pki, ""))
             .chain("transport_socket_connect_timeout: 0.3s")
-            .bytes(b"", "transport_socket_timeout"),
+            .bytes(b"", "why=- v=-"),
         Feature::new("half_a_hello", pki)
             .chain("transport_socket_connect_timeout: 0.3s")
-            .bytes(
-                b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
-                "transport_socket_timeout",
-            ),
+            .bytes(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "why=- v=-"),
     ]
 }
 

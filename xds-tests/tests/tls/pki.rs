@@ -141,7 +141,12 @@ impl Pki {
             let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
             self.write(name, &params.signed_by(&key, ca).unwrap().pem(), &key);
         }
-        let mut params = params("p384", 2035);
+        let mut params = params("wraps", 2035);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        self.write("wraps", &params.signed_by(&key, ca).unwrap().pem(), &key);
+        let mut params = crate::pki::params("p384", 2035);
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
         self.write("p384", &params.signed_by(&key, ca).unwrap().pem(), &key);

@@ -467,6 +467,3 @@ fn spki_from(text: String, path: &ConfigPath<'_>) -> Result<[u8; 32], Rejected> 
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| path.reject(format!("Invalid base64-encoded SHA-256 {text}")))
 }
-
-#[cfg(test)]
-mod tests;
