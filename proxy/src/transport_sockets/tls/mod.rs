@@ -21,6 +21,7 @@
 mod client;
 mod context;
 mod failure;
+pub mod fuzzing;
 mod key_log;
 mod parameters;
 mod select;

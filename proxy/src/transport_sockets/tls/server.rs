@@ -149,8 +149,10 @@ impl DownstreamTls {
         let proto = match &self.settings.tickets {
             TicketSource::Off => return Ok(Some(None)),
             TicketSource::Own => {
-                let own = rustls::crypto::aws_lc_rs::Ticketer::new();
-                return Ok(Some(own.ok()));
+                let own = Tickets::own(self.settings.session_timeout, materials.trust());
+                return Ok(Some(
+                    own.map(|own| Arc::new(own) as Arc<dyn ProducesTickets>),
+                ));
             }
             TicketSource::Keys(keys) => keys.clone(),
             TicketSource::Secret(cell) => match cell.get().and_then(|secret| secret.r#type.clone())
