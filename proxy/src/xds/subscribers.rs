@@ -131,6 +131,10 @@ impl Subscribers {
                 let mut all = self.all.borrow_mut();
                 all.get_mut(&number).map(|subscriber| {
                     subscriber.deadline = None;
+                    if let Interest::Names(names) = &subscriber.interest {
+                        let channel = &subscriber.channel;
+                        channel.with(subscriber.kind, |state| state.ledger.time_out(names));
+                    }
                     subscriber.watcher.clone()
                 })
             };

@@ -22,6 +22,7 @@ mod resources;
 mod secrets;
 mod services;
 mod stage;
+mod status;
 mod traffic;
 mod transports;
 mod warming;
