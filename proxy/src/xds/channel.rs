@@ -186,7 +186,7 @@ impl Channel {
             SourceKind::Ads => Some("ads".to_owned()),
             SourceKind::Path(_) => None,
             SourceKind::Api(source) => Some(match &source.transport {
-                ApiTransport::Grpc { service, .. } => format!("grpc {}", service.authority),
+                ApiTransport::Grpc { service, .. } => format!("grpc {}", service.service.authority),
                 ApiTransport::Rest { cluster_name, .. } => format!("rest {cluster_name}"),
             }),
         }

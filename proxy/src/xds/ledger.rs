@@ -70,11 +70,13 @@ impl Ledger {
     /// Takes note of a response and of what was refused of it.
     pub(super) fn note(&mut self, received: &Received, refused: &[Refused], wanted: &Interests) {
         let now = SystemTime::now();
+        let by_name: HashMap<&str, &Refused> =
+            refused.iter().map(|known| (&*known.name, known)).collect();
         for resource in &received.sent {
             if !wanted.includes(&resource.name) {
                 continue;
             }
-            if let Some(refused) = refused.iter().find(|known| known.name == resource.name) {
+            if let Some(refused) = by_name.get(&*resource.name) {
                 self.fail(
                     refused,
                     &resource.version,
