@@ -13,6 +13,7 @@ mod absence;
 mod client;
 mod conversation;
 mod draining;
+mod dumps;
 mod keeping;
 mod kinds;
 mod logs;

@@ -196,6 +196,7 @@ fn what_is_refused_is_told_of_with_what_is_in_force() {
     tell_alone("status-refused", &AGGREGATED, WHY, async |stage| {
         let address = stage.backend("first").await;
         let first = stage.plane.set(Kind::Cds, [cluster("a", address)]);
+        stage.plane.set(Kind::Lds, []);
         stage.run().await;
         let second = stage.plane.set(Kind::Cds, [bad_cluster("a")]);
         let refused = told(stage, Kind::Cds, "a", Status::Nacked).await;
@@ -251,6 +252,7 @@ fn requests_are_answered_one_by_one_on_the_port_of_the_pages() {
         stage
             .plane
             .set(Kind::Cds, [cluster("a", address), bad_cluster("bad")]);
+        stage.plane.set(Kind::Lds, []);
         stage.run().await;
         told(stage, Kind::Cds, "bad", Status::Nacked).await;
         let bare = pb::ClientStatusRequest {
