@@ -46,7 +46,6 @@ enum EntryFilter {
 #[derive(Default)]
 pub struct WorkerChain {
     entries: Rc<[WorkerEntry]>,
-    names: Rc<[Rc<str>]>,
     /// The number of each entry's name in the table.
     slots: Box<[Option<usize>]>,
 }
@@ -211,40 +210,42 @@ impl ChainConfig {
             },
             disabled: entry.disabled,
         });
-        let entries: Rc<[WorkerEntry]> = entries.collect();
-        let names = entries.iter().map(|entry| entry.name.clone()).collect();
-        WorkerChain::new(entries, names, table)
+        WorkerChain::new(entries.collect(), table)
     }
 }
 
 impl WorkerChain {
-    fn new(entries: Rc<[WorkerEntry]>, names: Rc<[Rc<str>]>, table: Option<&RouteTable>) -> Self {
+    fn new(entries: Rc<[WorkerEntry]>, table: Option<&RouteTable>) -> Self {
         let slot = |entry: &WorkerEntry| table.and_then(|table| table.filter_slot(&entry.name));
         Self {
             slots: entries.iter().map(slot).collect(),
             entries,
-            names,
         }
     }
 
     /// The same filters, for streams routed by another table.
     pub fn for_table(&self, table: Option<&RouteTable>) -> Self {
-        Self::new(self.entries.clone(), self.names.clone(), table)
+        Self::new(self.entries.clone(), table)
     }
 
     /// The filters of a new stream: those that its route leaves on.
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
-        let mut filters = Filters::of(self.names.clone());
-        for (place, (entry, slot)) in (0..).zip(self.entries.iter().zip(&self.slots)) {
+        let mut filters = Filters::default();
+        for (index, (entry, slot)) in self.entries.iter().zip(&self.slots).enumerate() {
             if !disabled_by(route, *slot).unwrap_or(entry.disabled) {
                 let filter = match &entry.filter {
                     EntryFilter::Fixed(filter) => filter.new_stream(),
                     EntryFilter::Dynamic(filter) => filter.new_stream(),
                 };
-                filters.push(filter, place, *slot);
+                filters.push(filter, index, *slot);
             }
         }
         filters
+    }
+
+    /// The number of each filter in the table, for [`Filters::renumber`].
+    pub fn slots(&self) -> &[Option<usize>] {
+        &self.slots
     }
 
     /// Which of its filters a stream would have.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::chain::{Chain, State};
 use super::direction::Direction;
-use super::{ChainEnv, Entry, Filters, Flow, Piece};
+use super::{ChainEnv, Filters, Flow, Piece};
 use crate::http::{EndStream, Fields};
 use crate::http_filters::{DataStatus, StreamContext, TrailersStatus};
 
@@ -27,14 +27,9 @@ impl<D: Direction> Chain<D> {
                 State::Open | State::HeadStopped(_) => {}
             }
             let index = D::index(position, len);
-            let Entry {
-                filter,
-                interests,
-                slot,
-                ..
-            } = &mut filters.list[index];
+            let (filter, interests, slot) = &mut filters.list[index];
             let status = if interests.contains(D::DATA) {
-                let mut cx = context(env, *slot);
+                let mut cx = context(env, slot.number);
                 D::data(&mut **filter, &mut cx, &mut data, end)
             } else if self.held[position].state == State::Open {
                 continue;
@@ -116,10 +111,10 @@ impl<D: Direction> Chain<D> {
         let before = buffer.len();
         let end = held.ended && held.trailers.is_none();
         let index = D::index(position, filters.len());
-        let Entry { filter, slot, .. } = &mut filters.list[index];
+        let (filter, _, slot) = &mut filters.list[index];
         let status = D::resume_data(
             &mut **filter,
-            &mut context(env, *slot),
+            &mut context(env, slot.number),
             &mut buffer,
             end.into(),
         );
@@ -175,14 +170,9 @@ impl<D: Direction> Chain<D> {
                 return Flow::Done;
             }
             let index = D::index(position, len);
-            let Entry {
-                filter,
-                interests,
-                slot,
-                ..
-            } = &mut filters.list[index];
+            let (filter, interests, slot) = &mut filters.list[index];
             let status = if interests.contains(D::TRAILERS) {
-                D::trailers(&mut **filter, &mut context(env, *slot), &mut trailers)
+                D::trailers(&mut **filter, &mut context(env, slot.number), &mut trailers)
             } else {
                 TrailersStatus::Continue
             };

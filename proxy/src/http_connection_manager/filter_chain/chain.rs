@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 
 use super::direction::Direction;
-use super::{ChainEnv, Entry, Filters, Flow, Piece};
+use super::{ChainEnv, Filters, Flow, Piece};
 use crate::http::{EndStream, Fields};
 use crate::http_filters::{HeadersStatus, LocalBoxFuture};
 
@@ -191,21 +191,16 @@ impl<D: Direction> Chain<D> {
         resume: bool,
     ) -> Flow {
         let index = D::index(position, filters.len());
-        let Entry {
-            filter,
-            interests,
-            slot,
-            ..
-        } = &mut filters.list[index];
+        let (filter, interests, slot) = &mut filters.list[index];
         let status = if interests.contains(D::HEADERS) {
-            D::headers(&mut **filter, env, *slot, end, resume)
+            D::headers(&mut **filter, env, slot.number, end, resume)
         } else {
             HeadersStatus::Continue
         };
         if std::mem::take(&mut env.effects.route_cleared) {
-            env.routes.resolve(env.request, env.info);
-            if let Some(route) = &env.info.route {
-                filters.renumber(&route.table);
+            let slots = env.routes.resolve(env.request, env.info);
+            if let Some(slots) = slots {
+                filters.renumber(&slots);
             }
         }
         let held = &mut self.held[position];

@@ -14,29 +14,26 @@ use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::{Effects, HttpFilter, Interests, LocalReply, StreamContext};
-use crate::route::RouteTable;
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
 pub use chain::Chain;
 pub use direction::{Decode, Direction, Encode};
 
-/// The filters of one stream, in the order of the configuration.
+/// The filters of one stream, in the order of the configuration, with the number of each one's name in the route table.
 #[derive(Default)]
 pub struct Filters {
-    list: Vec<Entry>,
+    list: Vec<(Box<dyn HttpFilter>, Interests, Slot)>,
     union: Interests,
-    /// The names of all filters that are configured, whether or not the stream has them.
-    names: Option<Rc<[Rc<str>]>>,
 }
 
-struct Entry {
-    filter: Box<dyn HttpFilter>,
-    interests: Interests,
-    /// The place of its name among `names`.
-    place: u16,
-    /// The number of its name in the route table.
-    slot: Option<usize>,
+/// Where a filter stands.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// In its chain, which may have more filters than the stream.
+    entry: usize,
+    /// In the route table.
+    number: Option<usize>,
 }
 
 /// What the filters may see of their stream, lent for one call.
@@ -57,8 +54,13 @@ pub struct ChainEnv<'a> {
 
 /// Chooses the route of a request.
 pub trait RouteResolver {
-    /// Fills `info.route` for this head.
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo);
+    /// Fills `info.route` for this head. Where the route is of another table than the one that the filters were numbered by: their
+    /// numbers in that one.
+    fn resolve(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Box<[Option<usize>]>>;
 }
 
 /// What passed the last filter.
@@ -84,32 +86,18 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// No filters yet, of those with these names.
-    pub fn of(names: Rc<[Rc<str>]>) -> Self {
-        Self {
-            names: Some(names),
-            ..Self::default()
-        }
-    }
-
-    /// Adds a filter after the others: the one at `place` of the names, whose name has the number `slot` in the route table.
-    pub fn push(&mut self, filter: Box<dyn HttpFilter>, place: u16, slot: Option<usize>) {
+    /// Adds a filter after the others: the entry `entry` of its chain, whose number in the route table is `number`.
+    pub fn push(&mut self, filter: Box<dyn HttpFilter>, entry: usize, number: Option<usize>) {
         let interests = filter.interests();
         self.union = self.union.and(interests);
-        self.list.push(Entry {
-            filter,
-            interests,
-            place,
-            slot,
-        });
+        let slot = Slot { entry, number };
+        self.list.push((filter, interests, slot));
     }
 
-    /// Finds the names in another route table: a route of another scope has come.
-    fn renumber(&mut self, table: &RouteTable) {
-        let Some(names) = &self.names else { return };
-        for entry in &mut self.list {
-            let name = names.get(usize::from(entry.place));
-            entry.slot = name.and_then(|name| table.filter_slot(name));
+    /// Takes the numbers of another route table, one for each entry of the chain.
+    fn renumber(&mut self, slots: &[Option<usize>]) {
+        for (_, _, slot) in &mut self.list {
+            slot.number = slots.get(slot.entry).copied().flatten();
         }
     }
 
@@ -126,10 +114,7 @@ impl Filters {
     /// Tells every filter that its stream has ended.
     pub fn complete(&mut self, info: &mut StreamInfo) {
         if self.union.contains(Interests::COMPLETE) {
-            for Entry {
-                filter, interests, ..
-            } in &mut self.list
-            {
+            for (filter, interests, _) in &mut self.list {
                 if interests.contains(Interests::COMPLETE) {
                     filter.on_stream_complete(info);
                 }
@@ -139,13 +124,7 @@ impl Filters {
 
     /// Shows an informational response to the filters, the last one first.
     pub fn encode_1xx(&mut self, env: &mut ChainEnv<'_>, head: &mut ResponseHead) {
-        for entry in self.list.iter_mut().rev() {
-            let Entry {
-                filter,
-                interests,
-                slot,
-                ..
-            } = entry;
+        for (filter, interests, slot) in self.list.iter_mut().rev() {
             if interests.contains(Interests::ENCODE_HEADERS) {
                 let mut cx = StreamContext {
                     info: env.info,
@@ -153,7 +132,7 @@ impl Filters {
                     request: Some(env.request),
                     response: None,
                     effects: env.effects,
-                    slot: *slot,
+                    slot: slot.number,
                 };
                 filter.encode_1xx(&mut cx, head);
             }
