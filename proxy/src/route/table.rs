@@ -233,6 +233,11 @@ impl RouteTable {
             .ok()
     }
 
+    /// The filter names that `typed_per_filter_config`s mention, in the order of their numbers.
+    pub fn numbered_filters(&self) -> &[Box<str>] {
+        &self.filter_names
+    }
+
     /// `RouteConfiguration.name`.
     pub fn name(&self) -> &str {
         &self.name

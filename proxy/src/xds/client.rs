@@ -263,6 +263,7 @@ impl XdsClient {
                     self.subscribers.time_out();
                     continue;
                 }
+                () = self.subscribers.sooner.notified() => continue,
             };
             match command {
                 Some(command) => self.execute(command),

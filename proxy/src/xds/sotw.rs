@@ -102,7 +102,9 @@ impl Sotw {
         let mut received = received_from(self.kind, resources, &version)?;
         received.version = version;
         if self.kind.is_complete() {
-            let names: BTreeSet<_> = received.names().collect();
+            // Those of heartbeats stay as well.
+            let alive = received.lifetimes.iter().map(|(name, _)| name.clone());
+            let names: BTreeSet<_> = received.names().chain(alive).collect();
             received.removed = self.known.difference(&names).cloned().collect();
             self.known = names;
         }

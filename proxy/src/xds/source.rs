@@ -9,6 +9,7 @@ use pb::api_config_source::ApiType;
 use pb::config_source::ConfigSourceSpecifier;
 use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
+use super::google_grpc;
 use crate::config::{ConfigPath, Rejected};
 use crate::server::ServerContext;
 use crate::upstream::ClusterId;
@@ -286,10 +287,17 @@ impl GrpcTarget {
         } = proto;
         path.unsupported_if_set("retry_policy", retry_policy)?;
         let target = path.required("target_specifier", target_specifier)?;
-        let TargetSpecifier::EnvoyGrpc(target) = target else {
-            return Err(path
-                .field("google_grpc")
-                .reject("is not supported: name a cluster in envoy_grpc, which says the same"));
+        let target = match target {
+            TargetSpecifier::EnvoyGrpc(target) => target,
+            TargetSpecifier::GoogleGrpc(google) => {
+                let google_grpc = path.field("google_grpc");
+                let (cluster_name, authority) = google_grpc::target(google, &google_grpc)?;
+                EnvoyGrpc {
+                    cluster_name,
+                    authority,
+                    ..EnvoyGrpc::default()
+                }
+            }
         };
         let EnvoyGrpc {
             cluster_name,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::channel::Channel;
@@ -19,6 +20,8 @@ pub(super) struct Subscribers {
     all: RefCell<BTreeMap<u64, Subscriber>>,
     /// Until when first answers are waited for.
     deadlines: RefCell<BTreeSet<(Instant, u64)>>,
+    /// Rung when the next one may be another than before.
+    pub(super) sooner: Notify,
     /// What stands in for servers that cannot be reached.
     pub(super) snapshot: OnceCell<Rc<Snapshot>>,
     /// What was taken and refused lately.
@@ -109,6 +112,7 @@ impl Subscribers {
             let deadline = Instant::now() + subscriber.initial_fetch_timeout;
             subscriber.deadline = Some(deadline);
             self.deadlines.borrow_mut().insert((deadline, number));
+            self.sooner.notify_one();
         }
     }
 
@@ -195,7 +199,7 @@ impl Subscribers {
             .filter(|known| known.kind == kind)
             .flat_map(|known| match &known.interest {
                 Interest::Wildcard => Vec::new(),
-                Interest::Names(names) => names.clone(),
+                Interest::Names(names) | Interest::WildcardAnd(names) => names.clone(),
             })
             .collect();
         names.sort();

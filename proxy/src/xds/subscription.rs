@@ -17,6 +17,8 @@ pub enum Interest {
     Wildcard,
     /// These names.
     Names(Vec<Arc<str>>),
+    /// All that the source has for this node, and what it has for it under these names when it is asked.
+    WildcardAnd(Vec<Arc<str>>),
 }
 
 /// Is told what its source says. All calls are made on main.
@@ -152,7 +154,7 @@ impl Interest {
     /// Whether a resource is one of those.
     pub fn includes(&self, name: &str) -> bool {
         match self {
-            Self::Wildcard => true,
+            Self::Wildcard | Self::WildcardAnd(_) => true,
             Self::Names(names) => names.iter().any(|known| **known == *name),
         }
     }

@@ -13,7 +13,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_filters::{Effects, HttpFilter, Interests, LocalReply, StreamContext};
+use crate::http_filters::{
+    Effects, HttpFilter, Interests, LocalBoxFuture, LocalReply, StreamContext,
+};
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
@@ -47,7 +49,21 @@ pub struct ChainEnv<'a> {
 pub trait RouteResolver {
     /// Fills `info.route` for this head.
     fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo);
+
+    /// The same by the newest table. Gives the numbers that this one has for the filter names of the old one, if they are others.
+    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Renumbering> {
+        self.resolve(head, info);
+        None
+    }
+
+    /// Asks for the virtual host of this head, which the table lacks. None: there is nobody to ask.
+    fn find_host(&self, _head: &RequestHead) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
 }
+
+/// For each number of a filter name the one that it has in another table.
+pub type Renumbering = Box<[Option<usize>]>;
 
 /// What passed the last filter.
 #[derive(Debug)]
@@ -77,6 +93,13 @@ impl Filters {
         let interests = filter.interests();
         self.union = self.union.and(interests);
         self.list.push((filter, interests, slot));
+    }
+
+    /// The same filters, for another table.
+    fn renumber(&mut self, renumbering: &Renumbering) {
+        for (_, _, slot) in &mut self.list {
+            *slot = slot.and_then(|slot| renumbering.get(slot).copied().flatten());
+        }
     }
 
     /// How many there are.

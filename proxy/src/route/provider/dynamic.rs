@@ -238,6 +238,13 @@ impl RouteProvider {
         self.state.lock().vhds.clone()
     }
 
+    /// Asks for the virtual host that serves this `host:port`. The future ends when the table has it, and also when there is no
+    /// hope for it. None: virtual hosts do not come one by one, or too many are asked for already.
+    pub fn find_host(&self, host: &str) -> Option<impl Future<Output = ()> + use<>> {
+        let state = self.state.lock();
+        state.vhds.as_ref()?.find(host)
+    }
+
     pub(super) fn server(&self) -> &Arc<ServerContext> {
         &self.server
     }
