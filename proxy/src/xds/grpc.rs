@@ -107,6 +107,12 @@ pub(super) async fn run(
         channel.connection_failed();
         client.stand_in(channel);
         if session.failover.ended(session.targets.len()) {
+            for kind in channel.kinds() {
+                channel.with(kind, |state| {
+                    state.sotw.server_changed();
+                    state.delta.server_changed();
+                });
+            }
             let cluster = &session.target().authority;
             info!(%cluster, "Another server of xDS is asked.");
         }

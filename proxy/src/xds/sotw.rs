@@ -50,6 +50,11 @@ impl Sotw {
         self.asked = None;
     }
 
+    /// The next stream goes to another server, to which the version of this one means nothing.
+    pub(super) fn server_changed(&mut self) {
+        self.version = "".into();
+    }
+
     /// Whether a request is due.
     pub(super) fn is_due(&self, interests: &Interests) -> bool {
         let changed = match self.asked {
