@@ -24,6 +24,7 @@ use super::{
 };
 use super::{file, grpc, rest};
 use crate::server::{ServerContext, Worker};
+use crate::stats::Scope;
 use crate::upstream::async_client::AsyncClient;
 
 /// Asks sources for resources and hands out what they answer. Lives on main.
@@ -241,6 +242,11 @@ impl XdsClient {
                 });
             }
         }
+    }
+
+    /// Where the streams for a subscription count that has a place for itself.
+    pub(super) fn scope_of(&self, number: u64) -> Option<Scope> {
+        self.subscribers.scope(number)
     }
 
     pub(super) fn running(&self) -> Option<&Running> {

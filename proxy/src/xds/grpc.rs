@@ -70,7 +70,7 @@ pub(super) async fn run(
     let Some(running) = client.running() else {
         return;
     };
-    let scope = scope(client, kind);
+    let scope = scope(client, channel, kind);
     let mut session = Session {
         client,
         running,
@@ -131,11 +131,19 @@ async fn wait(client: &XdsClient, channel: &Channel, time: Duration) {
     }
 }
 
-fn scope(client: &XdsClient, kind: Option<ResourceKind>) -> Scope {
+fn scope(client: &XdsClient, channel: &Channel, kind: Option<ResourceKind>) -> Scope {
     let prefix = match kind {
         Some(ResourceKind::Cluster) => "cluster_manager.cds.control_plane.",
         Some(ResourceKind::Listener) => "listener_manager.lds.control_plane.",
-        _ => "control_plane.",
+        Some(kind) => {
+            let numbers = channel.with(kind, |state| state.interests.numbers());
+            let own = numbers.first().and_then(|number| client.scope_of(*number));
+            if let Some(scope) = own {
+                return scope.scope("control_plane.");
+            }
+            "control_plane."
+        }
+        None => "control_plane.",
     };
     client.server.stats.scope(prefix)
 }

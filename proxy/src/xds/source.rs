@@ -101,6 +101,8 @@ pub struct PathSource {
     pub path: PathBuf,
     /// Whose changes tell that the file may have changed. Default: the directory of the file.
     pub directory: Option<PathBuf>,
+    /// Files that are written where they are count as well, and not only those that are moved into place. Default false.
+    pub watch_modify: bool,
 }
 
 /// The runtime key that allows a second server.
@@ -142,6 +144,7 @@ impl XdsSource {
             ConfigSourceSpecifier::Path(file) => Ok(SourceKind::Path(Arc::new(PathSource {
                 path: file.into(),
                 directory: None,
+                watch_modify: false,
             }))),
             ConfigSourceSpecifier::PathConfigSource(source) => {
                 PathSource::from_proto(source, &path.field("path_config_source"))
@@ -416,17 +419,14 @@ impl PathSource {
             let text = format!("cannot read \"{file}\": {error}");
             return Err(path.field("path").reject(text));
         }
-        let directory = watched_directory.map(|directory| {
-            let pb::WatchedDirectory {
-                path,
-                // Harmless: changes in place are always seen.
-                watch_modify: _,
-            } = directory;
-            path.into()
-        });
+        let (directory, watch_modify) = match watched_directory {
+            Some(pb::WatchedDirectory { path, watch_modify }) => (Some(path.into()), watch_modify),
+            None => (None, false),
+        };
         Ok(Self {
             path: file,
             directory,
+            watch_modify,
         })
     }
 }

@@ -13,6 +13,7 @@ use super::channel::Channel;
 use super::interests::Share;
 use super::snapshot::Snapshot;
 use super::{FetchFailure, Interest, Refused, ResourceKind, Update, Watcher, XdsLog};
+use crate::stats::Scope;
 
 /// The subscriptions, by number.
 #[derive(Default)]
@@ -164,6 +165,15 @@ impl Subscribers {
             }
         }
         refused
+    }
+
+    /// Where the streams of a place count that is asked for one subscription alone.
+    pub(super) fn scope(&self, number: u64) -> Option<Scope> {
+        let watcher = self.all.borrow().get(&number)?.watcher.clone();
+        match watcher {
+            WatcherHandle::Shared(watcher) => watcher.upgrade()?.scope(),
+            WatcherHandle::Main(watcher) => watcher.scope(),
+        }
     }
 
     /// A subscription has its first answer.

@@ -96,7 +96,10 @@ impl RouteProvider {
     pub(super) fn wait(&self, init: &InitManager) {
         let mut state = self.state.lock();
         if !state.answered {
-            let target = init.target(format!("RdsRouteConfigSubscription RDS init {}", self.name));
+            let target = init.target(format!(
+                "shared target RdsRouteConfigSubscription RDS init {}",
+                self.name
+            ));
             state.waiting.push(target);
         }
     }
@@ -286,6 +289,10 @@ impl RouteProvider {
 }
 
 impl Watcher for RouteProvider {
+    fn scope(&self) -> Option<Scope> {
+        Some(self.scope.scope(&format!("rds.{}.", self.name)))
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let take = || self.take_update(update);
         self.subscription_stats.count(update.version, take)

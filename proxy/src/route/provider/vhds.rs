@@ -12,6 +12,7 @@ use tracing::debug;
 use super::RouteProvider;
 use crate::config::{ConfigPath, ConfigReport, Rejected};
 use crate::server::ServerContext;
+use crate::stats::Scope;
 use crate::stats_group;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
@@ -309,6 +310,12 @@ impl Demand {
 }
 
 impl Watcher for Watch {
+    fn scope(&self) -> Option<Scope> {
+        let provider = self.provider.upgrade()?;
+        let name = provider.name();
+        Some(provider.scope().scope(&format!("vhds.{name}.")))
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let Some(provider) = self.provider.upgrade() else {
             return Ok(());
