@@ -49,7 +49,7 @@ const TEXTS: &[(ResourceKind, &str, &str)] = &[
     (ResourceKind::RouteConfiguration, "r", "{name: r, virtual_hosts: [{name: h, domains: [a.example.com, '*.example.com']}, {name: i, domains: [a.example.com]}]}"),
     (ResourceKind::RouteConfiguration, "v", "{name: v, vhds: {config_source: {ads: {}}}, virtual_hosts: [{name: h, domains: [x]}]}"),
     (ResourceKind::RouteConfiguration, "v", "{name: v, validate_clusters: true, virtual_hosts: [{name: h, domains: ['*'], routes: [{match: {path: /}, route: {cluster: none}}]}]}"),
-    (ResourceKind::VirtualHost, "v/y", "{name: y, domains: [y], routes: [{match: {prefix: /}, redirect: {host_redirect: z}}]}"),
+    (ResourceKind::VirtualHost, "v/y", "{name: 'y', domains: ['y'], routes: [{match: {prefix: /}, redirect: {host_redirect: z}}]}"),
     (ResourceKind::VirtualHost, "v/z", "{name: z, domains: [x]}"),
     (ResourceKind::ScopedRoute, "s1", "{name: s1, route_configuration_name: r, key: {fragments: [{string_key: one}]}}"),
     (ResourceKind::ScopedRoute, "s2", "{name: s2, route_configuration_name: v, key: {fragments: [{string_key: one}]}}"),
