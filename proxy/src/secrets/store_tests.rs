@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use prost::Name;
 use rcgen::{CertificateParams, KeyPair};
+use tokio::time::Instant;
 
 use super::super::cell::SecretWatcher;
 use super::*;

@@ -100,7 +100,7 @@ async fn measure(
         per_second(id, |_| ()).await?,
     ));
     let one = |second: u32| {
-        let at = addresses[usize::from(second % 2 == 0)];
+        let at = addresses[usize::from(second.is_multiple_of(2))];
         plane.put(Kind::Eds, endpoints(3, 0, at));
     };
     figures.push((
