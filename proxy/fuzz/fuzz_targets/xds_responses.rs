@@ -49,14 +49,14 @@ const TEXTS: &[(ResourceKind, &str, &str)] = &[
     (ResourceKind::RouteConfiguration, "r", "{name: r, virtual_hosts: [{name: h, domains: [a.example.com, '*.example.com']}, {name: i, domains: [a.example.com]}]}"),
     (ResourceKind::RouteConfiguration, "v", "{name: v, vhds: {config_source: {ads: {}}}, virtual_hosts: [{name: h, domains: [x]}]}"),
     (ResourceKind::RouteConfiguration, "v", "{name: v, validate_clusters: true, virtual_hosts: [{name: h, domains: ['*'], routes: [{match: {path: /}, route: {cluster: none}}]}]}"),
-    (ResourceKind::VirtualHost, "v/y", "{name: y, domains: [y], routes: [{match: {prefix: /}, redirect: {host_redirect: z}}]}"),
+    (ResourceKind::VirtualHost, "v/y", "{name: 'y', domains: ['y'], routes: [{match: {prefix: /}, redirect: {host_redirect: z}}]}"),
     (ResourceKind::VirtualHost, "v/z", "{name: z, domains: [x]}"),
     (ResourceKind::ScopedRoute, "s1", "{name: s1, route_configuration_name: r, key: {fragments: [{string_key: one}]}}"),
     (ResourceKind::ScopedRoute, "s2", "{name: s2, route_configuration_name: v, key: {fragments: [{string_key: one}]}}"),
     (ResourceKind::ExtensionConfig, "f", "{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}}"),
     (ResourceKind::ExtensionConfig, "f", "{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"),
     (ResourceKind::Secret, "s", "{name: s, generic_secret: {secret: {inline_string: x}}}"),
-    (ResourceKind::Secret, "s", "{name: s, tls_certificate: {certificate_chain: {inline_string: x}, private_key: {inline_string: y}}}"),
+    (ResourceKind::Secret, "s", "{name: s, tls_certificate: {certificate_chain: {inline_string: x}, private_key: {inline_string: k}}}"),
 ];
 
 /// The encoded resources.
@@ -250,9 +250,12 @@ impl Proxy {
         let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(kind, any), any)).collect();
         let taken = &mut self.taken[place];
         taken.retain(|name, _| named.iter().any(|(sent, _)| sent == name));
-        for (name, any) in named {
-            take(taken, name, any, refused);
+        for (name, any) in &named {
+            take(taken, name.clone(), any, refused);
         }
+        let names: Vec<String> = named.into_iter().map(|(name, _)| name).collect();
+        let is_twice = |name: &&String| names.iter().filter(|other| other == name).count() > 1;
+        self.believe(place, names.iter().filter(is_twice));
     }
 
     /// What changes leave in force.
@@ -271,6 +274,23 @@ impl Proxy {
         for resource in sent {
             if let Some(any) = &resource.resource {
                 take(taken, name_of(kind, any), any, refused);
+            }
+        }
+        let named = sent.iter().filter_map(|sent| Some((&sent.name, name_of(kind, sent.resource.as_ref()?))));
+        let named: Vec<_> = named.collect();
+        let is_odd = |(outer, inner): &&(&String, String)| {
+            *outer != inner || named.iter().filter(|(_, other)| other == inner).count() > 1
+        };
+        let odd = named.iter().filter(is_odd);
+        self.believe(place, odd.flat_map(|(outer, inner)| [*outer, inner]));
+    }
+
+    /// Which of several resources of one name in one response is taken, or which of two names of one counts, only the proxy says.
+    fn believe<'a>(&mut self, place: usize, names: impl Iterator<Item = &'a String>) {
+        for name in names {
+            match self.shown(place).remove(name) {
+                Some(any) => drop(self.taken[place].insert(name.clone(), any.value)),
+                None => drop(self.taken[place].remove(name)),
             }
         }
     }
@@ -298,16 +318,29 @@ impl Proxy {
 
     /// What is in force must be what was taken.
     fn check(&self) {
-        let dump = self.clusters.config_dump(Vec::new());
-        let dynamic = dump.dynamic_active_clusters.iter().chain(&dump.dynamic_warming_clusters);
-        // The warming ones come last: they are the newest.
-        let shown = dynamic.filter_map(|cluster| cluster.cluster.as_ref());
-        compare(ResourceKind::Cluster, shown, &self.taken[0]);
-        let dump = self.listeners.dump();
-        let states = dump.dynamic_listeners.iter();
-        let newest = states.filter_map(|l| l.warming_state.as_ref().or(l.active_state.as_ref()));
-        let shown = newest.filter_map(|state| state.listener.as_ref());
-        compare(ResourceKind::Listener, shown, &self.taken[1]);
+        for (place, kind) in SHOWN.into_iter().enumerate() {
+            compare(kind, &self.shown(place), &self.taken[place]);
+        }
+    }
+
+    /// The newest version of each resource, be it in force or not yet, by name.
+    fn shown(&self, place: usize) -> BTreeMap<String, Any> {
+        let kind = SHOWN[place];
+        let all: Vec<Any> = match kind {
+            ResourceKind::Cluster => {
+                let dump = self.clusters.config_dump(Vec::new());
+                // The warming ones come last: they are the newest.
+                let active = dump.dynamic_active_clusters.into_iter();
+                let all = active.chain(dump.dynamic_warming_clusters);
+                all.filter_map(|cluster| cluster.cluster).collect()
+            }
+            _ => {
+                let states = self.listeners.dump().dynamic_listeners.into_iter();
+                let newest = states.filter_map(|l| l.warming_state.or(l.active_state));
+                newest.filter_map(|state| state.listener).collect()
+            }
+        };
+        all.into_iter().map(|any| (name_of(kind, &any), any)).collect()
     }
 }
 
@@ -328,15 +361,13 @@ fn name_of(kind: ResourceKind, any: &Any) -> String {
     }
 }
 
-fn compare<'a>(kind: ResourceKind, shown: impl Iterator<Item = &'a Any>, taken: &BTreeMap<String, Vec<u8>>) {
-    let shown: BTreeMap<String, &Any> = shown.map(|any| (name_of(kind, any), any)).collect();
-    let names: Vec<_> = shown.keys().collect();
-    assert_eq!(names, taken.keys().collect::<Vec<_>>(), "{kind:?}");
+fn compare(kind: ResourceKind, shown: &BTreeMap<String, Any>, taken: &BTreeMap<String, Vec<u8>>) {
+    assert_eq!(shown.keys().collect::<Vec<_>>(), taken.keys().collect::<Vec<_>>(), "{kind:?}");
     for (name, any) in shown {
         // The same in another encoding is no change.
         let same = match kind {
-            ResourceKind::Cluster => Cluster::decode(&*any.value).ok() == Cluster::decode(&*taken[&name]).ok(),
-            _ => Listener::decode(&*any.value).ok() == Listener::decode(&*taken[&name]).ok(),
+            ResourceKind::Cluster => Cluster::decode(&*any.value).ok() == Cluster::decode(&*taken[name]).ok(),
+            _ => Listener::decode(&*any.value).ok() == Listener::decode(&*taken[name]).ok(),
         };
         assert!(same, "{kind:?} {name}");
     }
