@@ -130,3 +130,33 @@ fn delta() {
 fn delta_ads() {
     outrigger_passes("delta-ads");
 }
+
+#[test]
+fn ads_tls() {
+    outrigger_passes("ads-tls");
+}
+
+#[test]
+fn xds_tls() {
+    outrigger_passes("xds-tls");
+}
+
+#[test]
+fn mux_tls() {
+    outrigger_passes("mux-tls");
+}
+
+#[test]
+fn rest_tls() {
+    outrigger_passes("rest-tls");
+}
+
+#[test]
+fn delta_tls() {
+    outrigger_passes("delta-tls");
+}
+
+#[test]
+fn delta_ads_tls() {
+    outrigger_passes("delta-ads-tls");
+}

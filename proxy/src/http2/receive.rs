@@ -3,7 +3,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Failure, Role};
+use super::connection::{Connection, Failure};
+use super::connection_config::Role;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::head::Flaw;
 use super::stream::{Broken, Receive, Received};

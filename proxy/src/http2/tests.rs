@@ -608,6 +608,25 @@ fn a_goaway_comes_in_two_steps() {
 }
 
 #[test]
+fn a_request_behind_the_goaway_is_ignored_with_its_body_and_trailers() {
+    let mut peer = Peer::client_of(&settings());
+    peer.send(&get(1, false));
+    peer.connection.send_goaway();
+    peer.frames();
+    let trailers = raw(frame::HEADERS, 5, 3, &block(&[("x-t", "1")]));
+    let data = raw(frame::DATA, 0, 3, &[0; 9]);
+    peer.send(&[get(3, false), data, trailers].concat());
+    assert!(peer.connection.is_alive());
+    assert!(peer.frames().is_empty());
+    peer.send(&raw(frame::DATA, frame::END_STREAM, 1, b"x"));
+    assert_eq!(peer.body(1), (b"x".to_vec(), true));
+    // What ends the connection then does not take the GOAWAY back.
+    peer.send(&raw(frame::DATA, 0, 5, b"x"));
+    let (_, _, _, payload) = peer.frames().remove(0);
+    assert_eq!(frame::number(&payload), 1);
+}
+
+#[test]
 fn nothing_is_said_before_the_preface_of_the_client() {
     let config = ConnectionConfig::for_server(&settings(), 1 << 20);
     let now = Instant::now();

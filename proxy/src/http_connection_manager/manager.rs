@@ -48,7 +48,12 @@ pub(super) struct Hcm {
 }
 
 /// Chooses routes for filters that clear them: by the table that the stream began with.
-pub(super) struct Routes<'a>(pub(super) &'a Hcm, pub(super) &'a Routing);
+pub(super) struct Routes<'a> {
+    pub(super) hcm: &'a Hcm,
+    pub(super) routing: &'a Routing,
+    /// Whether the stream is one of an upgrade, which may have filters of its own.
+    pub(super) upgrade: bool,
+}
 
 /// Why a request goes no further than the connection manager.
 #[derive(Debug, PartialEq)]
@@ -323,9 +328,6 @@ impl Hcm {
         if !head.fields.contains(Known::ForwardedProto) {
             return;
         }
-        // Its scope may have changed since the stream began.
-        let scoped = self.routes.by_head(head);
-        let routing = scoped.as_deref().unwrap_or(routing);
         match routing.table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {
@@ -405,8 +407,21 @@ impl Hcm {
 }
 
 impl RouteResolver for Routes<'_> {
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) {
-        self.0.resolve_route(self.1, head, info);
+    fn resolve(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Box<[Option<usize>]>> {
+        let Routes {
+            hcm,
+            routing,
+            upgrade,
+        } = *self;
+        // Its scope may have changed since the stream began.
+        let scoped = hcm.routing_by_head(head);
+        hcm.resolve_route(scoped.as_deref().unwrap_or(routing), head, info);
+        let chain = hcm.chain_for(scoped.as_deref()?, upgrade, head);
+        Some(chain.slots().into())
     }
 }
 

@@ -16,6 +16,7 @@ mod failover;
 mod file;
 mod grpc;
 mod interests;
+mod ledger;
 mod log;
 mod resource;
 mod rest;
@@ -28,6 +29,7 @@ mod subscription_stats;
 
 pub use client::XdsClient;
 pub use conversation::Conversation;
+pub use ledger::ResourceStatus;
 pub use log::{LogEntry, LogNames, XdsLog};
 pub use resource::{Refused, Resource, ResourceKind, Update};
 pub use source::{

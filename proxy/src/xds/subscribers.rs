@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::channel::Channel;
@@ -19,6 +20,8 @@ pub(super) struct Subscribers {
     all: RefCell<BTreeMap<u64, Subscriber>>,
     /// Until when first answers are waited for.
     deadlines: RefCell<BTreeSet<(Instant, u64)>>,
+    /// Rung when a deadline is the next one that was not before.
+    pub(super) sooner: Notify,
     /// What stands in for servers that cannot be reached.
     pub(super) snapshot: OnceCell<Rc<Snapshot>>,
     /// What was taken and refused lately.
@@ -108,7 +111,11 @@ impl Subscribers {
         if !subscriber.initial_fetch_timeout.is_zero() {
             let deadline = Instant::now() + subscriber.initial_fetch_timeout;
             subscriber.deadline = Some(deadline);
-            self.deadlines.borrow_mut().insert((deadline, number));
+            let mut deadlines = self.deadlines.borrow_mut();
+            deadlines.insert((deadline, number));
+            if deadlines.first() == Some(&(deadline, number)) {
+                self.sooner.notify_one();
+            }
         }
     }
 
@@ -131,6 +138,10 @@ impl Subscribers {
                 let mut all = self.all.borrow_mut();
                 all.get_mut(&number).map(|subscriber| {
                     subscriber.deadline = None;
+                    if let Interest::Names(names) = &subscriber.interest {
+                        let channel = &subscriber.channel;
+                        channel.with(subscriber.kind, |state| state.ledger.time_out(names));
+                    }
                     subscriber.watcher.clone()
                 })
             };
