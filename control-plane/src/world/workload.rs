@@ -41,6 +41,7 @@ pub(super) fn resolve(
             let message = format!("there is no Service {service}");
             status.fails("spec.services", "ResolvedRefs", "ServiceNotFound", message);
         }
+        unserved(model, &spec.ports, mine, &mut status);
         let inbound = spec
             .ports
             .iter()
@@ -80,6 +81,24 @@ pub(super) fn resolve(
     }
     slices(model, services, statuses);
     found
+}
+
+/// Says which services have no port that the workload serves: it is no endpoint of theirs.
+fn unserved(model: &Model, ports: &[WorkloadPort], mine: &[Key], status: &mut Status) {
+    for service in mine {
+        let Some(written) = model.services.get(service) else {
+            continue;
+        };
+        let spec = written.object.spec.as_ref();
+        let wanted = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
+        let is_served = |port| ports.iter().any(|served| serves(port, served));
+        if !wanted.is_empty() && !wanted.iter().any(is_served) {
+            let message = format!("no port of the workload is a target port of Service {service}");
+            status.fails("spec.ports", "ResolvedRefs", "PortNotFound", message);
+        }
+    }
 }
 
 /// What a sidecar does with connections to a port of its workload, as the services say whose port it is.

@@ -216,6 +216,19 @@ spec: {{address: 127.0.0.1, sidecar: false, services: [b-v2], ports: [{{name: ht
     }
 }
 
+/// Whether a directory is right, and what is wrong with it.
+pub(crate) fn validate(directory: &Path) -> (bool, String) {
+    let output = Command::new(PROGRAM)
+        .arg("validate")
+        .arg(directory)
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
 /// A proxy on the bootstrap of a folder.
 pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
     let log = File::create(folder.join("proxy.log")).unwrap();
@@ -229,7 +242,7 @@ pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
     Running(child)
 }
 
-/// Waits for something, half a minute at most.
+/// Waits for something, a minute at most.
 pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
     let start = tokio::time::Instant::now();
     loop {
@@ -237,7 +250,7 @@ pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(
-            start.elapsed() < Duration::from_secs(30),
+            start.elapsed() < Duration::from_secs(60),
             "it did not happen"
         );
         thread::sleep(Duration::from_millis(50));
@@ -322,8 +335,17 @@ fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
     address
 }
 
-/// Ports that nobody has.
+/// Ports that nobody has, and that the kernel gives to no client.
 fn ports<const N: usize>() -> [SocketAddr; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap())
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let start = 10_000 + std::process::id() % 400 * 20;
+    [(); N].map(|()| {
+        loop {
+            let port = start + TAKEN.fetch_add(1, Ordering::Relaxed);
+            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+            if TcpListener::bind(address).is_ok() {
+                return address;
+            }
+        }
+    })
 }

@@ -6,9 +6,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outrigger_xds_tests::{Error, binaries};
+use tokio::time::Instant;
 
 /// The ports in the example.
 pub(crate) const CONTROL_PLANE: u16 = 18000;
