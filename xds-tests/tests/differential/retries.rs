@@ -669,7 +669,7 @@ fn headers() -> Vec<Case> {
             .get("/")
             .shows(["< 503", "< body second"]),
         policy("a retry is told what is left of the timeout", "retry_on: 5xx")
-            .route("timeout: 5.5s\nretry_policy: { retry_on: 5xx, rate_limited_retry_back_off: { reset_headers: [{ name: retry-after }] } }", "")
+            .route("timeout: 5.9s\nretry_policy: { retry_on: 5xx, rate_limited_retry_back_off: { reset_headers: [{ name: retry-after }] } }", "")
             .replies([reply(with_fields(status(503, "no"), "retry-after: 1")), second()])
             .get("/")
             .shows(["> x-envoy-expected-rq-timeout-ms: 6000", "> x-envoy-expected-rq-timeout-ms: 5000"]),
