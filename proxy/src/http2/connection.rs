@@ -389,9 +389,8 @@ impl Connection {
     }
 
     fn give_back(&mut self) {
-        if self.streams.capacity() > 16 {
-            self.streams = HashMap::default();
-        }
+        // Room for the smallest number of streams is half of what an idle connection costs.
+        self.streams = HashMap::default();
         if self.sendable.capacity() > 16 {
             self.sendable = VecDeque::new();
         }

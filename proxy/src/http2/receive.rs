@@ -207,6 +207,14 @@ impl Connection {
         if let Some(stream) = self.streams.get_mut(&id)
             && (left > 0 || end)
         {
+            if stream.released {
+                // Nobody will take it, and the streams beside it need the window.
+                self.consume_connection(u32::try_from(left).unwrap_or(u32::MAX));
+                if end {
+                    self.end_receiving(id);
+                }
+                return Ok(true);
+            }
             stream.deliver(Received::Data(piece, EndStream::from(end)));
         }
         if end {

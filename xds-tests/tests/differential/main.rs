@@ -32,6 +32,8 @@ mod hashing;
 mod hcm;
 mod hedging;
 mod http2;
+mod http2_options;
+mod http2_upstream;
 mod jwt;
 mod malformed;
 mod matching;
@@ -94,6 +96,8 @@ const THEMES: &[Theme] = &[
     ("http2", http2::cases),
     ("frames", frames::cases),
     ("attacks", attacks::cases),
+    ("http2_options", http2_options::cases),
+    ("http2_upstream", http2_upstream::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];
