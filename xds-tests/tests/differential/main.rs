@@ -24,6 +24,7 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod descriptors;
 mod filters;
 mod frames;
 mod framing;
@@ -35,11 +36,13 @@ mod http2_options;
 mod http2_upstream;
 mod jwt;
 mod malformed;
+mod matching;
 mod names;
 mod network;
 mod rbac;
 mod redirects;
 mod retries;
+mod rewriting;
 mod router;
 mod routing;
 mod runner;
@@ -67,6 +70,8 @@ type Theme = (&'static str, fn() -> Vec<Case>);
 
 const THEMES: &[Theme] = &[
     ("routing", routing::cases),
+    ("matching", matching::cases),
+    ("rewriting", rewriting::cases),
     ("hcm", hcm::cases),
     ("clients", clients::cases),
     ("malformed", malformed::cases),
@@ -80,6 +85,7 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
+    ("descriptors", descriptors::cases),
     ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),

@@ -254,7 +254,7 @@ impl ScopeProvider {
             version: AtomicU64::new(0),
             state: Mutex::default(),
             stats: ScopedRdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);
@@ -446,6 +446,10 @@ fn refused(name: &Arc<str>, reason: String) -> Refused {
 }
 
 impl Watcher for ScopeProvider {
+    fn scope(&self) -> Option<Scope> {
+        Some(self.scope.scope(&format!("scoped_rds.{}.", self.name)))
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let apply = || self.apply(update).map_err(|refused| vec![refused]);
         let result = self.subscription_stats.count(update.version, apply);
