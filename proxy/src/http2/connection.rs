@@ -389,10 +389,11 @@ impl Connection {
     }
 
     fn give_back(&mut self) {
-        // Room for the smallest number of streams is half of what an idle connection costs.
+        // An idle connection keeps no room for streams.
         self.streams = HashMap::default();
-        if self.sendable.capacity() > 16 {
-            self.sendable = VecDeque::new();
+        self.sendable = VecDeque::new();
+        if self.accepted.is_empty() {
+            self.accepted = VecDeque::new();
         }
         self.counters.give_back();
         self.decoder.give_back_buffers();
@@ -459,6 +460,14 @@ impl Connection {
     /// Whether any frame but an answer to a ping has come since this was last asked.
     pub fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
+    }
+
+    /// Ends a connection on which a PING had no answer.
+    pub(super) fn unanswered(&mut self) {
+        if !self.eof {
+            self.eof = true;
+            self.break_streams(Broken::Unanswered);
+        }
     }
 
     /// Notes that the peer has closed the connection.

@@ -13,6 +13,9 @@
 //! resets the stream and reads on.
 //! Deviations: the refusal of an upgrade does not announce the end of the connection.
 //! Deviations: GOAWAY carries no debug data.
+//! Deviations: PUSH_PROMISE of a server, to whom pushes are forbidden, ends its connection; Envoy refuses the promised stream.
+//! Deviations: a server that closes behind its GOAWAY is no `upstream_cx_protocol_error`.
+//! Deviations: the limits of resets are looked at within what one read has brought, so that fewer streams may be begun.
 //! Deviations: custom settings that the RFC knows are refused.
 //! Deviations: metadata that nobody takes (`allow_metadata`) ends its connection at four times `max_metadata_size`; with HTTP/1
 //! or without `allow_metadata` on the other side it is dropped.

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 use super::connection::{Connection, Failure};
 use super::connection_config::Role;
 use super::frame::{self, ErrorCode, FrameHead};
-use super::head::Flaw;
 use super::stream::{Broken, Receive, Received};
 use crate::http::EndStream;
 
@@ -237,8 +236,9 @@ impl Connection {
             Receive::Closed if reset_by_us => return Ok(false),
             Receive::Closed => return Err(closed),
             Receive::Head => {
-                self.malformed(id, ErrorCode::PROTOCOL_ERROR, Flaw::Message.details());
-                return Ok(false);
+                // Only servers can do that, and Envoy closes on them without a word.
+                self.deliver_unknown(id);
+                return Err(Failure::silent());
             }
             Receive::Body => {}
         }

@@ -211,7 +211,14 @@ impl Connection {
                         stats.header_list_size_too_large().inc();
                     }
                 });
-                self.malformed(id, ErrorCode::INTERNAL_ERROR, flaw.details());
+                let code = ErrorCode::INTERNAL_ERROR;
+                if self.config.role == Role::Client {
+                    // Envoy treats what it resets itself here as if the server had.
+                    self.deliver(id, Received::Broken(Broken::Remote(code)));
+                    self.reset(id, code);
+                } else {
+                    self.malformed(id, code, flaw.details());
+                }
             }
             Flaw::Underscore => {
                 self.count(|stats| stats.requests_rejected_with_underscores_in_headers().inc());

@@ -135,7 +135,7 @@ fn describe_more(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Option<Str
     let has = |word: &[u8]| payload.windows(word.len()).any(|part| part == word);
     match kind {
         1 if has(b"legible") => Some(format!("HEADERS {stream} can be read")),
-        4 if flags & 1 == 1 => Some("SETTINGS ACK".into()),
+        4 if flags & 1 == 1 => None,
         4 => {
             let mut settings: Vec<_> = payload
                 .chunks_exact(6)

@@ -109,6 +109,7 @@ fn good() -> Vec<Case> {
                 data(END, "x"),
             ],
         )
+        .deviates("Envoy counts an error of the protocol when the server closes after GOAWAY")
         .shows(["< body x"]),
     ]
 }
@@ -161,7 +162,7 @@ fn bad() -> Vec<Case> {
             "a response on a stream that nobody opened",
             &[frame(HEADERS, END | END_HEADERS, 7, &block(&OK))],
         ),
-        bad(
+        answers(
             "PUSH_PROMISE of a server",
             &[frame(
                 PUSH_PROMISE,
@@ -169,7 +170,9 @@ fn bad() -> Vec<Case> {
                 1,
                 &[&[0, 0, 0, 2], &block(&OK)[..]].concat(),
             )],
-        ),
+        )
+        .deviates("Envoy refuses the promised stream alone, though it has forbidden pushes")
+        .shows(["< 503", "log flags=UC"]),
         answers(
             "a response shorter than its content-length",
             &[head(0, &field("content-length", "5")), data(END, "abc")],
@@ -282,10 +285,10 @@ fn grpc() -> Vec<Case> {
         call("an upstream that is not there is UNAVAILABLE to gRPC")
             .backend(Kind::Refuse)
             .shows(["< 200", "< grpc-status: 14"]),
-        call("a timeout is an error of gRPC")
+        call("a timeout is UNAVAILABLE to gRPC")
             .reply(crate::case::late(1500, "late"))
             .route("timeout: 0.2s", "")
-            .shows(["< 200", "< grpc-status: 4"]),
+            .shows(["< 200", "< grpc-status: 14"]),
         case("no route is UNIMPLEMENTED to gRPC")
             .routes("- match: { prefix: /other }\n  route: { cluster: \"@backend\" }")
             .send(get("/").field("content-type", "application/grpc"))
