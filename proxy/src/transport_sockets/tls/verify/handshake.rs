@@ -297,9 +297,7 @@ fn signature12(
     };
     match fitting.into_iter().any(good) {
         true => Ok(HandshakeSignatureValid::assertion()),
-        false => Err(Error::InvalidCertificate(
-            CertificateError::BadSignature,
-        )),
+        false => Err(Error::InvalidCertificate(CertificateError::BadSignature)),
     }
 }
 
