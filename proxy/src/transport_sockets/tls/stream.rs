@@ -324,9 +324,11 @@ impl Handshake {
     }
 
     fn failed(&mut self, error: &Error) -> io::Error {
-        let report = self.report.take().unwrap_or_default();
+        let mut report = self.report.take().unwrap_or_default();
         let text = match &report.verdict.failure {
             Some(failed) if failed.stat == FailureStat::KeyUsage => {
+                // The library has not taken the certificate at all.
+                report.peer_chain.clear();
                 failure::text(failure::KEY_USAGE_BIT_INCORRECT, None)
             }
             Some(failed) => failure::text(
