@@ -79,6 +79,8 @@ fn chains(pki: &Pki) -> Vec<Feature> {
             .validates(&ca(pki, ""))
             .talk("rsa_client", GOOD)
             .with("rsa_client", &["-tls1_2", GCM, SUITES], GOOD)
+            .talk("wraps", "KEY_USAGE_BIT_INCORRECT")
+            .other_alert()
             .talk("p384", GOOD)
             .with("p384", &["-tls1_2", GCM, SUITES], GOOD),
     ]

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -47,7 +48,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts it, and waits until it listens. A port that somebody else takes before OpenSSL does costs a second try.
     pub fn start(pki: &Pki, certificate: &str, arguments: &[&str]) -> Self {
+        (0..5)
+            .find_map(|_| Self::try_start(pki, certificate, arguments))
+            .expect("OpenSSL listens")
+    }
+
+    fn try_start(pki: &Pki, certificate: &str, arguments: &[&str]) -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -66,7 +74,21 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("openssl runs");
-        Self { port, child }
+        let mut server = Self { port, child };
+        for _ in 0..200 {
+            thread::sleep(Duration::from_millis(25));
+            if !matches!(server.child.try_wait(), Ok(None)) {
+                return None;
+            }
+            let listening = format!("0100007F:{port:04X} 00000000:0000 0A");
+            let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+            if table.contains(&listening) {
+                // If it is somebody else's, OpenSSL ends now.
+                thread::sleep(Duration::from_millis(50));
+                return matches!(server.child.try_wait(), Ok(None)).then_some(server);
+            }
+        }
+        None
     }
 }
 

@@ -125,11 +125,11 @@ fn clusters(
             KEY_USAGE,
         ),
         (
-            "key_for_any_use",
+            "key_for_another_use_though_allowed",
             wraps,
             ca("ca", ""),
             "sni: server.example, enforce_rsa_key_usage: false",
-            "200 -",
+            KEY_USAGE,
         ),
         (
             "revoked",
@@ -149,7 +149,7 @@ fn clusters(
                 ca("ca", "")
             ),
             "sni: server.example",
-            "SSLV3_ALERT_HANDSHAKE_FAILURE",
+            "HANDSHAKE_FAILURE_ON_CLIENT_HELLO",
         ),
         (
             "not_tls",

@@ -71,7 +71,7 @@ impl UpstreamTls {
             // Harmless: rustls never renegotiates, and a server that must is told so.
             allow_renegotiation: _,
             max_session_keys,
-            // Harmless: the use of RSA keys is always enforced where a certificate limits it.
+            // Harmless: the use of keys is always enforced where a certificate limits it, as in Envoy.
             enforce_rsa_key_usage: _,
         } = proto;
         let common_path = path.field("common_tls_context");

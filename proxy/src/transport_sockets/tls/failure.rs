@@ -12,6 +12,7 @@ use rustls::{
 pub(super) struct Reason(u32, &'static str);
 
 pub(super) const CERTIFICATE_VERIFY_FAILED: Reason = Reason(125, "CERTIFICATE_VERIFY_FAILED");
+pub(super) const KEY_USAGE_BIT_INCORRECT: Reason = Reason(302, "KEY_USAGE_BIT_INCORRECT");
 pub(super) const CONNECTION_REJECTED: Reason = Reason(133, "CONNECTION_REJECTED");
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: Reason = Reason(192, "PEER_DID_NOT_RETURN_A_CERTIFICATE");
 const BAD_SIGNATURE: Reason = Reason(123, "BAD_SIGNATURE");
@@ -92,6 +93,21 @@ pub(super) fn of_hello(error: &Error, is_tls13: bool) -> Reason {
     match error {
         Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) if !is_tls13 => WRONG_CURVE,
         error => reason_of(error, b""),
+    }
+}
+
+/// The whole text where a server did not answer a ClientHello with its own.
+pub(super) fn of_server(error: &Error, first: &[u8]) -> String {
+    let text = text(reason_of(error, first), None);
+    match error {
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            let code = (16 << 24) + 154;
+            let more = format!(
+                "|{code}:SSL routines:OPENSSL_internal:HANDSHAKE_FAILURE_ON_CLIENT_HELLO:TLS_error_end"
+            );
+            text.replace(":TLS_error_end", &more)
+        }
+        _ => text,
     }
 }
 

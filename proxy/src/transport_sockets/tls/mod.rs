@@ -14,6 +14,7 @@
 //! Deviations: within a group in brackets of the cipher list, ours is the order of TLS 1.2, not the client's.
 //! Deviations: alerts are those of rustls once a ClientHello came: a client without a certificate gets `certificate_required` with
 //! TLS 1.2 as well.
+//! Deviations: a client whose key is not for signatures is refused for that with TLS 1.2 as well, before its chain is looked at.
 //! Deviations: where a handshake of TLS 1.3 fails for want of a common group, its cipher suite is not told.
 //! Deviations: a certificate pinned by `verify_certificate_hash` or `_spki` that is another one is refused with the alert
 //! `bad_certificate`, not `bad_certificate_hash_value`.

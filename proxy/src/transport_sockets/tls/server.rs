@@ -581,6 +581,7 @@ pub(super) fn count_failure(stats: &TlsStats, error: &Error, report: &Report) {
             FailureStat::Error => stats.fail_verify_error().inc(),
             FailureStat::San => stats.fail_verify_san().inc(),
             FailureStat::CertHash => stats.fail_verify_cert_hash().inc(),
+            FailureStat::KeyUsage => stats.connection_error().inc(),
         },
         (None, Error::NoCertificatesPresented) => stats.fail_verify_no_cert().inc(),
         _ => stats.connection_error().inc(),

@@ -19,7 +19,7 @@ use super::client::ClientRole;
 use super::failure;
 use super::server::{Accepting, Refusal, ServerRole};
 use super::stats::TlsStats;
-use super::verify::{Report, exchange};
+use super::verify::{FailureStat, Report, exchange};
 use crate::net::{Io, IoLayer};
 use crate::stream_info::ConnectionInfo;
 
@@ -324,8 +324,13 @@ impl Handshake {
     }
 
     fn failed(&mut self, error: &Error) -> io::Error {
-        let report = self.report.take().unwrap_or_default();
+        let mut report = self.report.take().unwrap_or_default();
         let text = match &report.verdict.failure {
+            Some(failed) if failed.stat == FailureStat::KeyUsage => {
+                // The library has not taken the certificate at all.
+                report.peer_chain.clear();
+                failure::text(failure::KEY_USAGE_BIT_INCORRECT, None)
+            }
             Some(failed) => failure::text(
                 failure::CERTIFICATE_VERIFY_FAILED,
                 Some(&*failed.text).filter(|text| !text.is_empty()),
@@ -335,6 +340,11 @@ impl Handshake {
                 && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) =>
             {
                 failure::plain_alert()
+            }
+            None if matches!(self.role, Role::Client(_))
+                && self.connection.protocol_version().is_none() =>
+            {
+                failure::of_server(error, &self.first)
             }
             None => failure::text(failure::reason_of(error, &self.first), None),
         };

@@ -15,11 +15,11 @@ use rustls::pki_types::{
     CertificateDer, ServerName, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime,
 };
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 
-use super::{Failure, Peer, Validation, Verdict};
-use crate::x509::Certificate;
+use super::{Failure, FailureStat, Peer, Validation, Verdict};
+use crate::x509::{Certificate, key_usage};
 
 /// What verifiers have found out about the peer of one connection.
 #[derive(Debug, Default)]
@@ -139,7 +139,8 @@ impl ClientCertVerifier for ClientVerifier {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let chain = whole_chain(end_entity, intermediates);
-        let verdict = self.validation.verify(Peer::Client, &chain, None, &[]);
+        let verdict = may_sign(end_entity)
+            .unwrap_or_else(|| self.validation.verify(Peer::Client, &chain, None, &[]));
         conclude(&chain, verdict).map(|()| ClientCertVerified::assertion())
     }
 
@@ -176,7 +177,7 @@ impl ServerCertVerifier for ServerVerifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let chain = whole_chain(end_entity, intermediates);
-        let verdict = EXCHANGE.with_borrow(|exchange| {
+        let judge = |exchange: &Exchange| {
             let name = exchange.server_name.as_deref();
             let names = &exchange.verify_names;
             match &self.validation {
@@ -184,7 +185,8 @@ impl ServerCertVerifier for ServerVerifier {
                 None if names.is_empty() => Verdict::default(),
                 None => Validation::default().verify(Peer::Server, &chain, name, names),
             }
-        });
+        };
+        let verdict = may_sign(end_entity).unwrap_or_else(|| EXCHANGE.with_borrow(judge));
         conclude(&chain, verdict).map(|()| ServerCertVerified::assertion())
     }
 
@@ -222,6 +224,21 @@ const SCHEMES: [SignatureScheme; 8] = [
     SignatureScheme::RSA_PSS_SHA512,
     SignatureScheme::RSA_PKCS1_SHA512,
 ];
+
+/// Refuses a key that is not meant for signatures, whatever else is asked of a peer.
+fn may_sign(end_entity: &CertificateDer<'_>) -> Option<Verdict> {
+    let usage = Certificate::from_der(end_entity)
+        .ok()?
+        .extensions
+        .key_usage?;
+    (usage & key_usage::DIGITAL_SIGNATURE == 0).then(|| {
+        Verdict::failed(Failure {
+            text: String::new(),
+            error: CertificateError::InvalidPurpose,
+            stat: FailureStat::KeyUsage,
+        })
+    })
+}
 
 fn algorithms() -> WebPkiSupportedAlgorithms {
     aws_lc_rs::default_provider().signature_verification_algorithms
@@ -280,9 +297,7 @@ fn signature12(
     };
     match fitting.into_iter().any(good) {
         true => Ok(HandshakeSignatureValid::assertion()),
-        false => Err(Error::InvalidCertificate(
-            rustls::CertificateError::BadSignature,
-        )),
+        false => Err(Error::InvalidCertificate(CertificateError::BadSignature)),
     }
 }
 
@@ -308,5 +323,5 @@ fn key_of(cert: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>,
 }
 
 fn bad_encoding() -> Error {
-    Error::InvalidCertificate(rustls::CertificateError::BadEncoding)
+    Error::InvalidCertificate(CertificateError::BadEncoding)
 }

@@ -88,6 +88,8 @@ pub(super) enum FailureStat {
     Error,
     San,
     CertHash,
+    /// The key is not for signatures. In the words of the library, not of Envoy.
+    KeyUsage,
 }
 
 /// The validator of `custom_validator_config`, and where its authorities come from.
