@@ -2,7 +2,12 @@
 //!
 //! The version is pinned in `xds-tests/go-control-plane`. Each run has a network namespace of its own: `unshare` must be allowed to
 //! make one, which takes root or unprivileged user namespaces.
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test stops at what it did not expect, and tells what it plays"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -124,4 +129,44 @@ fn delta() {
 #[test]
 fn delta_ads() {
     outrigger_passes("delta-ads");
+}
+
+#[test]
+fn ads_tls() {
+    outrigger_passes("ads-tls");
+}
+
+#[test]
+fn xds_tls() {
+    outrigger_passes("xds-tls");
+}
+
+#[test]
+fn mux_tls() {
+    outrigger_passes("mux-tls");
+}
+
+#[test]
+fn rest_tls() {
+    outrigger_passes("rest-tls");
+}
+
+#[test]
+fn delta_tls() {
+    outrigger_passes("delta-tls");
+}
+
+#[test]
+fn delta_ads_tls() {
+    outrigger_passes("delta-ads-tls");
+}
+
+#[test]
+fn ads_over_tls() {
+    outrigger_passes("ads-tls");
+}
+
+#[test]
+fn delta_over_tls() {
+    outrigger_passes("delta-tls");
 }

@@ -26,6 +26,11 @@ fn a_mesh_of_envoys_follows_its_files() {
     tell(&binaries::envoy().unwrap(), "envoy");
 }
 
+#[test]
+fn a_mesh_of_outriggers_follows_its_files() {
+    tell(&binaries::outrigger().unwrap(), "outrigger");
+}
+
 fn tell(proxy: &Path, name: &str) {
     let folder = binaries::scratch(&format!("control-plane-{name}")).unwrap();
     let mut mesh = Mesh::start(proxy, &folder);

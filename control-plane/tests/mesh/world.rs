@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_outrigger-control-plane");
 
@@ -231,7 +231,7 @@ pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
 
 /// Waits for something, half a minute at most.
 pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let start = tokio::time::Instant::now();
     loop {
         if let Some(found) = check() {
             return found;
@@ -297,8 +297,8 @@ fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
                     if first.contains("/slow") {
                         thread::sleep(Duration::from_secs(1));
                     }
-                    let fails =
-                        first.contains("/flaky") && TURN.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+                    let fails = first.contains("/flaky")
+                        && TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
                     let (mut status, mut body) =
                         (if fails { 503 } else { 200 }, format!("{name} {caller}"));
                     if let Some(next) = next {

@@ -23,6 +23,7 @@
 //! write; `nghttp2_downstream_connections` is not there.
 
 mod connection;
+mod connection_config;
 pub mod driver;
 mod flow;
 mod frame;
@@ -42,7 +43,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Accepted, Connection, ConnectionConfig, Refused, Role};
+pub use connection::{Accepted, Connection, Refused};
+pub use connection_config::{ConnectionConfig, Role};
 pub use frame::ErrorCode;
 pub use hpack::{Decoder, Encoder, HpackError};
 pub use limits::FloodLimits;

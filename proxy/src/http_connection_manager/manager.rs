@@ -13,7 +13,7 @@ use super::codec::h2::Http2Settings;
 use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
-use super::filter_chain::{Renumbering, RouteResolver};
+use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
 use super::premature_resets::PrematureResetLimits;
 use super::routing::{Routing, WorkerRoutes};
@@ -48,7 +48,12 @@ pub(super) struct Hcm {
 }
 
 /// Chooses routes for filters that clear them: by the table that the stream began with.
-pub(super) struct Routes<'a>(pub(super) &'a Hcm, pub(super) &'a Routing);
+pub(super) struct Routes<'a> {
+    pub(super) hcm: &'a Hcm,
+    pub(super) routing: &'a Routing,
+    /// Whether the stream is one of an upgrade, which may have filters of its own.
+    pub(super) upgrade: bool,
+}
 
 /// Why a request goes no further than the connection manager.
 #[derive(Debug, PartialEq)]
@@ -316,9 +321,6 @@ impl Hcm {
         head: &mut RequestHead,
         info: &mut StreamInfo,
     ) {
-        // Its scope may have changed since the stream began.
-        let scoped = self.routes.by_head(head);
-        let routing = scoped.as_deref().unwrap_or(routing);
         self.resolve_by(&routing.table, head, info);
     }
 
@@ -415,29 +417,46 @@ impl Hcm {
 }
 
 impl RouteResolver for Routes<'_> {
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) {
-        // A newer table, once it was looked into, is the stream's.
-        match info.route.as_ref().map(|route| route.table.clone()) {
-            Some(table) if !Rc::ptr_eq(&table, &self.1.table) => {
-                self.0.resolve_by(&table, head, info);
-            }
-            _ => self.0.resolve_route(self.1, head, info),
+    fn resolve(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Box<[Option<usize>]>> {
+        let Routes {
+            hcm,
+            routing,
+            upgrade,
+        } = *self;
+        // Its scope may have changed since the stream began.
+        let scoped = hcm.routing_by_head(head);
+        // A newer table, once it was looked into, is the stream's; the filters have its numbers.
+        let held = info.route.as_ref().map(|route| route.table.clone());
+        if scoped.is_none()
+            && let Some(table) = held
+            && !Rc::ptr_eq(&table, &routing.table)
+        {
+            hcm.resolve_by(&table, head, info);
+            return None;
         }
+        hcm.resolve_route(scoped.as_deref().unwrap_or(routing), head, info);
+        let chain = hcm.chain_for(scoped.as_deref()?, upgrade, head);
+        Some(chain.slots().into())
     }
 
-    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Renumbering> {
-        let newest = self.0.routing_by_head(head);
-        let newest = newest.unwrap_or_else(|| self.0.routing());
-        self.0.resolve_by(&newest.table, head, info);
-        let (old, new) = (&self.1.table, &newest.table);
-        (old.numbered_filters() != new.numbered_filters()).then(|| {
-            let names = old.numbered_filters().iter();
-            names.map(|name| new.filter_slot(name)).collect()
-        })
+    fn resolve_anew(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Box<[Option<usize>]>> {
+        let newest = self.hcm.routing_by_head(head);
+        let newest = newest.unwrap_or_else(|| self.hcm.routing());
+        self.hcm.resolve_route(&newest, head, info);
+        let chain = self.hcm.chain_for(&newest, self.upgrade, head);
+        Some(chain.slots().into())
     }
 
     fn find_host(&self, head: &RequestHead) -> Option<LocalBoxFuture<'static, ()>> {
-        let provider = self.0.routes.provider(head)?;
+        let provider = self.hcm.routes.provider(head)?;
         let host = std::str::from_utf8(head.authority()?).ok()?;
         let found = provider.find_host(&host.to_ascii_lowercase())?;
         Some(Box::pin(found))

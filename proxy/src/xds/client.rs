@@ -19,8 +19,8 @@ use super::snapshot::Snapshot;
 use super::subscribers::{Subscriber, Subscribers, WatcherHandle};
 use super::subscription::Command;
 use super::{
-    ApiSource, ApiTransport, FetchFailure, Interest, Refused, Resource, ResourceKind, SourceKind,
-    Subscription, Watcher, XdsLog, XdsSource,
+    ApiSource, ApiTransport, FetchFailure, Interest, Refused, Resource, ResourceKind,
+    ResourceStatus, SourceKind, Subscription, Watcher, XdsLog, XdsSource,
 };
 use super::{file, grpc, rest};
 use crate::server::{ServerContext, Worker};
@@ -129,7 +129,7 @@ impl XdsClient {
             version: version.into(),
             sent: sent.to_vec(),
             removed: removed.to_vec(),
-            lifetimes: Vec::new(),
+            ..Received::default()
         };
         let mut refused = Vec::new();
         for channel in self.channels_of(source) {
@@ -159,6 +159,20 @@ impl XdsClient {
     pub fn asked_for(&self, kind: ResourceKind) -> Vec<Arc<str>> {
         self.take_commands();
         self.subscribers.names(kind)
+    }
+
+    /// What became of each resource that is asked for, by place and kind.
+    pub fn statuses(&self) -> Vec<ResourceStatus> {
+        self.take_commands();
+        let channels = self.channels.borrow();
+        let mut all = self.ads.statuses();
+        all.extend(channels.values().flat_map(|channel| channel.statuses()));
+        all
+    }
+
+    /// The aggregated stream, and all who may be told.
+    pub(super) fn aggregated(&self) -> (Rc<Channel>, Rc<Subscribers>) {
+        (self.ads.clone(), self.subscribers.clone())
     }
 
     fn channels_of(&self, source: &XdsSource) -> Vec<Rc<Channel>> {
@@ -323,6 +337,7 @@ impl XdsClient {
                         interests.remove(number, &old);
                         interests.add(number, &interest);
                     });
+                    channel.forget(kind, &old);
                 }
             }
             Command::End { number } => {
@@ -330,6 +345,7 @@ impl XdsClient {
                     ended.channel.change(ended.kind, |interests| {
                         interests.remove(number, &ended.interest)
                     });
+                    ended.channel.forget(ended.kind, &ended.interest);
                     if let Some(channel) = self.channels.borrow_mut().remove(&number) {
                         channel.close();
                     }

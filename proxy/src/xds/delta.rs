@@ -11,7 +11,7 @@ use outrigger_proto::pb::envoy::service::discovery::v3::{
 use outrigger_proto::pb::google::rpc::Status;
 
 use super::interests::Interests;
-use super::resource::{Received, received_wrapped, refusal};
+use super::resource::{Received, errors_from, received_wrapped, refusal};
 use super::{Refused, ResourceKind};
 
 /// What was said so far.
@@ -153,8 +153,7 @@ impl Delta {
             removed_resource_names: _,
             nonce,
             control_plane: _,
-            // Errors are told by leaving resources out.
-            resource_errors: _,
+            resource_errors,
         } = response;
         self.nonce = nonce;
         let mut names = BTreeSet::new();
@@ -169,6 +168,7 @@ impl Delta {
         }
         let mut received = received_wrapped(self.kind, resources)?;
         received.version = system_version_info.into();
+        received.errors = errors_from(resource_errors);
         received.removed = removed_resources.into_iter().map(Into::into).collect();
         Ok(received)
     }

@@ -18,7 +18,6 @@ use super::client::{Running, XdsClient};
 use super::failover::Failover;
 use super::source::GrpcTarget;
 use super::{ApiSource, ApiTransport, Refused, ResourceKind};
-use crate::http::Fields;
 use crate::stats::{Scope, TextReadout};
 use crate::upstream::async_client::{GrpcError, GrpcReceiver, GrpcSender, GrpcStreamLimits};
 
@@ -113,7 +112,7 @@ pub(super) async fn run(
                     state.delta.server_changed();
                 });
             }
-            let cluster = &session.target().authority;
+            let cluster = &session.target().service.authority;
             info!(%cluster, "Another server of xDS is asked.");
         }
         wait(client, channel, back_off.next(&running.worker.random)).await;
@@ -178,15 +177,12 @@ impl<'a> Session<'a> {
             max_message_bytes: target.max_message_bytes,
             max_pending_bytes: MAX_PENDING_BYTES,
         };
-        let address = (&*target.authority, &*self.path);
-        let mut metadata = Fields::new();
-        for (name, value) in &target.metadata {
-            metadata.append(&**name, value);
-        }
+        let address = (&*target.service.authority, &*self.path);
+        let metadata = target.service.metadata();
         let (sender, mut receiver) =
             self.running
                 .client
-                .stream(target.cluster, address, &metadata, limits);
+                .stream(target.service.cluster, address, &metadata, limits);
         self.stats.connected_state().set(1);
         let mut heard = false;
         let mut node_sent = false;

@@ -71,6 +71,16 @@ impl Interests {
         self.named.keys().cloned().collect()
     }
 
+    /// Whether somebody wants a resource of this name.
+    pub(super) fn includes(&self, name: &str) -> bool {
+        self.is_wildcard() || self.includes_by_name(name)
+    }
+
+    /// Whether somebody asks for this very name.
+    pub(super) fn includes_by_name(&self, name: &str) -> bool {
+        self.named.contains_key(name)
+    }
+
     /// All subscriptions, in order.
     pub(super) fn numbers(&self) -> Vec<u64> {
         let named = self.named.values().flatten();

@@ -17,6 +17,7 @@ mod file;
 mod google_grpc;
 mod grpc;
 mod interests;
+mod ledger;
 mod log;
 mod resource;
 mod rest;
@@ -30,6 +31,7 @@ mod subscription_stats;
 pub use client::XdsClient;
 pub use conversation::Conversation;
 pub use google_grpc::clusters as google_grpc_clusters;
+pub use ledger::ResourceStatus;
 pub use log::{LogEntry, LogNames, XdsLog};
 pub use resource::{Refused, Resource, ResourceKind, Update};
 pub use source::{

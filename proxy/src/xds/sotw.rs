@@ -9,7 +9,7 @@ use outrigger_proto::pb::envoy::service::discovery::v3::{DiscoveryRequest, Disco
 use outrigger_proto::pb::google::rpc::Status;
 
 use super::interests::Interests;
-use super::resource::{Received, received_from, refusal};
+use super::resource::{Received, errors_from, received_from, refusal};
 use super::{Refused, ResourceKind};
 
 /// What was said so far.
@@ -99,13 +99,13 @@ impl Sotw {
             type_url: _,
             nonce,
             control_plane: _,
-            // Errors are told by leaving resources out.
-            resource_errors: _,
+            resource_errors,
         } = response;
         self.nonce = nonce;
         let version: Arc<str> = version_info.into();
         let mut received = received_from(self.kind, resources, &version)?;
         received.version = version;
+        received.errors = errors_from(resource_errors);
         if self.kind.is_complete() {
             // Those of heartbeats stay as well.
             let alive = received.lifetimes.iter().map(|(name, _)| name.clone());

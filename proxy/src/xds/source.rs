@@ -7,12 +7,12 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use pb::api_config_source::ApiType;
 use pb::config_source::ConfigSourceSpecifier;
-use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
 use super::google_grpc;
 use crate::config::{ConfigPath, Rejected};
 use crate::server::ServerContext;
 use crate::upstream::ClusterId;
+use crate::upstream::async_client::GrpcService;
 
 /// A converted `ConfigSource`.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,15 +70,11 @@ pub enum ApiTransport {
     },
 }
 
-/// A converted `GrpcService`.
+/// A server of xDS by gRPC.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GrpcTarget {
-    /// The server.
-    pub cluster: ClusterId,
-    /// `:authority`.
-    pub authority: Box<str>,
-    /// What is sent beside.
-    pub metadata: Vec<(Box<str>, Box<[u8]>)>,
+    /// Whom to ask.
+    pub service: GrpcService,
     /// After a stream has ended: the first wait, and the longest one.
     pub back_off: (Duration, Duration),
     /// Bytes of the largest message.
@@ -281,59 +277,16 @@ impl GrpcTarget {
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let pb::GrpcService {
-            // Harmless: streams of xDS have no end.
-            timeout: _,
-            initial_metadata,
-            retry_policy,
-            target_specifier,
-        } = proto;
-        path.unsupported_if_set("retry_policy", retry_policy)?;
-        let target = path.required("target_specifier", target_specifier)?;
-        let target = match target {
-            TargetSpecifier::EnvoyGrpc(target) => target,
-            TargetSpecifier::GoogleGrpc(google) => {
-                let google_grpc = path.field("google_grpc");
-                let (cluster_name, authority) = google_grpc::target(google, &google_grpc)?;
-                EnvoyGrpc {
-                    cluster_name,
-                    authority,
-                    ..EnvoyGrpc::default()
-                }
-            }
-        };
-        let EnvoyGrpc {
-            cluster_name,
-            authority,
-            retry_policy,
-            max_receive_message_length,
-            // Harmless: nothing of Envoy's own is added to streams of xDS but the usual headers.
-            skip_envoy_headers: _,
-        } = target;
+        let proto = google_grpc::as_envoy_grpc(proto, path)?;
+        // Of `timeout` nothing is seen: streams of xDS have no end.
+        let (service, retries) = GrpcService::with_retries(proto, server, path)?;
         let envoy_grpc = path.field("envoy_grpc");
-        let back_off = envoy_grpc.optional("retry_policy", retry_policy, back_off);
-        let cluster = known_cluster(&cluster_name, server, &envoy_grpc.field("cluster_name"))?;
-        let metadata = initial_metadata.into_iter().map(|header| {
-            let pb::HeaderValue {
-                key,
-                value,
-                raw_value,
-            } = header;
-            let value = match raw_value.is_empty() {
-                true => value.into_bytes(),
-                false => raw_value,
-            };
-            (key.into(), value.into())
-        });
-        let limit = max_receive_message_length.map(|limit| limit.value);
+        let back_off = envoy_grpc.optional("retry_policy", retries, back_off);
+        check_static(service.cluster, server, &envoy_grpc.field("cluster_name"))?;
+        let limit = service.max_receive_message_length;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         Ok(Self {
-            cluster,
-            authority: match authority.is_empty() {
-                true => cluster_name.into(),
-                false => authority.into(),
-            },
-            metadata: metadata.collect(),
+            service,
             back_off: back_off?.unwrap_or(BACK_OFF),
             max_message_bytes: limit
                 .filter(|limit| *limit > 0)
@@ -386,12 +339,22 @@ fn known_cluster(
     path: &ConfigPath<'_>,
 ) -> Result<ClusterId, Rejected> {
     let id = server.cluster_names.id(name);
+    check_static(id, server, path)?;
+    Ok(id)
+}
+
+fn check_static(
+    id: ClusterId,
+    server: &Arc<ServerContext>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
     if server.cluster_names.is_not_static(id) {
+        let name = server.cluster_names.name(id).unwrap_or_default();
         return Err(path.reject(format!(
             "\"{name}\" is not the name of a cluster of the bootstrap"
         )));
     }
-    Ok(id)
+    Ok(())
 }
 
 /// Only version 3 of the API exists. For resources AUTO is taken as well, as by Envoy; for transports it once meant version 2.

@@ -21,7 +21,7 @@ pub(super) struct Subscribers {
     all: RefCell<BTreeMap<u64, Subscriber>>,
     /// Until when first answers are waited for.
     deadlines: RefCell<BTreeSet<(Instant, u64)>>,
-    /// Rung when the next one may be another than before.
+    /// Rung when a deadline is the next one that was not before.
     pub(super) sooner: Notify,
     /// What stands in for servers that cannot be reached.
     pub(super) snapshot: OnceCell<Rc<Snapshot>>,
@@ -112,8 +112,11 @@ impl Subscribers {
         if !subscriber.initial_fetch_timeout.is_zero() {
             let deadline = Instant::now() + subscriber.initial_fetch_timeout;
             subscriber.deadline = Some(deadline);
-            self.deadlines.borrow_mut().insert((deadline, number));
-            self.sooner.notify_one();
+            let mut deadlines = self.deadlines.borrow_mut();
+            deadlines.insert((deadline, number));
+            if deadlines.first() == Some(&(deadline, number)) {
+                self.sooner.notify_one();
+            }
         }
     }
 
@@ -136,6 +139,10 @@ impl Subscribers {
                 let mut all = self.all.borrow_mut();
                 all.get_mut(&number).map(|subscriber| {
                     subscriber.deadline = None;
+                    if let Interest::Names(names) = &subscriber.interest {
+                        let channel = &subscriber.channel;
+                        channel.with(subscriber.kind, |state| state.ledger.time_out(names));
+                    }
                     subscriber.watcher.clone()
                 })
             };

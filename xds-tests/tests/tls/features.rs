@@ -1,124 +1,9 @@
 //! Features of listeners: revocation, chains, stapling, tickets, keys, SPIFFE, and RBAC by certificates.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use outrigger_xds_tests::binaries;
-use outrigger_xds_tests::proxy::{Proxy, admin_get};
-
-use crate::peers::{HCM, NO_ISSUER, ROUTER, file_log, line};
+use crate::feature::{Feature, GCM, GOOD, SUITES, ca, compare, pair};
+use crate::peers::NO_ISSUER;
 use crate::pki::Pki;
 
-/// A listener and what clients see of it.
-struct Feature {
-    name: &'static str,
-    /// The certificate of the listener with its key, and its other files.
-    certificates: String,
-    /// More of the common context.
-    common: String,
-    /// More of the downstream context.
-    context: String,
-    /// Network filters before the connection manager, and HTTP filters.
-    filters: (String, String),
-    talks: Vec<Talk>,
-    group_aside: bool,
-}
-
-/// One connection.
-struct Talk {
-    /// The certificate of the client; empty: none.
-    certificate: &'static str,
-    arguments: Vec<String>,
-    /// What must stand in what Envoy's client or log shows.
-    shows: &'static str,
-    /// The alert differs, as the documentation of the transport socket says.
-    other_alert: bool,
-}
-
-impl Feature {
-    /// A listener that asks for a certificate of the CA.
-    fn new(name: &'static str, pki: &Pki) -> Self {
-        Self {
-            name,
-            certificates: pair(pki, "server", "server", ""),
-            common: String::new(),
-            context: String::new(),
-            filters: (String::new(), String::new()),
-            talks: Vec::new(),
-            group_aside: false,
-        }
-    }
-
-    fn certificates(mut self, certificates: &[String]) -> Self {
-        self.certificates = certificates.join(", ");
-        self
-    }
-
-    fn common(mut self, yaml: &str) -> Self {
-        self.common = yaml.to_owned();
-        self
-    }
-
-    /// Asks clients for a certificate, and validates it so.
-    fn validates(mut self, yaml: &str) -> Self {
-        self.common = format!("validation_context: {{ {yaml} }}");
-        self.context = "require_client_certificate: true".to_owned();
-        self
-    }
-
-    fn context(mut self, yaml: &str) -> Self {
-        self.context = yaml.to_owned();
-        self
-    }
-
-    fn filters(mut self, network: &str, http: &str) -> Self {
-        self.filters = (network.to_owned(), http.to_owned());
-        self
-    }
-
-    fn talk(self, certificate: &'static str, shows: &'static str) -> Self {
-        self.with(certificate, &[], shows)
-    }
-
-    fn with(mut self, certificate: &'static str, arguments: &[&str], shows: &'static str) -> Self {
-        self.talks.push(Talk {
-            certificate,
-            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
-            shows,
-            other_alert: false,
-        });
-        self
-    }
-
-    /// The group of handshakes is not told, as the documentation of the transport socket says.
-    fn other_group(mut self) -> Self {
-        self.group_aside = true;
-        self
-    }
-
-    fn other_alert(mut self) -> Self {
-        self.talks.last_mut().expect("after a talk").other_alert = true;
-        self
-    }
-}
-
-/// A certificate with a key, in a list of certificates.
-fn pair(pki: &Pki, certificate: &str, key: &str, more: &str) -> String {
-    format!(
-        "{{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }}{more} }}",
-        pki.crt(certificate),
-        pki.key(key)
-    )
-}
-
-/// With TLS 1.2 ours is the order within groups of suites, as the documentation says; so clients offer one of each kind.
-const GCM: &str = "-cipher";
-const SUITES: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256";
-const GOOD: &str = "HTTP/1.1 200 OK";
 const REVOKED: &str = "failed:_certificate_revoked";
 
 fn features(pki: &Pki) -> Vec<Feature> {
@@ -134,10 +19,6 @@ fn features(pki: &Pki) -> Vec<Feature> {
     .into_iter()
     .flatten()
     .collect()
-}
-
-fn ca(pki: &Pki, more: &str) -> String {
-    format!("trusted_ca: {{ filename: {} }}{more}", pki.crt("ca"))
 }
 
 fn chains(pki: &Pki) -> Vec<Feature> {
@@ -333,6 +214,22 @@ fn sessions(pki: &Pki) -> Vec<Feature> {
             "Reused, TLSv1.2",
         )
         .other_group(),
+        again(
+            Feature::new("keys_from_sds", pki).context(&format!(
+                "session_ticket_keys_sds_secret_config: {{ name: tickets, sds_config: {{ resource_api_version: V3, path_config_source: {{ path: {} }} }} }}",
+                pki.file("tickets.yaml")
+            )),
+            "-tls1_3",
+            "Reused, TLSv1.3",
+        ),
+        again(
+            tickets("tickets_and_no_state").context(&format!(
+                "{keys}, disable_stateful_session_resumption: true"
+            )),
+            "-tls1_2",
+            "Reused, TLSv1.2",
+        )
+        .other_group(),
         Feature::new("no_resumption", pki).context(all_off).with(
             "",
             &["-tls1_2", GCM, SUITES, "-reconnect"],
@@ -492,195 +389,7 @@ fn others(pki: &Pki) -> Vec<Feature> {
     ]
 }
 
-const LOG: &str = "why=%DOWNSTREAM_TRANSPORT_FAILURE_REASON% v=%DOWNSTREAM_TLS_VERSION% c=%DOWNSTREAM_TLS_CIPHER% group=%DOWNSTREAM_TLS_GROUP% subject=%DOWNSTREAM_PEER_SUBJECT% local=%DOWNSTREAM_LOCAL_SUBJECT% sni=%REQUESTED_SERVER_NAME% ja3=%TLS_JA3_FINGERPRINT% ja4=%TLS_JA4_FINGERPRINT% flags=%RESPONSE_FLAGS% closed=%CONNECTION_TERMINATION_DETAILS%";
-
-fn bootstrap(pki: &Pki, folder: &Path) -> String {
-    let root = format!(
-        "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: root\n  validation_context: {{ trusted_ca: {{ filename: {} }} }}\n",
-        pki.crt("ca")
-    );
-    fs::write(pki.file("root.yaml"), root).unwrap();
-    let mut out = String::from(
-        "node: { id: tls, cluster: stories }\nadmin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\nstatic_resources:\n  listeners:\n",
-    );
-    for Feature {
-        name,
-        certificates,
-        common,
-        context,
-        filters: (network, http),
-        ..
-    } in features(pki)
-    {
-        let log = file_log(&folder.join(format!("{name}.log")), LOG);
-        let _ = write!(
-            out,
-            r#"  - name: {name}
-    stat_prefix: {name}
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-    access_log: {log}
-    listener_filters: [ {{ name: tls, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector, enable_ja3_fingerprinting: true, enable_ja4_fingerprinting: true }} }} ]
-    filter_chains:
-    - transport_socket: {{ name: tls, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {{ tls_certificates: [ {certificates} ], {common} }}, {context} }} }}
-      filters: [ {network}{{ name: hcm, typed_config: {{ "@type": {HCM}, stat_prefix: {name}, route_config: {{ virtual_hosts: [ {{ name: v, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: ok }} }} }} ] }} ] }}, http_filters: [ {http}{ROUTER} ] }} }} ]
-"#
-        );
-    }
-    out
-}
-
-/// What a client of OpenSSL tells of a connection, as far as it says something about the server.
-async fn talk(address: SocketAddr, pki: &Pki, case: &Talk) -> Vec<String> {
-    let mut command = Command::new("timeout");
-    command.args(["5", "openssl", "s_client", "-ign_eof"]);
-    if !case
-        .arguments
-        .iter()
-        .any(|text| text.ends_with("servername"))
-    {
-        command.args(["-servername", "server.example"]);
-    }
-    command.arg("-connect").arg(address.to_string());
-    command.args(&case.arguments);
-    if !case.certificate.is_empty() {
-        // With all that stands in the file: the certificate and those above it.
-        command.arg("-cert").arg(pki.crt(case.certificate));
-        command.arg("-cert_chain").arg(pki.crt(case.certificate));
-        command.arg("-key").arg(pki.key(case.certificate));
-    }
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("openssl runs");
-    let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    // A server that refuses may be gone before the request is written.
-    let _ = child.stdin.take().expect("it is piped").write_all(request);
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await;
-    let output = output.unwrap().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let told = |line: &&str| {
-        let starts = ["New, ", "Reused, ", "OCSP response: no", "subject="];
-        starts.iter().any(|start| line.starts_with(start))
-            || line.trim_start().starts_with("OCSP Response Status")
-    };
-    let mut seen: Vec<String> = text
-        .lines()
-        .filter(told)
-        .map(|line| line.trim().to_owned())
-        .collect();
-    // Whether a session came is told at the end of a connection, once or more.
-    seen.dedup();
-    let answer = text
-        .find("HTTP/1.1 ")
-        .and_then(|at| text[at..].lines().next());
-    seen.extend(answer.map(str::to_owned));
-    let answered = answer.is_some();
-    let alert = errors.split("alert number ").nth(1);
-    if let (false, Some(rest)) = (answered, alert) {
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        seen.push(format!("alert {digits}"));
-    }
-    seen
-}
-
-/// What is seen of a feature: for each connection the client's lines and that of the log, and the stats in the end.
-type Seen = (Vec<(Vec<String>, String)>, String);
-
-async fn play(binary: &Path, pki: &Pki, folder: &Path) -> Vec<Seen> {
-    fs::create_dir_all(folder).unwrap();
-    let proxy = Proxy::start(binary, &bootstrap(pki, folder), folder)
-        .await
-        .unwrap();
-    let mut all = Vec::new();
-    for feature in features(pki) {
-        let address = proxy.listener(feature.name).expect("the listener is there");
-        let mut seen = Vec::new();
-        for (index, case) in feature.talks.iter().enumerate() {
-            let answer = talk(address, pki, case).await;
-            let log = folder.join(format!("{}.log", feature.name));
-            seen.push((answer, line(&log, index + 1).await));
-        }
-        let filter = format!("/stats?filter=%5Elistener%5C.{}%5C.ssl%5C.", feature.name);
-        let (_, stats) = admin_get(proxy.admin_address(), &filter).await.unwrap();
-        let mut stats: Vec<_> = stats
-            .lines()
-            .filter(|line| !line.ends_with(": 0") && !line.contains("expiration"))
-            .collect();
-        stats.sort_unstable();
-        all.push((seen, stats.join("\n")));
-    }
-    all
-}
-
 #[tokio::test]
 async fn features_of_listeners_are_those_of_envoy() {
-    let scratch = binaries::scratch("tls_features").unwrap();
-    let pki = Pki::make(&scratch.join("pki"));
-    let envoy = play(&binaries::envoy().unwrap(), &pki, &scratch.join("envoy")).await;
-    let ours = play(
-        &binaries::outrigger().unwrap(),
-        &pki,
-        &scratch.join("outrigger"),
-    )
-    .await;
-    let mut failed = Vec::new();
-    for ((feature, envoy), ours) in features(&pki).iter().zip(&envoy).zip(&ours) {
-        let comparable = |text: &str| -> String {
-            if !feature.group_aside {
-                return text.to_owned();
-            }
-            let lines = text.lines().filter(|line| !line.contains(".curves."));
-            let words = lines.flat_map(|line| line.split(' '));
-            let words: Vec<_> = words.filter(|word| !word.starts_with("group=")).collect();
-            words.join(" ")
-        };
-        for ((case, envoy), ours) in feature.talks.iter().zip(&envoy.0).zip(&ours.0) {
-            let name = format!(
-                "{} [{}] {:?}",
-                feature.name, case.certificate, case.arguments
-            );
-            let shown = envoy.0.iter().chain([&envoy.1]);
-            if !shown.clone().any(|line| line.contains(case.shows)) {
-                let shown: Vec<_> = shown.cloned().collect();
-                failed.push(format!(
-                    "{name}: Envoy shows no {}:\n  {}",
-                    case.shows,
-                    shown.join("\n  ")
-                ));
-            }
-            let alerts = |lines: &[String]| -> Vec<String> {
-                let dropped = |line: &&String| case.other_alert && line.starts_with("alert");
-                lines
-                    .iter()
-                    .filter(|line| !dropped(line))
-                    .cloned()
-                    .collect()
-            };
-            if alerts(&envoy.0) != alerts(&ours.0) {
-                failed.push(format!(
-                    "{name}:\n- {}\n+ {}",
-                    envoy.0.join(" | "),
-                    ours.0.join(" | ")
-                ));
-            }
-            if comparable(&envoy.1) != comparable(&ours.1) {
-                failed.push(format!("{name}:\n- {}\n+ {}", envoy.1, ours.1));
-            }
-        }
-        if comparable(&envoy.1) != comparable(&ours.1) {
-            failed.push(format!(
-                "{}:\n- {}\n+ {}",
-                feature.name,
-                envoy.1.replace('\n', "\n- "),
-                ours.1.replace('\n', "\n+ ")
-            ));
-        }
-    }
-    let talks: usize = features(&pki)
-        .iter()
-        .map(|feature| feature.talks.len())
-        .sum();
-    assert!(failed.is_empty(), "of {talks}:\n{}", failed.join("\n"));
+    compare("tls_features", features).await;
 }

@@ -14,7 +14,10 @@
 )]
 
 mod downstream;
+mod feature;
 mod features;
+mod handshakes;
+mod identity;
 mod others;
 mod peers;
 mod pki;

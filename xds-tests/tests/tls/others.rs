@@ -270,7 +270,7 @@ async fn other_peers_see_what_they_see_of_envoy() {
 /// A request and bytes that come back, from one sidecar to the other.
 async fn pair(outside: &Path, inside: &Path, folder: &Path) {
     let secrets = Secrets::new(folder.join("secrets"));
-    let inner = Proxy::start(inside, &inner(&secrets.folder), &folder.join("inner"))
+    let inner = Proxy::start(inside, &inner(&secrets.folder, 9), &folder.join("inner"))
         .await
         .unwrap();
     let to = |name: &str| inner.listener(name).expect("the listener is there");

@@ -74,6 +74,12 @@ impl Pki {
         pki.spiffe();
         let keys: Vec<u8> = (0..80).collect();
         fs::write(folder.join("tickets.key"), keys).unwrap();
+        let secret = format!(
+            "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: tickets\n  session_ticket_keys: {{ keys: [ {{ filename: {} }} ] }}\n",
+            pki.file("tickets.key")
+        );
+        pki.text("tickets.yaml", &secret);
+        pki.names(&ca);
         pki
     }
 
@@ -135,7 +141,12 @@ impl Pki {
             let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
             self.write(name, &params.signed_by(&key, ca).unwrap().pem(), &key);
         }
-        let mut params = params("p384", 2035);
+        let mut params = params("wraps", 2035);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        self.write("wraps", &params.signed_by(&key, ca).unwrap().pem(), &key);
+        let mut params = crate::pki::params("p384", 2035);
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
         self.write("p384", &params.signed_by(&key, ca).unwrap().pem(), &key);
@@ -217,6 +228,28 @@ impl Pki {
             "{{\"trust_domains\": {{\"td\": {{\"spiffe_sequence\": 1, \"keys\": [{{\"kty\": \"EC\", \"use\": \"x509-svid\", \"x5c\": [\"{base64}\"]}}]}}}}}}"
         );
         fs::write(self.folder.join("bundle.json"), json).unwrap();
+    }
+
+    /// A leaf with names of every kind, and stars in some.
+    fn names(&self, ca: &Authority) {
+        self.leaf("names", ca, 2035, |params| {
+            let text = |text: &str| text.try_into().unwrap();
+            let oid = vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3];
+            params.subject_alt_names = vec![
+                dns("*.star.example"),
+                dns("a*.part.example"),
+                dns("Host.Example"),
+                SanType::Rfc822Name(text("Some.Body@mail.example")),
+                SanType::IpAddress("127.0.0.9".parse().unwrap()),
+                SanType::IpAddress("2001:db8::1".parse().unwrap()),
+                SanType::URI(text("spiffe://td/ns/n/sa/names")),
+                SanType::OtherName((oid, "user@realm".into())),
+            ];
+        });
+    }
+
+    pub fn text(&self, file: &str, text: &str) {
+        fs::write(self.folder.join(file), text).unwrap();
     }
 
     pub fn authority(&self, file: &str, name: &str, until: i32) -> Authority {

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
@@ -18,9 +21,9 @@ const UPSTREAM_LOG: &str = "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPO
 /// The clusters: name, port, fields of the common context, fields around it, and part of what Envoy writes.
 fn clusters(
     pki: &Pki,
-    ports: [u16; 4],
+    ports: [u16; 7],
 ) -> Vec<(&'static str, u16, String, &'static str, &'static str)> {
-    let [good, mutual, expired, only13] = ports;
+    let [good, mutual, expired, only13, wraps, revoked, plain] = ports;
     let ca = |name: &str, more: &str| {
         format!(
             "validation_context: {{ trusted_ca: {{ filename: {} }}{more} }}",
@@ -105,6 +108,57 @@ fn clusters(
             "v=TLSv1.3",
         ),
         (
+            "key_for_another_use",
+            wraps,
+            ca("ca", ""),
+            "sni: server.example",
+            KEY_USAGE,
+        ),
+        (
+            "key_for_another_use_13",
+            wraps,
+            format!(
+                "{}, tls_params: {{ tls_maximum_protocol_version: TLSv1_3 }}",
+                ca("ca", "")
+            ),
+            "sni: server.example",
+            KEY_USAGE,
+        ),
+        (
+            "key_for_any_use",
+            wraps,
+            ca("ca", ""),
+            "sni: server.example, enforce_rsa_key_usage: false",
+            "200 -",
+        ),
+        (
+            "revoked",
+            revoked,
+            ca(
+                "ca",
+                &format!(", crl: {{ filename: {} }}", pki.file("ca_crl.pem")),
+            ),
+            "sni: server.example",
+            "certificate_revoked",
+        ),
+        (
+            "no_suite",
+            good,
+            format!(
+                "{}, tls_params: {{ cipher_suites: [ ECDHE-RSA-AES128-GCM-SHA256 ] }}",
+                ca("ca", "")
+            ),
+            "sni: server.example",
+            "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        ),
+        (
+            "not_tls",
+            plain,
+            ca("ca", ""),
+            "sni: server.example",
+            "WRONG_VERSION_NUMBER",
+        ),
+        (
             "name_in_certificate",
             good,
             ca("ca", ""),
@@ -121,7 +175,7 @@ fn clusters(
     ]
 }
 
-fn upstream(pki: &Pki, ports: [u16; 4], folder: &Path) -> String {
+fn upstream(pki: &Pki, ports: [u16; 7], folder: &Path) -> String {
     let log = file_log(&folder.join("access.log"), UPSTREAM_LOG);
     let mut routes = String::new();
     let mut all = String::new();
@@ -160,7 +214,26 @@ static_resources:
     )
 }
 
-async fn ask(binary: &Path, pki: &Pki, ports: [u16; 4], folder: &Path) -> Vec<String> {
+const KEY_USAGE: &str = "KEY_USAGE_BIT_INCORRECT";
+
+/// A server that speaks no TLS: it answers whatever comes, and closes.
+fn plain_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // It ends with the test.
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+            // The alert is read, so that the end is no reset.
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    });
+    port
+}
+
+async fn ask(binary: &Path, pki: &Pki, ports: [u16; 7], folder: &Path) -> Vec<String> {
     fs::create_dir_all(folder).unwrap();
     let proxy = Proxy::start(binary, &upstream(pki, ports, folder), folder)
         .await
@@ -194,8 +267,13 @@ async fn servers_are_judged_as_envoy_judges_them() {
         ),
         Server::start(&pki, "expired", &[]),
         Server::start(&pki, "server", &["-tls1_3"]),
+        Server::start(&pki, "wraps", &[]),
+        Server::start(&pki, "revoked", &[]),
     ];
-    let ports = [0, 1, 2, 3].map(|at: usize| servers[at].port);
+    let plain = plain_server();
+    let [good, mutual, expired, only13, wraps, revoked] =
+        servers.each_ref().map(|server| server.port);
+    let ports = [good, mutual, expired, only13, wraps, revoked, plain];
     sleep(Duration::from_millis(500)).await;
     let envoy = ask(
         &binaries::envoy().unwrap(),

@@ -5,13 +5,18 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use outrigger_xds_tests::binaries;
 use outrigger_xds_tests::plane::{Kind, Resource};
-use rcgen::{CertificateParams, DnType, KeyPair};
+use outrigger_xds_tests::proxy::{Proxy, admin_get};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpStream, UnixListener};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::client::Connection;
 use crate::resources::{cluster, inline_manager, listener, listener_of};
-use crate::stage::{AGGREGATED, SOON, STREAMS, Stage, tell};
+use crate::stage::{AGGREGATED, SOON, STREAMS, Stage, Transport, tell};
 
 /// A secret with a certificate for this name.
 fn certificate(name: &str, subject: &str) -> Resource {
@@ -182,4 +187,180 @@ fn validation_context(name: &str) -> Resource {
         "name: {name}\nvalidation_context: {{ trusted_ca: {{ inline_string: \"{pem}\" }} }}"
     );
     Resource::yaml(Kind::Sds, &text)
+}
+
+/// A source of its own: the control plane behind this cluster.
+fn behind(cluster: &str) -> String {
+    format!(
+        "{{ resource_api_version: V3, api_config_source: {{ api_type: GRPC, transport_api_version: V3, grpc_services: [{{ envoy_grpc: {{ cluster_name: {cluster} }} }}] }} }}"
+    )
+}
+
+/// A cluster of HTTP/2 with this address, in lines of the bootstrap.
+fn way_to_plane(name: &str, address: &str, more: &str) -> String {
+    let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    format!(
+        "  - name: {name}\n    connect_timeout: 1s\n    typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{ '@type': {options}, explicit_http_config: {{ http2_protocol_options: {{}} }} }} }}\n    load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ {address} }} }} }}] }}] }}\n    {more}\n"
+    )
+}
+
+/// A listener whose certificate comes that way, at first and when it changes.
+async fn comes_from(stage: &mut Stage, agent: &str) {
+    let address = stage.backend("first").await;
+    stage.plane.set(Kind::Cds, [cluster("a", address)]);
+    let listener = tls_listener("l", "secret", &behind(agent));
+    stage.plane.set(Kind::Lds, [listener]);
+    stage.plane.set(Kind::Sds, [certificate("secret", "first")]);
+    stage.run().await;
+    shows(stage, "l", "CN=first").await;
+    stage
+        .plane
+        .set(Kind::Sds, [certificate("secret", "second")]);
+    shows(stage, "l", "CN=second").await;
+}
+
+#[test]
+fn secrets_come_over_a_unix_socket() {
+    tell("sds-unix", &[Transport::Ads], async |stage| {
+        let path = stage.folder.join("agent.sock");
+        let socket = UnixListener::bind(&path).unwrap();
+        let plane = stage.plane.address();
+        let relay = spawn_local(async move {
+            while let Ok((mut near, _)) = socket.accept().await {
+                let mut far = TcpStream::connect(plane).await.unwrap();
+                spawn_local(async move { copy_bidirectional(&mut near, &mut far).await });
+            }
+        });
+        let pipe = format!("pipe: {{ path: {} }}", path.display());
+        stage.clusters = way_to_plane("agent", &pipe, "");
+        comes_from(stage, "agent").await;
+        relay.abort();
+    });
+}
+
+#[test]
+fn secrets_come_from_a_control_plane_that_wants_a_certificate() {
+    tell("sds-mtls", &[Transport::Ads], async |stage| {
+        let folder = stage.folder.clone();
+        let own = |name: &str, issuer: Option<&Issuer<'static, KeyPair>>| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec![format!("{name}.example")]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let pem = match issuer {
+                Some(issuer) => params.signed_by(&key, issuer).unwrap().pem(),
+                None => {
+                    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                    params.self_signed(&key).unwrap().pem()
+                }
+            };
+            std::fs::write(folder.join(format!("{name}.crt")), pem).unwrap();
+            std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+            Issuer::new(params, key)
+        };
+        let ca = own("ca", None);
+        own("plane", Some(&ca));
+        own("node", Some(&ca));
+        let file = |name: &str| folder.join(name).display().to_string();
+        let common = |name: &str| {
+            format!(
+                "common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [{{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }} }}], validation_context: {{ trusted_ca: {{ filename: {} }} }} }}",
+                file(&format!("{name}.crt")),
+                file(&format!("{name}.key")),
+                file("ca.crt")
+            )
+        };
+        let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+        // Envoy stands before the control plane, and lets nobody in without a certificate.
+        let gate = format!(
+            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\nstatic_resources:\n  listeners:\n  - name: gate\n    stat_prefix: gate\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - transport_socket: {{ name: tls, typed_config: {{ '@type': {tls}.DownstreamTlsContext, require_client_certificate: true, {} }} }}\n      filters: [{{ name: tcp, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: plane }} }}]\n  clusters:\n{}",
+            common("plane"),
+            way_to_plane(
+                "plane",
+                &format!(
+                    "socket_address: {{ address: 127.0.0.1, port_value: {} }}",
+                    stage.plane.address().port()
+                ),
+                ""
+            )
+        );
+        let envoy = binaries::envoy().unwrap();
+        let gate = Proxy::start(&envoy, &gate, &folder.join("gate"))
+            .await
+            .unwrap();
+        let port = gate.listener("gate").expect("the gate is open").port();
+        let address = format!("socket_address: {{ address: 127.0.0.1, port_value: {port} }}");
+        let with = |more: &str| {
+            format!(
+                "transport_socket: {{ name: tls, typed_config: {{ '@type': {tls}.UpstreamTlsContext, sni: plane.example, {more} }} }}"
+            )
+        };
+        stage.clusters = way_to_plane("secure", &address, &with(&common("node")));
+        comes_from(stage, "secure").await;
+        let (_, stats) = admin_get(
+            gate.admin_address(),
+            "/stats?filter=gate.ssl.(handshake|no_certificate)$",
+        )
+        .await
+        .unwrap();
+        assert!(stats.contains("ssl.handshake: 1"), "{stats}");
+        assert!(stats.contains("ssl.no_certificate: 0"), "{stats}");
+    });
+}
+
+#[test]
+fn keys_are_shown_nowhere() {
+    tell("sds-keys", &[Transport::Ads], async |stage| {
+        let address = stage.backend("first").await;
+        let source = stage.source();
+        stage.plane.set(Kind::Cds, [cluster("a", address)]);
+        stage
+            .plane
+            .set(Kind::Lds, [tls_listener("l", "secret", &source)]);
+        let good = certificate("secret", "first");
+        let key = |secret: &Resource| {
+            let bytes = secret.body.as_ref().unwrap().value.clone();
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let key = text.split("BEGIN PRIVATE KEY-----").nth(1).unwrap();
+            key.trim_start()[..40].to_owned()
+        };
+        let first = key(&good);
+        stage.plane.set(Kind::Sds, [good]);
+        stage.run().await;
+        shows(stage, "l", "CN=first").await;
+        // The key of another certificate: refused, with a reason.
+        let other = KeyPair::generate()
+            .unwrap()
+            .serialize_pem()
+            .replace('\n', "\\n");
+        let certificate = CertificateParams::new(vec!["x.example".into()])
+            .unwrap()
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap();
+        let text = format!(
+            "name: secret\ntls_certificate: {{ certificate_chain: {{ inline_string: \"{}\" }}, private_key: {{ inline_string: \"{other}\" }} }}",
+            certificate.pem().replace('\n', "\\n")
+        );
+        let bad = Resource::yaml(Kind::Sds, &text);
+        let second = key(&bad);
+        let version = stage.plane.set(Kind::Sds, [bad]);
+        let reason = stage.plane.nacked(Kind::Sds, &version).await;
+        shows(stage, "l", "CN=first").await;
+        let admin = stage.admin();
+        let mut told = reason;
+        for page in [
+            "/config_dump?include_eds",
+            "/certs",
+            "/listeners?format=json",
+            "/init_dump",
+        ] {
+            told += &admin_get(admin, page).await.unwrap().1;
+        }
+        assert!(told.contains("[redacted]"), "the dump has the secret");
+        told += &stage.proxy().last_words();
+        for key in [first, second] {
+            assert!(!told.contains(&key), "a key is shown");
+            let encoded = key.replace('+', "\\u002b");
+            assert!(!told.contains(&encoded), "a key is shown");
+        }
+    });
 }

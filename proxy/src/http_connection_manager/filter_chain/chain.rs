@@ -193,12 +193,15 @@ impl<D: Direction> Chain<D> {
         let index = D::index(position, filters.len());
         let (filter, interests, slot) = &mut filters.list[index];
         let status = if interests.contains(D::HEADERS) {
-            D::headers(&mut **filter, env, *slot, end, resume)
+            D::headers(&mut **filter, env, slot.number, end, resume)
         } else {
             HeadersStatus::Continue
         };
         if std::mem::take(&mut env.effects.route_cleared) {
-            env.routes.resolve(env.request, env.info);
+            let slots = env.routes.resolve(env.request, env.info);
+            if let Some(slots) = slots {
+                filters.renumber(&slots);
+            }
         }
         let status = Self::look_for_routes(status, filters, env);
         let held = &mut self.held[position];

@@ -25,8 +25,17 @@ pub use direction::{Decode, Direction, Encode};
 /// The filters of one stream, in the order of the configuration, with the number of each one's name in the route table.
 #[derive(Default)]
 pub struct Filters {
-    list: Vec<(Box<dyn HttpFilter>, Interests, Option<usize>)>,
+    list: Vec<(Box<dyn HttpFilter>, Interests, Slot)>,
     union: Interests,
+}
+
+/// Where a filter stands.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// In its chain, which may have more filters than the stream.
+    entry: usize,
+    /// In the route table.
+    number: Option<usize>,
 }
 
 /// What the filters may see of their stream, lent for one call.
@@ -47,13 +56,21 @@ pub struct ChainEnv<'a> {
 
 /// Chooses the route of a request.
 pub trait RouteResolver {
-    /// Fills `info.route` for this head.
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo);
+    /// Fills `info.route` for this head. Where the route is of another table than the one that the filters were numbered by: their
+    /// numbers in that one.
+    fn resolve(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Box<[Option<usize>]>>;
 
-    /// The same by the newest table. Gives the numbers that this one has for the filter names of the old one, if they are others.
-    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Renumbering> {
-        self.resolve(head, info);
-        None
+    /// The same by the newest table.
+    fn resolve_anew(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Box<[Option<usize>]>> {
+        self.resolve(head, info)
     }
 
     /// Asks for the virtual host of this head, which the table lacks. None: there is nobody to ask.
@@ -61,9 +78,6 @@ pub trait RouteResolver {
         None
     }
 }
-
-/// For each number of a filter name the one that it has in another table.
-pub type Renumbering = Box<[Option<usize>]>;
 
 /// What passed the last filter.
 #[derive(Debug)]
@@ -88,17 +102,18 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// Adds a filter after the others.
-    pub fn push(&mut self, filter: Box<dyn HttpFilter>, slot: Option<usize>) {
+    /// Adds a filter after the others: the entry `entry` of its chain, whose number in the route table is `number`.
+    pub fn push(&mut self, filter: Box<dyn HttpFilter>, entry: usize, number: Option<usize>) {
         let interests = filter.interests();
         self.union = self.union.and(interests);
+        let slot = Slot { entry, number };
         self.list.push((filter, interests, slot));
     }
 
-    /// The same filters, for another table.
-    fn renumber(&mut self, renumbering: &Renumbering) {
+    /// Takes the numbers of another route table, one for each entry of the chain.
+    fn renumber(&mut self, slots: &[Option<usize>]) {
         for (_, _, slot) in &mut self.list {
-            *slot = slot.and_then(|slot| renumbering.get(slot).copied().flatten());
+            slot.number = slots.get(slot.entry).copied().flatten();
         }
     }
 
@@ -133,7 +148,7 @@ impl Filters {
                     request: Some(env.request),
                     response: None,
                     effects: env.effects,
-                    slot: *slot,
+                    slot: slot.number,
                 };
                 filter.encode_1xx(&mut cx, head);
             }

@@ -810,7 +810,11 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm, &self.routing),
+            routes: &Routes {
+                hcm: &self.hcm,
+                routing: &self.routing,
+                upgrade: self.upgrade != Upgrade::No,
+            },
             effects: &mut self.effects,
         };
         let parts = Parts {

@@ -345,7 +345,7 @@ impl ExtensionConfig {
             server: server.clone(),
             state: Mutex::default(),
             stats: DiscoveryStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&config);

@@ -73,7 +73,9 @@ struct ClusterChain {
 struct FixedRoute;
 
 impl RouteResolver for FixedRoute {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) {}
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Box<[Option<usize>]>> {
+        None
+    }
 }
 
 impl WorkerRouter {

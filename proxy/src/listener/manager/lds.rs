@@ -24,9 +24,10 @@ struct LdsWatcher {
 impl ListenerManager {
     /// Takes listeners from a source, for as long as the manager lives. `init` waits for the first answer.
     pub fn watch_lds(&self, client: &XdsClient, source: XdsSource, init: &InitManager) {
+        let scope = self.0.server.stats.scope("listener_manager.lds.");
         let watcher = Rc::new(LdsWatcher {
             manager: Rc::downgrade(&self.0),
-            stats: SubscriptionStats::new(&self.0.server.stats.scope("listener_manager.lds.")),
+            stats: SubscriptionStats::new(&scope, &source),
             init: RefCell::new(Some(init.target("LDS"))),
         });
         let kind = ResourceKind::Listener;

@@ -129,10 +129,7 @@ fn source() -> XdsSource {
     }
 }
 
-fn message<M: Name + Default + 'static>(yaml: &str) -> M
-where
-    M: prost::Message,
-{
+fn message<M: prost::Message + Name + Default + 'static>(yaml: &str) -> M {
     let source = Source {
         name: "test",
         format: Format::Yaml,

@@ -76,7 +76,7 @@ impl RouteProvider {
             version: AtomicU64::new(0),
             state: Mutex::default(),
             stats: RdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);

@@ -254,7 +254,7 @@ impl ScopeProvider {
             version: AtomicU64::new(0),
             state: Mutex::default(),
             stats: ScopedRdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);

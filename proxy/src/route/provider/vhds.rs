@@ -87,7 +87,7 @@ impl VirtualHosts {
             source: source.clone(),
             prefix: format!("{name}/"),
             stats: VhdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             answered: AtomicBool::new(false),
             subscription: OnceLock::new(),
             demand: Mutex::default(),

@@ -170,6 +170,7 @@ impl UpstreamTls {
             role: Role::Client(role),
             report: None,
             first: Vec::new(),
+            plain_alert: false,
         })
     }
 }

@@ -3,7 +3,9 @@
 //! Envoy prints BoringSSL's error queue, `TLS_error:|<code>:SSL routines:OPENSSL_internal:<REASON>`, then what it knows itself,
 //! and `:TLS_error_end`. The code is that of the library, 16, in the upper byte, and of the reason below.
 
-use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+use rustls::{
+    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved,
+};
 
 /// A reason of BoringSSL: its number and name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,9 @@ const DECODE_ERROR: Reason = Reason(137, "DECODE_ERROR");
 const DECRYPTION_FAILED_OR_BAD_RECORD_MAC: Reason =
     Reason(139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC");
 const HTTP_REQUEST: Reason = Reason(156, "HTTP_REQUEST");
+const HTTPS_PROXY_REQUEST: Reason = Reason(155, "HTTPS_PROXY_REQUEST");
+const CLIENTHELLO_PARSE_FAILED: Reason = Reason(131, "CLIENTHELLO_PARSE_FAILED");
+const WRONG_CURVE: Reason = Reason(243, "WRONG_CURVE");
 const NO_COMMON_SIGNATURE_ALGORITHMS: Reason = Reason(253, "NO_COMMON_SIGNATURE_ALGORITHMS");
 const NO_SHARED_CIPHER: Reason = Reason(184, "NO_SHARED_CIPHER");
 const NO_SHARED_GROUP: Reason = Reason(266, "NO_SHARED_GROUP");
@@ -48,7 +53,7 @@ pub(super) fn text(reason: Reason, details: Option<&str>) -> String {
 pub(super) fn reason_of(error: &Error, first: &[u8]) -> Reason {
     match error {
         Error::AlertReceived(alert) => alert_reason(*alert),
-        Error::InvalidCertificate(rustls::CertificateError::BadSignature) => BAD_SIGNATURE,
+        Error::InvalidCertificate(CertificateError::BadSignature) => BAD_SIGNATURE,
         Error::InvalidCertificate(_) => CERTIFICATE_VERIFY_FAILED,
         Error::NoCertificatesPresented => PEER_DID_NOT_RETURN_A_CERTIFICATE,
         Error::DecryptError => DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
@@ -66,10 +71,49 @@ pub(super) fn reason_of(error: &Error, first: &[u8]) -> Reason {
     }
 }
 
-fn invalid_message(error: &InvalidMessage, first: &[u8]) -> Reason {
+/// Why there was no ClientHello, and the alert that says so. None: a client that speaks something else is told nothing.
+pub(super) fn before_hello(error: &Error, first: &[u8]) -> (Reason, Option<u8>) {
+    if let Some(reason) = speaks_http(first) {
+        return (reason, None);
+    }
+    match (first, error) {
+        (_, Error::PeerIncompatible(_)) => (UNSUPPORTED_PROTOCOL, Some(70)),
+        (&[0x15, 3, _, 0, 2, _, alert, ..], _) => {
+            (alert_reason(AlertDescription::from(alert)), None)
+        }
+        (&[0x16, 3, _, _, _, 1, ..], _) => (CLIENTHELLO_PARSE_FAILED, Some(50)),
+        (&[0x16, 3, ..], _) => (UNEXPECTED_MESSAGE, Some(10)),
+        _ => (WRONG_VERSION_NUMBER, Some(70)),
+    }
+}
+
+/// Why a ClientHello was refused.
+pub(super) fn of_hello(error: &Error, is_tls13: bool) -> Reason {
+    match error {
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) if !is_tls13 => WRONG_CURVE,
+        error => reason_of(error, b""),
+    }
+}
+
+/// The whole text where an alert came in plain text after keys were agreed on.
+pub(super) fn plain_alert() -> String {
+    let decryption = text(DECRYPTION_FAILED_OR_BAD_RECORD_MAC, None);
+    let code = (16 << 24) + 112;
+    let length = format!("TLS_error:|{code}:SSL routines:OPENSSL_internal:BAD_PACKET_LENGTH|");
+    decryption.replacen("TLS_error:|", &length, 1)
+}
+
+fn speaks_http(first: &[u8]) -> Option<Reason> {
     const METHODS: [&[u8]; 4] = [b"GET ", b"POST ", b"HEAD ", b"PUT "];
     if METHODS.iter().any(|method| first.starts_with(method)) {
-        return HTTP_REQUEST;
+        return Some(HTTP_REQUEST);
+    }
+    first.starts_with(b"CONNE").then_some(HTTPS_PROXY_REQUEST)
+}
+
+fn invalid_message(error: &InvalidMessage, first: &[u8]) -> Reason {
+    if let Some(reason) = speaks_http(first) {
+        return reason;
     }
     match error {
         InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion => {
@@ -156,5 +200,24 @@ mod tests {
         let error = Error::InvalidMessage(InvalidMessage::InvalidContentType);
         assert_eq!(reason_of(&error, b"GET / HTTP/1.1"), HTTP_REQUEST);
         assert_eq!(reason_of(&error, b"SSH-2.0"), WRONG_VERSION_NUMBER);
+    }
+
+    #[test]
+    fn what_is_no_client_hello_is_told_from_its_first_bytes() {
+        let error = Error::InvalidMessage(InvalidMessage::InvalidContentType);
+        let told = |first: &[u8]| before_hello(&error, first);
+        assert_eq!(told(b"CONNECT "), (HTTPS_PROXY_REQUEST, None));
+        assert_eq!(
+            told(b"\x16\x03\x01\0\x08\x02\0\0"),
+            (UNEXPECTED_MESSAGE, Some(10))
+        );
+        assert_eq!(
+            told(b"\x16\x03\x01\0\x08\x01\0\0"),
+            (CLIENTHELLO_PARSE_FAILED, Some(50))
+        );
+        let alert = Reason(1040, "SSLV3_ALERT_HANDSHAKE_FAILURE");
+        assert_eq!(told(b"\x15\x03\x01\0\x02\x02\x28\0"), (alert, None));
+        assert_eq!(told(b"SSH-2.0-"), (WRONG_VERSION_NUMBER, Some(70)));
+        assert_eq!(told(b""), (WRONG_VERSION_NUMBER, Some(70)));
     }
 }

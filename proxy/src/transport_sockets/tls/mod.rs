@@ -12,14 +12,16 @@
 //! refused.
 //! Deviations: the group (curve) of a handshake of TLS 1.2 is not told where the session is resumed or the handshake fails.
 //! Deviations: within a group in brackets of the cipher list, ours is the order of TLS 1.2, not the client's.
-//! Deviations: alerts are those of rustls: a client without a certificate gets `certificate_required` with TLS 1.2 as well, one
-//! that is too old `handshake_failure`.
+//! Deviations: alerts are those of rustls once a ClientHello came: a client without a certificate gets `certificate_required` with
+//! TLS 1.2 as well.
+//! Deviations: where a handshake of TLS 1.3 fails for want of a common group, its cipher suite is not told.
 //! Deviations: a certificate pinned by `verify_certificate_hash` or `_spki` that is another one is refused with the alert
 //! `bad_certificate`, not `bad_certificate_hash_value`.
 
 mod client;
 mod context;
 mod failure;
+pub mod fuzzing;
 mod key_log;
 mod parameters;
 mod select;

@@ -55,6 +55,11 @@ impl Certificates {
         }
     }
 
+    /// The one that is configured first.
+    pub(super) fn first(&self) -> Option<&Arc<TlsCertificate>> {
+        self.all.first()
+    }
+
     /// The certificate for a client.
     pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Option<&Arc<TlsCertificate>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);

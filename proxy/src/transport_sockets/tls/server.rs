@@ -149,8 +149,10 @@ impl DownstreamTls {
         let proto = match &self.settings.tickets {
             TicketSource::Off => return Ok(Some(None)),
             TicketSource::Own => {
-                let own = rustls::crypto::aws_lc_rs::Ticketer::new();
-                return Ok(Some(own.ok()));
+                let own = Tickets::own(self.settings.session_timeout, materials.trust());
+                return Ok(Some(
+                    own.map(|own| Arc::new(own) as Arc<dyn ProducesTickets>),
+                ));
             }
             TicketSource::Keys(keys) => keys.clone(),
             TicketSource::Secret(cell) => match cell.get().and_then(|secret| secret.r#type.clone())
@@ -280,7 +282,7 @@ impl DownstreamSocket for DownstreamTls {
             limit: limit.map(|limit| (Box::pin(sleep(limit.after)), limit.on_timeout)),
             certificate: None,
             verifier: context.verifier.clone(),
-            hello_came: false,
+            version: "TLSv1.2",
         };
         let accepting = Accepting {
             acceptor: Acceptor::default(),
@@ -346,6 +348,15 @@ pub(super) struct Accepting {
     hello: Vec<u8>,
 }
 
+/// What a client is told whose ClientHello is none, or is not accepted.
+pub(super) enum Refusal {
+    /// The alert of rustls.
+    Alert(Box<AcceptedAlert>),
+    /// A record with an alert.
+    Plain([u8; 7]),
+    Silent,
+}
+
 pub(super) fn unix_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
@@ -360,12 +371,13 @@ pub(super) struct ServerRole {
     /// The certificate that the client is shown.
     certificate: Option<Arc<TlsCertificate>>,
     verifier: Option<Arc<ClientVerifier>>,
-    hello_came: bool,
+    /// What BoringSSL calls the version before it is agreed on.
+    version: &'static str,
 }
 
 impl Accepting {
     /// Takes bytes of the client. `Ok(None)`: the ClientHello is not complete.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Handshake>, AcceptedAlert> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Handshake>, Refusal> {
         let room = HELLO.saturating_sub(self.hello.len());
         self.hello
             .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
@@ -378,19 +390,23 @@ impl Accepting {
         }
         match self.acceptor.accept() {
             Ok(None) => Ok(None),
-            Ok(Some(accepted)) => self.choose(accepted).map(Some),
-            Err((error, alert)) => Err(self.failed(&error, alert)),
+            Ok(Some(accepted)) => self
+                .choose(accepted)
+                .map(Some)
+                .map_err(|alert| Refusal::Alert(Box::new(alert))),
+            Err((error, _)) => {
+                let (reason, alert) = failure::before_hello(&error, &self.hello);
+                let text = failure::text(reason, None);
+                self.role.certificate = self.context.certificates.first().cloned();
+                self.role.failed(None, &error, Report::default(), &text);
+                Err(alert.map_or(Refusal::Silent, |code| {
+                    Refusal::Plain([0x15, 3, 1, 0, 2, 2, code])
+                }))
+            }
         }
     }
 
-    fn failed(&mut self, error: &Error, alert: AcceptedAlert) -> AcceptedAlert {
-        let text = failure::text(failure::reason_of(error, &self.hello), None);
-        self.role.failed(None, error, Report::default(), &text);
-        alert
-    }
-
     fn choose(&mut self, accepted: Accepted) -> Result<Handshake, AcceptedAlert> {
-        self.role.hello_came = true;
         let hello = accepted.client_hello();
         let with_alpn = hello.alpn().is_some_and(|mut offered| {
             offered.any(|name| self.context.alpn.iter().any(|own| own == name))
@@ -400,7 +416,11 @@ impl Accepting {
             .cipher_suites()
             .iter()
             .any(|suite| u16::from(*suite) >> 8 == 0x13);
-        let own_order = self.context.own_order && !(has_tls13 && self.context.has_tls13);
+        let is_tls13 = has_tls13 && self.context.has_tls13;
+        if is_tls13 {
+            self.role.version = "TLSv1.3";
+        }
+        let own_order = self.context.own_order && !is_tls13;
         let certificate = self.context.certificates.choose(&hello).cloned();
         let staple = certificate.as_deref().map(|certificate| {
             let asked = staple::is_asked(&self.hello);
@@ -422,6 +442,7 @@ impl Accepting {
                 role: Role::Server(self.role.take()),
                 report,
                 first: self.hello.get(..FIRST).unwrap_or(&self.hello).to_vec(),
+                plain_alert: false,
             }),
             Err((_, alert)) if staple == Some(Staple::Missing) => {
                 let text = failure::text(failure::CONNECTION_REJECTED, None);
@@ -429,7 +450,11 @@ impl Accepting {
                 self.role.refused(&text, own);
                 Err(alert)
             }
-            Err((error, alert)) => Err(self.failed(&error, alert)),
+            Err((error, alert)) => {
+                let text = failure::text(failure::of_hello(&error, is_tls13), None);
+                self.role.failed(None, &error, Report::default(), &text);
+                Err(alert)
+            }
         }
     }
 }
@@ -450,7 +475,7 @@ impl ServerRole {
             limit: self.limit.take(),
             certificate: self.certificate.take(),
             verifier: self.verifier.take(),
-            hello_came: self.hello_came,
+            version: self.version,
         }
     }
 
@@ -536,9 +561,8 @@ impl ServerRole {
             tls.group = connection
                 .negotiated_key_exchange_group()
                 .map(|group| group_name(group.name()));
-        } else if self.hello_came {
-            // What BoringSSL says before a version is agreed on.
-            tls.version = Some("TLSv1.2");
+        } else {
+            tls.version = Some(self.version);
         }
         tls.local = self.certificate.as_ref().map(|own| own.leaf.clone());
         tls.peer_chain = report.peer_chain;

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
-use rustls::{Connection, Error};
+use rustls::{Connection, Error, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client::ClientRole;
 use super::failure;
-use super::server::{Accepting, ServerRole};
+use super::server::{Accepting, Refusal, ServerRole};
 use super::stats::TlsStats;
 use super::verify::{Report, exchange};
 use crate::net::{Io, IoLayer};
@@ -62,6 +62,8 @@ pub(super) struct Handshake {
     pub(super) report: Option<Report>,
     /// The first bytes that came, to tell what else than TLS a peer speaks.
     pub(super) first: Vec<u8>,
+    /// The last record that came is an alert in plain text.
+    pub(super) plain_alert: bool,
 }
 
 /// Which side we are, and who wants to know how the handshake ends.
@@ -116,11 +118,16 @@ impl TlsStream {
                         Ok(Some(handshake)) => {
                             self.state = State::Handshaking(Box::new(handshake));
                         }
-                        Err(mut alert) => {
-                            let _ = alert.write(&mut Blocking {
-                                io: &mut self.io,
-                                cx,
-                            });
+                        Err(refusal) => {
+                            let io = &mut self.io;
+                            // It goes out if the socket takes it now.
+                            let _ = match refusal {
+                                Refusal::Alert(mut alert) => {
+                                    alert.write(&mut Blocking { io, cx }).map(|_| ())
+                                }
+                                Refusal::Plain(record) => Blocking { io, cx }.write_all(&record),
+                                Refusal::Silent => Ok(()),
+                            };
                             return self.fail(io::ErrorKind::InvalidData.into());
                         }
                     }
@@ -288,6 +295,7 @@ impl Handshake {
             self.first
                 .extend_from_slice(bytes.get(..FIRST).unwrap_or(bytes));
         }
+        self.plain_alert = matches!(bytes, [.., 0x15, 3, 3, 0, 2, _, _]);
         let Self {
             connection,
             role,
@@ -322,6 +330,12 @@ impl Handshake {
                 failure::CERTIFICATE_VERIFY_FAILED,
                 Some(&*failed.text).filter(|text| !text.is_empty()),
             ),
+            None if self.plain_alert
+                && matches!(error, Error::AlertReceived(_))
+                && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) =>
+            {
+                failure::plain_alert()
+            }
             None => failure::text(failure::reason_of(error, &self.first), None),
         };
         match &mut self.role {

@@ -1,6 +1,8 @@
-//! Session tickets with keys that are configured, so that several proxies can resume each other's sessions.
+//! Session tickets: with keys that are configured, so that several proxies can resume each other's sessions, or with keys of the
+//! process, which change by themselves.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::cipher::{
     AES_256, DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey,
@@ -12,16 +14,23 @@ use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
+use super::server::unix_now;
 use crate::config::{ConfigPath, Rejected, data_source};
 
-/// Makes tickets with the first key and reads those of all.
+/// Makes tickets, and reads them while they are good.
 pub(super) struct Tickets {
-    keys: Vec<TicketKey>,
+    keys: Keys,
     /// How long a ticket is good, in seconds.
     lifetime: u32,
     /// Whom clients are validated by. Tickets of clients that were validated otherwise are not taken: these shake hands anew,
     /// instead of being refused by what is asked of them now.
     trust: [u8; 32],
+}
+
+enum Keys {
+    /// Tickets are made with the first key, and read with any.
+    Configured(Vec<TicketKey>),
+    Own(Arc<dyn ProducesTickets>),
 }
 
 /// 80 bytes: name, key of the digest, key of the cipher.
@@ -49,10 +58,42 @@ impl Tickets {
             })
         })?;
         Ok(Self {
-            keys,
+            keys: Keys::Configured(keys),
             lifetime,
             trust,
         })
+    }
+
+    /// With keys of the process. None: there is no randomness.
+    pub(super) fn own(lifetime: u32, trust: [u8; 32]) -> Option<Self> {
+        let keys = rustls::crypto::aws_lc_rs::Ticketer::new().ok()?;
+        Some(Self {
+            keys: Keys::Own(keys),
+            lifetime,
+            trust,
+        })
+    }
+
+    fn encrypt_at(&self, plain: &[u8], now: i64) -> Option<Vec<u8>> {
+        let bound = Zeroizing::new([&self.trust[..], &now.to_be_bytes(), plain].concat());
+        match &self.keys {
+            Keys::Configured(keys) => keys.first()?.encrypt(&bound),
+            Keys::Own(own) => own.encrypt(&bound),
+        }
+    }
+
+    fn decrypt_at(&self, cipher: &[u8], now: i64) -> Option<Vec<u8>> {
+        let bound = Zeroizing::new(match &self.keys {
+            Keys::Configured(keys) => {
+                let name = cipher.get(..NAME)?;
+                keys.iter().find(|key| key.name == name)?.decrypt(cipher)?
+            }
+            Keys::Own(own) => own.decrypt(cipher)?,
+        });
+        let rest = bound.strip_prefix(&self.trust)?;
+        let (made, plain) = rest.split_first_chunk::<8>()?;
+        let age = now.checked_sub(i64::from_be_bytes(*made))?;
+        (age <= i64::from(self.lifetime)).then(|| plain.to_vec())
     }
 }
 
@@ -98,7 +139,10 @@ impl TicketKey {
 
 impl ProducesTickets for Tickets {
     fn enabled(&self) -> bool {
-        !self.keys.is_empty()
+        match &self.keys {
+            Keys::Configured(keys) => !keys.is_empty(),
+            Keys::Own(own) => own.enabled(),
+        }
     }
 
     fn lifetime(&self) -> u32 {
@@ -106,22 +150,18 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let bound = Zeroizing::new([&self.trust[..], plain].concat());
-        self.keys.first()?.encrypt(&bound)
+        self.encrypt_at(plain, unix_now())
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        let name = cipher.get(..NAME)?;
-        let key = self.keys.iter().find(|key| key.name == name)?;
-        let bound = Zeroizing::new(key.decrypt(cipher)?);
-        bound.strip_prefix(&self.trust).map(<[u8]>::to_vec)
+        self.decrypt_at(cipher, unix_now())
     }
 }
 
 impl fmt::Debug for Tickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tickets")
-            .field("keys", &self.keys.len())
+            .field("lifetime", &self.lifetime)
             .finish_non_exhaustive()
     }
 }
@@ -136,10 +176,12 @@ mod tests {
 
     fn tickets(first: &[u8]) -> Tickets {
         Tickets {
-            keys: first
-                .iter()
-                .map(|byte| TicketKey::new(&[*byte; KEY]).unwrap())
-                .collect(),
+            keys: Keys::Configured(
+                first
+                    .iter()
+                    .map(|byte| TicketKey::new(&[*byte; KEY]).unwrap())
+                    .collect(),
+            ),
             lifetime: 3600,
             trust: [7; 32],
         }
@@ -162,6 +204,16 @@ mod tests {
         let new = rotated.encrypt(b"session").unwrap();
         assert_eq!(&new[..NAME], &[2; NAME]);
         assert_eq!(tickets(&[1]).decrypt(&new), None);
+    }
+
+    #[test]
+    fn a_ticket_is_good_for_as_long_as_sessions_are() {
+        for tickets in [tickets(&[1]), Tickets::own(3600, [7; 32]).unwrap()] {
+            let ticket = tickets.encrypt_at(b"session", 1_000).unwrap();
+            assert_eq!(tickets.decrypt_at(&ticket, 4_600).unwrap(), b"session");
+            assert_eq!(tickets.decrypt_at(&ticket, 4_601), None);
+            assert_eq!(tickets.lifetime(), 3600);
+        }
     }
 
     #[test]

@@ -37,7 +37,9 @@ struct Harness {
 
 struct NoRoutes;
 impl RouteResolver for NoRoutes {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) {}
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Box<[Option<usize>]>> {
+        None
+    }
 }
 
 macro_rules! env {

@@ -160,16 +160,10 @@ impl Validation {
         let crl = path.optional("crl", crl, |source, path| {
             Crl::all(&data_source(source, path)?, path)
         });
-        let hashes = path.each(
-            "verify_certificate_hash",
-            verify_certificate_hash,
-            hash_from,
-        );
-        let keys = path.each(
-            "verify_certificate_spki",
-            verify_certificate_spki,
-            spki_from,
-        );
+        let hash = "verify_certificate_hash";
+        let hashes = path.each(hash, verify_certificate_hash, hash_from);
+        let spki = "verify_certificate_spki";
+        let keys = path.each(spki, verify_certificate_spki, spki_from);
         let typed = path.each(
             "match_typed_subject_alt_names",
             match_typed_subject_alt_names,
@@ -398,6 +392,35 @@ impl Failure {
     }
 }
 
+/// Whether a certificate has a name that the matcher takes. For fuzzing.
+pub(super) fn has_name(
+    certificate: &Certificate,
+    matcher: pb::SubjectAltNameMatcher,
+) -> Option<bool> {
+    let report = crate::config::ConfigReport::new();
+    let path = ConfigPath::root(&report, "matcher");
+    let matcher = SanMatcher::from_proto(matcher, &path).ok()?;
+    Some(matcher.matches(certificate))
+}
+
+/// Judges a chain as that of a client, or of a server with this name. For fuzzing.
+pub(super) fn judge(
+    context: pb::CertificateValidationContext,
+    chain: &[&[u8]],
+    server_name: Option<&str>,
+    path: &ConfigPath<'_>,
+) -> Result<Option<String>, Rejected> {
+    let mut validation = Validation::from_proto(context, path)?;
+    validation.match_server_name = server_name.is_some();
+    let peer = match server_name {
+        Some(_) => Peer::Server,
+        None => Peer::Client,
+    };
+    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(*der)).collect();
+    let verdict = validation.verify(peer, &chain, server_name, &[]);
+    Ok(verdict.failure.map(|failure| failure.text))
+}
+
 fn anchors(trusted: &[Certificate]) -> Vec<TrustAnchor<'static>> {
     // What webpki cannot read as an anchor is left to our own rules.
     let anchor = |certificate: &Certificate| {
@@ -467,6 +490,3 @@ fn spki_from(text: String, path: &ConfigPath<'_>) -> Result<[u8; 32], Rejected> 
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| path.reject(format!("Invalid base64-encoded SHA-256 {text}")))
 }
-
-#[cfg(test)]
-mod tests;

@@ -119,23 +119,43 @@ pub(super) fn server_name_matches(certificate: &Certificate, host: &str) -> bool
         .any(|name| dns_name_matches(host.as_bytes(), name))
 }
 
-/// RFC 6125: a star stands for one whole label at the start of the certificate's name.
+/// RFC 6125 as Envoy reads it: one star stands for the first label of the certificate's name, or for a part of it, unless that is
+/// an A-label.
 fn dns_name_matches(wanted: &[u8], name: &str) -> bool {
     let name = name.as_bytes();
     if wanted.eq_ignore_ascii_case(name) {
         return true;
     }
-    let Some(suffix) = name
-        .strip_prefix(b"*")
-        .filter(|suffix| suffix.starts_with(b"."))
-    else {
+    let (Some((pattern, name)), Some((label, wanted))) = (labels(name), labels(wanted)) else {
         return false;
     };
-    let Some(at) = wanted.len().checked_sub(suffix.len()).filter(|at| *at > 0) else {
+    let is_ace = pattern
+        .get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"xn--"));
+    !is_ace
+        && !name.contains(&b'*')
+        && wanted.eq_ignore_ascii_case(name)
+        && label_matches(label, pattern)
+}
+
+/// The first label of a name, and the others.
+fn labels(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let dot = name.iter().position(|byte| *byte == b'.')?;
+    Some((name.get(..dot)?, name.get(dot + 1..)?))
+}
+
+/// Whether a label fits one in which there is one star.
+fn label_matches(label: &[u8], pattern: &[u8]) -> bool {
+    let mut parts = pattern.split(|byte| *byte == b'*');
+    let (Some(start), Some(end), None) = (parts.next(), parts.next(), parts.next()) else {
         return false;
     };
-    let (label, rest) = wanted.split_at(at);
-    !label.contains(&b'.') && rest.eq_ignore_ascii_case(suffix)
+    let Some(rest) = label.len().checked_sub(start.len() + end.len()) else {
+        return false;
+    };
+    let (first, last) = (label.get(..start.len()), label.get(start.len() + rest..));
+    first.is_some_and(|first| first.eq_ignore_ascii_case(start))
+        && last.is_some_and(|last| last.eq_ignore_ascii_case(end))
 }
 
 #[cfg(test)]
@@ -146,19 +166,29 @@ mod tests {
     fn a_star_stands_for_one_label() {
         assert!(dns_name_matches(b"a.example.com", "*.Example.com"));
         assert!(dns_name_matches(b"A.example.com", "a.example.com"));
-        for wanted in [
-            "example.com",
-            "a.b.example.com",
-            ".example.com",
-            "aexample.com",
-        ] {
+        for wanted in ["example.com", "a.b.example.com", "aexample.com"] {
             assert!(
                 !dns_name_matches(wanted.as_bytes(), "*.example.com"),
                 "{wanted}"
             );
         }
         assert!(!dns_name_matches(b"*.example.com", "a.example.com"));
-        assert!(!dns_name_matches(b"ab.example.com", "a*.example.com"));
+        assert!(!dns_name_matches(b"a.example.com", "*.*.com"));
+        assert!(!dns_name_matches(b"example", "*"));
+    }
+
+    #[test]
+    fn a_star_stands_for_a_part_of_a_label() {
+        for name in ["a*.example.com", "*B.example.com", "a*b.example.com"] {
+            assert!(dns_name_matches(b"ab.example.com", name), "{name}");
+        }
+        for name in ["a*c.example.com", "ab*b.example.com", "*a*.example.com"] {
+            assert!(!dns_name_matches(b"ab.example.com", name), "{name}");
+        }
+        assert!(!dns_name_matches(
+            b"xn--ab.example.com",
+            "xn--*.example.com"
+        ));
     }
 
     #[test]
