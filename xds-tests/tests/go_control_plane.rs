@@ -160,3 +160,13 @@ fn delta_tls() {
 fn delta_ads_tls() {
     outrigger_passes("delta-ads-tls");
 }
+
+#[test]
+fn ads_over_tls() {
+    outrigger_passes("ads-tls");
+}
+
+#[test]
+fn delta_over_tls() {
+    outrigger_passes("delta-tls");
+}

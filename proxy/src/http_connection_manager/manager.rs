@@ -321,9 +321,6 @@ impl Hcm {
         head: &mut RequestHead,
         info: &mut StreamInfo,
     ) {
-        // Its scope may have changed since the stream began.
-        let scoped = self.routes.by_head(head);
-        let routing = scoped.as_deref().unwrap_or(routing);
         self.resolve_by(&routing.table, head, info);
     }
 

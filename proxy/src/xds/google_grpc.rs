@@ -12,7 +12,7 @@ use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use outrigger_proto::pb::envoy::config::endpoint::v3 as endpoint;
 use outrigger_proto::pb::envoy::extensions::upstreams::http::v3 as http;
 use pb::config_source::ConfigSourceSpecifier;
-use pb::grpc_service::{GoogleGrpc, TargetSpecifier};
+use pb::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
 
 use crate::config::{ConfigPath, Rejected};
 
@@ -52,11 +52,30 @@ fn cluster_name(target: &str) -> String {
     format!("google_grpc.{target}")
 }
 
-/// Gives the name of the cluster that stands for a target, and `:authority`.
-pub(super) fn target(
-    proto: GoogleGrpc,
+/// The same service by way of the cluster that stands for its target.
+pub(super) fn as_envoy_grpc(
+    proto: pb::GrpcService,
     path: &ConfigPath<'_>,
-) -> Result<(String, String), Rejected> {
+) -> Result<pb::GrpcService, Rejected> {
+    let target_specifier = match proto.target_specifier {
+        Some(TargetSpecifier::GoogleGrpc(google)) => {
+            let (cluster_name, authority) = target(google, &path.field("google_grpc"))?;
+            Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                cluster_name,
+                authority,
+                ..EnvoyGrpc::default()
+            }))
+        }
+        other => other,
+    };
+    Ok(pb::GrpcService {
+        target_specifier,
+        ..proto
+    })
+}
+
+/// Gives the name of the cluster that stands for a target, and `:authority`.
+fn target(proto: GoogleGrpc, path: &ConfigPath<'_>) -> Result<(String, String), Rejected> {
     let GoogleGrpc {
         target_uri,
         channel_credentials,

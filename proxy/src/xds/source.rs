@@ -7,7 +7,6 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use pb::api_config_source::ApiType;
 use pb::config_source::ConfigSourceSpecifier;
-use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
 use super::google_grpc;
 use crate::config::{ConfigPath, Rejected};
@@ -274,19 +273,11 @@ fn grpc(
 impl GrpcTarget {
     /// Converts a `GrpcService` of xDS.
     pub fn from_proto(
-        mut proto: pb::GrpcService,
+        proto: pb::GrpcService,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        if let Some(TargetSpecifier::GoogleGrpc(google)) = proto.target_specifier {
-            let (cluster_name, authority) =
-                google_grpc::target(google, &path.field("google_grpc"))?;
-            proto.target_specifier = Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-                cluster_name,
-                authority,
-                ..EnvoyGrpc::default()
-            }));
-        }
+        let proto = google_grpc::as_envoy_grpc(proto, path)?;
         // Of `timeout` nothing is seen: streams of xDS have no end.
         let (service, retries) = GrpcService::with_retries(proto, server, path)?;
         let envoy_grpc = path.field("envoy_grpc");
