@@ -244,10 +244,14 @@ impl Proxy {
         let (Some(place), Some(refused)) = (SHOWN.iter().position(|shown| *shown == kind), refused) else {
             return;
         };
+        let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(kind, any), any)).collect();
         if is_refused_as_a_whole(refused) {
+            // Or one without a name was.
+            if named.iter().any(|(name, _)| name.is_empty()) {
+                self.believe_all(place);
+            }
             return;
         }
-        let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(kind, any), any)).collect();
         let taken = &mut self.taken[place];
         taken.retain(|name, _| named.iter().any(|(sent, _)| sent == name));
         for (name, any) in &named {
@@ -265,6 +269,9 @@ impl Proxy {
         };
         let mut names = BTreeSet::new();
         if is_refused_as_a_whole(refused) || !sent.iter().all(|sent| names.insert(&sent.name)) {
+            if sent.iter().any(|sent| sent.name.is_empty()) {
+                self.believe_all(place);
+            }
             return;
         }
         let taken = &mut self.taken[place];
@@ -283,6 +290,12 @@ impl Proxy {
         };
         let odd = named.iter().filter(is_odd);
         self.believe(place, odd.flat_map(|(outer, inner)| [*outer, inner]));
+    }
+
+    /// What a response did that may have been refused as a whole, or in its part without a name, only the proxy says.
+    fn believe_all(&mut self, place: usize) {
+        let shown = self.shown(place).into_iter();
+        self.taken[place] = shown.map(|(name, any)| (name, any.value)).collect();
     }
 
     /// Which of several resources of one name in one response is taken, or which of two names of one counts, only the proxy says.
