@@ -205,10 +205,10 @@ fn way_to_plane(name: &str, address: &str, more: &str) -> String {
 }
 
 /// A listener whose certificate comes that way, at first and when it changes.
-async fn comes_from(stage: &mut Stage, cluster: &str) {
+async fn comes_from(stage: &mut Stage, way: &str) {
     let address = stage.backend("first").await;
     stage.plane.set(Kind::Cds, [cluster("a", address)]);
-    let listener = tls_listener("l", "secret", &behind(cluster));
+    let listener = tls_listener("l", "secret", &behind(way));
     stage.plane.set(Kind::Lds, [listener]);
     stage.plane.set(Kind::Sds, [certificate("secret", "first")]);
     stage.run().await;
