@@ -35,7 +35,6 @@ stats_group! {
 
 /// What is counted of a secret that is delivered.
 pub(super) struct CellStats {
-    scope: Scope,
     sds: SdsStats,
     subscription: SubscriptionStats,
 }
@@ -50,7 +49,6 @@ impl CellStats {
                 Some(source) => SubscriptionStats::new(&scope, source),
                 None => SubscriptionStats::of_file(&scope),
             },
-            scope,
         }
     }
 }
@@ -351,10 +349,6 @@ impl Watcher for SecretCell {
             true => Ok(()),
             false => Err(refused),
         }
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        self.stats.as_ref().map(|stats| stats.scope.clone())
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

@@ -18,7 +18,6 @@ use tracing::info;
 use super::bootstrap::flatten;
 use super::{InitManager, InitTarget, ServerContext};
 use crate::config::{ConfigPath, ConfigReport, Rejected};
-use crate::stats::Scope;
 use crate::xds::{
     ApiSource, FetchFailure, Interest, Refused, ResourceKind, Subscription, SubscriptionStats,
     Update, Watcher, XdsClient, XdsSource,
@@ -192,10 +191,6 @@ impl Watcher for LayerWatcher {
         let taken = self.stats.count(update.version, || self.take(update));
         drop(self.first.take());
         taken
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.server.stats.scope("runtime."))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

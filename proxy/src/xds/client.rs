@@ -55,7 +55,7 @@ impl XdsClient {
         Rc::new_cyclic(|this| Self {
             this: this.clone(),
             commands: RefCell::new(server.xds.take()),
-            ads: Channel::new(SourceKind::Ads, None, &subscribers),
+            ads: Channel::new(SourceKind::Ads, &subscribers),
             channels: RefCell::default(),
             subscribers,
             server,
@@ -202,7 +202,7 @@ impl XdsClient {
         let channel = match place {
             SourceKind::Ads => self.ads.clone(),
             place => {
-                let channel = Channel::new(place, Some(number), &self.subscribers);
+                let channel = Channel::new(place, &self.subscribers);
                 self.channels.borrow_mut().insert(number, channel.clone());
                 channel
             }

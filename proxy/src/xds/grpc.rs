@@ -69,7 +69,7 @@ pub(super) async fn run(
     let Some(running) = client.running() else {
         return;
     };
-    let scope = scope(client, channel);
+    let scope = scope(client, kind);
     let mut session = Session {
         client,
         running,
@@ -124,10 +124,13 @@ async fn wait(client: &XdsClient, channel: &Channel, time: Duration) {
     }
 }
 
-fn scope(client: &XdsClient, channel: &Channel) -> Scope {
-    let of_process = || client.server.stats.scope("");
-    let scope = channel.scope().unwrap_or_else(of_process);
-    scope.scope("control_plane.")
+fn scope(client: &XdsClient, kind: Option<ResourceKind>) -> Scope {
+    let prefix = match kind {
+        Some(ResourceKind::Cluster) => "cluster_manager.cds.control_plane.",
+        Some(ResourceKind::Listener) => "listener_manager.lds.control_plane.",
+        _ => "control_plane.",
+    };
+    client.server.stats.scope(prefix)
 }
 
 fn path(delta: bool, kind: Option<ResourceKind>) -> String {

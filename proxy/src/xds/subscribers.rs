@@ -13,7 +13,6 @@ use super::channel::Channel;
 use super::interests::Share;
 use super::snapshot::Snapshot;
 use super::{FetchFailure, Interest, Refused, ResourceKind, Update, Watcher, XdsLog};
-use crate::stats::Scope;
 
 /// The subscriptions, by number.
 #[derive(Default)]
@@ -60,13 +59,6 @@ impl WatcherHandle {
         }
     }
 
-    fn scope(&self) -> Option<Scope> {
-        match self {
-            Self::Shared(watcher) => watcher.upgrade()?.stats_scope(),
-            Self::Main(watcher) => watcher.stats_scope(),
-        }
-    }
-
     fn on_fetch_failed(&self, why: FetchFailure) {
         match self {
             Self::Shared(watcher) => {
@@ -105,11 +97,6 @@ impl Subscribers {
         let subscriber = all.get_mut(&number)?;
         let old = std::mem::replace(&mut subscriber.interest, interest.clone());
         Some((subscriber.channel.clone(), subscriber.kind, old))
-    }
-
-    /// Where a subscription counts.
-    pub(super) fn scope(&self, number: u64) -> Option<Scope> {
-        self.all.borrow().get(&number)?.watcher.scope()
     }
 
     /// From now on sources are asked, and time runs for first answers.

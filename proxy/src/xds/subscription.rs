@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Refused, ResourceKind, Update, XdsSource};
-use crate::stats::Scope;
 
 /// Which resources of a kind a subscription is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +25,6 @@ pub trait Watcher {
     ///
     /// A resource has changed when its content has: the watcher compares, since only it keeps what it took.
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>>;
-
-    /// Where that is counted which a stream of this subscription alone does; none: with the aggregated stream.
-    fn stats_scope(&self) -> Option<Scope> {
-        None
-    }
 
     /// Nothing came so far; who waits for this subscription need wait no more. Updates may follow.
     fn on_fetch_failed(&self, why: FetchFailure);

@@ -284,10 +284,6 @@ impl Watcher for RouteProvider {
         self.subscription_stats.count(update.version, take)
     }
 
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.scope.scope(&format!("rds.{}.", self.name())))
-    }
-
     fn on_fetch_failed(&self, why: FetchFailure) {
         self.subscription_stats.failed(why);
         if why == FetchFailure::Timeout {

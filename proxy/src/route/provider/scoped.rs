@@ -453,10 +453,6 @@ impl Watcher for ScopeProvider {
         result
     }
 
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.scope.scope(&format!("scoped_rds.{}.", self.name)))
-    }
-
     fn on_fetch_failed(&self, why: FetchFailure) {
         self.subscription_stats.failed(why);
         if why == FetchFailure::Timeout {

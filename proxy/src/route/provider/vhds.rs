@@ -10,7 +10,6 @@ use tracing::debug;
 use super::RouteProvider;
 use crate::config::{ConfigPath, ConfigReport, Rejected};
 use crate::server::ServerContext;
-use crate::stats::Scope;
 use crate::stats_group;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
@@ -223,12 +222,6 @@ impl Watcher for Watch {
         let result = self.subscription_stats.count(update.version, apply);
         self.on_answer(&provider);
         result
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        let provider = self.provider.upgrade()?;
-        let name = provider.name();
-        Some(provider.scope().scope(&format!("vhds.{name}.")))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
