@@ -2,7 +2,7 @@
 //!
 //! Stats: `cluster_manager.cds.{init_fetch_timeout,update_attempt,update_success,update_failure,update_rejected,update_time,
 //! update_duration,version,version_text}`.
-//! Deviations: none.
+//! Deviations: `/config_dump` tells also which clusters were refused, and why (`error_state`).
 
 use std::cell::RefCell;
 use std::collections::HashSet;

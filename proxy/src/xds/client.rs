@@ -24,6 +24,7 @@ use super::{
 };
 use super::{file, grpc, rest};
 use crate::server::{ServerContext, Worker};
+use crate::stats::Scope;
 use crate::upstream::async_client::AsyncClient;
 
 /// Asks sources for resources and hands out what they answer. Lives on main.
@@ -257,6 +258,11 @@ impl XdsClient {
         }
     }
 
+    /// Where the streams for a subscription count that has a place for itself.
+    pub(super) fn scope_of(&self, number: u64) -> Option<Scope> {
+        self.subscribers.scope(number)
+    }
+
     pub(super) fn running(&self) -> Option<&Running> {
         self.running.get()
     }
@@ -278,6 +284,7 @@ impl XdsClient {
                     self.subscribers.time_out();
                     continue;
                 }
+                () = self.subscribers.sooner.notified() => continue,
             };
             match command {
                 Some(command) => self.execute(command),

@@ -69,7 +69,7 @@ pub(super) async fn run(
     let Some(running) = client.running() else {
         return;
     };
-    let scope = scope(client, kind);
+    let scope = scope(client, channel, kind);
     let mut session = Session {
         client,
         running,
@@ -106,6 +106,12 @@ pub(super) async fn run(
         channel.connection_failed();
         client.stand_in(channel);
         if session.failover.ended(session.targets.len()) {
+            for kind in channel.kinds() {
+                channel.with(kind, |state| {
+                    state.sotw.server_changed();
+                    state.delta.server_changed();
+                });
+            }
             let cluster = &session.target().service.authority;
             info!(%cluster, "Another server of xDS is asked.");
         }
@@ -124,11 +130,19 @@ async fn wait(client: &XdsClient, channel: &Channel, time: Duration) {
     }
 }
 
-fn scope(client: &XdsClient, kind: Option<ResourceKind>) -> Scope {
+fn scope(client: &XdsClient, channel: &Channel, kind: Option<ResourceKind>) -> Scope {
     let prefix = match kind {
         Some(ResourceKind::Cluster) => "cluster_manager.cds.control_plane.",
         Some(ResourceKind::Listener) => "listener_manager.lds.control_plane.",
-        _ => "control_plane.",
+        Some(kind) => {
+            let numbers = channel.with(kind, |state| state.interests.numbers());
+            let own = numbers.first().and_then(|number| client.scope_of(*number));
+            if let Some(scope) = own {
+                return scope.scope("control_plane.");
+            }
+            "control_plane."
+        }
+        None => "control_plane.",
     };
     client.server.stats.scope(prefix)
 }

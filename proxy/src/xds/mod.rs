@@ -14,6 +14,7 @@ mod conversation;
 mod delta;
 mod failover;
 mod file;
+mod google_grpc;
 mod grpc;
 mod interests;
 mod ledger;
@@ -29,6 +30,7 @@ mod subscription_stats;
 
 pub use client::XdsClient;
 pub use conversation::Conversation;
+pub use google_grpc::clusters as google_grpc_clusters;
 pub use ledger::ResourceStatus;
 pub use log::{LogEntry, LogNames, XdsLog};
 pub use resource::{Refused, Resource, ResourceKind, Update};

@@ -50,6 +50,11 @@ impl Sotw {
         self.asked = None;
     }
 
+    /// The next stream goes to another server, to which the version of this one means nothing.
+    pub(super) fn server_changed(&mut self) {
+        self.version = "".into();
+    }
+
     /// Whether a request is due.
     pub(super) fn is_due(&self, interests: &Interests) -> bool {
         let changed = match self.asked {
@@ -102,7 +107,9 @@ impl Sotw {
         received.version = version;
         received.errors = errors_from(resource_errors);
         if self.kind.is_complete() {
-            let names: BTreeSet<_> = received.names().collect();
+            // Those of heartbeats stay as well.
+            let alive = received.lifetimes.iter().map(|(name, _)| name.clone());
+            let names: BTreeSet<_> = received.names().chain(alive).collect();
             received.removed = self.known.difference(&names).cloned().collect();
             self.known = names;
         }

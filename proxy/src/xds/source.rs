@@ -7,7 +7,9 @@ use std::time::Duration;
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use pb::api_config_source::ApiType;
 use pb::config_source::ConfigSourceSpecifier;
+use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
+use super::google_grpc;
 use crate::config::{ConfigPath, Rejected};
 use crate::server::ServerContext;
 use crate::upstream::ClusterId;
@@ -96,6 +98,8 @@ pub struct PathSource {
     pub path: PathBuf,
     /// Whose changes tell that the file may have changed. Default: the directory of the file.
     pub directory: Option<PathBuf>,
+    /// Files that are written where they are count as well, and not only those that are moved into place. Default false.
+    pub watch_modify: bool,
 }
 
 /// The runtime key that allows a second server.
@@ -137,6 +141,7 @@ impl XdsSource {
             ConfigSourceSpecifier::Path(file) => Ok(SourceKind::Path(Arc::new(PathSource {
                 path: file.into(),
                 directory: None,
+                watch_modify: false,
             }))),
             ConfigSourceSpecifier::PathConfigSource(source) => {
                 PathSource::from_proto(source, &path.field("path_config_source"))
@@ -269,10 +274,19 @@ fn grpc(
 impl GrpcTarget {
     /// Converts a `GrpcService` of xDS.
     pub fn from_proto(
-        proto: pb::GrpcService,
+        mut proto: pb::GrpcService,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
+        if let Some(TargetSpecifier::GoogleGrpc(google)) = proto.target_specifier {
+            let (cluster_name, authority) =
+                google_grpc::target(google, &path.field("google_grpc"))?;
+            proto.target_specifier = Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                cluster_name,
+                authority,
+                ..EnvoyGrpc::default()
+            }));
+        }
         // Of `timeout` nothing is seen: streams of xDS have no end.
         let (service, retries) = GrpcService::with_retries(proto, server, path)?;
         let envoy_grpc = path.field("envoy_grpc");
@@ -377,17 +391,14 @@ impl PathSource {
             let text = format!("cannot read \"{file}\": {error}");
             return Err(path.field("path").reject(text));
         }
-        let directory = watched_directory.map(|directory| {
-            let pb::WatchedDirectory {
-                path,
-                // Harmless: changes in place are always seen.
-                watch_modify: _,
-            } = directory;
-            path.into()
-        });
+        let (directory, watch_modify) = match watched_directory {
+            Some(pb::WatchedDirectory { path, watch_modify }) => (Some(path.into()), watch_modify),
+            None => (None, false),
+        };
         Ok(Self {
             path: file,
             directory,
+            watch_modify,
         })
     }
 }

@@ -13,6 +13,7 @@ use super::channel::Channel;
 use super::interests::Share;
 use super::snapshot::Snapshot;
 use super::{FetchFailure, Interest, Refused, ResourceKind, Update, Watcher, XdsLog};
+use crate::stats::Scope;
 
 /// The subscriptions, by number.
 #[derive(Default)]
@@ -173,6 +174,15 @@ impl Subscribers {
         refused
     }
 
+    /// Where the streams of a place count that is asked for one subscription alone.
+    pub(super) fn scope(&self, number: u64) -> Option<Scope> {
+        let watcher = self.all.borrow().get(&number)?.watcher.clone();
+        match watcher {
+            WatcherHandle::Shared(watcher) => watcher.upgrade()?.scope(),
+            WatcherHandle::Main(watcher) => watcher.scope(),
+        }
+    }
+
     /// A subscription has its first answer.
     fn answered(&self, number: u64) -> Option<WatcherHandle> {
         let mut all = self.all.borrow_mut();
@@ -206,7 +216,7 @@ impl Subscribers {
             .filter(|known| known.kind == kind)
             .flat_map(|known| match &known.interest {
                 Interest::Wildcard => Vec::new(),
-                Interest::Names(names) => names.clone(),
+                Interest::Names(names) | Interest::WildcardAnd(names) => names.clone(),
             })
             .collect();
         names.sort();

@@ -203,6 +203,7 @@ impl<D: Direction> Chain<D> {
                 filters.renumber(&slots);
             }
         }
+        let status = Self::look_for_routes(status, filters, env);
         let held = &mut self.held[position];
         held.state = State::Open;
         match status {
@@ -234,6 +235,27 @@ impl<D: Direction> Chain<D> {
             }
             HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
         }
+    }
+
+    /// Carries out what a filter asked for about routes that the table may not have (yet).
+    #[inline]
+    fn look_for_routes(
+        status: HeadersStatus,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> HeadersStatus {
+        if std::mem::take(&mut env.effects.routes_renewed)
+            && let Some(slots) = env.routes.resolve_anew(env.request, env.info)
+        {
+            filters.renumber(&slots);
+        }
+        if std::mem::take(&mut env.effects.host_wanted)
+            && matches!(status, HeadersStatus::Continue)
+            && let Some(found) = env.routes.find_host(env.request)
+        {
+            return HeadersStatus::Wait(found);
+        }
+        status
     }
 
     /// The head has passed `position`: what the filter injected and what piled up behind the head follows.

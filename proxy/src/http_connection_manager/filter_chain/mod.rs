@@ -13,7 +13,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_filters::{Effects, HttpFilter, Interests, LocalReply, StreamContext};
+use crate::http_filters::{
+    Effects, HttpFilter, Interests, LocalBoxFuture, LocalReply, StreamContext,
+};
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
@@ -54,14 +56,22 @@ pub struct ChainEnv<'a> {
 
 /// Chooses the route of a request.
 pub trait RouteResolver {
-    /// Fills `info.route` for this head. Where the route is of another table than the one that the filters were numbered by: their
-    /// numbers in that one.
-    fn resolve(
-        &self,
-        head: &mut RequestHead,
-        info: &mut StreamInfo,
-    ) -> Option<Box<[Option<usize>]>>;
+    /// Fills `info.route` for this head.
+    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots>;
+
+    /// The same by the newest table.
+    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+        self.resolve(head, info)
+    }
+
+    /// Asks for the virtual host of this head, which the table lacks. None: there is nobody to ask.
+    fn find_host(&self, _head: &RequestHead) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
 }
+
+/// The number of each entry of the filter chain in another table than the one that the stream has begun with.
+pub type Slots = Box<[Option<usize>]>;
 
 /// What passed the last filter.
 #[derive(Debug)]

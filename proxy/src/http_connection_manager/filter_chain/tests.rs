@@ -93,7 +93,7 @@ struct Harness {
 struct NoRoutes;
 
 impl RouteResolver for NoRoutes {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Box<[Option<usize>]>> {
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Slots> {
         None
     }
 }

@@ -10,7 +10,7 @@
 //! Stats: `http.<stat_prefix>.rds.<route_config_name>.*`, `http.<stat_prefix>.vhds.<route_config_name>.*`,
 //! `http.<stat_prefix>.scoped_rds.<name>.*`, of the connection manager that asked first.
 //! Deviations: scopes with `on_demand` are loaded at once, as all others.
-//! Deviations: virtual hosts of VHDS are not asked for on demand: all of a route configuration are there before they are used.
+//! Deviations: virtual hosts that a server says do not exist are no longer subscribed to; the next request asks again.
 
 mod dynamic;
 mod registry;

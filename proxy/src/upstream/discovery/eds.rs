@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::config::ConfigPath;
 use crate::net::Address;
 use crate::route::xx_hash64;
-use crate::stats::TextReadout;
+use crate::stats::{Scope, TextReadout};
 use crate::upstream::cluster::{
     EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
@@ -249,6 +249,10 @@ impl Drop for EdsDiscovery {
 }
 
 impl Watcher for Eds {
+    fn scope(&self) -> Option<Scope> {
+        Some(self.cluster.info.scope.clone())
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let began = Instant::now();
         let result = self.take(update);
