@@ -244,7 +244,7 @@ impl Proxy {
         let (Some(place), Some(refused)) = (SHOWN.iter().position(|shown| *shown == kind), refused) else {
             return;
         };
-        let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(kind, any), any)).collect();
+        let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(any), any)).collect();
         if is_refused_as_a_whole(refused) {
             // Or one without a name was.
             if named.iter().any(|(name, _)| name.is_empty()) {
@@ -280,10 +280,10 @@ impl Proxy {
         }
         for resource in sent {
             if let Some(any) = &resource.resource {
-                take(taken, name_of(kind, any), any, refused);
+                take(taken, name_of(any), any, refused);
             }
         }
-        let named = sent.iter().filter_map(|sent| Some((&sent.name, name_of(kind, sent.resource.as_ref()?))));
+        let named = sent.iter().filter_map(|sent| Some((&sent.name, name_of(sent.resource.as_ref()?))));
         let named: Vec<_> = named.collect();
         let is_odd = |(outer, inner): &&(&String, String)| {
             *outer != inner || named.iter().filter(|(_, other)| other == inner).count() > 1
@@ -353,7 +353,7 @@ impl Proxy {
                 newest.filter_map(|state| state.listener).collect()
             }
         };
-        all.into_iter().map(|any| (name_of(kind, &any), any)).collect()
+        all.into_iter().map(|any| (name_of(&any), any)).collect()
     }
 }
 
@@ -367,11 +367,15 @@ fn take(taken: &mut BTreeMap<String, Vec<u8>>, name: String, any: &Any, refused:
     }
 }
 
-fn name_of(kind: ResourceKind, any: &Any) -> String {
-    match kind {
-        ResourceKind::Cluster => Cluster::decode(&*any.value).unwrap_or_default().name,
-        _ => Listener::decode(&*any.value).unwrap_or_default().name,
-    }
+/// What clusters and listeners have in common: their name is field 1.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+fn name_of(any: &Any) -> String {
+    Named::decode(&*any.value).unwrap_or_default().name
 }
 
 fn compare(kind: ResourceKind, shown: &BTreeMap<String, Any>, taken: &BTreeMap<String, Vec<u8>>) {

@@ -35,6 +35,7 @@ stats_group! {
 
 /// What is counted of a secret that is delivered.
 pub(super) struct CellStats {
+    scope: Scope,
     sds: SdsStats,
     subscription: SubscriptionStats,
 }
@@ -49,6 +50,7 @@ impl CellStats {
                 Some(source) => SubscriptionStats::new(&scope, source),
                 None => SubscriptionStats::of_file(&scope),
             },
+            scope,
         }
     }
 }
@@ -349,6 +351,10 @@ impl Watcher for SecretCell {
             true => Ok(()),
             false => Err(refused),
         }
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        self.stats.as_ref().map(|stats| stats.scope.clone())
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

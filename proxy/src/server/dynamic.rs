@@ -18,6 +18,7 @@ use tracing::info;
 use super::bootstrap::flatten;
 use super::{InitManager, InitTarget, ServerContext};
 use crate::config::{ConfigPath, ConfigReport, Rejected};
+use crate::stats::Scope;
 use crate::xds::{
     ApiSource, FetchFailure, Interest, Refused, ResourceKind, Subscription, SubscriptionStats,
     Update, Watcher, XdsClient, XdsSource,
@@ -191,6 +192,10 @@ impl Watcher for LayerWatcher {
         let taken = self.stats.count(update.version, || self.take(update));
         drop(self.first.take());
         taken
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        Some(self.server.stats.scope("runtime."))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

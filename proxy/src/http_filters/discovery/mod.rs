@@ -457,6 +457,11 @@ impl Watcher for ExtensionConfig {
         self.subscription_stats.count(update.version, take)
     }
 
+    fn scope(&self) -> Option<Scope> {
+        let prefix = format!("extension_config_discovery.http_filter.{}.", self.name);
+        Some(self.server.stats.scope(&prefix))
+    }
+
     fn on_fetch_failed(&self, why: FetchFailure) {
         self.subscription_stats.failed(why);
         self.stats.config_fail().inc();
