@@ -274,6 +274,10 @@ impl Proxy {
             }
             return;
         }
+        // Refused as a whole.
+        if removed.iter().any(|name| !names.insert(name)) {
+            return self.believe_all(place);
+        }
         let taken = &mut self.taken[place];
         for name in removed {
             taken.remove(name);
