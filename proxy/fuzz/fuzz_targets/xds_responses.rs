@@ -244,10 +244,14 @@ impl Proxy {
         let (Some(place), Some(refused)) = (SHOWN.iter().position(|shown| *shown == kind), refused) else {
             return;
         };
+        let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(any), any)).collect();
         if is_refused_as_a_whole(refused) {
+            // Or one without a name was.
+            if named.iter().any(|(name, _)| name.is_empty()) {
+                self.believe_all(place);
+            }
             return;
         }
-        let named: Vec<_> = sent.iter().map(|(_, any)| (name_of(kind, any), any)).collect();
         let taken = &mut self.taken[place];
         taken.retain(|name, _| named.iter().any(|(sent, _)| sent == name));
         for (name, any) in &named {
@@ -265,7 +269,14 @@ impl Proxy {
         };
         let mut names = BTreeSet::new();
         if is_refused_as_a_whole(refused) || !sent.iter().all(|sent| names.insert(&sent.name)) {
+            if sent.iter().any(|sent| sent.name.is_empty()) {
+                self.believe_all(place);
+            }
             return;
+        }
+        // Refused as a whole.
+        if removed.iter().any(|name| !names.insert(name)) {
+            return self.believe_all(place);
         }
         let taken = &mut self.taken[place];
         for name in removed {
@@ -273,16 +284,22 @@ impl Proxy {
         }
         for resource in sent {
             if let Some(any) = &resource.resource {
-                take(taken, name_of(kind, any), any, refused);
+                take(taken, name_of(any), any, refused);
             }
         }
-        let named = sent.iter().filter_map(|sent| Some((&sent.name, name_of(kind, sent.resource.as_ref()?))));
+        let named = sent.iter().filter_map(|sent| Some((&sent.name, name_of(sent.resource.as_ref()?))));
         let named: Vec<_> = named.collect();
         let is_odd = |(outer, inner): &&(&String, String)| {
             *outer != inner || named.iter().filter(|(_, other)| other == inner).count() > 1
         };
         let odd = named.iter().filter(is_odd);
         self.believe(place, odd.flat_map(|(outer, inner)| [*outer, inner]));
+    }
+
+    /// What a response did that may have been refused as a whole, or in its part without a name, only the proxy says.
+    fn believe_all(&mut self, place: usize) {
+        let shown = self.shown(place).into_iter();
+        self.taken[place] = shown.map(|(name, any)| (name, any.value)).collect();
     }
 
     /// Which of several resources of one name in one response is taken, or which of two names of one counts, only the proxy says.
@@ -340,7 +357,7 @@ impl Proxy {
                 newest.filter_map(|state| state.listener).collect()
             }
         };
-        all.into_iter().map(|any| (name_of(kind, &any), any)).collect()
+        all.into_iter().map(|any| (name_of(&any), any)).collect()
     }
 }
 
@@ -354,11 +371,15 @@ fn take(taken: &mut BTreeMap<String, Vec<u8>>, name: String, any: &Any, refused:
     }
 }
 
-fn name_of(kind: ResourceKind, any: &Any) -> String {
-    match kind {
-        ResourceKind::Cluster => Cluster::decode(&*any.value).unwrap_or_default().name,
-        _ => Listener::decode(&*any.value).unwrap_or_default().name,
-    }
+/// What clusters and listeners have in common: their name is field 1.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+fn name_of(any: &Any) -> String {
+    Named::decode(&*any.value).unwrap_or_default().name
 }
 
 fn compare(kind: ResourceKind, shown: &BTreeMap<String, Any>, taken: &BTreeMap<String, Vec<u8>>) {

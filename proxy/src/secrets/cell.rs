@@ -353,7 +353,7 @@ impl Watcher for SecretCell {
         }
     }
 
-    fn stats_scope(&self) -> Option<Scope> {
+    fn scope(&self) -> Option<Scope> {
         self.stats.as_ref().map(|stats| stats.scope.clone())
     }
 

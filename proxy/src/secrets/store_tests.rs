@@ -125,10 +125,11 @@ impl Process {
 
     fn counter(&self, name: &str) -> u64 {
         let groups = self.server.stats.groups();
-        let group = groups.iter().find(|group| group.prefix() == "sds.own.");
-        let group = group.expect("the secret counts");
-        let index = (0..group.len()).find(|index| group.stat(*index).0 == name);
-        group.counter(index.expect("a known counter")).value()
+        let own = groups.iter().filter(|group| group.prefix() == "sds.own.");
+        let found = own.flat_map(|group| (0..group.len()).map(move |index| (group, index)));
+        let mut named = found.filter(|(group, index)| group.stat(*index).0 == name);
+        let (group, index) = named.next().expect("a known counter");
+        group.counter(index).value()
     }
 }
 

@@ -194,7 +194,7 @@ impl Watcher for LayerWatcher {
         taken
     }
 
-    fn stats_scope(&self) -> Option<Scope> {
+    fn scope(&self) -> Option<Scope> {
         Some(self.server.stats.scope("runtime."))
     }
 

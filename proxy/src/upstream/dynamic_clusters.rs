@@ -22,7 +22,7 @@ use super::dump::timestamp;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::route::xx_hash64;
 use crate::server::InitTarget;
-use crate::stats::{Scope, TextReadout};
+use crate::stats::TextReadout;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
     XdsClient, XdsSource,
@@ -52,7 +52,6 @@ pub(super) struct Cds {
 
 pub(super) struct CdsWatcher {
     manager: Weak<ClusterManager>,
-    scope: Scope,
     stats: CdsStats,
     version_text: TextReadout,
     /// Of the last response that changed anything.
@@ -291,10 +290,6 @@ impl Watcher for CdsWatcher {
         }
     }
 
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.scope.clone())
-    }
-
     fn on_fetch_failed(&self, why: FetchFailure) {
         self.stats.update_attempt().inc();
         match why {
@@ -320,7 +315,6 @@ impl CdsWatcher {
             version_text: scope.text_readout("version_text"),
             version: RefCell::new(Arc::from("")),
             first,
-            scope,
         })
     }
 

@@ -18,13 +18,10 @@ use super::resource::Received;
 use super::sotw::Sotw;
 use super::subscribers::Subscribers;
 use super::{ApiTransport, Interest, Refused, ResourceKind, SourceKind};
-use crate::stats::Scope;
 
 /// A place that is asked.
 pub(super) struct Channel {
     pub(super) source: SourceKind,
-    /// The subscription that it is for alone; none: the aggregated stream.
-    pub(super) owner: Option<u64>,
     /// In the order in which they were first asked for.
     kinds: RefCell<Vec<(ResourceKind, KindState)>>,
     /// Rung when something else is wanted, or nothing any more.
@@ -76,24 +73,14 @@ impl KindState {
 }
 
 impl Channel {
-    pub(super) fn new(
-        source: SourceKind,
-        owner: Option<u64>,
-        subscribers: &Rc<Subscribers>,
-    ) -> Rc<Self> {
+    pub(super) fn new(source: SourceKind, subscribers: &Rc<Subscribers>) -> Rc<Self> {
         Rc::new(Self {
             source,
-            owner,
             kinds: RefCell::default(),
             changed: Notify::new(),
             closed: Cell::new(false),
             subscribers: subscribers.clone(),
         })
-    }
-
-    /// Where its streams are counted.
-    pub(super) fn scope(&self) -> Option<Scope> {
-        self.subscribers.scope(self.owner?)
     }
 
     /// Whether nobody will ask here any more.

@@ -24,6 +24,7 @@ use super::{
 };
 use super::{file, grpc, rest};
 use crate::server::{ServerContext, Worker};
+use crate::stats::Scope;
 use crate::upstream::async_client::AsyncClient;
 
 /// Asks sources for resources and hands out what they answer. Lives on main.
@@ -55,7 +56,7 @@ impl XdsClient {
         Rc::new_cyclic(|this| Self {
             this: this.clone(),
             commands: RefCell::new(server.xds.take()),
-            ads: Channel::new(SourceKind::Ads, None, &subscribers),
+            ads: Channel::new(SourceKind::Ads, &subscribers),
             channels: RefCell::default(),
             subscribers,
             server,
@@ -202,7 +203,7 @@ impl XdsClient {
         let channel = match place {
             SourceKind::Ads => self.ads.clone(),
             place => {
-                let channel = Channel::new(place, Some(number), &self.subscribers);
+                let channel = Channel::new(place, &self.subscribers);
                 self.channels.borrow_mut().insert(number, channel.clone());
                 channel
             }
@@ -257,6 +258,11 @@ impl XdsClient {
         }
     }
 
+    /// Where the streams for a subscription count that has a place for itself.
+    pub(super) fn scope_of(&self, number: u64) -> Option<Scope> {
+        self.subscribers.scope(number)
+    }
+
     pub(super) fn running(&self) -> Option<&Running> {
         self.running.get()
     }
@@ -273,6 +279,7 @@ impl XdsClient {
             };
             let command = tokio::select! {
                 command = self.next_command() => command,
+                () = self.subscribers.sooner.notified() => continue,
                 () = over => {
                     self.subscribers.time_out();
                     continue;

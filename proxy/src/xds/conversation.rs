@@ -24,7 +24,7 @@ impl Default for Conversation {
     fn default() -> Self {
         let subscribers = Rc::new(Subscribers::default());
         Self {
-            channel: Channel::new(SourceKind::Ads, None, &subscribers),
+            channel: Channel::new(SourceKind::Ads, &subscribers),
             subscribers,
             last: RefCell::new(0),
             client: None,

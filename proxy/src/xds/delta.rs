@@ -166,6 +166,14 @@ impl Delta {
                 ),
             }]);
         }
+        if let Some(both) = removed_resources.iter().find(|name| !names.insert(*name)) {
+            return Err(vec![Refused {
+                name: both.as_str().into(),
+                reason: format!(
+                    "duplicate name {both} found in the union of added+removed resources"
+                ),
+            }]);
+        }
         let mut received = received_wrapped(self.kind, resources)?;
         received.version = system_version_info.into();
         received.errors = errors_from(resource_errors);

@@ -69,7 +69,7 @@ pub(super) async fn run(
     let Some(running) = client.running() else {
         return;
     };
-    let scope = scope(client, channel);
+    let scope = scope(client, channel, kind);
     let mut session = Session {
         client,
         running,
@@ -130,10 +130,21 @@ async fn wait(client: &XdsClient, channel: &Channel, time: Duration) {
     }
 }
 
-fn scope(client: &XdsClient, channel: &Channel) -> Scope {
-    let of_process = || client.server.stats.scope("");
-    let scope = channel.scope().unwrap_or_else(of_process);
-    scope.scope("control_plane.")
+fn scope(client: &XdsClient, channel: &Channel, kind: Option<ResourceKind>) -> Scope {
+    let prefix = match kind {
+        Some(ResourceKind::Cluster) => "cluster_manager.cds.control_plane.",
+        Some(ResourceKind::Listener) => "listener_manager.lds.control_plane.",
+        Some(kind) => {
+            let numbers = channel.with(kind, |state| state.interests.numbers());
+            let own = numbers.first().and_then(|number| client.scope_of(*number));
+            if let Some(scope) = own {
+                return scope.scope("control_plane.");
+            }
+            "control_plane."
+        }
+        None => "control_plane.",
+    };
+    client.server.stats.scope(prefix)
 }
 
 fn path(delta: bool, kind: Option<ResourceKind>) -> String {

@@ -60,13 +60,6 @@ impl WatcherHandle {
         }
     }
 
-    fn scope(&self) -> Option<Scope> {
-        match self {
-            Self::Shared(watcher) => watcher.upgrade()?.stats_scope(),
-            Self::Main(watcher) => watcher.stats_scope(),
-        }
-    }
-
     fn on_fetch_failed(&self, why: FetchFailure) {
         match self {
             Self::Shared(watcher) => {
@@ -105,11 +98,6 @@ impl Subscribers {
         let subscriber = all.get_mut(&number)?;
         let old = std::mem::replace(&mut subscriber.interest, interest.clone());
         Some((subscriber.channel.clone(), subscriber.kind, old))
-    }
-
-    /// Where a subscription counts.
-    pub(super) fn scope(&self, number: u64) -> Option<Scope> {
-        self.all.borrow().get(&number)?.watcher.scope()
     }
 
     /// From now on sources are asked, and time runs for first answers.
@@ -184,6 +172,15 @@ impl Subscribers {
             }
         }
         refused
+    }
+
+    /// Where the streams of a place count that is asked for one subscription alone.
+    pub(super) fn scope(&self, number: u64) -> Option<Scope> {
+        let watcher = self.all.borrow().get(&number)?.watcher.clone();
+        match watcher {
+            WatcherHandle::Shared(watcher) => watcher.upgrade()?.scope(),
+            WatcherHandle::Main(watcher) => watcher.scope(),
+        }
     }
 
     /// A subscription has its first answer.

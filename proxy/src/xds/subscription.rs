@@ -29,8 +29,8 @@ pub trait Watcher {
     /// A resource has changed when its content has: the watcher compares, since only it keeps what it took.
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>>;
 
-    /// Where that is counted which a stream of this subscription alone does; none: with the aggregated stream.
-    fn stats_scope(&self) -> Option<Scope> {
+    /// Where a source that is asked for this subscription alone counts its streams, below `control_plane.`.
+    fn scope(&self) -> Option<Scope> {
         None
     }
 

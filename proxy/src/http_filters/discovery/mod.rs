@@ -457,7 +457,7 @@ impl Watcher for ExtensionConfig {
         self.subscription_stats.count(update.version, take)
     }
 
-    fn stats_scope(&self) -> Option<Scope> {
+    fn scope(&self) -> Option<Scope> {
         let prefix = format!("extension_config_discovery.http_filter.{}.", self.name);
         Some(self.server.stats.scope(&prefix))
     }

@@ -8,7 +8,6 @@ use outrigger_proto::pb::envoy::admin::v3::UpdateFailureState;
 
 use super::{ListenerManager, Manager};
 use crate::server::{InitManager, InitTarget};
-use crate::stats::Scope;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, SubscriptionStats, Update, Watcher,
     XdsClient, XdsSource,
@@ -17,7 +16,6 @@ use crate::xds::{
 /// Takes what LDS says.
 struct LdsWatcher {
     manager: Weak<Manager>,
-    scope: Scope,
     stats: SubscriptionStats,
     /// The start of the process waits for the first answer.
     init: RefCell<Option<InitTarget>>,
@@ -30,7 +28,6 @@ impl ListenerManager {
         let watcher = Rc::new(LdsWatcher {
             manager: Rc::downgrade(&self.0),
             stats: SubscriptionStats::new(&scope, &source),
-            scope,
             init: RefCell::new(Some(init.target("LDS"))),
         });
         let kind = ResourceKind::Listener;
@@ -91,10 +88,6 @@ impl Watcher for LdsWatcher {
         let result = self.stats.count(update.version, apply);
         drop(self.init.take());
         result
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.scope.clone())
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

@@ -289,13 +289,13 @@ impl RouteProvider {
 }
 
 impl Watcher for RouteProvider {
+    fn scope(&self) -> Option<Scope> {
+        Some(self.scope.scope(&format!("rds.{}.", self.name)))
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let take = || self.take_update(update);
         self.subscription_stats.count(update.version, take)
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.scope.scope(&format!("rds.{}.", self.name())))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

@@ -446,15 +446,15 @@ fn refused(name: &Arc<str>, reason: String) -> Refused {
 }
 
 impl Watcher for ScopeProvider {
+    fn scope(&self) -> Option<Scope> {
+        Some(self.scope.scope(&format!("scoped_rds.{}.", self.name)))
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let apply = || self.apply(update).map_err(|refused| vec![refused]);
         let result = self.subscription_stats.count(update.version, apply);
         self.answered();
         result
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.scope.scope(&format!("scoped_rds.{}.", self.name)))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

@@ -310,6 +310,12 @@ impl Demand {
 }
 
 impl Watcher for Watch {
+    fn scope(&self) -> Option<Scope> {
+        let provider = self.provider.upgrade()?;
+        let name = provider.name();
+        Some(provider.scope().scope(&format!("vhds.{name}.")))
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let Some(provider) = self.provider.upgrade() else {
             return Ok(());
@@ -319,12 +325,6 @@ impl Watcher for Watch {
         self.answer(update);
         self.on_answer(&provider);
         result
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        let provider = self.provider.upgrade()?;
-        let name = provider.name();
-        Some(provider.scope().scope(&format!("vhds.{name}.")))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

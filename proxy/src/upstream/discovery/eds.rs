@@ -249,6 +249,10 @@ impl Drop for EdsDiscovery {
 }
 
 impl Watcher for Eds {
+    fn scope(&self) -> Option<Scope> {
+        Some(self.cluster.info.scope.clone())
+    }
+
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let began = Instant::now();
         let result = self.take(update);
@@ -266,10 +270,6 @@ impl Watcher for Eds {
         }
         self.hosts_found();
         result.map_err(|refused| vec![refused])
-    }
-
-    fn stats_scope(&self) -> Option<Scope> {
-        Some(self.cluster.info.scope.clone())
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
