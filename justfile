@@ -41,6 +41,10 @@ examples:
 quickstart:
     bash .ci/run quickstart
 
+# Starts a mesh; Ctrl-C ends it.
+mesh:
+    bash .ci/run mesh
+
 # Reviews changed snapshots (needs cargo-insta).
 snap:
     cargo insta review

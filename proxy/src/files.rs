@@ -16,6 +16,11 @@ use tracing::warn;
 pub(crate) trait DirectoryListener: Send + Sync {
     /// Reads again what may have changed. Called on the thread that watches, which may block.
     fn directory_changed(&self);
+
+    /// The same, and something was moved there. Default: what a change of any kind does.
+    fn moved_into_place(&self) {
+        self.directory_changed();
+    }
 }
 
 /// Watches directories, on a thread of its own from the first one on.
@@ -23,6 +28,9 @@ pub(crate) trait DirectoryListener: Send + Sync {
 pub(crate) struct DirectoryWatcher {
     running: OnceLock<Option<Arc<Running>>>,
 }
+
+/// Who is to be told, and whether something was moved into the directory.
+type Due = (Arc<dyn DirectoryListener>, bool);
 
 struct Running {
     inotify: OwnedFd,
@@ -76,12 +84,12 @@ impl Running {
         let mut buffer = [const { MaybeUninit::uninit() }; EVENTS];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         loop {
-            let mut told: Vec<Arc<dyn DirectoryListener>> = Vec::new();
+            let mut told: Vec<Due> = Vec::new();
             // What is changed together is read together: several files are often replaced at once.
             let mut first = true;
             while first || !reader.is_buffer_empty() {
-                let (number, gone) = match reader.next() {
-                    Ok(event) => (event.wd(), event.events().contains(ReadFlags::IGNORED)),
+                let (number, what) = match reader.next() {
+                    Ok(event) => (event.wd(), event.events()),
                     Err(error) if error == rustix::io::Errno::INTR => continue,
                     Err(error) => {
                         warn!(%error, "Files are watched no more.");
@@ -92,23 +100,33 @@ impl Running {
                     std::thread::sleep(TOGETHER);
                     first = false;
                 }
-                self.take(number, gone, &mut told);
+                self.take(number, what, &mut told);
             }
-            told.iter()
-                .for_each(|listener| listener.directory_changed());
+            for (listener, moved) in told {
+                match moved {
+                    true => listener.moved_into_place(),
+                    false => listener.directory_changed(),
+                }
+            }
         }
     }
 
     /// Collects who is to be told of an event.
-    fn take(&self, number: i32, gone: bool, told: &mut Vec<Arc<dyn DirectoryListener>>) {
+    fn take(&self, number: i32, what: ReadFlags, told: &mut Vec<Due>) {
+        let gone = what.contains(ReadFlags::IGNORED);
+        let moved = what.contains(ReadFlags::MOVED_TO);
         let mut all = self.listeners.lock();
         let Some(listeners) = all.get_mut(&number) else {
             return;
         };
         listeners.retain(|listener| listener.strong_count() > 0);
         for listener in listeners.iter().filter_map(Weak::upgrade) {
-            if !told.iter().any(|known| Arc::ptr_eq(known, &listener)) {
-                told.push(listener);
+            let known = told
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &listener));
+            match known {
+                Some((_, known)) => *known |= moved,
+                None => told.push((listener, moved)),
             }
         }
         if gone {

@@ -53,6 +53,24 @@ pub fn outrigger() -> Result<PathBuf, Error> {
     existing(target().join("debug/outrigger"), "cargo build")
 }
 
+/// The control plane: `OUTRIGGER_CONTROL_PLANE_BIN`, or what `cargo build -p outrigger-control-plane` leaves.
+pub fn control_plane() -> Result<PathBuf, Error> {
+    const NAME: &str = "outrigger-control-plane";
+    if let Some(path) = env::var_os("OUTRIGGER_CONTROL_PLANE_BIN") {
+        return existing(path.into(), "OUTRIGGER_CONTROL_PLANE_BIN");
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "-p", NAME, "-p", "outrigger-xds-tests"])
+        .args(["--bin", NAME])
+        .current_dir(workspace())
+        .status()?;
+    if !status.success() {
+        return Err("cargo could not build the control plane".into());
+    }
+    existing(target().join("debug").join(NAME), "cargo build")
+}
+
 /// Envoy 1.40: `ENVOY_BIN`, or the wheel that `xds-tests/envoy.sh` installs below `target/`.
 pub fn envoy() -> Result<PathBuf, Error> {
     if let Some(path) = env::var_os("ENVOY_BIN") {

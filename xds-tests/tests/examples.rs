@@ -12,7 +12,7 @@ fn stories() -> Vec<PathBuf> {
     let mut folders: Vec<_> = std::fs::read_dir(binaries::workspace().join("examples"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
+        .filter(|path| path.join("envoy.yaml").is_file())
         .collect();
     folders.sort();
     folders

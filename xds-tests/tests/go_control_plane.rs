@@ -2,7 +2,12 @@
 //!
 //! The version is pinned in `xds-tests/go-control-plane`. Each run has a network namespace of its own: `unshare` must be allowed to
 //! make one, which takes root or unprivileged user namespaces.
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test stops at what it did not expect, and tells what it plays"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -152,6 +152,9 @@ pub struct PeerAuthenticationSpec {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AuthorizationSpec {
+    /// `<namespace>/<name>` of the policy, once it is attached to a service. A proxy's log says it of who it denies.
+    #[serde(skip)]
+    pub name: String,
     /// For which service; all of the namespace if not given.
     pub service: Option<ServiceRef>,
     /// What becomes of a request that a rule matches. A service with an `ALLOW` policy denies what none matches.

@@ -73,6 +73,11 @@ pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -
     })
 }
 
+/// When, what, what became of it and why, who asked, and who answered.
+const LOG_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
+%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION%ms \
+from=%DOWNSTREAM_PEER_URI_SAN% to=%UPSTREAM_HOST%\n";
+
 pub(super) fn access_log(defaults: &Defaults) -> Json {
     match &defaults.access_log {
         None => json!([]),
@@ -80,7 +85,10 @@ pub(super) fn access_log(defaults: &Defaults) -> Json {
             "name": "envoy.access_loggers.file",
             "typed_config": typed(
                 "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-                json!({"path": path}),
+                json!({
+                    "path": path,
+                    "log_format": {"text_format_source": {"inline_string": LOG_FORMAT}},
+                }),
             ),
         }]),
     }

@@ -25,12 +25,12 @@ pub(super) fn rules(
     let mut is_any = false;
     for policy in policies.iter().filter(|policy| policy.action == action) {
         is_any = true;
-        for rule in &policy.rules {
+        for (index, rule) in policy.rules.iter().enumerate() {
             let has_http = !rule.methods.is_empty() || !rule.paths.is_empty();
             if has_http && layer == Layer::Tcp && action == Access::Allow {
                 continue;
             }
-            let name = format!("{:03}", found.len());
+            let name = format!("{}/{index}", policy.name);
             found.insert(name, policy_of(rule, layer, trust_domain));
         }
     }

@@ -11,7 +11,8 @@ use super::{
     port_number,
 };
 use crate::model::{
-    Key, Kind, Model, MtlsMode, Origin, ServiceRef, TrafficPolicySpec, Workload, WorkloadPort,
+    AuthorizationSpec, Key, Kind, Model, MtlsMode, Origin, ServiceRef, TrafficPolicySpec, Workload,
+    WorkloadPort,
 };
 
 pub(super) fn resolve(
@@ -277,7 +278,10 @@ fn apply_policies(
             services,
             statuses,
             |service| {
-                service.authorization.push(spec.clone());
+                service.authorization.push(AuthorizationSpec {
+                    name: key.to_string(),
+                    ..spec.clone()
+                });
             },
         );
     }

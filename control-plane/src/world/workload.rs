@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::service::{by_service, identity_of, protocol, serves};
 use super::{Inbound, Protocol, ResolvedCall, Service, Status, Workload, port_number};
-use crate::model::{Key, Kind, Model, MtlsMode};
+use crate::model::{Key, Kind, Model, MtlsMode, WorkloadPort};
 
 pub(super) fn resolve(
     model: &Model,
@@ -41,49 +41,11 @@ pub(super) fn resolve(
             let message = format!("there is no Service {service}");
             status.fails("spec.services", "ResolvedRefs", "ServiceNotFound", message);
         }
+        unserved(model, &spec.ports, mine, &mut status);
         let inbound = spec
             .ports
             .iter()
-            .map(|served| {
-                let mut inbound = Inbound {
-                    listen: SocketAddr::new(spec.address, served.port),
-                    app: SocketAddr::new(
-                        IpAddr::V4(Ipv4Addr::LOCALHOST),
-                        served.app_port.unwrap_or(served.port),
-                    ),
-                    protocol: Protocol::Tcp,
-                    mtls: default_mtls,
-                    authorization: Vec::new(),
-                    rate_limit: None,
-                };
-                let mut is_first = true;
-                for service in mine {
-                    let (Some(resolved), Some(written)) =
-                        (services.get(service), model.services.get(service))
-                    else {
-                        continue;
-                    };
-                    let spec = written.object.spec.as_ref();
-                    let ports = spec
-                        .and_then(|spec| spec.ports.as_deref())
-                        .unwrap_or_default();
-                    let Some(port) = ports.iter().find(|port| serves(port, served)) else {
-                        continue;
-                    };
-                    if is_first {
-                        inbound.protocol = protocol(port);
-                        inbound.mtls = resolved.mtls;
-                        inbound.rate_limit.clone_from(&resolved.policy.rate_limit);
-                    } else if resolved.mtls == MtlsMode::Strict {
-                        inbound.mtls = MtlsMode::Strict;
-                    }
-                    inbound
-                        .authorization
-                        .extend(resolved.authorization.iter().cloned());
-                    is_first = false;
-                }
-                inbound
-            })
+            .map(|served| inbound_of(model, services, (spec.address, served), mine, default_mtls))
             .collect();
         let calls = match &spec.calls {
             None => everything.clone(),
@@ -119,6 +81,71 @@ pub(super) fn resolve(
     }
     slices(model, services, statuses);
     found
+}
+
+/// Says which services have no port that the workload serves: it is no endpoint of theirs.
+fn unserved(model: &Model, ports: &[WorkloadPort], mine: &[Key], status: &mut Status) {
+    for service in mine {
+        let Some(written) = model.services.get(service) else {
+            continue;
+        };
+        let spec = written.object.spec.as_ref();
+        let wanted = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
+        let is_served = |port| ports.iter().any(|served| serves(port, served));
+        if !wanted.is_empty() && !wanted.iter().any(is_served) {
+            let message = format!("no port of the workload is a target port of Service {service}");
+            status.fails("spec.ports", "ResolvedRefs", "PortNotFound", message);
+        }
+    }
+}
+
+/// What a sidecar does with connections to a port of its workload, as the services say whose port it is.
+fn inbound_of(
+    model: &Model,
+    services: &BTreeMap<Key, Arc<Service>>,
+    (address, served): (IpAddr, &WorkloadPort),
+    mine: &[Key],
+    default_mtls: MtlsMode,
+) -> Inbound {
+    let mut inbound = Inbound {
+        listen: SocketAddr::new(address, served.port),
+        app: SocketAddr::new(
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            served.app_port.unwrap_or(served.port),
+        ),
+        protocol: Protocol::Tcp,
+        mtls: default_mtls,
+        authorization: Vec::new(),
+        rate_limit: None,
+    };
+    let mut is_first = true;
+    for service in mine {
+        let (Some(resolved), Some(written)) = (services.get(service), model.services.get(service))
+        else {
+            continue;
+        };
+        let spec = written.object.spec.as_ref();
+        let ports = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
+        let Some(port) = ports.iter().find(|port| serves(port, served)) else {
+            continue;
+        };
+        if is_first {
+            inbound.protocol = protocol(port);
+            inbound.mtls = resolved.mtls;
+            inbound.rate_limit.clone_from(&resolved.policy.rate_limit);
+        } else if resolved.mtls == MtlsMode::Strict {
+            inbound.mtls = MtlsMode::Strict;
+        }
+        inbound
+            .authorization
+            .extend(resolved.authorization.iter().cloned());
+        is_first = false;
+    }
+    inbound
 }
 
 fn all_ports(service: &Service) -> impl Iterator<Item = ResolvedCall> + '_ {

@@ -26,11 +26,18 @@ fn a_mesh_of_envoys_follows_its_files() {
     tell(&binaries::envoy().unwrap(), "envoy");
 }
 
+#[test]
+fn a_mesh_of_outriggers_follows_its_files() {
+    tell(&binaries::outrigger().unwrap(), "outrigger");
+}
+
 fn tell(proxy: &Path, name: &str) {
     let folder = binaries::scratch(&format!("control-plane-{name}")).unwrap();
     let mut mesh = Mesh::start(proxy, &folder);
     identities_are_seen_and_checked(&mesh);
     a_canary_gets_its_share(&mesh);
+    conflicts_go_by_the_gateway_api(&mesh);
+    operators_see_before_and_after(&mesh);
     policies_take_effect(&mesh);
     a_wrong_file_changes_nothing(&mesh);
     a_token_serves_once(&mesh);
@@ -100,6 +107,90 @@ spec:
             .all(|_| get(mesh.gateway, "/a").1.contains("b1"))
             .then_some(())
     });
+}
+
+/// The more specific route goes before the older, and the older before the first by name.
+fn conflicts_go_by_the_gateway_api(mesh: &Mesh) {
+    let route = |name: &str, created: &str, path: &str, to: &str| {
+        format!(
+            "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, creationTimestamp: '{created}'}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: b}}]
+  rules:
+  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]
+    backendRefs: [{{name: {to}, port: 80}}]
+"
+        )
+    };
+    let through_a = |path: &str| get(mesh.outbound_b, path).1;
+    let (old, new) = ("2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z");
+    mesh.write(
+        "conflict.yaml",
+        &[
+            route("aaa", new, "/age", "b"),
+            route("zzz", old, "/age", "b-v2"),
+            route("a-name", old, "/name", "b-v2"),
+            route("z-name", old, "/name", "b"),
+            route("long", new, "/path/long", "b-v2"),
+            route("short", old, "/path", "b"),
+        ]
+        .concat(),
+    );
+    eventually(|| through_a("/age").starts_with("b2").then_some(()));
+    assert!(through_a("/name").starts_with("b2"));
+    assert!(through_a("/path/long/er").starts_with("b2"));
+    assert!(through_a("/path").starts_with("b1"));
+    mesh.remove("conflict.yaml");
+    eventually(|| through_a("/age").starts_with("b1").then_some(()));
+}
+
+/// What an edit would change, for whom, before it is made; and what is there after.
+fn operators_see_before_and_after(mesh: &Mesh) {
+    let planned = mesh.folder.join("planned");
+    std::fs::create_dir(&planned).unwrap();
+    for entry in std::fs::read_dir(mesh.folder.join("mesh")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), planned.join(entry.file_name())).unwrap();
+    }
+    let folder = planned.to_str().unwrap();
+    let diff = || mesh.plane.command(&["diff", folder]);
+    assert_eq!(diff(), (true, "Nothing would change.\n".to_owned()));
+    assert!(world::validate(&planned).0);
+    let policy = "
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: b}
+spec: {service: {name: b}, timeout: 7s}
+";
+    std::fs::write(planned.join("planned.yaml"), policy).unwrap();
+    let (_, text) = diff();
+    let heads: Vec<_> = text.lines().filter(|line| line.starts_with('~')).collect();
+    let port = mesh.gateway.port();
+    assert_eq!(
+        heads,
+        [
+            "~ sidecar/default/a routes default/b/80".to_owned(),
+            format!("~ gateway/default/edge routes gateway/default/edge/{port}"),
+        ],
+        "those that call b: {text}"
+    );
+    assert!(text.contains("timeout: \"15s\" -> \"7s\""), "{text}");
+    let resources = || mesh.plane.command(&["get", "sidecar/default/a"]).1;
+    assert!(!resources().contains("\"7s\""), "a plan changes nothing");
+    mesh.write("planned.yaml", policy);
+    eventually(|| resources().contains("\"7s\"").then_some(()));
+    assert_eq!(diff(), (true, "Nothing would change.\n".to_owned()));
+    assert!(!resources().contains("PRIVATE KEY"), "no key is shown");
+    mesh.remove("planned.yaml");
+    std::fs::write(planned.join("wrong.yaml"), "kind: Nothing\n").unwrap();
+    for (is_good, text) in [diff(), world::validate(&planned)] {
+        assert!(!is_good && text.contains("wrong.yaml"), "{text}");
+    }
+    eventually(|| (!resources().contains("\"7s\"")).then_some(()));
 }
 
 fn policies_take_effect(mesh: &Mesh) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_outrigger-control-plane");
 
@@ -216,6 +216,19 @@ spec: {{address: 127.0.0.1, sidecar: false, services: [b-v2], ports: [{{name: ht
     }
 }
 
+/// Whether a directory is right, and what is wrong with it.
+pub(crate) fn validate(directory: &Path) -> (bool, String) {
+    let output = Command::new(PROGRAM)
+        .arg("validate")
+        .arg(directory)
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
 /// A proxy on the bootstrap of a folder.
 pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
     let log = File::create(folder.join("proxy.log")).unwrap();
@@ -229,15 +242,15 @@ pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
     Running(child)
 }
 
-/// Waits for something, half a minute at most.
+/// Waits for something, a minute at most.
 pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let start = tokio::time::Instant::now();
     loop {
         if let Some(found) = check() {
             return found;
         }
         assert!(
-            start.elapsed() < Duration::from_secs(30),
+            start.elapsed() < Duration::from_secs(60),
             "it did not happen"
         );
         thread::sleep(Duration::from_millis(50));
@@ -297,8 +310,8 @@ fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
                     if first.contains("/slow") {
                         thread::sleep(Duration::from_secs(1));
                     }
-                    let fails =
-                        first.contains("/flaky") && TURN.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+                    let fails = first.contains("/flaky")
+                        && TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
                     let (mut status, mut body) =
                         (if fails { 503 } else { 200 }, format!("{name} {caller}"));
                     if let Some(next) = next {
@@ -322,8 +335,17 @@ fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
     address
 }
 
-/// Ports that nobody has.
+/// Ports that nobody has, and that the kernel gives to no client.
 fn ports<const N: usize>() -> [SocketAddr; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap())
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let start = 10_000 + std::process::id() % 400 * 20;
+    [(); N].map(|()| {
+        loop {
+            let port = start + TAKEN.fetch_add(1, Ordering::Relaxed);
+            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+            if TcpListener::bind(address).is_ok() {
+                return address;
+            }
+        }
+    })
 }

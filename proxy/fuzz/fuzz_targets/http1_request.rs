@@ -50,6 +50,8 @@ async fn serve(bytes: &[u8], settings: Http1Settings) {
             ended = match poll_fn(|cx| connection.poll_event(cx)).await {
                 RequestEvent::Data(_, end) => end == EndStream::Yes,
                 RequestEvent::Trailers(_) => true,
+                // HTTP/1 has none.
+                RequestEvent::Metadata(_) => unreachable!("METADATA over HTTP/1"),
                 RequestEvent::Reset(_) => return,
             };
         }

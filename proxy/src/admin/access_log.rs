@@ -52,6 +52,7 @@ impl AdminLog {
     pub(super) fn begin(&self, connection: &Rc<ConnectionInfo>, head: &Parts) -> AdminEntry {
         let protocol = match head.version {
             hyper::Version::HTTP_10 => Protocol::Http10,
+            hyper::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         };
         let mut request = RequestHead::new(protocol, head.method.as_str().as_bytes());

@@ -219,19 +219,20 @@ impl<'a> Mask<'a> {
     }
 }
 
-/// Whether a path leads to a field. What lies in an `Any` is not known beforehand.
+/// Whether a path leads to a field, and through no repeated one. What lies in an `Any` is not known beforehand.
 fn has_field(schema: Schema, path: &[&str]) -> bool {
     let Some((first, others)) = path.split_first() else {
         return true;
     };
     schema.field_by_name(first).is_some_and(|field| {
         others.is_empty()
-            || match field.kind() {
-                outrigger_proto::schema::Kind::Message(_) => {
-                    json::plain_message(field).is_none_or(|inner| has_field(inner, others))
+            || !field.is_repeated()
+                && match field.kind() {
+                    outrigger_proto::schema::Kind::Message(_) => {
+                        json::plain_message(field).is_none_or(|inner| has_field(inner, others))
+                    }
+                    _ => false,
                 }
-                _ => false,
-            }
     })
 }
 

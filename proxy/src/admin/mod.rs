@@ -4,16 +4,21 @@
 //!
 //! What the pages show comes from the [`AdminSource`]. Paths, parameters, answers and errors are Envoy's.
 //!
+//! HTTP/2 without TLS is understood as well as HTTP/1. Over it, `envoy.service.status.v3.ClientStatusDiscoveryService` tells what
+//! became of each resource of each kind, which Envoy's binary does not.
+//!
 //! Deviations: `/clusters` as text shows no averages of outlier detection and always `canary::false`.
 //! Deviations: `/stats?format=html` and `active-html` are the text page in HTML, without drawn histograms.
 //! Deviations: there are no stats `http.admin.` and `listener.admin.`, no `/tap`, and no profilers.
 //! Deviations: `/stats/recentlookups` is always empty: stats are resolved when the configuration is loaded.
 
 mod access_log;
+mod client_status;
 mod clusters;
 mod config;
 mod config_dump;
 mod explain;
+mod grpc;
 mod index;
 mod json;
 mod lifecycle;
@@ -95,12 +100,18 @@ impl Admin {
         self
     }
 
+    /// What `allow_paths` says of a path with its query; none: it is allowed.
+    fn refusal(&self, target: &str) -> Option<Response> {
+        let allowed = |m: &StringMatcher| m.matches(target.as_bytes());
+        let is_refused = !self.allow_paths.is_empty() && !self.allow_paths.iter().any(allowed);
+        let body = || format!("request to path {target} not allowed");
+        is_refused.then(|| Response::error(403, body()))
+    }
+
     fn answer(&self, request: &Request<'_>) -> Answer {
         let path = request.target.split('?').next().unwrap_or_default();
-        let allowed = |m: &StringMatcher| m.matches(request.target.as_bytes());
-        if !self.allow_paths.is_empty() && !self.allow_paths.iter().any(allowed) {
-            let body = format!("request to path {} not allowed", request.target);
-            return Answer::Ready(Response::error(403, body));
+        if let Some(refusal) = self.refusal(request.target) {
+            return Answer::Ready(refusal);
         }
         let Some(handler) = paths::find(path) else {
             let help = paths::help();

@@ -7,7 +7,7 @@ use outrigger_proto::pb::envoy::config::core::v3::Node;
 use tokio::time::Instant;
 
 use crate::server::ServerContext;
-use crate::xds::LogEntry;
+use crate::xds::{LogEntry, ResourceStatus};
 
 /// The server as the admin pages see it. It lives on the main thread; every call is made there.
 ///
@@ -47,6 +47,11 @@ pub trait AdminSource {
 
     /// What management servers have changed lately, the last first.
     fn xds_log(&self) -> Vec<LogEntry> {
+        Vec::new()
+    }
+
+    /// What became of each resource that management servers were asked for.
+    fn resource_statuses(&self) -> Vec<ResourceStatus> {
         Vec::new()
     }
 

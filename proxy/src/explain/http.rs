@@ -319,16 +319,17 @@ impl<'a> Manager<'a> {
         verdict: &HttpVerdict,
         proto: &route::Route,
     ) -> Option<Answer> {
+        let location = selected
+            .redirect_location(&verdict.head, &verdict.info)
+            .map(|location| String::from_utf8_lossy(&location).into_owned());
         match (&selected.route().action, &proto.action) {
             (Action::Redirect(redirect), _) => Some(Answer {
                 status: redirect.status.into(),
-                location: selected
-                    .redirect_location(&verdict.head, &verdict.info)
-                    .map(|location| String::from_utf8_lossy(&location).into_owned()),
+                location,
             }),
             (_, Some(route::route::Action::DirectResponse(direct))) => Some(Answer {
                 status: direct.status,
-                location: None,
+                location,
             }),
             _ => None,
         }

@@ -7,88 +7,17 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::connection_config::{ConnectionConfig, Role};
 use super::flow::ReceiveWindow;
 use super::frame::{self, ErrorCode};
-use super::head::{Flaw, HeadRules};
+use super::head::Flaw;
 use super::hpack::{Decoder, Encoder};
 use super::limits::{Flood, FloodCounters};
-use super::options::{
-    ClientHttp2Settings, HeadersWithUnderscoresAction, Http2ProtocolOptions, Http2Settings,
-};
 use super::outgoing::Outgoing;
 use super::stats::{Gauges, Http2CodecStats, Waiting};
 use super::stream::{Broken, Receive, Received, Send, Stream};
 use crate::http::{EndStream, RequestHead};
 use crate::stream_info::BytesMeter;
-
-/// Which side of the connection we are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// We answer requests.
-    Server,
-    /// We send them.
-    Client,
-}
-
-/// What a connection is set up with.
-#[derive(Debug)]
-pub struct ConnectionConfig {
-    pub(super) role: Role,
-    pub(super) options: Http2ProtocolOptions,
-    pub(super) rules: HeadRules,
-    /// A message that breaks the rules ends its stream only.
-    pub(super) keeps_on_bad_message: bool,
-    /// Bytes that may wait on a stream before its owner has to wait.
-    pub(super) buffer_limit: usize,
-}
-
-impl ConnectionConfig {
-    /// For a connection whose streams clients open. `buffer_limit`: bytes per stream that may wait to be sent.
-    pub fn for_server(settings: &Http2Settings, buffer_limit: usize) -> Rc<Self> {
-        let options = settings.options.clone();
-        Rc::new(Self {
-            role: Role::Server,
-            rules: HeadRules {
-                max_bytes: kibibytes(settings.max_request_headers_kb),
-                max_count: count(settings.max_headers_count),
-                underscores: settings.headers_with_underscores_action,
-            },
-            keeps_on_bad_message: options
-                .override_stream_error_on_invalid_http_message
-                .unwrap_or(settings.stream_error_on_invalid_http_message),
-            buffer_limit,
-            options,
-        })
-    }
-
-    /// For a connection whose streams we open.
-    pub fn for_client(settings: &ClientHttp2Settings) -> Rc<Self> {
-        let options = settings.options.clone();
-        Rc::new(Self {
-            role: Role::Client,
-            rules: HeadRules {
-                max_bytes: kibibytes(settings.max_response_headers_kb),
-                max_count: count(settings.max_headers_count),
-                underscores: HeadersWithUnderscoresAction::Allow,
-            },
-            keeps_on_bad_message: options
-                .override_stream_error_on_invalid_http_message
-                .unwrap_or(false),
-            buffer_limit: settings.buffer_limit,
-            options,
-        })
-    }
-}
-
-fn kibibytes(count: u32) -> usize {
-    usize::try_from(count)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(1024)
-}
-
-fn count(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
-}
 
 /// A stream that a client has opened.
 #[derive(Debug)]
@@ -213,6 +142,8 @@ pub struct Connection {
     pub(super) reset_by_us: VecDeque<u32>,
     pub(super) reset_forgotten: u32,
     pub(super) goaway: Goaway,
+    /// The first stream that came too late for a GOAWAY: neither that one nor those behind it are looked at.
+    pub(super) first_ignored: Option<u32>,
     /// The last stream that the peer will look at, by its GOAWAY.
     pub(super) peer_goaway: Option<u32>,
     pub(super) failure: Option<Failure>,
@@ -289,9 +220,11 @@ impl Connection {
             reason = "a limit needs no more than 52 bits of precision"
         )]
         let burst = options.stream_reset_burst as f64;
+        let mut decoder = Decoder::default();
+        decoder.set_max_string(options.max_string());
         let mut connection = Self {
             encoder: Encoder::new(cap, options.enable_huffman_encoding),
-            decoder: Decoder::default(),
+            decoder,
             streams: HashMap::default(),
             open: 0,
             accepted: VecDeque::new(),
@@ -314,6 +247,7 @@ impl Connection {
             reset_by_us: VecDeque::new(),
             reset_forgotten: 0,
             goaway: Goaway::None,
+            first_ignored: None,
             peer_goaway: None,
             failure: None,
             eof: false,
@@ -455,11 +389,11 @@ impl Connection {
     }
 
     fn give_back(&mut self) {
-        if self.streams.capacity() > 16 {
-            self.streams = HashMap::default();
-        }
-        if self.sendable.capacity() > 16 {
-            self.sendable = VecDeque::new();
+        // An idle connection keeps no room for streams.
+        self.streams = HashMap::default();
+        self.sendable = VecDeque::new();
+        if self.accepted.is_empty() {
+            self.accepted = VecDeque::new();
         }
         self.counters.give_back();
         self.decoder.give_back_buffers();
@@ -528,6 +462,14 @@ impl Connection {
         std::mem::take(&mut self.heard)
     }
 
+    /// Ends a connection on which a PING had no answer.
+    pub(super) fn unanswered(&mut self) {
+        if !self.eof {
+            self.eof = true;
+            self.break_streams(Broken::Unanswered);
+        }
+    }
+
     /// Notes that the peer has closed the connection.
     pub fn ended(&mut self) {
         if !self.eof {
@@ -542,7 +484,12 @@ impl Connection {
             return;
         }
         if failure.goaway {
-            self.write_goaway(self.highest_remote, failure.code);
+            // What was said before may not be taken back.
+            let last = match self.goaway {
+                Goaway::Sent(last) => last,
+                _ => self.highest_remote,
+            };
+            self.write_goaway(last, failure.code);
         }
         self.failure = Some(failure);
         self.break_streams(Broken::ConnectionError(failure.details));
@@ -598,9 +545,11 @@ impl Connection {
         self.reset_by_us.push_back(id);
     }
 
-    /// Whether frames of this closed stream may still be under way because we have reset it.
+    /// Whether frames of this closed stream may still be under way because we have reset it, or have not looked at it.
     pub(super) fn was_reset_by_us(&self, id: u32) -> bool {
-        id <= self.reset_forgotten || self.reset_by_us.contains(&id)
+        id <= self.reset_forgotten
+            || self.reset_by_us.contains(&id)
+            || self.first_ignored.is_some_and(|first| id >= first)
     }
 
     pub(super) fn count(&self, count: impl FnOnce(&Http2CodecStats)) {

@@ -112,7 +112,7 @@ impl Driver {
             && keepalive.poll_dead(connection, cx).is_ready()
         {
             self.keepalive_failed = true;
-            connection.ended();
+            connection.unanswered();
         }
         let written = connection.poll_write(&mut self.io, cx);
         if let Poll::Ready(Err(_)) = written {

@@ -13,6 +13,9 @@
 //! resets the stream and reads on.
 //! Deviations: the refusal of an upgrade does not announce the end of the connection.
 //! Deviations: GOAWAY carries no debug data.
+//! Deviations: PUSH_PROMISE of a server, to whom pushes are forbidden, ends its connection; Envoy refuses the promised stream.
+//! Deviations: a server that closes behind its GOAWAY is no `upstream_cx_protocol_error`.
+//! Deviations: the limits of resets are looked at within what one read has brought, so that fewer streams may be begun.
 //! Deviations: custom settings that the RFC knows are refused.
 //! Deviations: metadata that nobody takes (`allow_metadata`) ends its connection at four times `max_metadata_size`; with HTTP/1
 //! or without `allow_metadata` on the other side it is dropped.
@@ -23,6 +26,7 @@
 //! write; `nghttp2_downstream_connections` is not there.
 
 mod connection;
+mod connection_config;
 pub mod driver;
 mod flow;
 mod frame;
@@ -42,7 +46,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Accepted, Connection, ConnectionConfig, Refused, Role};
+pub use connection::{Accepted, Connection, Refused};
+pub use connection_config::{ConnectionConfig, Role};
 pub use frame::ErrorCode;
 pub use hpack::{Decoder, Encoder, HpackError};
 pub use limits::FloodLimits;

@@ -37,6 +37,13 @@ pub struct Http2ProtocolOptions {
     pub stream_reset_burst: u64,
     /// Streams that the peer may reset in a second, on and on. Default 33.
     pub stream_reset_rate: u64,
+    /// The largest name or value of a field on the wire, 64..=256 KiB; a larger one ends the connection. None: 64 KiB, or any
+    /// size with `use_oghttp2_codec`.
+    pub max_header_field_size_kb: Option<u32>,
+    /// Refuses octets above ASCII in values. Envoy does that with `use_oghttp2_codec` only. Default false.
+    pub disallow_obs_text: bool,
+    /// The field is there for its side effects on the two fields before. Default false.
+    pub use_oghttp2_codec: bool,
     /// Settings that the RFC does not know, to be announced: identifier and value.
     pub custom_settings_parameters: Vec<(u16, u32)>,
     /// Whether strings are sent in the Huffman code where that is shorter. Default true.
@@ -117,14 +124,11 @@ impl Http2ProtocolOptions {
             override_stream_error_on_invalid_http_message,
             custom_settings_parameters,
             connection_keepalive,
-            // Chooses between two codecs of Envoy: harmless.
-            use_oghttp2_codec: _,
+            use_oghttp2_codec,
             max_metadata_size,
             enable_huffman_encoding,
-            // Counts for one of Envoy's two codecs only: harmless.
-            max_header_field_size_kb: _,
-            // Envoy's usual codec takes octets above ASCII all the same: harmless.
-            disallow_obs_text: _,
+            max_header_field_size_kb,
+            disallow_obs_text,
         } = proto.unwrap_or_default();
         let window = |name: &str, value: Option<UInt32Value>, default: u32| match value {
             None => Ok(default),
@@ -144,6 +148,10 @@ impl Http2ProtocolOptions {
             initial_connection_window_size,
             default.initial_connection_window_size,
         );
+        let field_size = max_header_field_size_kb
+            .map(|kb| path.in_range("max_header_field_size_kb", kb.value, 64..=256))
+            .transpose();
+        let use_oghttp2_codec = use_oghttp2_codec.is_some_and(|v| v.value);
         let custom = custom_settings(custom_settings_parameters, path);
         let at_least_one = |name: &str, value: Option<UInt32Value>, default: u32| match value {
             None => Ok(default),
@@ -191,6 +199,9 @@ impl Http2ProtocolOptions {
             limits,
             stream_reset_burst: stream_reset_burst.map_or(1000, |v| v.value),
             stream_reset_rate: stream_reset_rate.map_or(33, |v| v.value),
+            max_header_field_size_kb: field_size?,
+            disallow_obs_text: use_oghttp2_codec && disallow_obs_text.is_some_and(|v| v.value),
+            use_oghttp2_codec,
             custom_settings_parameters: custom?,
             enable_huffman_encoding: enable_huffman_encoding.is_none_or(|v| v.value),
             hpack_table_size: hpack_table_size.map_or(default.hpack_table_size, |v| v.value),
@@ -208,6 +219,31 @@ impl Http2ProtocolOptions {
                     .or(stream_error_on_invalid_http_messaging.then_some(true)),
             connection_keepalive: keepalive?,
         })
+    }
+}
+
+impl Http2ProtocolOptions {
+    /// Octets that a name or a value may have on the wire.
+    pub(super) fn max_string(&self) -> usize {
+        if self.use_oghttp2_codec {
+            return usize::MAX;
+        }
+        let kb = self.max_header_field_size_kb.unwrap_or(64);
+        usize::try_from(kb).map_or(usize::MAX, |kb| kb.saturating_mul(1024))
+    }
+
+    /// Refuses a field that may be larger than the head that it is in. `name`: what limits that.
+    pub fn check_field_size(
+        &self,
+        head_kb: u32,
+        name: &str,
+        path: &ConfigPath<'_>,
+    ) -> Result<(), Rejected> {
+        if self.max_header_field_size_kb.is_none_or(|kb| kb <= head_kb) {
+            return Ok(());
+        }
+        let path = path.field("max_header_field_size_kb");
+        Err(path.reject(format!("must not exceed {name}, which is {head_kb}")))
     }
 }
 
@@ -277,6 +313,9 @@ impl Default for Http2ProtocolOptions {
             limits: FloodLimits::default(),
             stream_reset_burst: 1000,
             stream_reset_rate: 33,
+            max_header_field_size_kb: None,
+            disallow_obs_text: false,
+            use_oghttp2_codec: false,
             custom_settings_parameters: Vec::new(),
             enable_huffman_encoding: true,
         }

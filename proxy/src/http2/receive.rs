@@ -3,9 +3,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Failure, Role};
+use super::connection::{Connection, Failure};
+use super::connection_config::Role;
 use super::frame::{self, ErrorCode, FrameHead};
-use super::head::Flaw;
 use super::stream::{Broken, Receive, Received};
 use crate::http::EndStream;
 
@@ -206,6 +206,14 @@ impl Connection {
         if let Some(stream) = self.streams.get_mut(&id)
             && (left > 0 || end)
         {
+            if stream.released {
+                // Nobody will take it, and the streams beside it need the window.
+                self.consume_connection(u32::try_from(left).unwrap_or(u32::MAX));
+                if end {
+                    self.end_receiving(id);
+                }
+                return Ok(true);
+            }
             stream.deliver(Received::Data(piece, EndStream::from(end)));
         }
         if end {
@@ -228,8 +236,9 @@ impl Connection {
             Receive::Closed if reset_by_us => return Ok(false),
             Receive::Closed => return Err(closed),
             Receive::Head => {
-                self.malformed(id, ErrorCode::PROTOCOL_ERROR, Flaw::Message.details());
-                return Ok(false);
+                // Only servers can do that, and Envoy closes on them without a word.
+                self.deliver_unknown(id);
+                return Err(Failure::silent());
             }
             Receive::Body => {}
         }

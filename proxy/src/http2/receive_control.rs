@@ -1,6 +1,7 @@
 //! Frames of the peer about the connection and its streams, and not of their messages.
 
-use super::connection::{Connection, Failure, Role};
+use super::connection::{Connection, Failure};
+use super::connection_config::Role;
 use super::flow::LARGEST;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::receive::UNKNOWN_ERROR;

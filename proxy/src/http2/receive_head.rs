@@ -1,6 +1,7 @@
 //! Header blocks of the peer: what opens a stream, answers it, or ends it.
 
-use super::connection::{Accepted, CODEC_ERROR, Connection, Failure, Goaway, PartialBlock, Role};
+use super::connection::{Accepted, CODEC_ERROR, Connection, Failure, Goaway, PartialBlock};
+use super::connection_config::Role;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::head::{Decoded, Flaw, RequestBuilder, ResponseBuilder, Skipped, TrailersBuilder};
 use super::hpack::HpackError;
@@ -116,6 +117,7 @@ impl Connection {
             _ => self.peer_goaway.is_some(),
         };
         if ignored {
+            self.first_ignored.get_or_insert(id);
             return self.decoder.decode(block, &mut Skipped).map_err(no_table);
         }
         let max = self.config.options.max_concurrent_streams;
@@ -209,7 +211,14 @@ impl Connection {
                         stats.header_list_size_too_large().inc();
                     }
                 });
-                self.malformed(id, ErrorCode::INTERNAL_ERROR, flaw.details());
+                let code = ErrorCode::INTERNAL_ERROR;
+                if self.config.role == Role::Client {
+                    // Envoy treats what it resets itself here as if the server had.
+                    self.deliver(id, Received::Broken(Broken::Remote(code)));
+                    self.reset(id, code);
+                } else {
+                    self.malformed(id, code, flaw.details());
+                }
             }
             Flaw::Underscore => {
                 self.count(|stats| stats.requests_rejected_with_underscores_in_headers().inc());

@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::connection::{Connection, Goaway, Role};
+use super::connection::{Connection, Goaway};
+use super::connection_config::Role;
 use super::frame::{self, ErrorCode, FrameHead};
 use super::head::{encode_request, encode_response, encode_trailers};
 use super::stream::{Receive, Send, Stream};

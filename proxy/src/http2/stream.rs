@@ -45,6 +45,8 @@ pub enum Broken {
     ConnectionError(&'static str),
     /// The connection has ended.
     ConnectionEnded,
+    /// We have ended the connection because a PING had no answer.
+    Unanswered,
 }
 
 /// What may still come from the peer.

@@ -590,6 +590,30 @@ fn streams_that_are_reset_again_and_again_end_the_connection() {
 }
 
 #[test]
+fn data_for_a_stream_that_was_let_go_does_not_keep_the_window() {
+    let settings = Http2Settings {
+        options: Http2ProtocolOptions {
+            initial_connection_window_size: 65_535,
+            ..Http2ProtocolOptions::default()
+        },
+        ..settings()
+    };
+    let mut peer = Peer::client_of(&settings);
+    // The client takes no more than ten octets, so that the answer stays while its owner goes.
+    peer.send(&raw(frame::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]));
+    peer.send(&get(1, false));
+    let connection = &mut peer.connection;
+    connection.send_response(1, &ResponseHead::new(200), EndStream::No);
+    connection.send_data(1, Bytes::from_static(&[0; 20]), EndStream::Yes);
+    connection.release(1);
+    peer.frames();
+    peer.send(&raw(frame::DATA, 0, 1, &[0; 16_384]));
+    peer.send(&raw(frame::DATA, 0, 1, &[0; 16_384]));
+    let updates: Vec<_> = peer.frames().into_iter().map(|f| (f.0, f.2)).collect();
+    assert_eq!(updates, [(frame::WINDOW_UPDATE, 0)]);
+}
+
+#[test]
 fn a_goaway_comes_in_two_steps() {
     let mut peer = Peer::client_of(&settings());
     peer.send(&get(1, false));
@@ -605,6 +629,25 @@ fn a_goaway_comes_in_two_steps() {
     assert_eq!(peer.connection.accept().unwrap().id, 3);
     assert!(peer.connection.accept().is_none());
     assert!(peer.connection.is_alive());
+}
+
+#[test]
+fn a_request_behind_the_goaway_is_ignored_with_its_body_and_trailers() {
+    let mut peer = Peer::client_of(&settings());
+    peer.send(&get(1, false));
+    peer.connection.send_goaway();
+    peer.frames();
+    let trailers = raw(frame::HEADERS, 5, 3, &block(&[("x-t", "1")]));
+    let data = raw(frame::DATA, 0, 3, &[0; 9]);
+    peer.send(&[get(3, false), data, trailers].concat());
+    assert!(peer.connection.is_alive());
+    assert!(peer.frames().is_empty());
+    peer.send(&raw(frame::DATA, frame::END_STREAM, 1, b"x"));
+    assert_eq!(peer.body(1), (b"x".to_vec(), true));
+    // What ends the connection then does not take the GOAWAY back.
+    peer.send(&raw(frame::DATA, 0, 5, b"x"));
+    let (_, _, _, payload) = peer.frames().remove(0);
+    assert_eq!(frame::number(&payload), 1);
 }
 
 #[test]

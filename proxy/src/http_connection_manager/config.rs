@@ -281,6 +281,14 @@ impl HcmConfig {
             http2_protocol_options,
             &path.field("http2_protocol_options"),
         );
+        let field_size = match (&http2, &max_request_headers_kb) {
+            (Ok(http2), Ok(kb)) => http2.check_field_size(
+                *kb,
+                "max_request_headers_kb",
+                &path.field("http2_protocol_options"),
+            ),
+            _ => Ok(()),
+        };
         let stream_error = stream_error_on_invalid_http_message.is_some_and(|v| v.value);
         let server_header_transformation = path.enumeration::<PbServerHeader>(
             "server_header_transformation",
@@ -379,6 +387,7 @@ impl HcmConfig {
             server_name.into()
         };
         let max_request_headers_kb = max_request_headers_kb?;
+        field_size?;
         Ok(Self {
             codec_type: codec_type?,
             stats: HcmStats::of(cx.scope, &stat_prefix?),

@@ -412,6 +412,7 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 }
             }
             Accepted::TooManyResets => {
+                hcm.config.stats.downstream_cx_protocol_error().inc();
                 return abort_http2(&hcm, &mut codec, active);
             }
             Accepted::Drain => {

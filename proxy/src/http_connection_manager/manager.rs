@@ -13,7 +13,7 @@ use super::codec::h2::Http2Settings;
 use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
-use super::filter_chain::RouteResolver;
+use super::filter_chain::{RouteResolver, Slots};
 use super::path_normalize::Normalized;
 use super::premature_resets::PrematureResetLimits;
 use super::routing::{Routing, WorkerRoutes};
@@ -21,10 +21,10 @@ use super::stream::Record;
 use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
 use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
-use crate::http_filters::LocalReply;
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
-use crate::route::{ClusterChoice, RouteAction, SelectedRoute, Selection};
+use crate::http_filters::{LocalBoxFuture, LocalReply};
+use crate::route::{ClusterChoice, RouteAction, RouteTable, SelectedRoute, Selection};
 use crate::runtime::RuntimeInteger;
 use crate::server::Worker;
 use crate::stream_info::{ResponseFlag, StreamInfo};
@@ -48,7 +48,12 @@ pub(super) struct Hcm {
 }
 
 /// Chooses routes for filters that clear them: by the table that the stream began with.
-pub(super) struct Routes<'a>(pub(super) &'a Hcm, pub(super) &'a Routing);
+pub(super) struct Routes<'a> {
+    pub(super) hcm: &'a Hcm,
+    pub(super) routing: &'a Routing,
+    /// Whether the stream is one of an upgrade, which may have filters of its own.
+    pub(super) upgrade: bool,
+}
 
 /// Why a request goes no further than the connection manager.
 #[derive(Debug, PartialEq)]
@@ -316,6 +321,19 @@ impl Hcm {
         head: &mut RequestHead,
         info: &mut StreamInfo,
     ) {
+        // Its scope may have changed since the stream began.
+        let scoped = self.routes.by_head(head);
+        let routing = scoped.as_deref().unwrap_or(routing);
+        self.resolve_by(&routing.table, head, info);
+    }
+
+    /// Chooses the route of a request by this table.
+    fn resolve_by(
+        &self,
+        table: &Rc<Arc<RouteTable>>,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) {
         info.route = None;
         info.cluster = None;
         info.requires_tls = false;
@@ -323,13 +341,10 @@ impl Hcm {
         if !head.fields.contains(Known::ForwardedProto) {
             return;
         }
-        // Its scope may have changed since the stream began.
-        let scoped = self.routes.by_head(head);
-        let routing = scoped.as_deref().unwrap_or(routing);
-        match routing.table.select(head, info, self.worker.random.next()) {
+        match table.select(head, info, self.worker.random.next()) {
             Selection::Route(index) => {
                 let selected = SelectedRoute {
-                    table: routing.table.clone(),
+                    table: table.clone(),
                     index,
                 };
                 if let ClusterChoice::Id(id) = selected.cluster(head, &self.worker.clusters) {
@@ -404,9 +419,47 @@ impl Hcm {
     }
 }
 
+impl Routes<'_> {
+    /// Chooses a route by other tables than those that the stream began with.
+    fn resolve_in(
+        &self,
+        routing: &Routing,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Slots {
+        self.hcm.resolve_by(&routing.table, head, info);
+        let chain = self.hcm.chain_for(routing, self.upgrade, head);
+        chain.slots().into()
+    }
+}
+
 impl RouteResolver for Routes<'_> {
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) {
-        self.0.resolve_route(self.1, head, info);
+    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+        // Its scope may have changed since the stream began.
+        if let Some(scoped) = self.hcm.routing_by_head(head) {
+            return Some(self.resolve_in(&scoped, head, info));
+        }
+        // A newer table, once it was looked into, is the stream's.
+        match info.route.as_ref().map(|route| route.table.clone()) {
+            Some(table) if !Rc::ptr_eq(&table, &self.routing.table) => {
+                self.hcm.resolve_by(&table, head, info);
+            }
+            _ => self.hcm.resolve_route(self.routing, head, info),
+        }
+        None
+    }
+
+    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+        let newest = self.hcm.routing_by_head(head);
+        let newest = newest.unwrap_or_else(|| self.hcm.routing());
+        Some(self.resolve_in(&newest, head, info))
+    }
+
+    fn find_host(&self, head: &RequestHead) -> Option<LocalBoxFuture<'static, ()>> {
+        let provider = self.hcm.routes.provider(head)?;
+        let host = std::str::from_utf8(head.authority()?).ok()?;
+        let found = provider.find_host(&host.to_ascii_lowercase())?;
+        Some(Box::pin(found))
     }
 }
 

@@ -231,16 +231,21 @@ impl WorkerChain {
     /// The filters of a new stream: those that its route leaves on.
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
         let mut filters = Filters::default();
-        for (entry, slot) in self.entries.iter().zip(&self.slots) {
+        for (index, (entry, slot)) in self.entries.iter().zip(&self.slots).enumerate() {
             if !disabled_by(route, *slot).unwrap_or(entry.disabled) {
                 let filter = match &entry.filter {
                     EntryFilter::Fixed(filter) => filter.new_stream(),
                     EntryFilter::Dynamic(filter) => filter.new_stream(),
                 };
-                filters.push(filter, *slot);
+                filters.push(filter, index, *slot);
             }
         }
         filters
+    }
+
+    /// The number of each filter in the table, for [`Filters::renumber`].
+    pub fn slots(&self) -> &[Option<usize>] {
+        &self.slots
     }
 
     /// Which of its filters a stream would have.

@@ -35,6 +35,11 @@ pub struct Effects {
     pub informational: Vec<ResponseHead>,
     /// The route must be looked up again before the next filter runs.
     pub route_cleared: bool,
+    /// The virtual host of the request is to be asked for; a filter whose call returned `Continue` waits for it, where there is
+    /// anybody to ask.
+    pub host_wanted: bool,
+    /// The route must be looked up again, in the newest table, before the next call.
+    pub routes_renewed: bool,
     /// Start the whole chain again with the request as it is now.
     pub recreate: bool,
     /// A new buffer limit of the stream, in bytes.

@@ -1,10 +1,11 @@
-//! `envoy.filters.http.on_demand`: a request whose cluster is not known waits while it is asked for.
+//! `envoy.filters.http.on_demand`: a request whose virtual host or cluster is not known waits while it is asked for.
 //!
 //! Type URLs: `envoy.extensions.filters.http.on_demand.v3.OnDemand`, per route
 //! `envoy.extensions.filters.http.on_demand.v3.PerRouteConfig`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/on_demand_updates_filter>
 //! Stats: `cluster_manager.odcds.*`.
-//! Deviations: `odcds.resources_locator` is refused, and virtual hosts are not asked for.
+//! Deviations: `odcds.resources_locator` is refused.
+//! Deviations: a virtual host that has come is used from this filter on; Envoy starts the request again, at the first filter.
 //! Deviations: at most 1024 names are asked for at a time; requests for others go on as they are.
 
 use std::rc::Rc;
@@ -39,6 +40,18 @@ struct Odcds {
 
 struct OnDemand {
     config: Arc<Config>,
+    waits: WaitsFor,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    Nothing,
+    /// Its virtual host.
+    Host,
+    /// The route that the virtual host has for it.
+    Route,
+    Cluster,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,6 +122,7 @@ impl HttpFilterConfig for Config {
         Box::new(move || -> Box<dyn HttpFilter> {
             Box::new(OnDemand {
                 config: self.clone(),
+                waits: WaitsFor::Nothing,
             })
         })
     }
@@ -125,6 +139,43 @@ impl HttpFilter for OnDemand {
         head: &mut RequestHead,
         _end: EndStream,
     ) -> HeadersStatus {
+        if cx.info.route.is_none() && !cx.info.requires_tls {
+            self.waits = WaitsFor::Host;
+            cx.effects.host_wanted = true;
+            return HeadersStatus::Continue;
+        }
+        self.find_cluster(cx, head)
+    }
+
+    fn resume_decode(
+        &mut self,
+        cx: &mut StreamContext<'_>,
+        head: &mut RequestHead,
+    ) -> HeadersStatus {
+        match std::mem::replace(&mut self.waits, WaitsFor::Nothing) {
+            WaitsFor::Nothing => HeadersStatus::Continue,
+            WaitsFor::Host => {
+                self.waits = WaitsFor::Route;
+                cx.effects.routes_renewed = true;
+                // The route is chosen when this has returned.
+                HeadersStatus::Wait(Box::pin(std::future::ready(())))
+            }
+            WaitsFor::Route => self.find_cluster(cx, head),
+            WaitsFor::Cluster => {
+                let clusters = &cx.worker.clusters;
+                if let Some(route) = &cx.info.route
+                    && let ClusterChoice::Id(id) = route.cluster(head, clusters)
+                {
+                    cx.info.cluster = clusters.get(id);
+                }
+                HeadersStatus::Continue
+            }
+        }
+    }
+}
+
+impl OnDemand {
+    fn find_cluster(&mut self, cx: &StreamContext<'_>, head: &RequestHead) -> HeadersStatus {
         let config = cx.route_config::<Config>().unwrap_or(&self.config);
         let (Some(odcds), Some(route)) = (&config.odcds, &cx.info.route) else {
             return HeadersStatus::Continue;
@@ -140,6 +191,7 @@ impl HttpFilter for OnDemand {
             return HeadersStatus::Continue;
         };
         let Odcds { source, timeout } = odcds;
+        self.waits = WaitsFor::Cluster;
         let found = server.on_demand_clusters.find(source, &name, *timeout);
         HeadersStatus::Wait(Box::pin(found))
     }

@@ -4,9 +4,10 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/set_filter_state>
 //! Stats: none.
 //!
-//! Deviations: of the factories of objects there are `envoy.string` and `envoy.hashable_string`.
+//! Deviations: of the factories of objects there are `envoy.string`, `envoy.hashable_string` and `envoy.network.ip`.
 //! Deviations: `shared_with_upstream` shares nothing, as no upstream connection reads objects.
 
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ struct Config {
 /// One object to make.
 struct Object {
     name: Box<str>,
-    hashable: bool,
+    kind: Kind,
     /// Nothing may replace it. Default false.
     read_only: bool,
     /// An empty text makes no object. Default false.
@@ -97,15 +98,26 @@ struct Object {
     format: SubstitutionFormatString,
 }
 
-/// An object that is a text.
+/// What becomes of the text, after the factory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    /// A text that can choose a host.
+    Hashable,
+    /// An address without a port. Any other text makes no object.
+    Ip,
+}
+
+/// An object that is a text, or was one.
 #[derive(Debug)]
 struct Text {
     text: String,
-    hashable: bool,
+    kind: Kind,
+    address: Option<IpAddr>,
     read_only: bool,
 }
 
-const FACTORIES: &str = "envoy.string and envoy.hashable_string";
+const FACTORIES: &str = "envoy.string, envoy.hashable_string and envoy.network.ip";
 
 impl Config {
     fn from_proto(
@@ -145,12 +157,10 @@ impl Config {
             if is_fixed || object.skip_if_empty && text.is_empty() {
                 continue;
             }
-            let text = Text {
-                text: String::from_utf8_lossy(&text).into_owned(),
-                hashable: object.hashable,
-                read_only: object.read_only,
-            };
-            state.set(&*object.name, Rc::new(text));
+            let text = String::from_utf8_lossy(&text);
+            if let Some(made) = Text::made(&text, object.kind, object.read_only) {
+                state.set(&*object.name, Rc::new(made));
+            }
         }
     }
 }
@@ -186,9 +196,10 @@ impl Object {
             "" => ("object_key", name.as_str()),
             key => ("factory_key", key),
         };
-        let hashable = match factory {
-            "envoy.string" => false,
-            "envoy.hashable_string" => true,
+        let kind = match factory {
+            "envoy.string" => Kind::Text,
+            "envoy.hashable_string" => Kind::Hashable,
+            "envoy.network.ip" => Kind::Ip,
             other => {
                 return Err(path.field(field).reject(format!(
                     "\"{other}\" does not have an object factory; those that are there are {FACTORIES}"
@@ -198,10 +209,26 @@ impl Object {
         shared?;
         Ok(Self {
             name: name.into(),
-            hashable,
+            kind,
             read_only,
             skip_if_empty,
             format: format?,
+        })
+    }
+}
+
+impl Text {
+    fn made(text: &str, kind: Kind, read_only: bool) -> Option<Self> {
+        let address: Option<IpAddr> = match kind {
+            Kind::Text | Kind::Hashable => None,
+            Kind::Ip => Some(text.parse().ok()?),
+        };
+        Some(Self {
+            // Envoy prints an address with a port.
+            text: address.map_or_else(|| text.to_owned(), |ip| SocketAddr::new(ip, 0).to_string()),
+            kind,
+            address,
+            read_only,
         })
     }
 }
@@ -211,8 +238,16 @@ impl FilterStateObject for Text {
         Some(self.text.clone())
     }
 
+    fn serialize_as_json(&self) -> Option<serde_json::Value> {
+        (self.kind != Kind::Ip).then(|| serde_json::Value::String(self.text.clone()))
+    }
+
     fn hash(&self) -> Option<u64> {
-        self.hashable.then(|| xx_hash64(self.text.as_bytes(), 0))
+        (self.kind == Kind::Hashable).then(|| xx_hash64(self.text.as_bytes(), 0))
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 

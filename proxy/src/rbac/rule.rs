@@ -1,6 +1,6 @@
 //! One permission or principal. Both are trees of conditions on the same things.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
@@ -14,7 +14,7 @@ use crate::http::RequestHead;
 use crate::matchers::{CidrRanges, HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::net::{Address, CidrRange};
 use crate::stream_info::{
-    ConnectionInfo, DynamicMetadata, FilterState, StreamInfo, TlsConnectionInfo,
+    ConnectionInfo, DynamicMetadata, FilterState, FilterStateObject, StreamInfo, TlsConnectionInfo,
 };
 use crate::x509::SubjectAltName;
 
@@ -113,34 +113,31 @@ impl Rule {
             Self::DirectRemoteIp(range) => within(range, &connection.direct_remote_address),
             Self::RemoteIp(range) => within(range, subject.remote),
             Self::FilterState { key, value } => subject
-                .object(key)
+                .of_object(key, FilterStateObject::serialize_as_string)
                 .is_some_and(|text| value.matches(text.as_bytes())),
             Self::FilterStateAddress {
                 key,
                 ranges,
                 invert,
             } => subject
-                .object(key)
-                .and_then(|text| ip_of(&text))
+                .of_object(key, FilterStateObject::address)
                 .is_some_and(|ip| ranges.contains(ip) != *invert),
         }
     }
 }
 
 impl Subject<'_> {
-    /// The text of an object of the stream, or of its connection.
-    fn object(&self, key: &str) -> Option<String> {
+    /// What `read` reads of an object of the stream, or of its connection.
+    fn of_object<T>(
+        &self,
+        key: &str,
+        read: impl Fn(&dyn FilterStateObject) -> Option<T>,
+    ) -> Option<T> {
         let of_connection = self.connection.filter_state.borrow();
         let of_stream = self.filter_state.and_then(|state| state.get(key));
         let object = of_stream.or_else(|| of_connection.get(key))?;
-        object.serialize_as_string()
+        read(&**object)
     }
-}
-
-/// The address in `address` or `address:port`.
-fn ip_of(text: &str) -> Option<IpAddr> {
-    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
-    text.parse().or_else(|_| with_port()).ok()
 }
 
 /// One of the URIs of the peer's certificate must match, or else one of its DNS names, or else its subject, which is empty

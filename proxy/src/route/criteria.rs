@@ -1,7 +1,5 @@
 //! What a route asks of a request beside its path.
 
-use std::net::{IpAddr, SocketAddr};
-
 use matcher_pb::filter_state_matcher::Matcher;
 use outrigger_proto::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
@@ -263,15 +261,13 @@ impl FilterStateMatcher {
 
 impl FilterStateCondition {
     fn holds(&self, object: &dyn FilterStateObject) -> bool {
-        let Some(text) = object.serialize_as_string() else {
-            return false;
-        };
         match self {
-            Self::Text(matcher) => matcher.matches(text.as_bytes()),
-            Self::Address { ranges, invert } => text
-                .parse::<IpAddr>()
-                .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
-                .is_ok_and(|ip| ranges.contains(ip) != *invert),
+            Self::Text(matcher) => object
+                .serialize_as_string()
+                .is_some_and(|text| matcher.matches(text.as_bytes())),
+            Self::Address { ranges, invert } => object
+                .address()
+                .is_some_and(|ip| ranges.contains(ip) != *invert),
         }
     }
 }

@@ -7,7 +7,8 @@
 //! configuration that matches is taken, as in Envoy.
 //!
 //! Deviations: the port that was stripped from the authority of a CONNECT is not put back.
-//! Deviations: `vhds`, `vhost_header`, `filter_action` and route specifiers are refused.
+//! Deviations: `vhost_header`, `filter_action` and route specifiers are refused, and `vhds` of a table that stands in its
+//! connection manager.
 //! Deviations: cluster specifier plugins are refused.
 //! Deviations: `cors` outside `typed_per_filter_config` is refused.
 
@@ -201,11 +202,14 @@ impl SelectedRoute {
         self.route().buffer_limit().or_else(|| host.buffer_limit())
     }
 
-    /// The value of `location`, for a route that redirects.
+    /// The value of `location`, for a route that redirects, or answers by itself with a status that has one.
     pub fn redirect_location(&self, head: &RequestHead, info: &StreamInfo) -> Option<Vec<u8>> {
         let route = self.route();
         match &route.action {
             Action::Redirect(redirect) => Some(redirect.location(head, &route.path, info)),
+            Action::DirectResponse(response) if matches!(response.status, 201 | 300..=399) => {
+                Some(RedirectAction::HERE.location(head, &route.path, info))
+            }
             _ => None,
         }
     }

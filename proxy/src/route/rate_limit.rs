@@ -2,7 +2,8 @@
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/rate_limit_filter#composing-actions>
 //!
-//! Deviations: `disable_key` and `x_ratelimit_option` are refused, and so are the metadata of cluster and locality.
+//! Deviations: `disable_key`, `x_ratelimit_option` and actions by `extension` are refused, and so are the metadata of cluster and
+//! locality.
 
 #![allow(
     deprecated,

@@ -32,6 +32,16 @@ enum RedirectPath {
 }
 
 impl RedirectAction {
+    /// To where the request has come already: `location` of a direct response.
+    pub(super) const HERE: Self = Self {
+        status: 201,
+        scheme: None,
+        host: None,
+        port: None,
+        path: None,
+        strip_query: false,
+    };
+
     pub(super) fn from_proto(
         proto: pb::RedirectAction,
         cx: &FactoryContext<'_>,

@@ -5,9 +5,11 @@
 use crate::matchers::Regex;
 
 /// The characters of a path segment, as a class of an expression.
-const SEGMENT: &str = r"[a-zA-Z0-9._~%!$\&'()+,;:@-]+";
+const SEGMENT: &str = r"[a-zA-Z0-9._~%!$\&'()*+,;:@=-]+";
 /// The same with the separator, and perhaps none of them.
-const SEGMENTS: &str = r"[a-zA-Z0-9._~%!$\&'()+,;:@/-]*";
+const SEGMENTS: &str = r"[a-zA-Z0-9._~%!$\&'()*+,;:@=/-]*";
+/// Matches nothing.
+const NEVER: &str = r"\z.";
 const MOST_VARIABLES: usize = 5;
 const LONGEST_NAME: usize = 16;
 
@@ -35,32 +37,32 @@ struct Builder {
     regex: String,
     names: Vec<Box<str>>,
     prefix: String,
-    variable_seen: bool,
+    /// The path may differ from here on.
+    prefix_ended: bool,
     text_glob_seen: bool,
+    /// Matches nothing.
+    never: bool,
 }
 
 impl UriTemplate {
     /// Reads a pattern; the error says what is wrong with it.
     pub(super) fn parse(pattern: &str) -> Result<Self, String> {
-        if !pattern.starts_with('/') || !pattern.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("must begin with / and be printable ASCII".to_owned());
+        if !pattern.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("must be printable ASCII".to_owned());
         }
+        let mut rest = pattern.strip_prefix('/').ok_or("must begin with /")?;
         let mut builder = Builder::default();
-        let mut rest = pattern;
-        while let Some(c) = rest.chars().next() {
-            if c == '{' {
-                let (variable, after) = rest[1..].split_once('}').ok_or("has a { without its }")?;
-                builder.variable(variable)?;
-                rest = after;
-            } else {
-                rest = builder.step(rest)?;
+        builder.separator();
+        while !rest.is_empty() {
+            rest = builder.segment(rest)?;
+            if let Some(next) = rest.strip_prefix('/') {
+                builder.separator();
+                rest = next;
             }
         }
-        if pattern.contains("//") {
-            return Err("has an empty segment".to_owned());
-        }
+        let regex = if builder.never { NEVER } else { &builder.regex };
         Ok(Self {
-            regex: Regex::new(&builder.regex)?,
+            regex: Regex::new(regex)?,
             names: builder.names,
             prefix: builder.prefix.into_bytes().into(),
         })
@@ -76,29 +78,70 @@ impl UriTemplate {
 }
 
 impl Builder {
-    /// Takes an operator or a character from the front.
-    fn step<'p>(&mut self, rest: &'p str) -> Result<&'p str, String> {
-        if let Some(after) = rest.strip_prefix("**") {
-            self.operator(true)?;
-            return Ok(after);
+    fn separator(&mut self) {
+        self.regex.push('/');
+        if !self.prefix_ended {
+            self.prefix.push('/');
         }
-        let (first, after) = rest.split_at(1);
-        let byte = first.as_bytes()[0];
-        match byte {
-            b'*' => self.operator(false)?,
-            b'/' | b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')'
-            | b'+' | b',' | b';' | b':' | b'@' => self.literal(first),
-            _ if byte.is_ascii_alphanumeric() => self.literal(first),
-            _ => return Err(format!("may not contain {first}")),
+    }
+
+    /// Takes a segment from the front, and leaves its separator. It is an operator with text behind it at the very end of the
+    /// pattern, text, or a variable with text around it.
+    fn segment<'p>(&mut self, rest: &'p str) -> Result<&'p str, String> {
+        if let Some(after) = rest.strip_prefix('*') {
+            let after_two = after.strip_prefix('*');
+            self.operator(after_two.is_some())?;
+            let after = after_two.unwrap_or(after);
+            if after.is_empty() || after.starts_with('/') {
+                return Ok(after);
+            }
+            self.literal(after)?;
+            return Ok("");
+        }
+        let end = rest.find(['{', '/']).unwrap_or(rest.len());
+        let (text, after) = rest.split_at(end);
+        let Some(after) = after.strip_prefix('{') else {
+            self.literal(text)?;
+            return Ok(after);
+        };
+        if !text.is_empty() {
+            self.literal(text)?;
+        }
+        let (variable, after) = after.split_once('}').ok_or("has a { without its }")?;
+        self.variable(variable)?;
+        let (text, after) = after.split_at(after.find('/').unwrap_or(after.len()));
+        if !text.is_empty() {
+            self.literal(text)?;
         }
         Ok(after)
     }
 
-    fn literal(&mut self, text: &str) {
-        self.regex.push_str(&regex::escape(text));
-        if !self.variable_seen {
-            self.prefix.push_str(text);
+    /// Text of a segment. A star in it repeats what stands before it, as Envoy takes the text for an expression; where that
+    /// makes an illegal one, nothing matches.
+    fn literal(&mut self, text: &str) -> Result<(), String> {
+        if text.is_empty() {
+            return Err("has an empty segment".to_owned());
         }
+        if let Some(odd) = text
+            .chars()
+            .find(|c| !c.is_ascii_alphanumeric() && !"-._~%!$&'()*+,;:@=".contains(*c))
+        {
+            return Err(format!("may not contain {odd} there"));
+        }
+        let starred = text.find('*');
+        self.never |= text.contains("**") || (starred == Some(0) && self.regex.ends_with("]*"));
+        for (number, piece) in text.split('*').enumerate() {
+            if number > 0 {
+                self.regex.push('*');
+            }
+            self.regex.push_str(&regex::escape(piece));
+        }
+        if !self.prefix_ended {
+            let fixed = starred.map_or(text.len(), |star| star.saturating_sub(1));
+            self.prefix.push_str(&text[..fixed]);
+            self.prefix_ended = starred.is_some();
+        }
+        Ok(())
     }
 
     fn operator(&mut self, text_glob: bool) -> Result<(), String> {
@@ -106,7 +149,7 @@ impl Builder {
             return Err("has an operator after **".to_owned());
         }
         self.text_glob_seen = text_glob;
-        self.variable_seen = true;
+        self.prefix_ended = true;
         self.regex
             .push_str(if text_glob { SEGMENTS } else { SEGMENT });
         Ok(())
@@ -121,9 +164,6 @@ impl Builder {
         {
             return Err(format!("has a variable with the illegal name {name:?}"));
         }
-        if pattern.is_empty() || pattern.starts_with('/') || pattern.ends_with('/') {
-            return Err(format!("has an illegal pattern for the variable {name}"));
-        }
         if self.names.iter().any(|known| **known == *name) {
             return Err(format!("has the variable {name} twice"));
         }
@@ -131,11 +171,20 @@ impl Builder {
             return Err(format!("has more than {MOST_VARIABLES} variables"));
         }
         self.names.push(name.into());
-        self.variable_seen = true;
+        self.prefix_ended = true;
         self.regex.push_str(&format!("(?P<{name}>"));
-        let mut rest = pattern;
-        while !rest.is_empty() {
-            rest = self.step(rest)?;
+        for (number, part) in pattern.split('/').enumerate() {
+            if number > 0 {
+                self.regex.push('/');
+            }
+            match part {
+                "*" => self.operator(false)?,
+                "**" => self.operator(true)?,
+                text if text.starts_with('*') => {
+                    return Err(format!("has an illegal pattern for the variable {name}"));
+                }
+                text => self.literal(text)?,
+            }
         }
         self.regex.push(')');
         Ok(())
@@ -217,11 +266,26 @@ mod tests {
                 "/api/2/users/456.json",
             ),
             ("/{lang=en/*}/x", "/en/us/x", "/de/us/x"),
+            ("/{x}", "/a=b*c", "/a\"b"),
+            ("/v=1/{x=a=b}", "/v=1/a=b", "/v=1/a"),
+            ("/pre{x}post/y", "/prexpost/y", "/prepost/y"),
+            ("/x/ab*c", "/x/abbc", "/x/abXc"),
+            ("/{x}*", "/ab", "/a/b"),
         ] {
             let template = UriTemplate::parse(pattern).unwrap();
             assert!(template.matches(yes.as_bytes()), "{pattern} {yes}");
             assert!(!template.matches(no.as_bytes()), "{pattern} {no}");
             assert!(yes.as_bytes().starts_with(template.literal_prefix()));
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_expression_matches_nothing() {
+        for pattern in ["/a**b", "/***", "/{x}**"] {
+            let template = UriTemplate::parse(pattern).unwrap();
+            for path in ["/", "/a", "/ab", "/a**b", "/***", "/x**"] {
+                assert!(!template.matches(path.as_bytes()), "{pattern} {path}");
+            }
         }
     }
 
@@ -237,6 +301,12 @@ mod tests {
             "/a//b",
             "/a[b",
             "/{abcdefghijklmnopq}",
+            "/{a}{b}",
+            "/*a/b",
+            "/*{a}",
+            "/{a=*b}",
+            "/{a=}",
+            "/{a=b/}",
         ] {
             assert!(UriTemplate::parse(pattern).is_err(), "{pattern}");
         }

@@ -1,6 +1,6 @@
 //! Runtime values: `layered_runtime`. A reader resolves its key once, at configuration time, and then reads an atomic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -9,6 +9,17 @@ use parking_lot::Mutex;
 use outrigger_proto::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 
 use crate::config::{ConfigPath, Fraction, Rejected};
+use crate::stats::Store;
+use crate::stats_group;
+
+stats_group! {
+    /// `runtime.`
+    struct RuntimeStats {
+        counter load_success;
+        gauge num_keys;
+        gauge num_layers;
+    }
+}
 
 /// All layers, merged. Shared by everything that reads runtime keys.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +33,8 @@ struct Inner {
     layers: Vec<(String, HashMap<String, String>)>,
     /// Who reads which key.
     slots: HashMap<String, Arc<Slot>>,
+    /// None: nobody counts.
+    stats: Option<RuntimeStats>,
 }
 
 #[derive(Debug)]
@@ -54,6 +67,13 @@ pub struct RuntimeFlag {
 }
 
 impl Runtime {
+    /// Counts layers and keys from now on. Stats: `runtime.{load_success,num_keys,num_layers}`.
+    pub fn count(&self, stats: &Store) {
+        let mut inner = self.inner.lock();
+        inner.stats = Some(RuntimeStats::new(&stats.scope("runtime.")));
+        inner.publish();
+    }
+
     /// Replaces the values of the layer `name`, or adds it after all others.
     pub fn set_layer(&self, name: &str, values: HashMap<String, String>) {
         let mut inner = self.inner.lock();
@@ -147,6 +167,14 @@ impl Inner {
         for (key, slot) in &self.slots {
             slot.value
                 .store(self.get(key).map_or(UNSET, encode), Relaxed);
+        }
+        if let Some(stats) = &self.stats {
+            let layers = self.layers.iter();
+            let keys: HashSet<&String> = layers.flat_map(|(_, values)| values.keys()).collect();
+            let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            stats.load_success().inc();
+            stats.num_keys().set(number(keys.len()));
+            stats.num_layers().set(number(self.layers.len()));
         }
     }
 }

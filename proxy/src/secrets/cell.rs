@@ -3,8 +3,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::SystemTime;
 
+use outrigger_proto::any::pack;
+use outrigger_proto::json::{Style, to_json};
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -17,18 +22,44 @@ use crate::files::{DirectoryListener, DirectoryWatcher};
 use crate::server::InitTarget;
 use crate::stats::Scope;
 use crate::stats_group;
-use crate::xds::{FetchFailure, Refused, Subscription, Update, Watcher};
+use crate::xds::{
+    FetchFailure, Refused, Subscription, SubscriptionStats, Update, Watcher, XdsSource,
+};
 
 stats_group! {
     /// `sds.<name>.`
     struct SdsStats {
-        counter init_fetch_timeout;
         counter key_rotation_failed;
-        counter update_attempt;
-        counter update_failure;
-        counter update_rejected;
-        counter update_success;
     }
+}
+
+/// What is counted of a secret that is delivered.
+pub(super) struct CellStats {
+    scope: Scope,
+    sds: SdsStats,
+    subscription: SubscriptionStats,
+}
+
+impl CellStats {
+    /// In the scope of the process. `source`: who is asked; none reads a file.
+    pub(super) fn new(scope: &Scope, name: &str, source: Option<&XdsSource>) -> Self {
+        let scope = scope.scope(&format!("sds.{name}."));
+        Self {
+            sds: SdsStats::new(&scope),
+            subscription: match source {
+                Some(source) => SubscriptionStats::new(&scope, source),
+                None => SubscriptionStats::of_file(&scope),
+            },
+            scope,
+        }
+    }
+}
+
+/// Which version of a secret is in use.
+#[derive(Debug, Clone)]
+pub(super) struct TakenVersion {
+    version: Arc<str>,
+    at: SystemTime,
 }
 
 /// Is told when a secret has changed.
@@ -57,7 +88,10 @@ pub struct SecretCell {
     waiting: Mutex<Vec<InitTarget>>,
     /// No first value is waited for any more.
     given_up: AtomicBool,
-    stats: Option<SdsStats>,
+    stats: Option<CellStats>,
+    /// None: it is static, or was not delivered yet.
+    taken: Mutex<Option<TakenVersion>>,
+    began: SystemTime,
     directories: Arc<DirectoryWatcher>,
     /// Told of changes of the files that the secret names.
     files: Arc<dyn DirectoryListener>,
@@ -82,7 +116,7 @@ impl SecretCell {
         kind: SecretKind,
         name: &str,
         directories: Arc<DirectoryWatcher>,
-        stats: Option<&Scope>,
+        stats: Option<CellStats>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|cell| Self {
             name: name.into(),
@@ -94,7 +128,9 @@ impl SecretCell {
             version: watch::channel(0).0,
             waiting: Mutex::new(Vec::new()),
             given_up: AtomicBool::new(false),
-            stats: stats.map(|scope| SdsStats::new(&scope.scope(&format!("sds.{name}.")))),
+            stats,
+            taken: Mutex::new(None),
+            began: SystemTime::now(),
             directories,
             files: Arc::new(NamedFiles(cell.clone())),
             origin: OnceLock::new(),
@@ -104,6 +140,7 @@ impl SecretCell {
     /// A static secret, whose files are read by whoever uses it.
     pub(super) fn fixed(kind: SecretKind, secret: pb::Secret) -> Arc<Self> {
         let cell = Self::new(kind, &secret.name, Arc::default(), None);
+        *cell.source.lock() = Some(secret.clone());
         *cell.value.lock() = Some(Arc::new(secret));
         cell
     }
@@ -152,38 +189,49 @@ impl SecretCell {
     }
 
     /// Takes a new value. An error says who cannot use it and why; the old one stays then.
-    pub fn update(&self, secret: pb::Secret) -> Result<(), String> {
-        let taken = self.take(secret);
-        self.count(SdsStats::update_attempt);
+    pub fn update(&self, secret: pb::Secret, version: &Arc<str>) -> Result<(), String> {
+        let taken = match &self.stats {
+            Some(stats) => stats.subscription.count(version, || self.take(secret)),
+            None => self.take(secret),
+        };
         match &taken {
             Ok(()) => {
-                self.count(SdsStats::update_success);
+                *self.taken.lock() = Some(TakenVersion {
+                    version: version.clone(),
+                    at: SystemTime::now(),
+                });
                 self.waiting.lock().clear();
                 info!(secret = %self.name, "A secret was taken.");
             }
-            Err(error) => {
-                self.count(SdsStats::update_rejected);
-                self.warn(error);
-            }
+            Err(error) => self.warn(error),
         }
         taken
     }
 
     /// The source has the secret in no form that can be read.
     pub(super) fn failed(&self, error: &str) {
-        self.count(SdsStats::update_attempt);
-        self.count(SdsStats::update_failure);
+        if let Some(stats) = &self.stats {
+            stats.subscription.failed(FetchFailure::ConnectionFailure);
+        }
         self.warn(error);
+    }
+
+    /// As it came, without what is private, with its version and when it was taken. Not delivered yet: only its name.
+    pub(super) fn shown(&self) -> (Any, String, SystemTime) {
+        let named = || pb::Secret {
+            name: self.name.to_string(),
+            ..Default::default()
+        };
+        let secret = self.source.lock().clone();
+        let secret = secret.map_or_else(named, |secret| redacted(&secret).unwrap_or_else(named));
+        match &*self.taken.lock() {
+            Some(TakenVersion { version, at }) => (pack(&secret), version.to_string(), *at),
+            None => (pack(&secret), "uninitialized".to_owned(), self.began),
+        }
     }
 
     fn warn(&self, error: &str) {
         warn!(secret = %self.name, %error, "A secret cannot be used; what was there before stays.");
-    }
-
-    fn count(&self, counter: fn(&SdsStats) -> crate::stats::CounterRef<'_>) {
-        if let Some(stats) = &self.stats {
-            counter(stats).inc();
-        }
     }
 
     fn take(&self, secret: pb::Secret) -> Result<(), String> {
@@ -225,7 +273,9 @@ impl SecretCell {
         match rotated {
             Ok(()) => info!(secret = %self.name, "The files of a secret were read again."),
             Err(error) => {
-                self.count(SdsStats::key_rotation_failed);
+                if let Some(stats) = &self.stats {
+                    stats.sds.key_rotation_failed().inc();
+                }
                 self.warn(&error);
             }
         }
@@ -279,11 +329,15 @@ impl Watcher for SecretCell {
         let mut refused = Vec::new();
         for resource in own {
             let taken = match resource.decode::<pb::Secret>(&path) {
-                Ok(secret) => self.update(secret),
+                Ok(secret) => self.update(secret, update.version),
                 Err(_) => {
                     let errors: Vec<_> = report.take().iter().map(ToString::to_string).collect();
-                    self.failed(&errors.join("; "));
-                    Err(errors.join("\n"))
+                    let errors = errors.join("\n");
+                    self.warn(&errors);
+                    match &self.stats {
+                        Some(stats) => stats.subscription.count(update.version, || Err(errors)),
+                        None => Err(errors),
+                    }
                 }
             };
             if let Err(reason) = taken {
@@ -299,17 +353,35 @@ impl Watcher for SecretCell {
         }
     }
 
+    fn stats_scope(&self) -> Option<Scope> {
+        self.stats.as_ref().map(|stats| stats.scope.clone())
+    }
+
     fn on_fetch_failed(&self, why: FetchFailure) {
         if self.is_ready() {
             return;
         }
-        match why {
-            FetchFailure::Timeout => self.count(SdsStats::init_fetch_timeout),
-            FetchFailure::ConnectionFailure => self.count(SdsStats::update_failure),
+        if let Some(stats) = &self.stats {
+            stats.subscription.failed(why);
         }
         self.given_up.store(true, Relaxed);
         self.waiting.lock().clear();
     }
+}
+
+/// The secret with `[redacted]` in the place of all that is private, be it text or the name of a file.
+fn redacted(secret: &pb::Secret) -> Option<pb::Secret> {
+    let style = Style {
+        pretty: false,
+        redact: true,
+    };
+    let text = to_json(secret, style).ok()?;
+    let source = Source {
+        name: "secret",
+        format: Format::Json,
+        bytes: text.as_bytes(),
+    };
+    load(&[source], UnknownFields::Ignore).ok()
 }
 
 /// Tells a secret that its files may have changed.

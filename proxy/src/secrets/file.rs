@@ -84,14 +84,14 @@ impl DirectoryListener for SecretFile {
         *self.read.lock() = Some(bytes);
         match secret {
             // What is wrong with it is told by the cell.
-            Ok(secret) => drop(cell.update(secret)),
+            Ok((secret, version)) => drop(cell.update(secret, &version)),
             Err(error) => cell.failed(&error),
         }
     }
 }
 
-/// The secret called `name`, or the first of its kind, in a file.
-fn secret_in(file: &Path, bytes: &[u8], name: &str) -> Result<pb::Secret, String> {
+/// The secret called `name`, or the first of its kind, in a file, and the version.
+fn secret_in(file: &Path, bytes: &[u8], name: &str) -> Result<(pb::Secret, Arc<str>), String> {
     let shown = file.display().to_string();
     let source = Source {
         name: &shown,
@@ -105,15 +105,16 @@ fn secret_in(file: &Path, bytes: &[u8], name: &str) -> Result<pb::Secret, String
         let (_, value) = outrigger_proto::any::unpack(any).ok()?;
         <pb::Secret as prost::Message>::decode(value).ok()
     });
+    let version: Arc<str> = response.version_info.as_str().into();
     let mut found = None;
     for secret in secrets {
         if secret.name == name {
-            return Ok(secret);
+            return Ok((secret, version));
         }
         found.get_or_insert(secret);
     }
     match found {
-        Some(secret) if name.is_empty() => Ok(secret),
+        Some(secret) if name.is_empty() => Ok((secret, version)),
         _ => Err(format!("{shown:?} has no secret \"{name}\"")),
     }
 }

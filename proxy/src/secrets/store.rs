@@ -5,14 +5,16 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use outrigger_proto::pb::envoy::admin::v3::SecretsConfigDump;
+use outrigger_proto::pb::envoy::admin::v3::secrets_config_dump::{DynamicSecret, StaticSecret};
 use outrigger_proto::pb::envoy::config::core::v3::ConfigSource;
 use outrigger_proto::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use parking_lot::Mutex;
 
-use super::cell::SecretCell;
+use super::cell::{CellStats, SecretCell};
 use super::file;
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Rejected, timestamp};
 use crate::files::DirectoryWatcher;
 use crate::server::FactoryContext;
 use crate::xds::{FetchFailure, Interest, ResourceKind, Watcher, XdsSource};
@@ -115,7 +117,10 @@ impl SecretStore {
         path: &ConfigPath<'_>,
     ) -> Result<Arc<SecretCell>, Rejected> {
         let scope = cx.server.stats.scope("");
-        let cell = SecretCell::new(kind, name, self.directories.clone(), Some(&scope));
+        let new = |source: Option<&XdsSource>| {
+            let stats = CellStats::new(&scope, name, source);
+            SecretCell::new(kind, name, self.directories.clone(), Some(stats))
+        };
         let ConfigSource {
             authorities,
             initial_fetch_timeout,
@@ -124,14 +129,17 @@ impl SecretStore {
         } = source.clone();
         match config_source_specifier {
             Some(ConfigSourceSpecifier::PathConfigSource(files)) => {
+                let cell = new(None);
                 let authorities = path.unsupported_if_set("authorities", authorities);
                 let timeout = path.duration("initial_fetch_timeout", initial_fetch_timeout);
                 file::follow(&cell, files, &self.directories, path)?;
                 authorities?;
                 give_up_after(&cell, timeout?.unwrap_or(INITIAL_FETCH_TIMEOUT));
+                Ok(cell)
             }
             _ => {
                 let source = XdsSource::from_proto(source, cx.server, path)?;
+                let cell = new(Some(&source));
                 let watcher: Arc<dyn Watcher + Send + Sync> = cell.clone();
                 cell.keep_subscription(cx.server.xds.subscribe(
                     source,
@@ -139,9 +147,47 @@ impl SecretStore {
                     Interest::name(name),
                     Arc::downgrade(&watcher),
                 ));
+                Ok(cell)
             }
         }
-        Ok(cell)
+    }
+
+    /// All secrets, for `/config_dump`, sorted by name; what is private is left out.
+    pub fn dump(&self) -> SecretsConfigDump {
+        let sorted = |mut cells: Vec<Arc<SecretCell>>| {
+            cells.sort_by(|a, b| (&a.name, a.kind as u8).cmp(&(&b.name, b.kind as u8)));
+            cells
+        };
+        let mut dump = SecretsConfigDump::default();
+        let statics = self.statics.lock().values().cloned().collect();
+        for cell in sorted(statics) {
+            dump.static_secrets.push(StaticSecret {
+                name: cell.name.to_string(),
+                secret: Some(cell.shown().0),
+                ..Default::default()
+            });
+        }
+        let dynamic = self
+            .dynamic
+            .lock()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for cell in sorted(dynamic) {
+            let (secret, version_info, at) = cell.shown();
+            let shown = DynamicSecret {
+                name: cell.name.to_string(),
+                version_info,
+                last_updated: Some(timestamp(at)),
+                secret: Some(secret),
+                ..Default::default()
+            };
+            match cell.is_ready() {
+                true => dump.dynamic_active_secrets.push(shown),
+                false => dump.dynamic_warming_secrets.push(shown),
+            }
+        }
+        dump
     }
 }
 

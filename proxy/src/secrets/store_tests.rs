@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use prost::Name;
 use rcgen::{CertificateParams, KeyPair};
+use tokio::time::Instant;
 
 use super::super::cell::SecretWatcher;
 use super::*;
@@ -168,10 +169,13 @@ async fn a_value_that_somebody_refuses_leaves_the_old_one_in_place() {
     let dynamic: Arc<dyn SecretWatcher> = watcher.clone();
     cell.watch(Arc::downgrade(&dynamic));
     assert!(!cell.is_ready());
-    cell.update(keys("first")).unwrap();
+    cell.update(keys("first"), &"1".into()).unwrap();
     cell.ready().await;
     watcher.refuses.store(true, Relaxed);
-    assert_eq!(cell.update(keys("second")), Err("no good".to_owned()));
+    assert_eq!(
+        cell.update(keys("second"), &"1".into()),
+        Err("no good".to_owned())
+    );
     assert_eq!(cell.get().unwrap().name, "first");
     assert_eq!(watcher.told.load(Relaxed), 3);
 }
@@ -179,7 +183,11 @@ async fn a_value_that_somebody_refuses_leaves_the_old_one_in_place() {
 #[test]
 fn a_value_of_another_kind_is_refused() {
     let cell = cell(SecretKind::TlsCertificate);
-    assert!(cell.update(keys("k")).unwrap_err().contains("another kind"));
+    assert!(
+        cell.update(keys("k"), &"1".into())
+            .unwrap_err()
+            .contains("another kind")
+    );
     assert!(!cell.is_ready());
 }
 

@@ -20,7 +20,7 @@ use crate::admin::{AdminSource, ConfigDumps, DrainListeners, LogLevels};
 use crate::config::timestamp;
 use crate::listener::ManagedListener;
 use crate::net::Address;
-use crate::xds::LogEntry;
+use crate::xds::{LogEntry, ResourceStatus};
 
 impl AdminSource for Server {
     fn server(&self) -> &Arc<ServerContext> {
@@ -137,7 +137,7 @@ impl AdminSource for Server {
             routes: self.context.routes.dump(),
             scoped_routes: self.context.routes.dump_scopes(),
             ecds_filters: self.context.extension_configs.dump(),
-            ..Default::default()
+            secrets: self.context.secrets.dump(),
         }
     }
 
@@ -158,6 +158,10 @@ impl AdminSource for Server {
             dumps.insert(0, server);
         }
         dumps
+    }
+
+    fn resource_statuses(&self) -> Vec<ResourceStatus> {
+        self.xds.statuses()
     }
 
     fn xds_log(&self) -> Vec<LogEntry> {

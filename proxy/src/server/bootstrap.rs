@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use super::LocalInfo;
 use super::cli::Cli;
+use super::extensions::extensions;
 use crate::config::{ConfigPath, Rejected, json_object};
 use crate::stats::StatsConfig;
 
@@ -245,6 +246,9 @@ fn complete_node(mut node: Node, cli: &Cli) -> Node {
     }
     // Control planes look for this name and version.
     "envoy".clone_into(&mut node.user_agent_name);
+    if node.extensions.is_empty() {
+        node.extensions = extensions();
+    }
     node.user_agent_version_type.get_or_insert_with(|| {
         outrigger_proto::pb::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             super::cli::ENVOY_VERSION.to_owned(),

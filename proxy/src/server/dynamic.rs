@@ -1,4 +1,7 @@
 //! What the bootstrap takes from management servers: clusters, listeners, runtime layers.
+//!
+//! Stats of the layers, all together: `runtime.{update_attempt,update_success,update_failure,update_rejected,update_time,
+//! update_duration,init_fetch_timeout,version,version_text}`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,9 +18,10 @@ use tracing::info;
 use super::bootstrap::flatten;
 use super::{InitManager, InitTarget, ServerContext};
 use crate::config::{ConfigPath, ConfigReport, Rejected};
+use crate::stats::Scope;
 use crate::xds::{
-    ApiSource, FetchFailure, Interest, Refused, ResourceKind, Subscription, Update, Watcher,
-    XdsClient, XdsSource,
+    ApiSource, FetchFailure, Interest, Refused, ResourceKind, Subscription, SubscriptionStats,
+    Update, Watcher, XdsClient, XdsSource,
 };
 
 /// Converted `dynamic_resources`, and the layers of `layered_runtime` that come by RTDS.
@@ -114,6 +118,7 @@ impl DynamicResources {
             let watcher = LayerWatcher {
                 layer: layer.clone(),
                 server: server.clone(),
+                stats: SubscriptionStats::new(&server.stats.scope("runtime."), &source.source),
                 first: RefCell::new(Some(init.target(format!("RTDS {}", source.name)))),
             };
             let interest = Interest::name(source.name.as_str());
@@ -141,12 +146,13 @@ fn runtime_source(
 struct LayerWatcher {
     layer: String,
     server: Arc<ServerContext>,
+    stats: SubscriptionStats,
     /// Ready with the first answer.
     first: RefCell<Option<InitTarget>>,
 }
 
-impl Watcher for LayerWatcher {
-    fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
+impl LayerWatcher {
+    fn take(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let mut refused = Vec::new();
         for resource in update.sent {
             let report = ConfigReport::of_resource(&self.server);
@@ -174,14 +180,26 @@ impl Watcher for LayerWatcher {
         if !update.removed.is_empty() {
             self.server.runtime.set_layer(&self.layer, HashMap::new());
         }
-        drop(self.first.take());
         match refused.is_empty() {
             true => Ok(()),
             false => Err(refused),
         }
     }
+}
+
+impl Watcher for LayerWatcher {
+    fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
+        let taken = self.stats.count(update.version, || self.take(update));
+        drop(self.first.take());
+        taken
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        Some(self.server.stats.scope("runtime."))
+    }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
+        self.stats.failed(why);
         if why == FetchFailure::Timeout {
             drop(self.first.take());
         }

@@ -173,6 +173,7 @@ impl Server {
             let values = values.clone().unwrap_or_default();
             context.runtime.set_layer(name, values);
         }
+        context.runtime.count(&context.stats);
         let report = ConfigReport::new()
             .with_runtime(&context.runtime)
             .with_unknown_fields(cli.allow_unknown_static_fields);

@@ -6,6 +6,7 @@ mod bootstrap;
 pub mod cli;
 mod context;
 mod dynamic;
+mod extensions;
 mod init;
 mod lifecycle;
 mod load;

@@ -15,6 +15,7 @@ use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
 use crate::upstream::cluster::ClusterConfig;
+use crate::xds::google_grpc_clusters;
 
 /// The converted resources.
 pub(super) struct Resources {
@@ -38,7 +39,8 @@ impl Resources {
     ) -> Self {
         // What else stands in a bootstrap is converted by `Bootstrap::from_proto`.
         let statics = bootstrap.static_resources.clone().unwrap_or_default();
-        let cluster_protos = statics.clusters;
+        let mut cluster_protos = statics.clusters;
+        cluster_protos.extend(google_grpc_clusters(bootstrap));
         let names = cluster_protos.iter().map(|cluster| &*cluster.name);
         context.cluster_names.set_static(names);
         for (index, secret) in statics.secrets.into_iter().enumerate() {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 /// An object of the filter state.
@@ -17,6 +18,11 @@ pub trait FilterStateObject: Any {
 
     /// The number by which `hash_policy` chooses a host; none where the object is not made for that.
     fn hash(&self) -> Option<u64> {
+        None
+    }
+
+    /// The address that the object is; none for all others, whatever their text looks like.
+    fn address(&self) -> Option<IpAddr> {
         None
     }
 

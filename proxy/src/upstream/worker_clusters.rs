@@ -491,7 +491,7 @@ mod tests {
                 .is_none_or(|id| clusters.get(id).is_none())
         );
         // More than is remembered.
-        let last = (0..2000).map(|i| add(&format!("c{i}"))).last();
+        let last = (0..2000).fold(None, |_, i| Some(add(&format!("c{i}"))));
         assert_eq!(clusters.find("c1999"), last);
         assert_eq!(clusters.find("second"), Some(second));
     }

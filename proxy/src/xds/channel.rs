@@ -13,14 +13,18 @@ use tokio::time::Instant;
 
 use super::delta::Delta;
 use super::interests::Interests;
+use super::ledger::{Ledger, ResourceStatus};
 use super::resource::Received;
 use super::sotw::Sotw;
 use super::subscribers::Subscribers;
-use super::{ApiTransport, Refused, ResourceKind, SourceKind};
+use super::{ApiTransport, Interest, Refused, ResourceKind, SourceKind};
+use crate::stats::Scope;
 
 /// A place that is asked.
 pub(super) struct Channel {
     pub(super) source: SourceKind,
+    /// The subscription that it is for alone; none: the aggregated stream.
+    pub(super) owner: Option<u64>,
     /// In the order in which they were first asked for.
     kinds: RefCell<Vec<(ResourceKind, KindState)>>,
     /// Rung when something else is wanted, or nothing any more.
@@ -40,6 +44,7 @@ pub(super) struct KindState {
     pub(super) interests: Interests,
     pub(super) sotw: Sotw,
     pub(super) delta: Delta,
+    pub(super) ledger: Ledger,
     /// Whether its server has answered since the start.
     answered: bool,
     /// What was wanted when the snapshot stood in last, by its generation.
@@ -54,6 +59,7 @@ impl KindState {
             interests: Interests::default(),
             sotw: Sotw::new(kind),
             delta: Delta::new(kind),
+            ledger: Ledger::new(kind),
             answered: false,
             stood_in: None,
             expiries: HashMap::new(),
@@ -70,14 +76,24 @@ impl KindState {
 }
 
 impl Channel {
-    pub(super) fn new(source: SourceKind, subscribers: &Rc<Subscribers>) -> Rc<Self> {
+    pub(super) fn new(
+        source: SourceKind,
+        owner: Option<u64>,
+        subscribers: &Rc<Subscribers>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             source,
+            owner,
             kinds: RefCell::default(),
             changed: Notify::new(),
             closed: Cell::new(false),
             subscribers: subscribers.clone(),
         })
+    }
+
+    /// Where its streams are counted.
+    pub(super) fn scope(&self) -> Option<Scope> {
+        self.subscribers.scope(self.owner?)
     }
 
     /// Whether nobody will ask here any more.
@@ -99,6 +115,13 @@ impl Channel {
         let changed = self.with(kind, |state| change(&mut state.interests));
         self.changed.notify_one();
         changed
+    }
+
+    /// Forgets what became of resources that nobody wants any more.
+    pub(super) fn forget(&self, kind: ResourceKind, interest: &Interest) {
+        if let Interest::Names(names) = interest {
+            self.with(kind, |state| state.ledger.forget(names, &state.interests));
+        }
     }
 
     /// Looks at a kind; makes it known if it is not.
@@ -176,7 +199,7 @@ impl Channel {
             SourceKind::Ads => Some("ads".to_owned()),
             SourceKind::Path(_) => None,
             SourceKind::Api(source) => Some(match &source.transport {
-                ApiTransport::Grpc { service, .. } => format!("grpc {}", service.authority),
+                ApiTransport::Grpc { service, .. } => format!("grpc {}", service.service.authority),
                 ApiTransport::Rest { cluster_name, .. } => format!("rest {cluster_name}"),
             }),
         }
@@ -189,7 +212,19 @@ impl Channel {
         });
         let refused = self.subscribers.tell(&received.version, shares);
         self.subscribers.log.record(kind, received, &refused);
+        self.with(kind, |state| {
+            state.ledger.note(received, &refused, &state.interests);
+        });
         refused
+    }
+
+    /// What became of each resource that is asked for here.
+    pub(super) fn statuses(&self) -> Vec<ResourceStatus> {
+        let kinds = self.kinds.borrow();
+        let all = kinds
+            .iter()
+            .map(|(_, state)| state.ledger.statuses(&state.interests));
+        all.flatten().collect()
     }
 
     /// Takes a response that says all that there is, up to its answer.
@@ -235,6 +270,9 @@ impl Channel {
     fn refuse(&self, kind: ResourceKind, refused: Vec<Refused>) -> Taken {
         let nothing = Received::default();
         self.subscribers.log.record(kind, &nothing, &refused);
+        self.with(kind, |state| {
+            state.ledger.refuse(&refused, &state.interests)
+        });
         Taken {
             version: nothing.version,
             refused,

@@ -19,8 +19,8 @@ use super::snapshot::Snapshot;
 use super::subscribers::{Subscriber, Subscribers, WatcherHandle};
 use super::subscription::Command;
 use super::{
-    ApiSource, ApiTransport, FetchFailure, Interest, Refused, Resource, ResourceKind, SourceKind,
-    Subscription, Watcher, XdsLog, XdsSource,
+    ApiSource, ApiTransport, FetchFailure, Interest, Refused, Resource, ResourceKind,
+    ResourceStatus, SourceKind, Subscription, Watcher, XdsLog, XdsSource,
 };
 use super::{file, grpc, rest};
 use crate::server::{ServerContext, Worker};
@@ -55,7 +55,7 @@ impl XdsClient {
         Rc::new_cyclic(|this| Self {
             this: this.clone(),
             commands: RefCell::new(server.xds.take()),
-            ads: Channel::new(SourceKind::Ads, &subscribers),
+            ads: Channel::new(SourceKind::Ads, None, &subscribers),
             channels: RefCell::default(),
             subscribers,
             server,
@@ -128,7 +128,7 @@ impl XdsClient {
             version: version.into(),
             sent: sent.to_vec(),
             removed: removed.to_vec(),
-            lifetimes: Vec::new(),
+            ..Received::default()
         };
         let mut refused = Vec::new();
         for channel in self.channels_of(source) {
@@ -160,6 +160,20 @@ impl XdsClient {
         self.subscribers.names(kind)
     }
 
+    /// What became of each resource that is asked for, by place and kind.
+    pub fn statuses(&self) -> Vec<ResourceStatus> {
+        self.take_commands();
+        let channels = self.channels.borrow();
+        let mut all = self.ads.statuses();
+        all.extend(channels.values().flat_map(|channel| channel.statuses()));
+        all
+    }
+
+    /// The aggregated stream, and all who may be told.
+    pub(super) fn aggregated(&self) -> (Rc<Channel>, Rc<Subscribers>) {
+        (self.ads.clone(), self.subscribers.clone())
+    }
+
     fn channels_of(&self, source: &XdsSource) -> Vec<Rc<Channel>> {
         match source.kind {
             SourceKind::Ads => vec![self.ads.clone()],
@@ -188,7 +202,7 @@ impl XdsClient {
         let channel = match place {
             SourceKind::Ads => self.ads.clone(),
             place => {
-                let channel = Channel::new(place, &self.subscribers);
+                let channel = Channel::new(place, Some(number), &self.subscribers);
                 self.channels.borrow_mut().insert(number, channel.clone());
                 channel
             }
@@ -259,10 +273,12 @@ impl XdsClient {
             };
             let command = tokio::select! {
                 command = self.next_command() => command,
+                () = self.subscribers.sooner.notified() => continue,
                 () = over => {
                     self.subscribers.time_out();
                     continue;
                 }
+                () = self.subscribers.sooner.notified() => continue,
             };
             match command {
                 Some(command) => self.execute(command),
@@ -316,6 +332,7 @@ impl XdsClient {
                         interests.remove(number, &old);
                         interests.add(number, &interest);
                     });
+                    channel.forget(kind, &old);
                 }
             }
             Command::End { number } => {
@@ -323,6 +340,7 @@ impl XdsClient {
                     ended.channel.change(ended.kind, |interests| {
                         interests.remove(number, &ended.interest)
                     });
+                    ended.channel.forget(ended.kind, &ended.interest);
                     if let Some(channel) = self.channels.borrow_mut().remove(&number) {
                         channel.close();
                     }

@@ -9,22 +9,38 @@ use outrigger_proto::pb::envoy::service::discovery::v3::{
 
 use super::channel::Channel;
 use super::subscribers::{Subscriber, Subscribers, WatcherHandle};
-use super::{Interest, Refused, ResourceKind, SourceKind, Watcher};
+use super::{Interest, Refused, ResourceKind, SourceKind, Watcher, XdsClient};
 
 /// Speaks for the proxy on an aggregated stream: responses and wishes in, requests out.
 pub struct Conversation {
     channel: Rc<Channel>,
     subscribers: Rc<Subscribers>,
     last: RefCell<u64>,
+    /// Whose stream it is, if any client's.
+    client: Option<Rc<XdsClient>>,
 }
 
 impl Default for Conversation {
     fn default() -> Self {
         let subscribers = Rc::new(Subscribers::default());
         Self {
-            channel: Channel::new(SourceKind::Ads, &subscribers),
+            channel: Channel::new(SourceKind::Ads, None, &subscribers),
             subscribers,
             last: RefCell::new(0),
+            client: None,
+        }
+    }
+}
+
+impl XdsClient {
+    /// Speaks on the aggregated stream of this client, which must not be started. Who wants something subscribes to the client.
+    pub fn conversation(self: &Rc<Self>) -> Conversation {
+        let (channel, subscribers) = self.aggregated();
+        Conversation {
+            channel,
+            subscribers,
+            last: RefCell::new(0),
+            client: Some(self.clone()),
         }
     }
 }
@@ -89,6 +105,7 @@ impl Conversation {
 
     /// The requests that are due, of a stream that is told all states.
     pub fn state_requests(&self) -> Vec<DiscoveryRequest> {
+        self.take_commands();
         let mut requests = Vec::new();
         for kind in self.channel.kinds() {
             self.channel.with(kind, |state| {
@@ -102,6 +119,7 @@ impl Conversation {
 
     /// The requests that are due, of a stream that is told changes.
     pub fn change_requests(&self) -> Vec<DeltaDiscoveryRequest> {
+        self.take_commands();
         let mut requests = Vec::new();
         for kind in self.channel.kinds() {
             self.channel.with(kind, |state| {
@@ -113,7 +131,15 @@ impl Conversation {
         requests
     }
 
+    /// What was asked for meanwhile.
+    fn take_commands(&self) {
+        if let Some(client) = &self.client {
+            client.take_commands();
+        }
+    }
+
     fn known(&self, type_url: &str) -> Option<ResourceKind> {
+        self.take_commands();
         ResourceKind::from_type_url(type_url).filter(|kind| self.channel.knows(*kind))
     }
 }

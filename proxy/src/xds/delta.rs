@@ -11,7 +11,7 @@ use outrigger_proto::pb::envoy::service::discovery::v3::{
 use outrigger_proto::pb::google::rpc::Status;
 
 use super::interests::Interests;
-use super::resource::{Received, received_wrapped, refusal};
+use super::resource::{Received, errors_from, received_wrapped, refusal};
 use super::{Refused, ResourceKind};
 
 /// What was said so far.
@@ -24,6 +24,8 @@ pub(super) struct Delta {
     wildcard: bool,
     /// Nothing was asked on this stream yet.
     first: bool,
+    /// The versions are those of another server, which mean nothing to this one.
+    foreign: bool,
     /// What is in force, by name.
     versions: BTreeMap<Arc<str>, Arc<str>>,
     /// Answers that are due: the nonce, and what was wrong.
@@ -44,6 +46,7 @@ impl Delta {
             subscribed: BTreeSet::new(),
             wildcard: false,
             first: true,
+            foreign: false,
             versions: BTreeMap::new(),
             answers: VecDeque::new(),
             nonce: String::new(),
@@ -58,6 +61,11 @@ impl Delta {
         self.first = true;
         self.answers.clear();
         self.asked = None;
+    }
+
+    /// The next stream goes to another server.
+    pub(super) fn server_changed(&mut self) {
+        self.foreign = true;
     }
 
     /// Whether a request may be due.
@@ -113,7 +121,8 @@ impl Delta {
         if quiet {
             return None;
         }
-        let versions = match std::mem::take(&mut self.first) {
+        let foreign = std::mem::take(&mut self.foreign);
+        let versions = match std::mem::take(&mut self.first) && !foreign {
             true => self
                 .versions
                 .iter()
@@ -144,8 +153,7 @@ impl Delta {
             removed_resource_names: _,
             nonce,
             control_plane: _,
-            // Errors are told by leaving resources out.
-            resource_errors: _,
+            resource_errors,
         } = response;
         self.nonce = nonce;
         let mut names = BTreeSet::new();
@@ -160,6 +168,7 @@ impl Delta {
         }
         let mut received = received_wrapped(self.kind, resources)?;
         received.version = system_version_info.into();
+        received.errors = errors_from(resource_errors);
         received.removed = removed_resources.into_iter().map(Into::into).collect();
         Ok(received)
     }
@@ -304,6 +313,10 @@ mod tests {
         let again = state.next_request(&interests).unwrap();
         let versions = [("a".to_owned(), "7".to_owned())];
         assert_eq!(again.initial_resource_versions, versions.into());
+        state.stream_started();
+        state.server_changed();
+        let elsewhere = state.next_request(&interests).unwrap();
+        assert!(elsewhere.initial_resource_versions.is_empty());
         assert!(
             state.next_request(&interests).is_none(),
             "answers of another stream are void"

@@ -6,7 +6,7 @@ pub(super) struct Failover {
     /// Streams to the first server without a response.
     failures: u32,
     current: usize,
-    /// The one that has answered is asked for ever.
+    /// The first server is asked for ever once it has answered.
     settled: bool,
 }
 
@@ -21,7 +21,7 @@ impl Failover {
 
     /// It has answered.
     pub(super) fn answered(&mut self) {
-        self.settled = true;
+        self.settled = self.current == 0;
     }
 
     /// Its stream has ended. Whether another one, of `count`, is asked next.
@@ -60,14 +60,18 @@ mod tests {
     }
 
     #[test]
-    fn who_has_answered_once_is_asked_for_ever() {
+    fn the_first_server_is_asked_for_ever_once_it_has_answered() {
         let mut first = Failover::default();
         first.answered();
         assert_eq!(turns(&mut first, 2, 4), [0, 0, 0, 0]);
-        let mut second = Failover::default();
-        turns(&mut second, 2, 2);
-        second.answered();
-        assert_eq!(turns(&mut second, 2, 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn after_the_stand_in_the_first_server_gets_another_turn() {
+        let mut failover = Failover::default();
+        turns(&mut failover, 2, 2);
+        failover.answered();
+        assert_eq!(turns(&mut failover, 2, 3), [1, 0, 1]);
     }
 
     #[test]

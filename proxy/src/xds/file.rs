@@ -16,18 +16,31 @@ use super::{PathSource, Refused};
 use crate::config::DynamicFields;
 use crate::files::{DirectoryListener, directory_of};
 
-/// Is rung when something in the directory has changed.
-struct Bell(Notify);
+/// Is rung when something was moved into the directory; a file that is written where it is may not be whole yet.
+struct Bell {
+    rung: Notify,
+    /// Changes in place ring it too.
+    modify: bool,
+}
 
 impl DirectoryListener for Bell {
     fn directory_changed(&self) {
-        self.0.notify_one();
+        if self.modify {
+            self.rung.notify_one();
+        }
+    }
+
+    fn moved_into_place(&self) {
+        self.rung.notify_one();
     }
 }
 
 /// Reads the file now, and whenever it is replaced, for as long as anybody wants to know.
 pub(super) async fn run(client: &Rc<XdsClient>, channel: &Rc<Channel>, source: &PathSource) {
-    let bell = Arc::new(Bell(Notify::new()));
+    let bell = Arc::new(Bell {
+        rung: Notify::new(),
+        modify: source.watch_modify,
+    });
     let listener: Arc<dyn DirectoryListener> = bell.clone();
     let directory = source.directory.clone();
     let directory: PathBuf = directory.unwrap_or_else(|| directory_of(&source.path));
@@ -45,7 +58,7 @@ pub(super) async fn run(client: &Rc<XdsClient>, channel: &Rc<Channel>, source: &
             &client.server.unknown_fields,
         );
         tokio::select! {
-            () = bell.0.notified() => {}
+            () = bell.rung.notified() => {}
             () = closed(channel) => return,
         }
     }

@@ -18,7 +18,6 @@ use super::client::{Running, XdsClient};
 use super::failover::Failover;
 use super::source::GrpcTarget;
 use super::{ApiSource, ApiTransport, Refused, ResourceKind};
-use crate::http::Fields;
 use crate::stats::{Scope, TextReadout};
 use crate::upstream::async_client::{GrpcError, GrpcReceiver, GrpcSender, GrpcStreamLimits};
 
@@ -70,7 +69,7 @@ pub(super) async fn run(
     let Some(running) = client.running() else {
         return;
     };
-    let scope = scope(client, kind);
+    let scope = scope(client, channel);
     let mut session = Session {
         client,
         running,
@@ -107,7 +106,13 @@ pub(super) async fn run(
         channel.connection_failed();
         client.stand_in(channel);
         if session.failover.ended(session.targets.len()) {
-            let cluster = &session.target().authority;
+            for kind in channel.kinds() {
+                channel.with(kind, |state| {
+                    state.sotw.server_changed();
+                    state.delta.server_changed();
+                });
+            }
+            let cluster = &session.target().service.authority;
             info!(%cluster, "Another server of xDS is asked.");
         }
         wait(client, channel, back_off.next(&running.worker.random)).await;
@@ -125,13 +130,10 @@ async fn wait(client: &XdsClient, channel: &Channel, time: Duration) {
     }
 }
 
-fn scope(client: &XdsClient, kind: Option<ResourceKind>) -> Scope {
-    let prefix = match kind {
-        Some(ResourceKind::Cluster) => "cluster_manager.cds.control_plane.",
-        Some(ResourceKind::Listener) => "listener_manager.lds.control_plane.",
-        _ => "control_plane.",
-    };
-    client.server.stats.scope(prefix)
+fn scope(client: &XdsClient, channel: &Channel) -> Scope {
+    let of_process = || client.server.stats.scope("");
+    let scope = channel.scope().unwrap_or_else(of_process);
+    scope.scope("control_plane.")
 }
 
 fn path(delta: bool, kind: Option<ResourceKind>) -> String {
@@ -164,15 +166,12 @@ impl<'a> Session<'a> {
             max_message_bytes: target.max_message_bytes,
             max_pending_bytes: MAX_PENDING_BYTES,
         };
-        let address = (&*target.authority, &*self.path);
-        let mut metadata = Fields::new();
-        for (name, value) in &target.metadata {
-            metadata.append(&**name, value);
-        }
+        let address = (&*target.service.authority, &*self.path);
+        let metadata = target.service.metadata();
         let (sender, mut receiver) =
             self.running
                 .client
-                .stream(target.cluster, address, &metadata, limits);
+                .stream(target.service.cluster, address, &metadata, limits);
         self.stats.connected_state().set(1);
         let mut heard = false;
         let mut node_sent = false;

@@ -24,27 +24,27 @@ pub(super) struct Share {
 impl Interests {
     pub(super) fn add(&mut self, number: u64, interest: &Interest) {
         self.generation += 1;
-        match interest {
-            Interest::Wildcard => drop(self.wildcard.insert(number)),
-            Interest::Names(names) => {
-                for name in names {
-                    self.named.entry(name.clone()).or_default().push(number);
-                }
+        if let Interest::Wildcard | Interest::WildcardAnd(_) = interest {
+            self.wildcard.insert(number);
+        }
+        if let Interest::Names(names) | Interest::WildcardAnd(names) = interest {
+            for name in names {
+                self.named.entry(name.clone()).or_default().push(number);
             }
         }
     }
 
     pub(super) fn remove(&mut self, number: u64, interest: &Interest) {
         self.generation += 1;
-        match interest {
-            Interest::Wildcard => drop(self.wildcard.remove(&number)),
-            Interest::Names(names) => {
-                for name in names {
-                    if let Some(numbers) = self.named.get_mut(name) {
-                        numbers.retain(|known| *known != number);
-                        if numbers.is_empty() {
-                            self.named.remove(name);
-                        }
+        if let Interest::Wildcard | Interest::WildcardAnd(_) = interest {
+            self.wildcard.remove(&number);
+        }
+        if let Interest::Names(names) | Interest::WildcardAnd(names) = interest {
+            for name in names {
+                if let Some(numbers) = self.named.get_mut(name) {
+                    numbers.retain(|known| *known != number);
+                    if numbers.is_empty() {
+                        self.named.remove(name);
                     }
                 }
             }
@@ -71,6 +71,16 @@ impl Interests {
         self.named.keys().cloned().collect()
     }
 
+    /// Whether somebody wants a resource of this name.
+    pub(super) fn includes(&self, name: &str) -> bool {
+        self.is_wildcard() || self.includes_by_name(name)
+    }
+
+    /// Whether somebody asks for this very name.
+    pub(super) fn includes_by_name(&self, name: &str) -> bool {
+        self.named.contains_key(name)
+    }
+
     /// All subscriptions, in order.
     pub(super) fn numbers(&self) -> Vec<u64> {
         let named = self.named.values().flatten();
@@ -81,6 +91,9 @@ impl Interests {
     /// Who wants a resource of this name.
     fn of<'a>(&'a self, name: &str) -> impl Iterator<Item = u64> + 'a {
         let named = self.named.get(name).map(Vec::as_slice).unwrap_or_default();
+        let named = named
+            .iter()
+            .filter(|number| !self.wildcard.contains(number));
         self.wildcard.iter().chain(named).copied()
     }
 
@@ -102,7 +115,9 @@ impl Interests {
             // One that goes by other names is handed on under the name that was asked for.
             for alias in resource.aliases.iter().filter(|a| **a != *resource.name) {
                 let named = self.named.get(&**alias);
-                for number in named.into_iter().flatten() {
+                let named = named.into_iter().flatten();
+                // Who wants everything has it under its own name.
+                for number in named.filter(|number| !self.wildcard.contains(number)) {
                     let share = shares.entry(*number).or_default();
                     share.sent.push(Resource {
                         name: alias.as_str().into(),
@@ -156,6 +171,21 @@ mod tests {
         interests.add(1, &Interest::name("short"));
         let shares = interests.shares(&[resource("long", &["short", "long"])], &[]);
         assert_eq!(&*shares[0].1.sent[0].name, "short");
+    }
+
+    #[test]
+    fn who_wants_all_and_some_by_name_gets_each_resource_once_under_its_own_name() {
+        let mut interests = Interests::default();
+        let interest = Interest::WildcardAnd(vec!["short".into(), "long".into()]);
+        interests.add(1, &interest);
+        assert!(interests.is_wildcard());
+        assert_eq!(interests.names().len(), 2);
+        let shares = interests.shares(&[resource("long", &["short", "long"])], &["short".into()]);
+        let names: Vec<_> = shares[0].1.sent.iter().map(|sent| &*sent.name).collect();
+        assert_eq!(names, ["long"]);
+        assert_eq!(shares[0].1.removed.len(), 1);
+        interests.remove(1, &interest);
+        assert!(interests.is_empty());
     }
 
     #[test]

@@ -306,7 +306,7 @@ mod tests {
             version: "7".into(),
             sent,
             removed: removed.iter().map(|name| Arc::from(*name)).collect(),
-            lifetimes: Vec::new(),
+            ..Received::default()
         };
         log.record(ResourceKind::Cluster, &received, refused);
     }

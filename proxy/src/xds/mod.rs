@@ -14,8 +14,10 @@ mod conversation;
 mod delta;
 mod failover;
 mod file;
+mod google_grpc;
 mod grpc;
 mod interests;
+mod ledger;
 mod log;
 mod resource;
 mod rest;
@@ -28,6 +30,8 @@ mod subscription_stats;
 
 pub use client::XdsClient;
 pub use conversation::Conversation;
+pub use google_grpc::clusters as google_grpc_clusters;
+pub use ledger::ResourceStatus;
 pub use log::{LogEntry, LogNames, XdsLog};
 pub use resource::{Refused, Resource, ResourceKind, Update};
 pub use source::{

@@ -75,6 +75,8 @@ pub(super) struct Received {
     pub(super) version: Arc<str>,
     pub(super) sent: Vec<Resource>,
     pub(super) removed: Vec<Arc<str>>,
+    /// What the server says is wrong with resources that it does not send.
+    pub(super) errors: Vec<Refused>,
     /// How long resources of these names are good for; none: without end.
     pub(super) lifetimes: Vec<(Arc<str>, Option<Duration>)>,
 }
@@ -250,6 +252,26 @@ pub(super) fn load_response(
         unknown.note(&error.to_string());
     }
     Ok(response)
+}
+
+/// Errors of the server, by the name of the resource.
+pub(super) fn errors_from(errors: Vec<pb::ResourceError>) -> Vec<Refused> {
+    let errors = errors.into_iter().map(|error| {
+        let pb::ResourceError {
+            resource_name,
+            error_detail,
+        } = error;
+        Refused {
+            name: resource_name
+                .map(|known| known.name)
+                .unwrap_or_default()
+                .into(),
+            reason: error_detail
+                .map(|status| status.message)
+                .unwrap_or_default(),
+        }
+    });
+    errors.collect()
 }
 
 /// The refusal of a response as a whole.

@@ -135,7 +135,7 @@ impl Snapshot {
             version: place.version.clone(),
             sent: place.resources.values().cloned().collect(),
             removed: Vec::new(),
-            lifetimes: Vec::new(),
+            ..Received::default()
         })
     }
 
@@ -360,7 +360,7 @@ mod tests {
             version: "7".into(),
             sent: clusters.iter().map(resource).collect(),
             removed: removed.iter().map(|name| Arc::from(*name)).collect(),
-            lifetimes: Vec::new(),
+            ..Received::default()
         }
     }
 

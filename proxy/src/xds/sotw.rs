@@ -9,7 +9,7 @@ use outrigger_proto::pb::envoy::service::discovery::v3::{DiscoveryRequest, Disco
 use outrigger_proto::pb::google::rpc::Status;
 
 use super::interests::Interests;
-use super::resource::{Received, received_from, refusal};
+use super::resource::{Received, errors_from, received_from, refusal};
 use super::{Refused, ResourceKind};
 
 /// What was said so far.
@@ -48,6 +48,11 @@ impl Sotw {
         self.nonce.clear();
         self.answer = None;
         self.asked = None;
+    }
+
+    /// The next stream goes to another server, to which the version of this one means nothing.
+    pub(super) fn server_changed(&mut self) {
+        self.version = "".into();
     }
 
     /// Whether a request is due.
@@ -94,15 +99,17 @@ impl Sotw {
             type_url: _,
             nonce,
             control_plane: _,
-            // Errors are told by leaving resources out.
-            resource_errors: _,
+            resource_errors,
         } = response;
         self.nonce = nonce;
         let version: Arc<str> = version_info.into();
         let mut received = received_from(self.kind, resources, &version)?;
         received.version = version;
+        received.errors = errors_from(resource_errors);
         if self.kind.is_complete() {
-            let names: BTreeSet<_> = received.names().collect();
+            // Those of heartbeats stay as well.
+            let alive = received.lifetimes.iter().map(|(name, _)| name.clone());
+            let names: BTreeSet<_> = received.names().chain(alive).collect();
             received.removed = self.known.difference(&names).cloned().collect();
             self.known = names;
         }

@@ -9,9 +9,11 @@ use pb::api_config_source::ApiType;
 use pb::config_source::ConfigSourceSpecifier;
 use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
+use super::google_grpc;
 use crate::config::{ConfigPath, Rejected};
 use crate::server::ServerContext;
 use crate::upstream::ClusterId;
+use crate::upstream::async_client::GrpcService;
 
 /// A converted `ConfigSource`.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,15 +71,11 @@ pub enum ApiTransport {
     },
 }
 
-/// A converted `GrpcService`.
+/// A server of xDS by gRPC.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GrpcTarget {
-    /// The server.
-    pub cluster: ClusterId,
-    /// `:authority`.
-    pub authority: Box<str>,
-    /// What is sent beside.
-    pub metadata: Vec<(Box<str>, Box<[u8]>)>,
+    /// Whom to ask.
+    pub service: GrpcService,
     /// After a stream has ended: the first wait, and the longest one.
     pub back_off: (Duration, Duration),
     /// Bytes of the largest message.
@@ -100,6 +98,8 @@ pub struct PathSource {
     pub path: PathBuf,
     /// Whose changes tell that the file may have changed. Default: the directory of the file.
     pub directory: Option<PathBuf>,
+    /// Files that are written where they are count as well, and not only those that are moved into place. Default false.
+    pub watch_modify: bool,
 }
 
 /// The runtime key that allows a second server.
@@ -141,6 +141,7 @@ impl XdsSource {
             ConfigSourceSpecifier::Path(file) => Ok(SourceKind::Path(Arc::new(PathSource {
                 path: file.into(),
                 directory: None,
+                watch_modify: false,
             }))),
             ConfigSourceSpecifier::PathConfigSource(source) => {
                 PathSource::from_proto(source, &path.field("path_config_source"))
@@ -273,56 +274,28 @@ fn grpc(
 impl GrpcTarget {
     /// Converts a `GrpcService` of xDS.
     pub fn from_proto(
-        proto: pb::GrpcService,
+        mut proto: pb::GrpcService,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let pb::GrpcService {
-            // Harmless: streams of xDS have no end.
-            timeout: _,
-            initial_metadata,
-            retry_policy,
-            target_specifier,
-        } = proto;
-        path.unsupported_if_set("retry_policy", retry_policy)?;
-        let target = path.required("target_specifier", target_specifier)?;
-        let TargetSpecifier::EnvoyGrpc(target) = target else {
-            return Err(path
-                .field("google_grpc")
-                .reject("is not supported: name a cluster in envoy_grpc, which says the same"));
-        };
-        let EnvoyGrpc {
-            cluster_name,
-            authority,
-            retry_policy,
-            max_receive_message_length,
-            // Harmless: nothing of Envoy's own is added to streams of xDS but the usual headers.
-            skip_envoy_headers: _,
-        } = target;
+        if let Some(TargetSpecifier::GoogleGrpc(google)) = proto.target_specifier {
+            let (cluster_name, authority) =
+                google_grpc::target(google, &path.field("google_grpc"))?;
+            proto.target_specifier = Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                cluster_name,
+                authority,
+                ..EnvoyGrpc::default()
+            }));
+        }
+        // Of `timeout` nothing is seen: streams of xDS have no end.
+        let (service, retries) = GrpcService::with_retries(proto, server, path)?;
         let envoy_grpc = path.field("envoy_grpc");
-        let back_off = envoy_grpc.optional("retry_policy", retry_policy, back_off);
-        let cluster = known_cluster(&cluster_name, server, &envoy_grpc.field("cluster_name"))?;
-        let metadata = initial_metadata.into_iter().map(|header| {
-            let pb::HeaderValue {
-                key,
-                value,
-                raw_value,
-            } = header;
-            let value = match raw_value.is_empty() {
-                true => value.into_bytes(),
-                false => raw_value,
-            };
-            (key.into(), value.into())
-        });
-        let limit = max_receive_message_length.map(|limit| limit.value);
+        let back_off = envoy_grpc.optional("retry_policy", retries, back_off);
+        check_static(service.cluster, server, &envoy_grpc.field("cluster_name"))?;
+        let limit = service.max_receive_message_length;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         Ok(Self {
-            cluster,
-            authority: match authority.is_empty() {
-                true => cluster_name.into(),
-                false => authority.into(),
-            },
-            metadata: metadata.collect(),
+            service,
             back_off: back_off?.unwrap_or(BACK_OFF),
             max_message_bytes: limit
                 .filter(|limit| *limit > 0)
@@ -375,12 +348,22 @@ fn known_cluster(
     path: &ConfigPath<'_>,
 ) -> Result<ClusterId, Rejected> {
     let id = server.cluster_names.id(name);
+    check_static(id, server, path)?;
+    Ok(id)
+}
+
+fn check_static(
+    id: ClusterId,
+    server: &Arc<ServerContext>,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
     if server.cluster_names.is_not_static(id) {
+        let name = server.cluster_names.name(id).unwrap_or_default();
         return Err(path.reject(format!(
             "\"{name}\" is not the name of a cluster of the bootstrap"
         )));
     }
-    Ok(id)
+    Ok(())
 }
 
 /// Only version 3 of the API exists. For resources AUTO is taken as well, as by Envoy; for transports it once meant version 2.
@@ -408,17 +391,14 @@ impl PathSource {
             let text = format!("cannot read \"{file}\": {error}");
             return Err(path.field("path").reject(text));
         }
-        let directory = watched_directory.map(|directory| {
-            let pb::WatchedDirectory {
-                path,
-                // Harmless: changes in place are always seen.
-                watch_modify: _,
-            } = directory;
-            path.into()
-        });
+        let (directory, watch_modify) = match watched_directory {
+            Some(pb::WatchedDirectory { path, watch_modify }) => (Some(path.into()), watch_modify),
+            None => (None, false),
+        };
         Ok(Self {
             path: file,
             directory,
+            watch_modify,
         })
     }
 }

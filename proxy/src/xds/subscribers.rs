@@ -6,12 +6,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::interests::Share;
 use super::snapshot::Snapshot;
 use super::{FetchFailure, Interest, Refused, ResourceKind, Update, Watcher, XdsLog};
+use crate::stats::Scope;
 
 /// The subscriptions, by number.
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct Subscribers {
     all: RefCell<BTreeMap<u64, Subscriber>>,
     /// Until when first answers are waited for.
     deadlines: RefCell<BTreeSet<(Instant, u64)>>,
+    /// Rung when a deadline is the next one that was not before.
+    pub(super) sooner: Notify,
     /// What stands in for servers that cannot be reached.
     pub(super) snapshot: OnceCell<Rc<Snapshot>>,
     /// What was taken and refused lately.
@@ -53,6 +57,13 @@ impl WatcherHandle {
                 .upgrade()
                 .map_or(Ok(()), |watcher| watcher.on_update(update)),
             Self::Main(watcher) => watcher.on_update(update),
+        }
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        match self {
+            Self::Shared(watcher) => watcher.upgrade()?.stats_scope(),
+            Self::Main(watcher) => watcher.stats_scope(),
         }
     }
 
@@ -96,6 +107,11 @@ impl Subscribers {
         Some((subscriber.channel.clone(), subscriber.kind, old))
     }
 
+    /// Where a subscription counts.
+    pub(super) fn scope(&self, number: u64) -> Option<Scope> {
+        self.all.borrow().get(&number)?.watcher.scope()
+    }
+
     /// From now on sources are asked, and time runs for first answers.
     pub(super) fn start(&self) {
         self.running.set(true);
@@ -108,7 +124,11 @@ impl Subscribers {
         if !subscriber.initial_fetch_timeout.is_zero() {
             let deadline = Instant::now() + subscriber.initial_fetch_timeout;
             subscriber.deadline = Some(deadline);
-            self.deadlines.borrow_mut().insert((deadline, number));
+            let mut deadlines = self.deadlines.borrow_mut();
+            deadlines.insert((deadline, number));
+            if deadlines.first() == Some(&(deadline, number)) {
+                self.sooner.notify_one();
+            }
         }
     }
 
@@ -131,6 +151,10 @@ impl Subscribers {
                 let mut all = self.all.borrow_mut();
                 all.get_mut(&number).map(|subscriber| {
                     subscriber.deadline = None;
+                    if let Interest::Names(names) = &subscriber.interest {
+                        let channel = &subscriber.channel;
+                        channel.with(subscriber.kind, |state| state.ledger.time_out(names));
+                    }
                     subscriber.watcher.clone()
                 })
             };
@@ -195,7 +219,7 @@ impl Subscribers {
             .filter(|known| known.kind == kind)
             .flat_map(|known| match &known.interest {
                 Interest::Wildcard => Vec::new(),
-                Interest::Names(names) => names.clone(),
+                Interest::Names(names) | Interest::WildcardAnd(names) => names.clone(),
             })
             .collect();
         names.sort();

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Refused, ResourceKind, Update, XdsSource};
+use crate::stats::Scope;
 
 /// Which resources of a kind a subscription is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Interest {
     Wildcard,
     /// These names.
     Names(Vec<Arc<str>>),
+    /// All that the source has for this node, and what it has for it under these names when it is asked.
+    WildcardAnd(Vec<Arc<str>>),
 }
 
 /// Is told what its source says. All calls are made on main.
@@ -25,6 +28,11 @@ pub trait Watcher {
     ///
     /// A resource has changed when its content has: the watcher compares, since only it keeps what it took.
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>>;
+
+    /// Where that is counted which a stream of this subscription alone does; none: with the aggregated stream.
+    fn stats_scope(&self) -> Option<Scope> {
+        None
+    }
 
     /// Nothing came so far; who waits for this subscription need wait no more. Updates may follow.
     fn on_fetch_failed(&self, why: FetchFailure);
@@ -152,7 +160,7 @@ impl Interest {
     /// Whether a resource is one of those.
     pub fn includes(&self, name: &str) -> bool {
         match self {
-            Self::Wildcard => true,
+            Self::Wildcard | Self::WildcardAnd(_) => true,
             Self::Names(names) => names.iter().any(|known| **known == *name),
         }
     }

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use tokio::time::Instant;
 
-use super::FetchFailure;
+use super::{FetchFailure, XdsSource};
 use crate::route::xx_hash64;
 use crate::stats::{Scope, TextReadout};
 use crate::stats_group;
@@ -31,14 +31,21 @@ pub struct SubscriptionStats {
 }
 
 impl SubscriptionStats {
-    /// For a subscription that begins.
-    pub fn new(scope: &Scope) -> Self {
-        let stats = Self {
+    /// For a subscription that begins to ask.
+    pub fn new(scope: &Scope, source: &XdsSource) -> Self {
+        let stats = Self::of_file(scope);
+        if !source.is_file() {
+            stats.counted.update_attempt().inc();
+        }
+        stats
+    }
+
+    /// For a subscription to a file, which is read and not asked.
+    pub fn of_file(scope: &Scope) -> Self {
+        Self {
             counted: Counted::new(scope),
             version_text: scope.text_readout("version_text"),
-        };
-        stats.counted.update_attempt().inc();
-        stats
+        }
     }
 
     /// Takes an update and counts it, by whether it was taken whole. `version` is what it came with.

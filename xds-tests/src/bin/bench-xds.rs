@@ -26,8 +26,6 @@ use tokio::time::{Instant, sleep, timeout};
 const SECONDS: u32 = 15;
 /// The longest time to converge.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Ticks of `/proc` in a second.
-const TICKS: f64 = 100.0;
 
 fn main() -> Result<(), Error> {
     let mut clusters = 10_000;
@@ -102,7 +100,7 @@ async fn measure(
         per_second(id, |_| ()).await?,
     ));
     let one = |second: u32| {
-        let at = addresses[usize::from(second % 2 == 0)];
+        let at = addresses[usize::from(second.is_multiple_of(2))];
         plane.put(Kind::Eds, endpoints(3, 0, at));
     };
     figures.push((
@@ -154,13 +152,18 @@ async fn per_second(id: u32, act: impl Fn(u32)) -> Result<f64, Error> {
     Ok((processor(id)? - before) * 1e3 / f64::from(SECONDS))
 }
 
-/// Seconds of processor time that a process has used.
+/// Seconds of processor time that the threads of a process have used, to the nanosecond.
 fn processor(id: u32) -> Result<f64, Error> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / TICKS)
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        // A thread may end meanwhile.
+        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
+            continue;
+        };
+        let ran = text.split_whitespace().next().ok_or("no time")?;
+        nanoseconds += ran.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e9)
 }
 
 async fn answers(address: SocketAddr, path: &str) -> bool {

@@ -26,18 +26,20 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::new();
     let mut fate = None;
+    let mut all = false;
     for step in steps {
         match step {
             Step::Send(bytes) => {
                 let _ = stream.write_all(bytes).await;
             }
+            Step::ShowAllFrames => all = true,
             Step::Wait(time) => sleep(*time).await,
             Step::HalfClose => {
                 let _ = stream.shutdown().await;
             }
             Step::ReadFrames(quiet) => {
                 fate = fate.or(read(&mut stream, &mut buffer, *quiet).await);
-                describe_all(&mut buffer, &mut transcript.frames);
+                describe_all(&mut buffer, all, &mut transcript.frames);
             }
             _ => transcript
                 .fates
@@ -50,7 +52,7 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
             .await
             .unwrap_or("open"),
     };
-    describe_all(&mut buffer, &mut transcript.frames);
+    describe_all(&mut buffer, all, &mut transcript.frames);
     transcript.fates.push((0, fate.into()));
     transcript
 }
@@ -71,9 +73,9 @@ async fn read(
     }
 }
 
-/// Takes whole frames out of the buffer. SETTINGS are left out, and the increments of windows, which
+/// Takes whole frames out of the buffer. SETTINGS are left out unless `all` are wanted, and the increments of windows, which
 /// depend on how the bytes were split.
-fn describe_all(buffer: &mut Vec<u8>, lines: &mut Vec<String>) {
+fn describe_all(buffer: &mut Vec<u8>, all: bool, lines: &mut Vec<String>) {
     let mut at = 0;
     while let Some([a, b, c, kind, flags, stream @ ..]) = buffer
         .get(at..)
@@ -93,7 +95,12 @@ fn describe_all(buffer: &mut Vec<u8>, lines: &mut Vec<String>) {
                     *last = last.replacen("DATA", "LAST DATA", 1);
                 }
             }
-            _ => lines.extend(describe(kind, flags, stream, payload)),
+            _ => {
+                lines.extend(describe(kind, flags, stream, payload));
+                if all {
+                    lines.extend(describe_more(kind, flags, stream, payload));
+                }
+            }
         }
         at += HEAD + length;
     }
@@ -121,6 +128,36 @@ fn describe(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Option<String> 
         9 => format!("CONTINUATION {stream}"),
         _ => format!("frame {kind} {stream}"),
     })
+}
+
+/// What most cases would not agree about.
+fn describe_more(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Option<String> {
+    let has = |word: &[u8]| payload.windows(word.len()).any(|part| part == word);
+    match kind {
+        1 if has(b"legible") => Some(format!("HEADERS {stream} can be read")),
+        4 if flags & 1 == 1 => None,
+        4 => {
+            let mut settings: Vec<_> = payload
+                .chunks_exact(6)
+                .filter_map(|setting| {
+                    let (identifier, value) = setting.split_at(2);
+                    let value = u32::from_be_bytes(value.try_into().ok()?);
+                    Some((u16::from_be_bytes(identifier.try_into().ok()?), value))
+                })
+                .collect();
+            settings.sort_unstable();
+            let settings: Vec<_> = settings
+                .iter()
+                .map(|(identifier, value)| format!("{identifier}={value}"))
+                .collect();
+            Some(format!("SETTINGS {}", settings.join(" ")))
+        }
+        8 => Some(format!(
+            "WINDOW_UPDATE {stream} +{}",
+            u32::from_be_bytes(payload.try_into().ok()?)
+        )),
+        _ => None,
+    }
 }
 
 /// The status that a header block begins with, as it can be told without tables.

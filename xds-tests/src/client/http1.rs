@@ -161,7 +161,7 @@ async fn take(step: &Step, connection: &mut Connection, transcript: &mut Transcr
         Step::AwaitClose(patience) => {
             connection.fate = Some(connection.reader.fate(*patience).await)
         }
-        Step::On(_) | Step::Wait(_) | Step::Close | Step::ReadFrames(_) => {}
+        Step::On(_) | Step::Wait(_) | Step::Close | Step::ReadFrames(_) | Step::ShowAllFrames => {}
     }
 }
 

@@ -85,6 +85,7 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
             | Step::ReadBytes(_)
             | Step::ReadToEnd
             | Step::ReadFrames(_)
+            | Step::ShowAllFrames
             | Step::HalfClose => {
                 transcript
                     .fates

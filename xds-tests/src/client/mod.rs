@@ -29,6 +29,9 @@ pub enum Step {
     ReadToEnd,
     /// Reads HTTP/2 frames until nothing has come for so long.
     ReadFrames(Duration),
+    /// From here on, SETTINGS and what windows grow by are among the frames, and header blocks in which the word `legible`
+    /// can be read.
+    ShowAllFrames,
     /// Waits.
     Wait(Duration),
     /// Ends the client's side of the connection.

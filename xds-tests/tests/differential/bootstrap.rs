@@ -36,12 +36,24 @@ pub fn render(cases: &[(&Case, &Names)], folder: &Path) -> String {
         listeners.push_str(&names.fill(&listener(case), folder));
         clusters.push_str(&names.fill(&self::clusters(case), folder));
     }
+    let keys: Vec<_> = cases
+        .iter()
+        .flat_map(|(case, _)| &case.runtime)
+        .map(|(key, value)| format!("{key}: {value}"))
+        .collect();
+    let runtime = match keys.is_empty() {
+        true => String::new(),
+        false => format!(
+            "layered_runtime: {{ layers: [{{ name: cases, static_layer: {{ {} }} }}] }}\n",
+            keys.join(", ")
+        ),
+    };
     let listeners = indent(&listeners, 2);
     let clusters = indent(&clusters, 2);
     format!(
         "node: {{ id: differential, cluster: stories }}\n\
          admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\n\
-         static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
+         {runtime}static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
     )
 }
 

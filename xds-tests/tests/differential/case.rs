@@ -63,6 +63,7 @@ pub struct Case {
     pub steps: Vec<Step>,
     pub log_lines: Option<usize>,
     pub stats: Vec<String>,
+    pub runtime: Vec<(&'static str, u32)>,
     pub pages: Vec<(String, String)>,
     pub in_order: bool,
     pub any_order: bool,
@@ -91,6 +92,7 @@ pub fn case(title: &'static str) -> Case {
         downstream: Downstream::Http1,
         steps: Vec::new(),
         log_lines: None,
+        runtime: vec![],
         stats: Vec::new(),
         pages: Vec::new(),
         in_order: false,
@@ -324,6 +326,12 @@ impl Case {
     /// Counters and gauges to compare, by their full names.
     pub fn stats<const N: usize>(mut self, names: [&str; N]) -> Self {
         self.stats.extend(names.map(str::to_owned));
+        self
+    }
+
+    /// Sets a runtime key, for all cases of the theme.
+    pub fn runtime(mut self, key: &'static str, value: u32) -> Self {
+        self.runtime.push((key, value));
         self
     }
 

@@ -12,22 +12,22 @@ use crate::case::{
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub const PUSH_PROMISE: u8 = 5;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 /// END_STREAM, or ACK.
 pub const END: u8 = 1;
 pub const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
+pub const PADDED: u8 = 8;
 
 /// What a message with something wrong in its fields gets: the connection is closed without a word.
-const BAD_FIELD: [&str; 5] = [
+pub const BAD_FIELD: [&str; 5] = [
     "= connection 0: closed",
     "log code=0",
     "log flags=DPE",
@@ -99,7 +99,7 @@ pub const GET: [(&str, &str); 4] = [
     (":authority", "example.com"),
 ];
 
-fn get_with(more: &[(&str, &str)]) -> Vec<u8> {
+pub fn get_with(more: &[(&str, &str)]) -> Vec<u8> {
     frame(
         HEADERS,
         END | END_HEADERS,
@@ -134,7 +134,7 @@ pub fn post(more: &[(&str, &str)]) -> Vec<u8> {
     )
 }
 
-fn setting(identifier: u16, value: u32) -> Vec<u8> {
+pub fn setting(identifier: u16, value: u32) -> Vec<u8> {
     let payload = [&identifier.to_be_bytes()[..], &value.to_be_bytes()].concat();
     frame(SETTINGS, 0, 0, &payload)
 }
@@ -151,11 +151,18 @@ pub fn sends(title: &'static str, bytes: &[u8]) -> Case {
         .step(Step::Send([&start, bytes].concat()))
         .step(Step::ReadFrames(Duration::from_millis(400)));
     case.downstream = Downstream::Frames;
-    case
+    case.stats([
+        "http.@stat.downstream_cx_http2_total",
+        "http.@stat.downstream_cx_protocol_error",
+        "http.@stat.downstream_rq_total",
+        "http.@stat.downstream_rq_rx_reset",
+        "http.@stat.downstream_rq_tx_reset",
+        "http.@stat.downstream_rq_4xx",
+    ])
 }
 
 /// More bytes, after what came before was read.
-fn then(case: Case, bytes: &[u8]) -> Case {
+pub fn then(case: Case, bytes: &[u8]) -> Case {
     case.step(Step::Send(bytes.to_vec()))
         .step(Step::ReadFrames(Duration::from_millis(400)))
 }

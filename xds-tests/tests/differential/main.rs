@@ -24,6 +24,7 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod descriptors;
 mod filters;
 mod frames;
 mod framing;
@@ -31,13 +32,17 @@ mod hashing;
 mod hcm;
 mod hedging;
 mod http2;
+mod http2_options;
+mod http2_upstream;
 mod jwt;
 mod malformed;
+mod matching;
 mod names;
 mod network;
 mod rbac;
 mod redirects;
 mod retries;
+mod rewriting;
 mod router;
 mod routing;
 mod runner;
@@ -65,6 +70,8 @@ type Theme = (&'static str, fn() -> Vec<Case>);
 
 const THEMES: &[Theme] = &[
     ("routing", routing::cases),
+    ("matching", matching::cases),
+    ("rewriting", rewriting::cases),
     ("hcm", hcm::cases),
     ("clients", clients::cases),
     ("malformed", malformed::cases),
@@ -78,6 +85,7 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("filters", filters::cases),
+    ("descriptors", descriptors::cases),
     ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
@@ -88,6 +96,8 @@ const THEMES: &[Theme] = &[
     ("http2", http2::cases),
     ("frames", frames::cases),
     ("attacks", attacks::cases),
+    ("http2_options", http2_options::cases),
+    ("http2_upstream", http2_upstream::cases),
     ("access_log", access_log::cases),
     ("admin", admin::cases),
 ];

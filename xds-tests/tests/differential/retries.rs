@@ -365,6 +365,29 @@ fn hosts() -> Vec<Case> {
         )
     };
     let both = format!("- lb_endpoints: [{}, {}]", host("backend"), host("other"));
+    // Five hosts where nobody listens, and a good one: a retry that may go to the five again fails sooner or later.
+    let omitting = |title, predicate: &str, label: &str| {
+        let dead = (2..7).map(|number| {
+            format!(
+                "{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.{number}, port_value: 1 }} }} }}, metadata: {{ filter_metadata: {{ envoy.lb: {{ {label} }} }} }} }}"
+            )
+        });
+        let dead = dead.collect::<Vec<_>>().join(", ");
+        let case = two_hosts(
+            title,
+            &format!(
+                "retry_host_predicate: [{{ name: p, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.retry.host.{predicate} }} }}], host_selection_retry_max_attempts: 30"
+            ),
+            &format!("- lb_endpoints: [{dead}, {}]", host("backend")),
+        )
+        .router("suppress_envoy_headers: true")
+        .reply(reply(ok("")))
+        .log_format("%RESPONSE_CODE%", "");
+        (0..8)
+            .fold(case, |case, _| case.get("/"))
+            .shows(["< 200"])
+            .lacks(["< 503"])
+    };
     let by_priority = format!(
         "- {{ priority: 0, lb_endpoints: [{}] }}\n- {{ priority: 1, lb_endpoints: [{}] }}",
         host("backend"),
@@ -393,6 +416,16 @@ fn hosts() -> Vec<Case> {
         )
         .get("/")
         .shows(["< 503", "log attempts=3"]),
+        omitting(
+            "omit_canary_hosts keeps retries off canaries",
+            "omit_canary_hosts.v3.OmitCanaryHostsPredicate",
+            "canary: true",
+        ),
+        omitting(
+            "omit_host_metadata keeps retries off hosts with those labels",
+            "omit_host_metadata.v3.OmitHostMetadataConfig, metadata_match: { filter_metadata: { envoy.lb: { tier: old } } }",
+            "tier: old, other: label",
+        ),
         two_hosts(
             "previous_priorities sends a retry to the next priority",
             &priorities(1),
@@ -636,7 +669,7 @@ fn headers() -> Vec<Case> {
             .get("/")
             .shows(["< 503", "< body second"]),
         policy("a retry is told what is left of the timeout", "retry_on: 5xx")
-            .route("timeout: 5.5s\nretry_policy: { retry_on: 5xx, rate_limited_retry_back_off: { reset_headers: [{ name: retry-after }] } }", "")
+            .route("timeout: 5.9s\nretry_policy: { retry_on: 5xx, rate_limited_retry_back_off: { reset_headers: [{ name: retry-after }] } }", "")
             .replies([reply(with_fields(status(503, "no"), "retry-after: 1")), second()])
             .get("/")
             .shows(["> x-envoy-expected-rq-timeout-ms: 6000", "> x-envoy-expected-rq-timeout-ms: 5000"]),

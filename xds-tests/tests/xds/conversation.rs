@@ -6,7 +6,7 @@ use crate::resources::{
     bad_cluster, bad_listener, bad_routes, cluster, eds_cluster, endpoints, lawless_cluster,
     listener, rds_listener, routes,
 };
-use crate::stage::{AGGREGATED, STREAMS, Stage, Transport, tell, tell_alone};
+use crate::stage::{AGGREGATED, STREAMS, Side, Stage, Transport, tell, tell_alone};
 
 /// One listener, route, cluster and endpoint, all from the control plane, in force.
 async fn whole(stage: &mut Stage) {
@@ -151,6 +151,12 @@ fn a_bad_update_of_a_cluster_leaves_its_predecessor_serving() {
         stage.plane.nacked(Kind::Cds, &version).await;
         assert_eq!(stage.get("l").await.body, "first");
         stage.note_dump().await;
+        if stage.side == Side::Outrigger {
+            let dump = stage
+                .page("/config_dump?resource=dynamic_active_clusters")
+                .await;
+            assert!(dump.contains("error_state"), "{dump}");
+        }
     });
 }
 

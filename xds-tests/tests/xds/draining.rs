@@ -168,6 +168,7 @@ fn updates_of_routes_clusters_and_endpoints_leave_upgraded_connections_alone() {
         let mut websocket = upgraded(HERE, stage.listener("l").await).await;
         let mut tcp = connect_from(HERE, stage.listener("t").await).await;
         echo(&mut tcp, b"ping").await.unwrap();
+        #[expect(clippy::type_complexity, reason = "a table of steps")]
         let updates: [(&str, &dyn Fn(&Stage) -> (Kind, String)); 4] = [
             ("routes", &|stage| {
                 (

@@ -3,7 +3,12 @@
 //!
 //! A story asserts what it promises, of either proxy, and notes what else can be seen; the notes must be the same. While
 //! working on one, `XDS_SIDE=envoy` or `XDS_SIDE=outrigger` plays only that side.
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test stops at what it did not expect, and tells what it plays"
+)]
 #![allow(
     unreachable_pub,
     reason = "a program exports nothing; `pub` marks what other files use"
@@ -13,6 +18,7 @@ mod absence;
 mod client;
 mod conversation;
 mod draining;
+mod dumps;
 mod keeping;
 mod kinds;
 mod logs;
@@ -22,6 +28,7 @@ mod resources;
 mod secrets;
 mod services;
 mod stage;
+mod status;
 mod traffic;
 mod transports;
 mod warming;

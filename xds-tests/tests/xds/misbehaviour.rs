@@ -264,7 +264,7 @@ fn future_cluster(address: std::net::SocketAddr) -> Resource {
     let mut bytes = body.value.to_vec();
     // Field 9999, a varint of 1.
     bytes.extend_from_slice(&[0xf8, 0xf0, 0x04, 0x01]);
-    body.value = bytes.into();
+    body.value = bytes;
     resource
 }
 

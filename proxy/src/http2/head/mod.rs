@@ -54,6 +54,8 @@ pub(super) struct HeadRules {
     pub(super) max_bytes: usize,
     pub(super) max_count: usize,
     pub(super) underscores: HeadersWithUnderscoresAction,
+    /// Octets above ASCII in values.
+    pub(super) refuses_obs_text: bool,
 }
 
 /// What is counted and checked while a block is read.
@@ -117,7 +119,7 @@ impl<'a> Checks<'a> {
     /// Checks a regular field. False: it is left out, or the head is lost.
     fn regular(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> bool {
         self.regular_seen = true;
-        if !is_value(value) {
+        if !is_value(value) || self.rules.refuses_obs_text && !value.is_ascii() {
             self.fail(Flaw::Field);
             return false;
         }

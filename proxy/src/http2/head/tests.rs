@@ -3,6 +3,7 @@ use super::*;
 use crate::http::{Protocol, RequestHead};
 
 const RULES: HeadRules = HeadRules {
+    refuses_obs_text: false,
     max_bytes: 1000,
     max_count: 20,
     underscores: HeadersWithUnderscoresAction::Allow,
@@ -130,6 +131,17 @@ fn a_head_without_what_a_message_needs_is_found() {
         flaw,
         Some(Flaw::Field).filter(|_| false).or(Some(Flaw::Message))
     );
+}
+
+#[test]
+fn octets_above_ascii_pass_unless_they_are_refused() {
+    let fields = with(&[("x", "caf\u{e9}")]);
+    assert_eq!(request(&RULES, &fields).flaw, None);
+    let strict = HeadRules {
+        refuses_obs_text: true,
+        ..RULES
+    };
+    assert_eq!(request(&strict, &fields).flaw, Some(Flaw::Field));
 }
 
 #[test]

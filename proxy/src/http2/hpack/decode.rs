@@ -51,6 +51,8 @@ pub struct Decoder {
     limit: usize,
     /// The peer has to say that it uses no more than the limit before it sends anything else.
     must_shrink: bool,
+    /// Octets that a name or a value may have on the wire.
+    max_string: usize,
     name: Vec<u8>,
     value: Vec<u8>,
 }
@@ -85,6 +87,7 @@ impl Default for Decoder {
             table: Table::new(DEFAULT_SIZE),
             limit: DEFAULT_SIZE,
             must_shrink: false,
+            max_string: usize::MAX,
             name: Vec::new(),
             value: Vec::new(),
         }
@@ -96,6 +99,11 @@ impl Decoder {
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
         self.must_shrink = self.table.max() > limit;
+    }
+
+    /// Sets how many octets a name or a value may have on the wire. Without it, any number.
+    pub fn set_max_string(&mut self, max: usize) {
+        self.max_string = max;
     }
 
     /// Decodes a whole block.
@@ -183,9 +191,9 @@ impl Decoder {
         self.value.clear();
         let mut coded_name = None;
         if number == 0 {
-            coded_name = string(rest, &mut self.name)?;
+            coded_name = string(rest, self.max_string, &mut self.name)?;
         }
-        let plain_value = string(rest, &mut self.value)?;
+        let plain_value = string(rest, self.max_string, &mut self.value)?;
         let value = plain_value.unwrap_or(&self.value);
         let name = match number.checked_sub(1) {
             None => {
@@ -235,9 +243,16 @@ impl Decoder {
 }
 
 /// A string: as it stands in the block, or decoded into `buffer`.
-fn string<'a>(rest: &mut &'a [u8], buffer: &mut Vec<u8>) -> Result<Option<&'a [u8]>, HpackError> {
+fn string<'a>(
+    rest: &mut &'a [u8],
+    max: usize,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<&'a [u8]>, HpackError> {
     let coded = rest.first().ok_or(HpackError)? & 0x80 != 0;
     let length = integer(rest, 7)?;
+    if length > max {
+        return Err(HpackError);
+    }
     let (text, behind) = rest.split_at_checked(length).ok_or(HpackError)?;
     *rest = behind;
     if coded {
@@ -378,6 +393,23 @@ pub(super) mod tests {
         ] {
             assert!(decoded(&mut Decoder::default(), hex).is_err(), "{hex}");
         }
+    }
+
+    #[test]
+    fn strings_above_their_limit_are_refused_as_they_are_on_the_wire() {
+        let mut decoder = Decoder::default();
+        decoder.set_max_string(3);
+        // "custom" is five octets in Huffman's code, "aaaa" three, "abcd" four without.
+        assert!(decoded(&mut decoder, "00 01 61 03 616263").is_ok());
+        assert!(decoded(&mut decoder, "00 01 61 83 18c63f").is_ok());
+        assert_eq!(
+            decoded(&mut decoder, "00 01 61 04 61626364"),
+            Err(HpackError)
+        );
+        assert_eq!(
+            decoded(&mut decoder, "00 04 61626364 01 61"),
+            Err(HpackError)
+        );
     }
 
     #[test]

@@ -111,6 +111,8 @@ pub enum RequestEvent {
 pub enum StreamReset {
     /// The client closed or lost the connection.
     ConnectionTermination,
+    /// The client did not answer a PING in time, and its connection was closed.
+    PingTimeout,
     /// The client reset the stream (HTTP/2 RST_STREAM).
     RemoteReset,
     /// The client reset the stream with REFUSED_STREAM.

@@ -29,7 +29,7 @@ impl<D: Direction> Chain<D> {
             let index = D::index(position, len);
             let (filter, interests, slot) = &mut filters.list[index];
             let status = if interests.contains(D::DATA) {
-                let mut cx = context(env, *slot);
+                let mut cx = context(env, slot.number);
                 D::data(&mut **filter, &mut cx, &mut data, end)
             } else if self.held[position].state == State::Open {
                 continue;
@@ -114,7 +114,7 @@ impl<D: Direction> Chain<D> {
         let (filter, _, slot) = &mut filters.list[index];
         let status = D::resume_data(
             &mut **filter,
-            &mut context(env, *slot),
+            &mut context(env, slot.number),
             &mut buffer,
             end.into(),
         );
@@ -172,7 +172,7 @@ impl<D: Direction> Chain<D> {
             let index = D::index(position, len);
             let (filter, interests, slot) = &mut filters.list[index];
             let status = if interests.contains(D::TRAILERS) {
-                D::trailers(&mut **filter, &mut context(env, *slot), &mut trailers)
+                D::trailers(&mut **filter, &mut context(env, slot.number), &mut trailers)
             } else {
                 TrailersStatus::Continue
             };

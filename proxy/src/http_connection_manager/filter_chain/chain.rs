@@ -193,13 +193,17 @@ impl<D: Direction> Chain<D> {
         let index = D::index(position, filters.len());
         let (filter, interests, slot) = &mut filters.list[index];
         let status = if interests.contains(D::HEADERS) {
-            D::headers(&mut **filter, env, *slot, end, resume)
+            D::headers(&mut **filter, env, slot.number, end, resume)
         } else {
             HeadersStatus::Continue
         };
         if std::mem::take(&mut env.effects.route_cleared) {
-            env.routes.resolve(env.request, env.info);
+            let slots = env.routes.resolve(env.request, env.info);
+            if let Some(slots) = slots {
+                filters.renumber(&slots);
+            }
         }
+        let status = Self::look_for_routes(status, filters, env);
         let held = &mut self.held[position];
         held.state = State::Open;
         match status {
@@ -231,6 +235,27 @@ impl<D: Direction> Chain<D> {
             }
             HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
         }
+    }
+
+    /// Carries out what a filter asked for about routes that the table may not have (yet).
+    #[inline]
+    fn look_for_routes(
+        status: HeadersStatus,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> HeadersStatus {
+        if std::mem::take(&mut env.effects.routes_renewed)
+            && let Some(slots) = env.routes.resolve_anew(env.request, env.info)
+        {
+            filters.renumber(&slots);
+        }
+        if std::mem::take(&mut env.effects.host_wanted)
+            && matches!(status, HeadersStatus::Continue)
+            && let Some(found) = env.routes.find_host(env.request)
+        {
+            return HeadersStatus::Wait(found);
+        }
+        status
     }
 
     /// The head has passed `position`: what the filter injected and what piled up behind the head follows.

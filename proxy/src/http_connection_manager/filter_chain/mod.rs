@@ -13,7 +13,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_filters::{Effects, HttpFilter, Interests, LocalReply, StreamContext};
+use crate::http_filters::{
+    Effects, HttpFilter, Interests, LocalBoxFuture, LocalReply, StreamContext,
+};
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
@@ -23,8 +25,17 @@ pub use direction::{Decode, Direction, Encode};
 /// The filters of one stream, in the order of the configuration, with the number of each one's name in the route table.
 #[derive(Default)]
 pub struct Filters {
-    list: Vec<(Box<dyn HttpFilter>, Interests, Option<usize>)>,
+    list: Vec<(Box<dyn HttpFilter>, Interests, Slot)>,
     union: Interests,
+}
+
+/// Where a filter stands.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// In its chain, which may have more filters than the stream.
+    entry: usize,
+    /// In the route table.
+    number: Option<usize>,
 }
 
 /// What the filters may see of their stream, lent for one call.
@@ -46,8 +57,21 @@ pub struct ChainEnv<'a> {
 /// Chooses the route of a request.
 pub trait RouteResolver {
     /// Fills `info.route` for this head.
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo);
+    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots>;
+
+    /// The same by the newest table.
+    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+        self.resolve(head, info)
+    }
+
+    /// Asks for the virtual host of this head, which the table lacks. None: there is nobody to ask.
+    fn find_host(&self, _head: &RequestHead) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
 }
+
+/// The number of each entry of the filter chain in another table than the one that the stream has begun with.
+pub type Slots = Box<[Option<usize>]>;
 
 /// What passed the last filter.
 #[derive(Debug)]
@@ -72,11 +96,19 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// Adds a filter after the others.
-    pub fn push(&mut self, filter: Box<dyn HttpFilter>, slot: Option<usize>) {
+    /// Adds a filter after the others: the entry `entry` of its chain, whose number in the route table is `number`.
+    pub fn push(&mut self, filter: Box<dyn HttpFilter>, entry: usize, number: Option<usize>) {
         let interests = filter.interests();
         self.union = self.union.and(interests);
+        let slot = Slot { entry, number };
         self.list.push((filter, interests, slot));
+    }
+
+    /// Takes the numbers of another route table, one for each entry of the chain.
+    fn renumber(&mut self, slots: &[Option<usize>]) {
+        for (_, _, slot) in &mut self.list {
+            slot.number = slots.get(slot.entry).copied().flatten();
+        }
     }
 
     /// How many there are.
@@ -110,7 +142,7 @@ impl Filters {
                     request: Some(env.request),
                     response: None,
                     effects: env.effects,
-                    slot: *slot,
+                    slot: slot.number,
                 };
                 filter.encode_1xx(&mut cx, head);
             }

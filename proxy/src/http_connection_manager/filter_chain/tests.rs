@@ -93,7 +93,9 @@ struct Harness {
 struct NoRoutes;
 
 impl RouteResolver for NoRoutes {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) {}
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Slots> {
+        None
+    }
 }
 
 impl Harness {
@@ -131,6 +133,7 @@ impl Harness {
                 data,
                 trailers: || TrailersStatus::Continue,
             }),
+            0,
             None,
         );
         self

@@ -686,6 +686,7 @@ impl<S: ServerStream> Stream<S> {
                 self.gone();
             }
             StreamReset::ConnectionTermination
+            | StreamReset::PingTimeout
             | StreamReset::LocalReset
             | StreamReset::ConnectError => {
                 self.client_gone = true;
@@ -693,7 +694,12 @@ impl<S: ServerStream> Stream<S> {
                 self.info()
                     .response_flags
                     .set(ResponseFlag::DownstreamConnectionTermination);
-                self.info().response_code_details = Some("downstream_remote_disconnect".into());
+                let details = if *reset == StreamReset::PingTimeout {
+                    "downstream_local_disconnect(http2_ping_timeout)"
+                } else {
+                    "downstream_remote_disconnect"
+                };
+                self.info().response_code_details = Some(details.into());
                 self.gone();
             }
         }
@@ -747,7 +753,12 @@ impl<S: ServerStream> Stream<S> {
         if self.record.is_none() {
             return;
         }
-        self.hcm.config.stats.downstream_rq_tx_reset().inc();
+        let stats = &self.hcm.config.stats;
+        stats.downstream_rq_tx_reset().inc();
+        if !self.is_http1() {
+            // Envoy counts its own resets there too.
+            stats.downstream_rq_rx_reset().inc();
+        }
         self.close_connection = true;
         self.codec.reset(reset);
         self.gone();
@@ -810,7 +821,11 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm, &self.routing),
+            routes: &Routes {
+                hcm: &self.hcm,
+                routing: &self.routing,
+                upgrade: self.upgrade != Upgrade::No,
+            },
             effects: &mut self.effects,
         };
         let parts = Parts {

@@ -53,7 +53,11 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm, &self.routing),
+            routes: &Routes {
+                hcm: &self.hcm,
+                routing: &self.routing,
+                upgrade: self.upgrade != Upgrade::No,
+            },
             effects: &mut self.effects,
         };
         self.router.poll(&mut env, cx)
@@ -90,7 +94,11 @@ impl<S: ServerStream> Stream<S> {
             worker: &self.hcm.worker,
             request: &mut record.request,
             response: &mut record.response,
-            routes: &Routes(&self.hcm, &self.routing),
+            routes: &Routes {
+                hcm: &self.hcm,
+                routing: &self.routing,
+                upgrade: self.upgrade != Upgrade::No,
+            },
             effects: &mut self.effects,
         };
         self.filters.encode_1xx(&mut env, &mut head);

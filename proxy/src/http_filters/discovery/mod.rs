@@ -345,7 +345,7 @@ impl ExtensionConfig {
             server: server.clone(),
             state: Mutex::default(),
             stats: DiscoveryStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&config);
@@ -455,6 +455,11 @@ impl Watcher for ExtensionConfig {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let take = || self.take(update);
         self.subscription_stats.count(update.version, take)
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        let prefix = format!("extension_config_discovery.http_filter.{}.", self.name);
+        Some(self.server.stats.scope(&prefix))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

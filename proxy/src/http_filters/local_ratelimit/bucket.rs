@@ -65,10 +65,11 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `tokens` if they are all there.
+    /// Takes `tokens` if they are all there. Nothing cannot be taken: as in Envoy a request of no hits is limited.
     pub(super) fn consume(&self, tokens: u64) -> bool {
+        let wanted = tokens > 0;
         let tokens = double(tokens);
-        self.change(|total| (total >= tokens).then_some(total - tokens))
+        wanted && self.change(|total| (total >= tokens).then_some(total - tokens))
     }
 
     /// Gives tokens back, up to the maximum.

@@ -219,22 +219,15 @@ impl Router {
                     .unwrap_or_default();
                 Some(self.redirect(env, redirect.status, location))
             }
-            Action::DirectResponse(response) => Some(self.direct_response(env, response)),
-            Action::NonForwarding => {
-                let reply = LocalReply::new(404, "route_not_found");
-                env.info.response_flags.set(ResponseFlag::NoRouteFound);
-                Some(RouterEvent::LocalReply(reply))
+            Action::DirectResponse(response) => {
+                let location = selected.redirect_location(env.request, env.info);
+                Some(self.direct_response(env, response, location))
             }
+            Action::NonForwarding => Some(self.no_cluster(env, 503)),
             Action::Forward(action) => {
                 let cluster = env.info.cluster.clone();
                 let Some(cluster) = cluster else {
-                    self.shared.stats.no_cluster().inc();
-                    env.info.response_flags.set(ResponseFlag::NoClusterFound);
-                    let reply = LocalReply::new(
-                        action.cluster_not_found_response_code,
-                        "cluster_not_found",
-                    );
-                    return Some(self.reply(env, reply));
+                    return Some(self.no_cluster(env, action.cluster_not_found_response_code));
                 };
                 self.cluster = Some(cluster);
                 let mut route = selected.clone();

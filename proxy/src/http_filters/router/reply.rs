@@ -30,10 +30,25 @@ impl Router {
         &self,
         env: &mut ChainEnv<'_>,
         response: &DirectResponse,
+        location: Option<Vec<u8>>,
     ) -> RouterEvent {
         self.shared.stats.rq_direct_response().inc();
         let body = response.body(env.request, env.info);
-        self.respond(env, response.status, body, None, response.content_type())
+        let location = location.map(Bytes::from);
+        self.respond(
+            env,
+            response.status,
+            body,
+            location,
+            response.content_type(),
+        )
+    }
+
+    /// There is no such cluster, or the route leads to none.
+    pub(super) fn no_cluster(&self, env: &mut ChainEnv<'_>, status: u16) -> RouterEvent {
+        self.shared.stats.no_cluster().inc();
+        env.info.response_flags.set(ResponseFlag::NoClusterFound);
+        self.reply(env, LocalReply::new(status, "cluster_not_found"))
     }
 
     /// A reply of the router, with the headers that the route adds to responses.

@@ -8,6 +8,7 @@ use outrigger_proto::pb::envoy::admin::v3::UpdateFailureState;
 
 use super::{ListenerManager, Manager};
 use crate::server::{InitManager, InitTarget};
+use crate::stats::Scope;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, SubscriptionStats, Update, Watcher,
     XdsClient, XdsSource,
@@ -16,6 +17,7 @@ use crate::xds::{
 /// Takes what LDS says.
 struct LdsWatcher {
     manager: Weak<Manager>,
+    scope: Scope,
     stats: SubscriptionStats,
     /// The start of the process waits for the first answer.
     init: RefCell<Option<InitTarget>>,
@@ -24,9 +26,11 @@ struct LdsWatcher {
 impl ListenerManager {
     /// Takes listeners from a source, for as long as the manager lives. `init` waits for the first answer.
     pub fn watch_lds(&self, client: &XdsClient, source: XdsSource, init: &InitManager) {
+        let scope = self.0.server.stats.scope("listener_manager.lds.");
         let watcher = Rc::new(LdsWatcher {
             manager: Rc::downgrade(&self.0),
-            stats: SubscriptionStats::new(&self.0.server.stats.scope("listener_manager.lds.")),
+            stats: SubscriptionStats::new(&scope, &source),
+            scope,
             init: RefCell::new(Some(init.target("LDS"))),
         });
         let kind = ResourceKind::Listener;
@@ -87,6 +91,10 @@ impl Watcher for LdsWatcher {
         let result = self.stats.count(update.version, apply);
         drop(self.init.take());
         result
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        Some(self.scope.clone())
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

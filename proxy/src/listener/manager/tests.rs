@@ -129,10 +129,7 @@ fn source() -> XdsSource {
     }
 }
 
-fn message<M: Name + Default + 'static>(yaml: &str) -> M
-where
-    M: prost::Message,
-{
+fn message<M: prost::Message + Name + Default + 'static>(yaml: &str) -> M {
     let source = Source {
         name: "test",
         format: Format::Yaml,
@@ -314,7 +311,7 @@ async fn a_listener_that_waits_for_its_routes_leaves_the_old_one_in_place() {
         assert!(echoes(&mut client).await);
         assert_eq!(
             fixture.manager.unready()[0].target_names,
-            ["RdsRouteConfigSubscription RDS init r"]
+            ["shared target RdsRouteConfigSubscription RDS init r"]
         );
         let dump = fixture.dump();
         assert!(dump.dynamic_listeners[0].warming_state.is_some());

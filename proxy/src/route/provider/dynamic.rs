@@ -76,7 +76,7 @@ impl RouteProvider {
             version: AtomicU64::new(0),
             state: Mutex::default(),
             stats: RdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);
@@ -96,7 +96,10 @@ impl RouteProvider {
     pub(super) fn wait(&self, init: &InitManager) {
         let mut state = self.state.lock();
         if !state.answered {
-            let target = init.target(format!("RdsRouteConfigSubscription RDS init {}", self.name));
+            let target = init.target(format!(
+                "shared target RdsRouteConfigSubscription RDS init {}",
+                self.name
+            ));
             state.waiting.push(target);
         }
     }
@@ -238,6 +241,13 @@ impl RouteProvider {
         self.state.lock().vhds.clone()
     }
 
+    /// Asks for the virtual host that serves this `host:port`. The future ends when the table has it, and also when there is no
+    /// hope for it. None: virtual hosts do not come one by one, or too many are asked for already.
+    pub fn find_host(&self, host: &str) -> Option<impl Future<Output = ()> + use<>> {
+        let state = self.state.lock();
+        state.vhds.as_ref()?.find(host)
+    }
+
     pub(super) fn server(&self) -> &Arc<ServerContext> {
         &self.server
     }
@@ -282,6 +292,10 @@ impl Watcher for RouteProvider {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let take = || self.take_update(update);
         self.subscription_stats.count(update.version, take)
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        Some(self.scope.scope(&format!("rds.{}.", self.name())))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

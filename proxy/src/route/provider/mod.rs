@@ -9,9 +9,8 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/rds>
 //! Stats: `http.<stat_prefix>.rds.<route_config_name>.*`, `http.<stat_prefix>.vhds.<route_config_name>.*`,
 //! `http.<stat_prefix>.scoped_rds.<name>.*`, of the connection manager that asked first.
-//! Deviations: the scope of a request is chosen when its head has come; filters that change the head do not change it.
 //! Deviations: scopes with `on_demand` are loaded at once, as all others.
-//! Deviations: virtual hosts of VHDS are not asked for on demand: all of a route configuration are there before they are used.
+//! Deviations: virtual hosts that a server says do not exist are no longer subscribed to; the next request asks again.
 
 mod dynamic;
 mod registry;

@@ -254,7 +254,7 @@ impl ScopeProvider {
             version: AtomicU64::new(0),
             state: Mutex::default(),
             stats: ScopedRdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             subscription: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&provider);
@@ -451,6 +451,10 @@ impl Watcher for ScopeProvider {
         let result = self.subscription_stats.count(update.version, apply);
         self.answered();
         result
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        Some(self.scope.scope(&format!("scoped_rds.{}.", self.name)))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

@@ -101,7 +101,7 @@ fn a_table_is_published_with_a_number_of_its_own() {
     assert!(!fixture.init.is_ready());
     assert_eq!(
         fixture.init.unready(),
-        ["RdsRouteConfigSubscription RDS init r"]
+        ["shared target RdsRouteConfigSubscription RDS init r"]
     );
     fixture.deliver(&to("a"), "r").unwrap();
     assert!(fixture.init.is_ready());
@@ -327,8 +327,8 @@ fn scopes_bring_their_routes_and_take_them_away() {
     assert_eq!(
         fixture.init.unready(),
         [
-            "RdsRouteConfigSubscription RDS init r",
-            "RdsRouteConfigSubscription RDS init q"
+            "shared target RdsRouteConfigSubscription RDS init r",
+            "shared target RdsRouteConfigSubscription RDS init q"
         ]
     );
     assert_eq!(table_of(&scopes, "1").as_deref(), Some("r"));

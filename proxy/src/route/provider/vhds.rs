@@ -1,15 +1,18 @@
 //! VHDS: virtual hosts of a route configuration that come one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 use outrigger_proto::pb::envoy::config::route::v3 as pb;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::RouteProvider;
 use crate::config::{ConfigPath, ConfigReport, Rejected};
 use crate::server::ServerContext;
+use crate::stats::Scope;
 use crate::stats_group;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, SubscriptionStats,
@@ -44,7 +47,20 @@ struct Watch {
     subscription_stats: SubscriptionStats,
     answered: AtomicBool,
     subscription: OnceLock<Subscription>,
+    demand: Mutex<Demand>,
 }
+
+/// Virtual hosts that requests have asked for, by the names of their resources.
+#[derive(Default)]
+struct Demand {
+    /// What is subscribed to beside the wildcard: asked for, or there.
+    names: BTreeSet<Arc<str>>,
+    /// Who waits for an answer. Dropped when it has come.
+    waiting: HashMap<Arc<str>, Vec<oneshot::Sender<()>>>,
+}
+
+/// So many names may be asked for at a time; requests choose them. For others nobody waits.
+const NAMES: usize = 1024;
 
 impl VirtualHosts {
     /// Converts `vhds`.
@@ -71,9 +87,10 @@ impl VirtualHosts {
             source: source.clone(),
             prefix: format!("{name}/"),
             stats: VhdsStats::new(&scope),
-            subscription_stats: SubscriptionStats::new(&scope),
+            subscription_stats: SubscriptionStats::new(&scope, &source),
             answered: AtomicBool::new(false),
             subscription: OnceLock::new(),
+            demand: Mutex::default(),
         });
         let watcher = Arc::downgrade(&watch);
         let watcher: Weak<dyn Watcher + Send + Sync> = watcher;
@@ -87,6 +104,15 @@ impl VirtualHosts {
             base: Arc::new(base),
             hosts: BTreeMap::new(),
         }
+    }
+
+    /// Asks for the one that serves a host. None: too many are asked for already.
+    pub(super) fn find(&self, host: &str) -> Option<impl Future<Output = ()> + use<>> {
+        let found = self.watch.ask(host)?;
+        Some(async move {
+            // It ends by being dropped.
+            let _ = found.await;
+        })
     }
 
     /// Whether they come from this source.
@@ -133,6 +159,62 @@ impl VirtualHosts {
 }
 
 impl Watch {
+    /// A channel that is closed when a host is there, or when there is no hope for it.
+    fn ask(&self, host: &str) -> Option<oneshot::Receiver<()>> {
+        let name: Arc<str> = format!("{}{host}", self.prefix).into();
+        let (done, found) = oneshot::channel();
+        let mut demand = self.demand.lock();
+        if let Some(waiting) = demand.waiting.get_mut(&name) {
+            waiting.retain(|known| !known.is_closed());
+            // As many as there are requests.
+            waiting.push(done);
+            return Some(found);
+        }
+        if demand.names.contains(&name) {
+            // It has come since the request looked for it.
+            return Some(found);
+        }
+        if demand.waiting.len() >= NAMES {
+            demand.forget();
+            if demand.waiting.len() >= NAMES {
+                return None;
+            }
+        }
+        demand.names.insert(name.clone());
+        demand.waiting.insert(name, vec![done]);
+        self.subscribe(&demand);
+        Some(found)
+    }
+
+    fn subscribe(&self, demand: &Demand) {
+        if let Some(subscription) = self.subscription.get() {
+            let names = demand.names.iter().cloned().collect();
+            subscription.set_interest(Interest::WildcardAnd(names));
+        }
+    }
+
+    /// Tells who waits that an answer has come. What does not exist is asked for again by the next request.
+    fn answer(&self, update: &Update<'_>) {
+        let mut demand = self.demand.lock();
+        let before = demand.names.len();
+        for resource in update.sent {
+            let aliases = resource.aliases.iter().map(|alias| &**alias);
+            for name in aliases.chain([&*resource.name]) {
+                demand.waiting.remove(name);
+                if resource.body.is_none() {
+                    demand.names.remove(name);
+                }
+            }
+        }
+        for name in update.removed {
+            demand.waiting.remove(name);
+            demand.names.remove(name);
+        }
+        if demand.names.len() != before {
+            self.subscribe(&demand);
+        }
+    }
+
     fn apply(&self, provider: &RouteProvider, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let Some(known) = provider.virtual_hosts() else {
             return Ok(());
@@ -213,6 +295,20 @@ impl Watch {
     }
 }
 
+impl Demand {
+    /// Gives up what nobody waits for any more.
+    fn forget(&mut self) {
+        let Self { names, waiting } = self;
+        waiting.retain(|name, waiting| {
+            waiting.retain(|known| !known.is_closed());
+            if waiting.is_empty() {
+                names.remove(name);
+            }
+            !waiting.is_empty()
+        });
+    }
+}
+
 impl Watcher for Watch {
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let Some(provider) = self.provider.upgrade() else {
@@ -220,8 +316,15 @@ impl Watcher for Watch {
         };
         let apply = || self.apply(&provider, update);
         let result = self.subscription_stats.count(update.version, apply);
+        self.answer(update);
         self.on_answer(&provider);
         result
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        let provider = self.provider.upgrade()?;
+        let name = provider.name();
+        Some(provider.scope().scope(&format!("vhds.{name}.")))
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

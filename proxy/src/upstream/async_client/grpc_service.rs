@@ -1,7 +1,7 @@
 //! `envoy.config.core.v3.GrpcService`: where gRPC calls of the proxy's own go to.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/core/v3/grpc_service.proto>
-//! Deviations: `google_grpc`, `retry_policy`, `skip_envoy_headers` and operators in `initial_metadata` are refused.
+//! Deviations: `google_grpc`, `retry_policy` but for the back-off of xDS streams, and operators in `initial_metadata` are refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::server::ServerContext;
 use crate::upstream::ClusterId;
 
 /// A gRPC service behind a cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GrpcService {
     /// The cluster; it need not exist yet.
     pub cluster: ClusterId,
@@ -24,7 +24,7 @@ pub struct GrpcService {
     /// How long one call may take. Default: no limit.
     pub timeout: Option<Duration>,
     /// `initial_metadata`: fields that each call has.
-    pub initial_metadata: Fields,
+    pub initial_metadata: Vec<(Box<str>, Box<[u8]>)>,
     /// The most bytes of a message that is received. Default: no limit of its own.
     pub max_receive_message_length: Option<u32>,
 }
@@ -36,6 +36,19 @@ impl GrpcService {
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
+        let (service, retries) = Self::with_retries(proto, server, path)?;
+        let path = path.field("envoy_grpc");
+        path.unsupported_if_set("retry_policy", retries)?;
+        Ok(service)
+    }
+
+    /// Converts a `GrpcService` of streams that are begun again when they end. `envoy_grpc.retry_policy` is for the caller, who
+    /// has the waits of it.
+    pub fn with_retries(
+        proto: pb::GrpcService,
+        server: &Arc<ServerContext>,
+        path: &ConfigPath<'_>,
+    ) -> Result<(Self, Option<pb::RetryPolicy>), Rejected> {
         let pb::GrpcService {
             timeout,
             initial_metadata,
@@ -48,9 +61,9 @@ impl GrpcService {
         let target = match path.required("target_specifier", target_specifier)? {
             TargetSpecifier::EnvoyGrpc(target) => target,
             TargetSpecifier::GoogleGrpc(_) => {
-                return Err(path
-                    .field("google_grpc")
-                    .reject("is not supported; envoy_grpc is"));
+                return Err(path.field("google_grpc").reject(
+                    "is not supported: name a cluster in envoy_grpc, which says the same",
+                ));
             }
         };
         let path = path.field("envoy_grpc");
@@ -59,30 +72,32 @@ impl GrpcService {
             authority,
             retry_policy,
             max_receive_message_length,
-            skip_envoy_headers,
+            // Harmless: nothing of Envoy's own is added to these calls but the usual headers.
+            skip_envoy_headers: _,
         } = target;
-        let call_retries = path.unsupported_if_set("retry_policy", retry_policy);
-        let headers = path.unsupported_if_set("skip_envoy_headers", skip_envoy_headers);
         let cluster = path.non_empty("cluster_name", cluster_name);
         retries?;
-        call_retries?;
-        headers?;
         let cluster = cluster?;
-        let metadata: Vec<(Box<str>, Box<[u8]>)> = metadata?;
-        let mut fields = Fields::new();
-        for (name, value) in &metadata {
-            fields.append_wire(name.as_bytes(), value);
-        }
-        Ok(Self {
+        let service = Self {
             cluster: server.cluster_names.id(&cluster),
             authority: match authority.is_empty() {
                 true => cluster.into(),
                 false => authority.into(),
             },
             timeout: timeout?.filter(|timeout| !timeout.is_zero()),
-            initial_metadata: fields,
+            initial_metadata: metadata?,
             max_receive_message_length: max_receive_message_length.map(|value| value.value),
-        })
+        };
+        Ok((service, retry_policy))
+    }
+
+    /// `initial_metadata`, for a call.
+    pub fn metadata(&self) -> Fields {
+        let mut fields = Fields::new();
+        for (name, value) in &self.initial_metadata {
+            fields.append_wire(name.as_bytes(), value);
+        }
+        fields
     }
 }
 

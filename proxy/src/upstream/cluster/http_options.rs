@@ -176,6 +176,9 @@ impl UpstreamHttpOptions {
             retry_policy,
             upstream_protocol_options,
         } = config.decode(path)?;
+        let largest_head = common_http_protocol_options
+            .as_ref()
+            .and_then(|common| common.max_response_headers_kb);
         let common = CommonHttpOptions::from_proto(
             common_http_protocol_options,
             &path.field("common_http_protocol_options"),
@@ -200,6 +203,9 @@ impl UpstreamHttpOptions {
         }
         let tls = upstream?;
         let (protocol, http1, http2) = protocol?;
+        if let Some(kb) = largest_head {
+            http2.check_field_size(kb.value, "max_response_headers_kb", path)?;
+        }
         let options = Self {
             protocol,
             common: common?,

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::config::ConfigPath;
 use crate::net::Address;
 use crate::route::xx_hash64;
-use crate::stats::TextReadout;
+use crate::stats::{Scope, TextReadout};
 use crate::upstream::cluster::{
     EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
@@ -266,6 +266,10 @@ impl Watcher for Eds {
         }
         self.hosts_found();
         result.map_err(|refused| vec![refused])
+    }
+
+    fn stats_scope(&self) -> Option<Scope> {
+        Some(self.cluster.info.scope.clone())
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {

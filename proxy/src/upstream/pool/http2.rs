@@ -368,12 +368,15 @@ impl Drop for ClientStream {
 
 fn reset_reason(broken: Broken) -> ResetReason {
     match broken {
+        Broken::Remote(ErrorCode::PROTOCOL_ERROR) => {
+            ResetReason::ProtocolError(Cow::Borrowed("http2.remote_reset"))
+        }
         Broken::Remote(_) => ResetReason::RemoteReset,
         Broken::Refused => ResetReason::RemoteRefusedStream,
         Broken::Malformed(details) | Broken::ConnectionError(details) => {
             ResetReason::ProtocolError(Cow::Borrowed(details))
         }
-        Broken::ConnectionEnded => ResetReason::ConnectionTermination,
+        Broken::ConnectionEnded | Broken::Unanswered => ResetReason::ConnectionTermination,
     }
 }
 

@@ -321,7 +321,12 @@ impl Http2Stream {
                 }
                 _ => {}
             }
-            self.connection.guard.broke_off(reason);
+            // A stream that breaks the rules on its own is no error of its connection.
+            if !matches!(reason, ResetReason::ProtocolError(_))
+                || self.connection.codec.has_failed()
+            {
+                self.connection.guard.broke_off(reason);
+            }
         }
     }
 }

@@ -245,6 +245,7 @@ impl ServerStream for ServerHttp2Stream {
                     StreamReset::CodecError(details)
                 }
                 Broken::ConnectionEnded => StreamReset::ConnectionTermination,
+                Broken::Unanswered => StreamReset::PingTimeout,
             }),
             // A client sends no responses.
             Received::Informational(_) | Received::Head(..) => {

@@ -162,16 +162,10 @@ impl Validation {
         let crl = path.optional("crl", crl, |source, path| {
             Crl::all(&data_source(source, path)?, path)
         });
-        let hashes = path.each(
-            "verify_certificate_hash",
-            verify_certificate_hash,
-            hash_from,
-        );
-        let keys = path.each(
-            "verify_certificate_spki",
-            verify_certificate_spki,
-            spki_from,
-        );
+        let hash = "verify_certificate_hash";
+        let hashes = path.each(hash, verify_certificate_hash, hash_from);
+        let spki = "verify_certificate_spki";
+        let keys = path.each(spki, verify_certificate_spki, spki_from);
         let typed = path.each(
             "match_typed_subject_alt_names",
             match_typed_subject_alt_names,
