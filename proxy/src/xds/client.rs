@@ -279,7 +279,6 @@ impl XdsClient {
             };
             let command = tokio::select! {
                 command = self.next_command() => command,
-                () = self.subscribers.sooner.notified() => continue,
                 () = over => {
                     self.subscribers.time_out();
                     continue;

@@ -19,6 +19,7 @@ use crate::pki::Pki;
 const UPSTREAM_LOG: &str = "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% why=%UPSTREAM_TRANSPORT_FAILURE_REASON% v=%UPSTREAM_TLS_VERSION% c=%UPSTREAM_TLS_CIPHER% subject=%UPSTREAM_PEER_SUBJECT% issuer=%UPSTREAM_PEER_ISSUER% uri=%UPSTREAM_PEER_URI_SAN% local=%UPSTREAM_LOCAL_URI_SAN% sni=%UPSTREAM_SERVER_NAME%";
 
 /// The clusters: name, port, fields of the common context, fields around it, and part of what Envoy writes.
+#[expect(clippy::too_many_lines, reason = "a table of cases may be long")]
 fn clusters(
     pki: &Pki,
     ports: [u16; 7],
