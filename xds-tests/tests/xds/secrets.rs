@@ -16,15 +16,30 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::Connection;
 use crate::resources::{cluster, inline_manager, listener, listener_of};
-use crate::stage::{AGGREGATED, SOON, STREAMS, Stage, Transport, tell};
+use crate::stage::{AGGREGATED, SOON, STREAMS, Stage, Transport, tell, tell_alone};
 
 /// A secret with a certificate for this name.
 fn certificate(name: &str, subject: &str) -> Resource {
+    certificate_and_key(name, subject).0
+}
+
+/// The same with the text of its private key.
+fn certificate_and_key(name: &str, subject: &str) -> (Resource, String) {
+    let (chain, key) = self_signed(subject);
+    (secret_of(name, &chain, &key), key)
+}
+
+/// A certificate for this name, and its key.
+fn self_signed(subject: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![format!("{subject}.example")]).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, subject);
     let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+fn secret_of(name: &str, chain: &str, key: &str) -> Resource {
     let inline = |pem: &str| {
         let mut text = String::from("{ inline_string: \"");
         for line in pem.lines() {
@@ -32,7 +47,7 @@ fn certificate(name: &str, subject: &str) -> Resource {
         }
         text + "\" }"
     };
-    let (chain, key) = (inline(&certificate.pem()), inline(&key.serialize_pem()));
+    let (chain, key) = (inline(chain), inline(key));
     let text = format!(
         "name: {name}\ntls_certificate: {{ certificate_chain: {chain}, private_key: {key} }}"
     );
@@ -80,6 +95,68 @@ async fn shows(stage: &Stage, listener: &str, wanted: &str) {
         );
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The lines of the private key in a secret that [`certificate`] has made.
+fn key_lines(pem: &str) -> Vec<String> {
+    let body = pem.lines().filter(|line| !line.starts_with("-----"));
+    body.map(str::to_owned).collect()
+}
+
+#[test]
+fn private_keys_are_shown_nowhere() {
+    let why = "what it logs at its finest level is not ours to judge";
+    tell_alone("keys", &STREAMS, why, async |stage| {
+        let flags = [
+            "--component-log-level",
+            "config:trace,main:trace,upstream:trace,admin:trace",
+        ];
+        stage.flags.extend(flags.map(String::from));
+        let address = stage.backend("first").await;
+        let source = stage.source();
+        stage.plane.set(Kind::Cds, [cluster("a", address)]);
+        stage
+            .plane
+            .set(Kind::Lds, [tls_listener("l", "secret", &source)]);
+        let (secret, first) = certificate_and_key("secret", "first");
+        stage.plane.set(Kind::Sds, [secret]);
+        stage.run().await;
+        shows(stage, "l", "CN=first").await;
+        // One whose key is of another certificate, which is refused with the reason.
+        let (_, second) = certificate_and_key("secret", "second");
+        let (chain, _) = self_signed("third");
+        let version = stage
+            .plane
+            .set(Kind::Sds, [secret_of("secret", &chain, &second)]);
+        stage.plane.nacked(Kind::Sds, &version).await;
+        // One that is a key only in parts.
+        let broken = second.replace("-----END", "----END");
+        let version = stage
+            .plane
+            .set(Kind::Sds, [secret_of("secret", &chain, &broken)]);
+        stage.plane.nacked(Kind::Sds, &version).await;
+        let mut seen = stage.plane.minutes() + &stage.proxy().last_words();
+        for page in [
+            "/config_dump",
+            "/certs",
+            "/xds_log",
+            "/init_dump",
+            "/listeners",
+            "/stats",
+            "/server_info",
+        ] {
+            let shown = stage.page(page).await;
+            assert!(!shown.is_empty() || page == "/init_dump", "{page}");
+            seen += &shown;
+        }
+        assert!(
+            seen.contains("CN=first") || seen.contains("secret"),
+            "it shows the rest"
+        );
+        for line in [key_lines(&first), key_lines(&second)].concat() {
+            assert!(!seen.contains(&line), "a line of a key is shown");
+        }
+    });
 }
 
 #[test]
