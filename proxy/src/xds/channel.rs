@@ -122,9 +122,11 @@ impl Channel {
         look(&mut kinds[index].1)
     }
 
-    /// Whether a kind was ever asked for.
-    pub(super) fn knows(&self, kind: ResourceKind) -> bool {
-        self.kinds.borrow().iter().any(|(known, _)| *known == kind)
+    /// Whether responses of a kind are taken: it was asked for, and on a stream that says what has changed on this very one.
+    pub(super) fn wants(&self, kind: ResourceKind, delta: bool) -> bool {
+        let kinds = self.kinds.borrow();
+        let mut known = kinds.iter().filter(|(known, _)| *known == kind);
+        known.any(|(_, state)| !delta || state.delta.is_wanted(&state.interests))
     }
 
     /// The kinds that were asked for, in order.

@@ -93,13 +93,13 @@ impl Conversation {
 
     /// A response that says all that there is. None: of a kind that was never asked for; it is not answered.
     pub fn state(&self, response: DiscoveryResponse) -> Option<Vec<Refused>> {
-        let kind = self.known(&response.type_url)?;
+        let kind = self.known(&response.type_url, false)?;
         Some(self.channel.take_state(kind, response).refused)
     }
 
-    /// A response that says what has changed. None: of a kind that was never asked for; it is not answered.
+    /// A response that says what has changed. None: of a kind that was not asked for on this stream; it is not answered.
     pub fn change(&self, response: DeltaDiscoveryResponse) -> Option<Vec<Refused>> {
-        let kind = self.known(&response.type_url)?;
+        let kind = self.known(&response.type_url, true)?;
         Some(self.channel.take_change(kind, response).refused)
     }
 
@@ -138,9 +138,9 @@ impl Conversation {
         }
     }
 
-    fn known(&self, type_url: &str) -> Option<ResourceKind> {
+    fn known(&self, type_url: &str, delta: bool) -> Option<ResourceKind> {
         self.take_commands();
-        ResourceKind::from_type_url(type_url).filter(|kind| self.channel.knows(*kind))
+        ResourceKind::from_type_url(type_url).filter(|kind| self.channel.wants(*kind, delta))
     }
 }
 

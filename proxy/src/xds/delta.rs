@@ -205,6 +205,11 @@ impl Delta {
         let nonce = std::mem::take(&mut self.nonce);
         self.answers.push_back((nonce, refusal(refused)));
     }
+
+    /// Whether responses are to be expected: they were asked for on this stream, or will be. To others there is no answer.
+    pub(super) fn is_wanted(&self, interests: &Interests) -> bool {
+        !self.first || !interests.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -248,6 +253,17 @@ mod tests {
     fn take(state: &mut Delta, response: DeltaDiscoveryResponse, refused: &[Refused]) {
         let received = state.receive(response).unwrap();
         state.settle(Some(&received), refused);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_on_this_stream_is_not_wanted() {
+        let mut state = Delta::new(ResourceKind::Cluster);
+        let nothing = Interests::default();
+        assert!(!state.is_wanted(&nothing) && state.is_wanted(&wildcard()));
+        state.next_request(&wildcard()).unwrap();
+        assert!(state.is_wanted(&nothing));
+        state.stream_started();
+        assert!(!state.is_wanted(&nothing));
     }
 
     #[test]

@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
     /// The kind of a response; none for what was never asked for.
     fn kind_of(&self, type_url: &str) -> Option<ResourceKind> {
         let kind = ResourceKind::from_type_url(type_url);
-        let known = kind.filter(|kind| self.channel.knows(*kind));
+        let known = kind.filter(|kind| self.channel.wants(*kind, self.delta));
         if known.is_none() {
             warn!(
                 type_url,
