@@ -11,6 +11,7 @@
 //! Deviations: `/stats?format=html` and `active-html` are the text page in HTML, without drawn histograms.
 //! Deviations: there are no stats `http.admin.` and `listener.admin.`, no `/tap`, and no profilers.
 //! Deviations: `/stats/recentlookups` is always empty: stats are resolved when the configuration is loaded.
+//! Deviations: `/init_dump` names the server itself as a manager while it waits, and names targets without hashes.
 
 mod access_log;
 mod client_status;
