@@ -243,7 +243,7 @@ impl WorkerChain {
         filters
     }
 
-    /// The number of each filter in the table, for [`Filters::renumber`].
+    /// The number of each filter in the table, for `Filters::renumber`.
     pub fn slots(&self) -> &[Option<usize>] {
         &self.slots
     }
