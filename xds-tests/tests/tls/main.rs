@@ -23,4 +23,5 @@ mod others;
 mod peers;
 mod pki;
 mod rotation;
+mod server_names;
 mod upstream;
