@@ -20,6 +20,7 @@ mod features;
 mod handshakes;
 mod identity;
 mod others;
+mod passthrough;
 mod peers;
 mod pki;
 mod rotation;
