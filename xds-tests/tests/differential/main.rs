@@ -30,6 +30,7 @@ mod frames;
 mod framing;
 mod hashing;
 mod hcm;
+mod health_checks;
 mod hedging;
 mod http2;
 mod http2_options;
@@ -84,6 +85,7 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
+    ("health_checks", health_checks::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("jwt", jwt::cases),
