@@ -4,10 +4,13 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod api_key_auth;
+mod basic_auth;
 mod buffer;
 pub mod chain_config;
 mod context;
 mod cors;
+mod csrf;
 mod discovery;
 mod fault;
 mod grpc_stats;
@@ -44,8 +47,11 @@ use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &api_key_auth::Factory,
+    &basic_auth::Factory,
     &buffer::Factory,
     &cors::Factory,
+    &csrf::Factory,
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,
@@ -235,6 +241,17 @@ pub trait HttpFilterFactory: Sync {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, Rejected>;
+
+    /// As `from_proto`, for filters to which it matters how their configuration is called: by default it does not.
+    fn named_from_proto(
+        &self,
+        _name: &str,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
+        self.from_proto(config, cx, path)
+    }
 
     /// Converts a per-route configuration. Only called for `per_route_type_names`.
     fn per_route_from_proto(
