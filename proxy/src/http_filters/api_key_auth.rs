@@ -218,8 +218,11 @@ fn remove_cookie(fields: &mut Fields, name: &[u8]) {
     for header in fields.get_all(&Known::Cookie) {
         for cookie in header.split(|b| *b == b';') {
             let cookie = cookie.trim_ascii();
-            let key = cookie.split(|b| *b == b'=').next().unwrap_or_default();
-            if key == name || cookie.is_empty() {
+            // What is no pair of name and value is no cookie.
+            let Some(equals) = cookie.iter().position(|b| *b == b'=') else {
+                continue;
+            };
+            if &cookie[..equals] == name {
                 continue;
             }
             if !rest.is_empty() {

@@ -9,9 +9,11 @@ mod basic_auth;
 mod buffer;
 pub mod chain_config;
 mod context;
+mod core_retry_policy;
 mod cors;
 mod csrf;
 mod discovery;
+mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -20,6 +22,7 @@ pub(crate) mod headers;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
+mod mutation_rules;
 mod on_demand;
 mod query;
 mod rbac;
@@ -52,6 +55,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &buffer::Factory,
     &cors::Factory,
     &csrf::Factory,
+    &ext_authz::Factory,
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,
@@ -152,6 +156,11 @@ pub trait HttpFilter {
         end: EndStream,
     ) -> DataStatus {
         DataStatus::Continue
+    }
+
+    /// The future of a `Wait` that `decode_trailers` (or this) returned has ended.
+    fn resume_decode_trailers(&mut self, cx: &mut StreamContext<'_>) -> TrailersStatus {
+        TrailersStatus::Continue
     }
 
     /// As `resume_decode`, after `encode_headers`.
