@@ -24,6 +24,7 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod credentials;
 mod descriptors;
 mod filters;
 mod frames;
@@ -89,6 +90,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("jwt", jwt::cases),
+    ("credentials", credentials::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),
