@@ -163,11 +163,23 @@ impl RateLimit {
         if place == RateLimitPlace::LocalFilter && proto.limit.is_some() {
             return Err(path.reject("'limit' field is not supported"));
         }
-        Self::from_proto(proto, cx, path)
+        Self::convert(proto, cx, path)
     }
 
-    /// Converts a `RateLimit` of a route or virtual host.
+    /// Converts a `RateLimit` of a route or virtual host. There `hits_addend` does not count, as in Envoy.
     pub fn from_proto(
+        proto: route_pb::RateLimit,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let rule = Self::convert(proto, cx, path)?;
+        Ok(Self {
+            hits_addend: None,
+            ..rule
+        })
+    }
+
+    fn convert(
         proto: route_pb::RateLimit,
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,

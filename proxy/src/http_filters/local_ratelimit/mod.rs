@@ -247,9 +247,9 @@ fn descriptors<'a>(
     }
     let mut add = |limits: &'a [RateLimit], stage: Option<u32>| {
         let applies = |limit: &&RateLimit| {
-            !limit.apply_on_stream_done
-                && limit.enabled.is_none()
-                && stage.is_none_or(|stage| limit.stage == stage)
+            // As in Envoy a route's rule for ended streams counts like any other.
+            limit.enabled.is_none()
+                && stage.map_or(!limit.apply_on_stream_done, |stage| limit.stage == stage)
         };
         out.extend(
             limits
