@@ -26,6 +26,7 @@ pub mod matchers;
 pub mod net;
 pub mod network_filters;
 pub mod overload;
+pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod runtime;

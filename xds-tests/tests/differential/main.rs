@@ -37,6 +37,7 @@ mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod local_limits;
 mod malformed;
 mod matching;
 mod names;
@@ -79,6 +80,7 @@ const THEMES: &[Theme] = &[
     ("malformed", malformed::cases),
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
+    ("local_limits", local_limits::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
