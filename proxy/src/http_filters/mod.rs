@@ -6,8 +6,10 @@
 
 mod buffer;
 pub mod chain_config;
+mod compressor;
 mod context;
 mod cors;
+mod decompressor;
 mod discovery;
 mod fault;
 mod grpc_stats;
@@ -45,7 +47,9 @@ use crate::stream_info::StreamInfo;
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &buffer::Factory,
+    &compressor::Factory,
     &cors::Factory,
+    &decompressor::Factory,
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,

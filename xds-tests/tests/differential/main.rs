@@ -24,6 +24,7 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod compression;
 mod descriptors;
 mod filters;
 mod frames;
@@ -86,6 +87,7 @@ const THEMES: &[Theme] = &[
     ("upstream", upstream::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
+    ("compression", compression::cases),
     ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
