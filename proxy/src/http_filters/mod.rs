@@ -8,10 +8,12 @@ mod api_key_auth;
 mod basic_auth;
 mod buffer;
 pub mod chain_config;
+mod compressor;
 mod context;
 mod core_retry_policy;
 mod cors;
 mod csrf;
+mod decompressor;
 mod discovery;
 mod ext_authz;
 mod fault;
@@ -53,9 +55,11 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &api_key_auth::Factory,
     &basic_auth::Factory,
     &buffer::Factory,
+    &compressor::Factory,
     &cors::Factory,
     &csrf::Factory,
     &ext_authz::Factory,
+    &decompressor::Factory,
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,

@@ -25,6 +25,7 @@ mod bootstrap;
 mod case;
 mod clients;
 mod credentials;
+mod compression;
 mod descriptors;
 mod filters;
 mod frames;
@@ -91,6 +92,7 @@ const THEMES: &[Theme] = &[
     ("health_checks", health_checks::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
+    ("compression", compression::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("hashing", hashing::cases),
