@@ -123,7 +123,12 @@ impl Builder<'_> {
             self.add(ResourceType::Route, route);
             vec![connection_manager(&world.defaults, Side::Inbound, &name)]
         };
-        let tls = || secret::downstream_mtls(&world.trust_domain);
+        // gRPC ends a connection on which no protocol was agreed.
+        let alpn: &[_] = match inbound.protocol {
+            Protocol::Tcp => &[],
+            Protocol::Http1 | Protocol::Http2 => &["h2", "http/1.1"],
+        };
+        let tls = || secret::downstream_mtls(&world.trust_domain, alpn);
         let mut listener = json!({
             "name": name,
             "address": address(inbound.listen),
