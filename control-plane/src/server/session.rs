@@ -833,6 +833,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_not_there_is_answered_once_where_sotw_can_say_it() {
+        let mut session = Session::new(Variant::Sotw, snapshot(MESH));
+        session.request(ResourceType::Listener, subscribe(&["nobody"]));
+        let push = session.next(Instant::now()).unwrap();
+        assert!(push.resources.is_empty() && push.removed.is_empty());
+        let accepted = Request {
+            nonce: push.nonce,
+            version: push.version,
+            ..subscribe(&["nobody"])
+        };
+        session.request(ResourceType::Listener, accepted);
+        assert_eq!(session.next(Instant::now()), None);
+        session.request(ResourceType::Route, subscribe(&["nobody"]));
+        assert_eq!(session.next(Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_to_an_older_push_is_none() {
         let mut session = Session::new(Variant::Sotw, snapshot(MESH));
         session.request(ResourceType::Cluster, Request::default());

@@ -441,3 +441,6 @@ fn list_mut(json: &mut Json) -> &mut [Json] {
         .map(Vec::as_mut_slice)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
