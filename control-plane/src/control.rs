@@ -11,11 +11,12 @@ use tokio::sync::watch;
 
 use crate::ca::{Authority, Tokens};
 use crate::cache::Snapshot;
+use crate::dns::Names;
 use crate::model::{InputError, Model};
 use crate::registry::Registry;
 use crate::server::session::Progress;
 use crate::translate::{Role, Translator};
-use crate::world::World;
+use crate::world::{Found, World};
 
 /// A running control plane.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub struct Control {
     pub is_insecure: bool,
     world: watch::Sender<Arc<Translator>>,
     model: Mutex<Arc<Model>>,
+    names: Mutex<Arc<Names>>,
     input: Mutex<Input>,
     proxies: Mutex<BTreeMap<u64, Proxy>>,
     next_proxy: AtomicU64,
@@ -107,6 +109,7 @@ impl Control {
             is_insecure,
             world: watch::Sender::new(Arc::new(Translator::new(Arc::new(world), None))),
             model: Mutex::new(model),
+            names: Mutex::default(),
             input: Mutex::default(),
             proxies: Mutex::default(),
             next_proxy: AtomicU64::new(1),
@@ -137,16 +140,39 @@ impl Control {
         }
     }
 
-    /// Makes the next world, from the input in force and the registry.
+    /// Makes the next world, from the input in force, the registry and DNS.
     pub fn rebuild(&self) {
         let model = Arc::clone(&self.model.lock());
+        let names = self.names();
         let registered = self.registry.endpoints();
         self.world.send_modify(|translator| {
             let previous = Arc::clone(translator);
             let trust_domain = self.authority.trust_domain();
-            let world = World::build(&model, trust_domain, &registered, Some(previous.world()));
+            let found = Found {
+                registered: &registered,
+                names: &names,
+            };
+            let world = World::build_with(&model, trust_domain, found, Some(previous.world()));
             *translator = Arc::new(Translator::new(Arc::new(world), Some(&previous)));
         });
+    }
+
+    /// The input in force.
+    #[must_use]
+    pub fn model(&self) -> Arc<Model> {
+        Arc::clone(&self.model.lock())
+    }
+
+    /// The addresses of the names in the input.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.lock())
+    }
+
+    /// Takes over other addresses of names.
+    pub fn set_names(&self, names: Names) {
+        *self.names.lock() = Arc::new(names);
+        self.rebuild();
     }
 
     /// What is in force, now and later.

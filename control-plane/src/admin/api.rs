@@ -30,7 +30,7 @@ use crate::model::{self, Key};
 use crate::registry::{Registration, RegistryError};
 use crate::server::Peer;
 use crate::translate::{Role, Secrets, Translator};
-use crate::world::World;
+use crate::world::{Found, World};
 
 /// Largest body that is read: an input to compare with.
 const MAX_BODY: usize = 64 << 20;
@@ -232,12 +232,12 @@ impl Api {
             }
         };
         let before = self.translator();
-        let world = World::build(
-            &model,
-            self.control.authority.trust_domain(),
-            &self.control.registry.endpoints(),
-            Some(before.world()),
-        );
+        let found = Found {
+            registered: &self.control.registry.endpoints(),
+            names: &self.control.names(),
+        };
+        let trust_domain = self.control.authority.trust_domain();
+        let world = World::build_with(&model, trust_domain, found, Some(before.world()));
         let after = Translator::new(Arc::new(world), Some(&before));
         let mut roles = roles(before.world());
         roles.extend(self::roles(after.world()));
