@@ -5,7 +5,7 @@
 //! sends them. [`control`] is what all of them share, [`registry`] has the endpoints that registered themselves,
 //! [`dns`] the addresses of those that are given by name, [`ca`]
 //! the identities, and [`admin`] is the interface for people.
-//! [`agent`] is the other side of it, beside a proxy.
+//! [`rpc`] has the calls of gRPC beside xDS. [`agent`] is the other side of it, beside a proxy.
 
 #![warn(missing_docs)]
 
@@ -17,6 +17,7 @@ pub mod control;
 pub mod dns;
 pub mod model;
 pub mod registry;
+pub mod rpc;
 pub mod server;
 pub mod translate;
 pub mod watch;

@@ -103,6 +103,11 @@ impl Api {
         }
     }
 
+    /// The operator's token.
+    pub(super) fn operator_token(&self) -> &str {
+        &self.operator_token
+    }
+
     /// Answers a request.
     pub async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
         let (head, body) = request.into_parts();
@@ -313,16 +318,7 @@ impl Api {
         };
         // A certificate of something that is not in the input any more is not renewed.
         let translator = self.translator();
-        let world = translator.world();
-        let is_known = world
-            .workloads
-            .values()
-            .any(|workload| workload.identity == identity)
-            || world
-                .gateways
-                .values()
-                .any(|gateway| gateway.identity == identity);
-        if !is_known {
+        if !translator.world().has_identity(&identity) {
             return error(
                 StatusCode::FORBIDDEN,
                 "no workload or gateway has this identity",
@@ -432,16 +428,7 @@ struct Known<'a>(&'a dyn Secrets, &'a World);
 
 impl Secrets for Known<'_> {
     fn svid(&self, identity: &str) -> Option<Arc<crate::world::TlsSecret>> {
-        let known = self
-            .1
-            .workloads
-            .values()
-            .any(|workload| workload.identity == identity)
-            || self
-                .1
-                .gateways
-                .values()
-                .any(|gateway| gateway.identity == identity);
+        let known = self.1.has_identity(identity);
         known.then(|| self.0.svid(identity)).flatten()
     }
 

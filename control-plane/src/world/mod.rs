@@ -319,6 +319,17 @@ impl World {
     }
 }
 
+impl World {
+    /// Whether a workload or a gateway has this identity.
+    #[must_use]
+    pub fn has_identity(&self, identity: &str) -> bool {
+        let mut workloads = self.workloads.values();
+        let mut gateways = self.gateways.values();
+        workloads.any(|workload| workload.identity == identity)
+            || gateways.any(|gateway| gateway.identity == identity)
+    }
+}
+
 /// The identity of a service account.
 fn identity(trust_domain: &str, namespace: &str, service_account: &str) -> String {
     format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
