@@ -82,7 +82,7 @@ enum Command {
     },
     /// Takes the next of the three steps of a change of the root.
     Rotate(Remote),
-    /// Gets and renews the certificate of a proxy, and writes its bootstrap.
+    /// Gets and renews the certificate of a proxy or of a process whose gRPC needs none, and writes its bootstrap.
     Agent(AgentFlags),
 }
 
@@ -148,6 +148,9 @@ struct AgentFlags {
     /// Where the proxy's admin interface is to listen.
     #[arg(long)]
     admin: Option<SocketAddr>,
+    /// A UNIX socket by which gRPC reaches the control plane through this agent, for clients that cannot speak TLS to it.
+    #[arg(long, conflicts_with = "once")]
+    socket: Option<PathBuf>,
     /// Ends when the files are written, and renews nothing.
     #[arg(long)]
     once: bool,
@@ -325,17 +328,38 @@ fn validate(directory: &Path, json: bool) -> ExitCode {
 
 async fn agent(flags: AgentFlags) -> Result<(), Box<dyn Error>> {
     let roots = flags.roots.as_deref().map(Client::file).transpose()?;
-    let agent = Agent {
+    let agent = Arc::new(Agent {
         server: flags.server,
         roots: roots.filter(|_| !flags.insecure_plaintext),
         token: flags.token,
         directory: std::path::absolute(flags.directory)?,
         node: flags.node,
         admin: flags.admin,
-    };
+        socket: flags.socket.map(std::path::absolute).transpose()?,
+    });
     agent.enroll().await?;
-    if !flags.once && agent.roots.is_some() {
-        agent.renew().await;
+    let listener = match &agent.socket {
+        Some(path) => Some(agent.listen(path)?),
+        None => None,
+    };
+    let forward = async {
+        match listener {
+            Some(listener) => Arc::clone(&agent).forward(listener).await,
+            None if agent.roots.is_some() => std::future::pending().await,
+            None => {}
+        }
+    };
+    let renew = async {
+        match &agent.roots {
+            Some(_) => agent.renew().await,
+            None => std::future::pending().await,
+        }
+    };
+    if !flags.once {
+        tokio::select! {
+            () = forward => {}
+            () = renew => {}
+        }
     }
     Ok(())
 }

@@ -189,7 +189,7 @@ impl Api {
         let Some(role) = Role::from_node_id(&node) else {
             return error(
                 StatusCode::BAD_REQUEST,
-                "?node=sidecar/NAMESPACE/NAME or gateway/NAMESPACE/NAME is needed",
+                "?node=KIND/NAMESPACE/NAME is needed, with the kind sidecar, gateway or grpc",
             );
         };
         if role.identity(self.translator().world()).is_none() {
@@ -246,6 +246,12 @@ impl Api {
         let after = Translator::new(Arc::new(world), Some(&before));
         let mut roles = roles(before.world());
         roles.extend(self::roles(after.world()));
+        let connected = self.control.proxies();
+        let grpc = connected
+            .iter()
+            .filter_map(|proxy| Role::of_node(&proxy.node, &proxy.agent))
+            .filter(|role| matches!(role, Role::Grpc(_)));
+        roles.extend(grpc);
         let known = Known(&*self.control.authority, before.world());
         let mut changes = Vec::new();
         for role in roles {
@@ -447,6 +453,7 @@ fn compare(role: &Role, before: &Snapshot, after: &Snapshot, changes: &mut Vec<C
     let node = match role {
         Role::Sidecar(key) => format!("sidecar/{key}"),
         Role::Gateway(key) => format!("gateway/{key}"),
+        Role::Grpc(key) => format!("grpc/{key}"),
     };
     for kind in ResourceType::ALL {
         let (old, new) = (before.of(kind), after.of(kind));

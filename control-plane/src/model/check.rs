@@ -304,7 +304,13 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
     if let Some(weight) = spec.weight {
         check_range("spec.weight", weight.into(), 1, 128, report);
     }
-    let sidecar = spec.sidecar.unwrap_or(true);
+    let sidecar = spec.sidecar.unwrap_or(true) && !spec.proxyless;
+    if spec.proxyless && spec.sidecar.is_some() {
+        report(
+            "spec.sidecar".to_owned(),
+            "what is proxyless is its own sidecar".to_owned(),
+        );
+    }
     for (index, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         check_port(&format!("{path}.port"), port.port.into(), report);

@@ -58,8 +58,11 @@ pub struct WorkloadSpec {
     pub health: Health,
     /// Whether a proxy stands before it. Without one it has no mTLS. Default true.
     pub sidecar: Option<bool>,
+    /// Whether it is its own proxy: its gRPC reads xDS and has mTLS by itself. Default false.
+    #[serde(default)]
+    pub proxyless: bool,
     /// The services it calls, each on an own listener of its sidecar. None given: all services that have an address
-    /// in `clusterIP`, each on that address and its port.
+    /// in `clusterIP`, each on that address and its port; all services if it is `proxyless`.
     pub calls: Option<Vec<Call>>,
 }
 
@@ -129,7 +132,7 @@ pub struct Call {
     pub namespace: Option<String>,
     /// The service's port.
     pub port: u16,
-    /// Where the sidecar listens for it. Default: the service's `clusterIP` and port.
+    /// Where the sidecar listens for it. Default: the service's `clusterIP` and port. Not used where it is `proxyless`.
     pub listen: Option<SocketAddr>,
 }
 

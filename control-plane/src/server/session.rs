@@ -275,8 +275,9 @@ impl Session {
             .filter(|name| name != "*")
             .map(Arc::from)
             .collect();
+        let names = &state.names;
+        state.absent.retain(|name| names.contains(name));
         if !state.is_wildcard {
-            let names = &state.names;
             state.sent.retain(|name, _| names.contains(name));
         }
         if is_first {
@@ -373,12 +374,13 @@ impl Session {
         })
     }
 
-    /// Names that the client waits for and that are not there. What it had once is removed later.
+    /// Names that the client waits for and that are not there, where a response can say it: in SotW one of clusters or
+    /// listeners, which has all that there is. What the client had once is removed later.
     fn missing(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
         let state = &self.types[kind.index()];
-        let is_delta = self.variant == Variant::Delta;
+        let can_say = self.variant == Variant::Delta || kind.has_wildcard();
         state.names.iter().filter(move |name| {
-            is_delta
+            can_say
                 && !self.snapshot.of(kind).contains_key(*name)
                 && !state.absent.contains(*name)
                 && !state.sent.contains_key(*name)
@@ -398,7 +400,7 @@ impl Session {
             return None;
         }
         let changed: Vec<_> = self.changed(kind).cloned().collect();
-        let missing: Vec<_> = self.missing(kind).cloned().collect();
+        let mut missing: Vec<_> = self.missing(kind).cloned().collect();
         if kind == ResourceType::Cluster {
             self.resend_endpoints(&changed);
         }
@@ -423,6 +425,9 @@ impl Session {
                 .insert(Arc::clone(&resource.name), Sent::of(resource));
         }
         state.absent.extend(missing.iter().cloned());
+        if is_whole {
+            missing.clear();
+        }
         Some(self.push(kind, resources, missing))
     }
 
@@ -825,6 +830,23 @@ mod tests {
             session.next(Instant::now()).unwrap().kind,
             ResourceType::Listener
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_not_there_is_answered_once_where_sotw_can_say_it() {
+        let mut session = Session::new(Variant::Sotw, snapshot(MESH));
+        session.request(ResourceType::Listener, subscribe(&["nobody"]));
+        let push = session.next(Instant::now()).unwrap();
+        assert!(push.resources.is_empty() && push.removed.is_empty());
+        let accepted = Request {
+            nonce: push.nonce,
+            version: push.version,
+            ..subscribe(&["nobody"])
+        };
+        session.request(ResourceType::Listener, accepted);
+        assert_eq!(session.next(Instant::now()), None);
+        session.request(ResourceType::Route, subscribe(&["nobody"]));
+        assert_eq!(session.next(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]

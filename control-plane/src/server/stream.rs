@@ -123,9 +123,9 @@ impl<D: Dialect> StreamTask<D> {
         let node = D::node(&first)
             .cloned()
             .ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
-        let role = Role::from_node_id(&node.id).ok_or_else(|| {
+        let role = Role::of_node(&node.id, &node.user_agent_name).ok_or_else(|| {
             let message = format!(
-                "the node's ID {:?} is neither sidecar/NAMESPACE/NAME nor gateway/NAMESPACE/NAME",
+                "the node's ID {:?} is none of sidecar/, gateway/ and grpc/NAMESPACE/NAME",
                 node.id
             );
             Status::invalid_argument(message)

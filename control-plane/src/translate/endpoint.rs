@@ -22,7 +22,10 @@ pub(super) fn of_service(service: &Service, port: &ServicePort) -> Resource {
         .collect();
     let mut assignment = json!({"cluster_name": name});
     if !endpoints.is_empty() {
-        assignment["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+        // gRPC passes over what has no locality or no weight.
+        assignment["endpoints"] = json!([
+            {"locality": {}, "load_balancing_weight": 1, "lb_endpoints": endpoints},
+        ]);
     }
     resource(ResourceType::Endpoints, &name, &assignment)
 }

@@ -8,15 +8,16 @@
 mod backend_tls;
 mod cluster;
 mod endpoint;
+pub(crate) mod grpc;
 mod http;
 mod listener;
 mod rbac;
 mod route;
-mod secret;
+pub(crate) mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use outrigger_proto::yaml::{self, Format, Source, UnknownFields};
@@ -36,11 +37,13 @@ pub enum Role {
     Sidecar(Key),
     /// A proxy of a gateway.
     Gateway(Key),
+    /// A workload without a proxy, whose gRPC reads xDS by itself.
+    Grpc(Key),
 }
 
 impl Role {
     /// The role that a node's ID names: `sidecar/NAMESPACE/NAME` or `gateway/NAMESPACE/NAME`, and for several
-    /// proxies of one gateway anything after another `/`.
+    /// proxies of one gateway anything after another `/`. `grpc/NAMESPACE/NAME` is a workload without a proxy.
     #[must_use]
     pub fn from_node_id(id: &str) -> Option<Self> {
         let mut parts = id.splitn(4, '/');
@@ -49,7 +52,18 @@ impl Role {
         match (kind, parts.next()) {
             ("sidecar", None) => Some(Self::Sidecar(key)),
             ("gateway", _) => Some(Self::Gateway(key)),
+            ("grpc", None) => Some(Self::Grpc(key)),
             _ => None,
+        }
+    }
+
+    /// The role of a node: its ID, and the `user_agent_name` by which gRPC is told from the sidecar of the same
+    /// workload.
+    #[must_use]
+    pub fn of_node(id: &str, user_agent_name: &str) -> Option<Self> {
+        match Self::from_node_id(id)? {
+            Self::Sidecar(key) if user_agent_name.starts_with("gRPC") => Some(Self::Grpc(key)),
+            role => Some(role),
         }
     }
 
@@ -57,7 +71,7 @@ impl Role {
     #[must_use]
     pub fn identity<'w>(&self, world: &'w World) -> Option<&'w str> {
         match self {
-            Self::Sidecar(key) => world
+            Self::Sidecar(key) | Self::Grpc(key) => world
                 .workloads
                 .get(key)
                 .map(|workload| workload.identity.as_str()),
@@ -95,6 +109,8 @@ struct OfPort {
     targets: BTreeSet<(Key, u16)>,
     /// The outbound listeners, by where they listen.
     listeners: Mutex<BTreeMap<SocketAddr, Arc<Resource>>>,
+    /// The same for gRPC's own clients, once one of them calls it.
+    grpc: OnceLock<Box<grpc::OfGrpc>>,
 }
 
 impl Translator {
@@ -141,6 +157,12 @@ impl Translator {
                     secret::own(&mut builder.snapshot, &workload.identity, secrets);
                 }
             }
+            // No secrets: gRPC has its certificate from files.
+            Role::Grpc(key) => {
+                if let Some(workload) = self.world.workloads.get(key) {
+                    builder.grpc(workload);
+                }
+            }
             Role::Gateway(key) => {
                 if let Some(gateway) = self.world.gateways.get(key) {
                     builder.gateway(gateway);
@@ -174,6 +196,7 @@ impl OfService {
                 route: route.map(Arc::new),
                 targets,
                 listeners: Mutex::default(),
+                grpc: OnceLock::new(),
             };
             ports.insert(port.number, made);
         }

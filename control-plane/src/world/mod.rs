@@ -177,8 +177,8 @@ pub struct ResolvedCall {
     pub service: Key,
     /// Its port.
     pub port: u16,
-    /// Where the sidecar listens.
-    pub listen: SocketAddr,
+    /// Where the sidecar listens; none for what has no sidecar.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A gateway.
