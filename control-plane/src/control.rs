@@ -1,6 +1,7 @@
 //! The state of a running control plane, and who is connected to it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::{Authority, Tokens};
-use crate::cache::Snapshot;
+use crate::cache::{ResourceType, Snapshot};
 use crate::dns::Names;
 use crate::model::{InputError, Model};
 use crate::registry::Registry;
@@ -56,11 +57,11 @@ pub struct Input {
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Responses, by the type's place.
-    pub pushes: [AtomicU64; 5],
+    pub pushes: [AtomicU64; ResourceType::COUNT],
     /// Resources in them.
-    pub resources: [AtomicU64; 5],
+    pub resources: [AtomicU64; ResourceType::COUNT],
     /// Pushes that were refused.
-    pub refusals: [AtomicU64; 5],
+    pub refusals: [AtomicU64; ResourceType::COUNT],
     /// Streams that were not let in, for their identity.
     pub denied: AtomicU64,
     /// Names of secrets of others that were asked for.
@@ -84,6 +85,9 @@ pub struct Proxy {
     pub variant: &'static str,
     /// Seconds since 1970 at which it connected.
     pub since: u64,
+    /// Whether this is a stream of one type, one of several of the proxy.
+    #[serde(skip)]
+    pub is_part: bool,
     /// How far it is.
     pub types: Vec<Progress>,
 }
@@ -194,10 +198,24 @@ impl Control {
         self.input.lock().clone()
     }
 
-    /// Who is connected.
+    /// Who is connected. The streams of a proxy that has one per type, or per resource, are one proxy.
     #[must_use]
     pub fn proxies(&self) -> Vec<Proxy> {
-        self.proxies.lock().values().cloned().collect()
+        let mut whole: Vec<Proxy> = Vec::new();
+        let mut parts: BTreeMap<(String, Option<String>), Proxy> = BTreeMap::new();
+        for proxy in self.proxies.lock().values() {
+            if !proxy.is_part {
+                whole.push(proxy.clone());
+                continue;
+            }
+            let key = (proxy.node.clone(), proxy.identity.clone());
+            match parts.entry(key) {
+                Entry::Vacant(place) => drop(place.insert(proxy.clone())),
+                Entry::Occupied(mut place) => place.get_mut().join(&proxy.types),
+            }
+        }
+        whole.extend(parts.into_values());
+        whole
     }
 
     /// Notes a proxy.
@@ -209,6 +227,23 @@ impl Control {
         Connected {
             control: Arc::clone(self),
             id,
+        }
+    }
+}
+
+impl Proxy {
+    /// Adds what another stream has.
+    fn join(&mut self, types: &[Progress]) {
+        for other in types {
+            match self.types.iter_mut().find(|known| known.kind == other.kind) {
+                None => self.types.push(other.clone()),
+                Some(known) => {
+                    known.sent += other.sent;
+                    known.waiting |= other.waiting;
+                    known.accepted = known.accepted.take().or_else(|| other.accepted.clone());
+                    known.refused = known.refused.take().or_else(|| other.refused.clone());
+                }
+            }
         }
     }
 }

@@ -241,6 +241,9 @@ fn discovery_path(path: &str) -> Option<(&'static str, Option<Implied>)> {
         "cluster.v3.ClusterDiscoveryService" => (ResourceType::Cluster, "Clusters"),
         "endpoint.v3.EndpointDiscoveryService" => (ResourceType::Endpoints, "Endpoints"),
         "secret.v3.SecretDiscoveryService" => (ResourceType::Secret, "Secrets"),
+        "extension.v3.ExtensionConfigDiscoveryService" => {
+            (ResourceType::Extension, "ExtensionConfigs")
+        }
         _ => return None,
     };
     let path = match method.strip_suffix(words)? {

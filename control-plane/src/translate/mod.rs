@@ -11,6 +11,7 @@ mod endpoint;
 pub(crate) mod grpc;
 mod http;
 mod listener;
+pub mod own_streams;
 mod rbac;
 mod route;
 pub(crate) mod secret;

@@ -19,7 +19,7 @@ use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressTLS,
 };
 
-use super::route::{Backend, Filters, Route, Rule, created, escape, intersect};
+use super::route::{Backend, Filters, Route, Rule, covers, created, escape, intersect};
 use super::{Gateway, GatewayListener, ListenerMode, Service, Status, TlsSecret, port_number};
 use crate::model::{Key, Kind, Model, Stored};
 
@@ -348,7 +348,7 @@ impl Labels {
 
 /// The routes of all Ingresses of a gateway, those that go first first.
 fn routes(placed: &[Placed<'_>]) -> Vec<Arc<Route>> {
-    let hosts: BTreeSet<_> = placed.iter().flat_map(|one| one.hosts.keys()).collect();
+    let hosts = hosts_of(placed);
     let is_wildcard = |host: &&str| host.starts_with("*.");
     let wildcards: Vec<_> = hosts
         .iter()
@@ -374,12 +374,7 @@ fn routes(placed: &[Placed<'_>]) -> Vec<Arc<Route>> {
         let Some(default) = &one.default else {
             continue;
         };
-        for host in hosts
-            .iter()
-            .copied()
-            .chain([&None])
-            .collect::<BTreeSet<_>>()
-        {
+        for host in hosts.iter().chain([&None]).collect::<BTreeSet<_>>() {
             if !one.hosts.contains_key(host) {
                 add(one, host.as_deref(), std::slice::from_ref(default));
             }
@@ -399,13 +394,12 @@ fn place(
     for one in placed.iter_mut() {
         terminate(secrets, &ports, gateway, one);
     }
+    let hosts = hosts_of(placed);
     let mut attached = BTreeSet::new();
     for route in routes(placed) {
         for listener in &mut gateway.listeners {
             let is_http = matches!(listener.mode, ListenerMode::Http | ListenerMode::Https(_));
-            let mut hosts = route.hostnames.iter();
-            let mine = listener.hostname.as_deref();
-            if is_http && hosts.all(|host| intersect(mine, host).is_some()) {
+            if is_http && serves(listener, &route, &hosts) {
                 listener.routes.push(Arc::clone(&route));
                 attached.insert(route.key.clone());
             }
@@ -420,6 +414,31 @@ fn place(
             one.status.fails(&about, "Accepted", reason, message);
         }
     }
+}
+
+/// Whether a listener serves a route: they have a host name in common that no narrower host of an Ingress has.
+fn serves(listener: &GatewayListener, route: &Route, hosts: &BTreeSet<Option<String>>) -> bool {
+    let mine = listener.hostname.as_deref();
+    let wanted = route.hostnames.first().map(String::as_str);
+    let common = match wanted {
+        None => mine.map(str::to_owned),
+        Some(wanted) => match intersect(mine, wanted) {
+            None => return false,
+            common => common,
+        },
+    };
+    let Some(common) = common else { return true };
+    let mut narrower = hosts.iter().flatten().filter(|host| match wanted {
+        None => true,
+        // A wildcard covers itself, too.
+        Some(wanted) => *host != wanted && covers(wanted, host),
+    });
+    !narrower.any(|host| *host == common || covers(host, &common))
+}
+
+fn hosts_of(placed: &[Placed<'_>]) -> BTreeSet<Option<String>> {
+    let hosts = placed.iter().flat_map(|one| one.hosts.keys());
+    hosts.cloned().collect()
 }
 
 /// The ports of a gateway on which HTTPS is spoken, whatever became of the listeners' own certificates.
