@@ -163,19 +163,11 @@ impl Validation {
             custom_validator_config,
             spiffe_from,
         );
-        let mut origin = Origin::default();
-        let ca = match (trusted_ca, system_root_certs) {
-            (Some(source), _) => data_source(source, &path.field("trusted_ca")).map(Some),
-            (None, Some(SystemRootCerts {})) => {
-                origin = Origin::System;
-                system_roots(path).map(Some)
-            }
-            (None, None) => Ok(None),
+        let mut origin = match (&trusted_ca, &system_root_certs) {
+            (None, Some(SystemRootCerts {})) => Origin::System,
+            _ => Origin::Configuration,
         };
-        let ca = ca.and_then(|text| match text {
-            Some(text) => authorities(&text, &path.field("trusted_ca")),
-            None => Ok((Vec::new(), Vec::new())),
-        });
+        let ca = configured_authorities(trusted_ca, origin, path);
         let crl = path.optional("crl", crl, |source, path| {
             Crl::all(&data_source(source, path)?, path)
         });
@@ -479,6 +471,21 @@ fn authorities(
 
 /// The validator that asks for trust domains.
 const SPIFFE: &str = "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+
+/// The authorities and revocation lists of `trusted_ca`, or of the system.
+fn configured_authorities(
+    trusted_ca: Option<core::DataSource>,
+    origin: Origin,
+    path: &ConfigPath<'_>,
+) -> Result<(Vec<Certificate>, Vec<Crl>), Rejected> {
+    let field = path.field("trusted_ca");
+    let text = match (trusted_ca, origin) {
+        (Some(source), _) => data_source(source, &field)?,
+        (None, Origin::System) => system_roots(path)?,
+        (None, _) => return Ok((Vec::new(), Vec::new())),
+    };
+    authorities(&text, &field)
+}
 
 /// What the system trusts.
 fn system_roots(path: &ConfigPath<'_>) -> Result<bytes::Bytes, Rejected> {
