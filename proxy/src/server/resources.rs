@@ -11,6 +11,7 @@ use outrigger_proto::pb::envoy::config::overload::v3::OverloadManager as Overloa
 use super::ServerContext;
 use super::admin_start::AdminSetup;
 use super::dynamic::DynamicResources;
+use crate::access_loggers::{Destination, LogFile};
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
@@ -27,6 +28,8 @@ pub(super) struct Resources {
     pub(super) dynamic: DynamicResources,
     pub(super) overload: Option<OverloadManager>,
     pub(super) admin: Option<AdminSetup>,
+    /// Where ejections of hosts are written.
+    pub(super) outlier_log: Option<Arc<LogFile>>,
 }
 
 impl Resources {
@@ -58,7 +61,8 @@ impl Resources {
             let root = ConfigPath::root(report, "bootstrap");
             AdminSetup::from_proto(proto, context, &root.field("admin")).ok()
         });
-        check_cluster_manager(bootstrap.cluster_manager.clone(), report);
+        let outlier_log =
+            convert_cluster_manager(bootstrap.cluster_manager.clone(), context, report);
         Self {
             clusters,
             cluster_protos,
@@ -66,6 +70,7 @@ impl Resources {
             dynamic,
             overload,
             admin,
+            outlier_log,
         }
     }
 }
@@ -101,11 +106,14 @@ fn convert_overload(
     OverloadManager::from_proto(proto, context, &root.field("overload_manager")).ok()
 }
 
-/// What the bootstrap says of the cluster manager as a whole.
-fn check_cluster_manager(proto: Option<pb::ClusterManager>, report: &ConfigReport) {
-    let Some(proto) = proto else {
-        return;
-    };
+/// What the bootstrap says of the cluster manager as a whole: where ejections of hosts are written.
+fn convert_cluster_manager(
+    proto: Option<pb::ClusterManager>,
+    context: &Arc<ServerContext>,
+    report: &ConfigReport,
+) -> Option<Arc<LogFile>> {
+    let proto = proto?;
+    let mut log = None;
     let pb::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -118,13 +126,22 @@ fn check_cluster_manager(proto: Option<pb::ClusterManager>, report: &ConfigRepor
     let path = root.field("cluster_manager");
     // Each reports what it refuses.
     if let Some(pb::cluster_manager::OutlierDetection {
-        // Harmless: no cluster ejects hosts yet, so there is no event to write.
-        event_log_path: _,
+        event_log_path,
         event_service,
     }) = outlier_detection
     {
         let path = path.field("outlier_detection");
         let _ = path.unsupported_if_set("event_service", event_service);
+        if !event_log_path.is_empty() {
+            let destination = Destination::File(event_log_path.as_str().into());
+            match context.access_logs.open(&destination) {
+                Ok(file) => log = Some(file),
+                Err(error) => {
+                    let text = format!("unable to open file '{event_log_path}': {error}");
+                    path.field("event_log_path").reject(text);
+                }
+            }
+        }
     }
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
@@ -132,6 +149,7 @@ fn check_cluster_manager(proto: Option<pb::ClusterManager>, report: &ConfigRepor
         path.field("local_cluster_name")
             .reject("is not supported: it asks for zone-aware routing, and hosts of all zones are chosen alike");
     }
+    log
 }
 
 /// Converts all listeners. What is wrong with them is in the report.
