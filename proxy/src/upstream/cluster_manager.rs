@@ -32,8 +32,10 @@ use super::host::{Health, HealthFlag, Host, HostIdentity};
 use super::host_health::{HealthChanges, HealthPublisher, HostReports};
 use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::on_demand::OnDemandManager;
+use super::outlier_detection::{OutlierDetector, SuccessRates};
 use super::pool::{Connector, SocketConnector, SocketSettings};
 use super::priority_set::{HostGroup, PrioritySet};
+use crate::access_loggers::LogFile;
 use crate::runtime::RuntimeInteger;
 use crate::server::{InitManager, ServerContext};
 use crate::stats::Scope;
@@ -70,6 +72,10 @@ pub struct Cluster {
     pub(super) health_changes: HealthChanges,
     /// What main should look at; none: nobody watches over the health of the hosts.
     pub(super) reports: Option<Box<HostReports>>,
+    /// What outlier detection should look at; none: there is none.
+    pub(super) outliers: Option<Box<HostReports>>,
+    /// What it has found.
+    pub(super) success_rates: SuccessRates,
     /// Of the table that it is in.
     changes: Arc<Changes>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
@@ -92,6 +98,8 @@ pub struct ClusterManager {
     settings: RefCell<Vec<Arc<ClusterSettings>>>,
     /// `ClusterManager.upstream_bind_config`, for clusters that have none.
     bind: RefCell<Option<SocketSettings>>,
+    /// Where outlier detection writes events.
+    outlier_log: RefCell<Option<Arc<LogFile>>>,
     /// How many clusters there are.
     tally: watch::Sender<ClusterTally>,
     /// What the clusters wait for as a whole: the first answer about which there are.
@@ -130,6 +138,8 @@ pub(super) struct Managed {
     pub(super) discovery: Discovery,
     /// Checks the hosts, if they are checked.
     health_checker: Option<Rc<HealthChecker>>,
+    /// Ejects hosts, if it is to.
+    _outliers: Option<Rc<OutlierDetector>>,
     /// What it waits for before it is used.
     waits: Option<Waits>,
     /// What it was made of; none: the bootstrap.
@@ -193,6 +203,8 @@ impl Cluster {
     ) -> Self {
         Self {
             reports: info.health_check.is_some().then(Box::default),
+            outliers: info.outlier_detection.is_some().then(Box::default),
+            success_rates: SuccessRates::default(),
             health_changes: HealthChanges::default(),
             info: Arc::new(info),
             hosts: ArcSwap::default(),
@@ -211,7 +223,10 @@ impl Cluster {
         if self.info.health_check.is_some() {
             self.await_health_checks(&set, &old);
         }
-        if self.reports.is_some() {
+        if self.outliers.is_some() {
+            set.hosts().for_each(|host| host.make_monitor());
+        }
+        if self.reports.is_some() || self.outliers.is_some() {
             set.places = set.find_places();
         }
         set.hash_tables = self.hash_tables(&set);
@@ -266,7 +281,7 @@ impl Cluster {
         }
         self.hosts.store(Arc::new(set));
         self.announce();
-        if let Some(reports) = &self.reports {
+        for reports in [&self.reports, &self.outliers].into_iter().flatten() {
             reports.hosts_replaced();
         }
     }
@@ -380,6 +395,7 @@ impl ClusterInfo {
             request_response_size_stats: None,
             transport: UpstreamTransport::default(),
             health_check: None,
+            outlier_detection: None,
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
@@ -408,6 +424,7 @@ impl ClusterManager {
             clusters: RefCell::default(),
             settings: RefCell::default(),
             bind: RefCell::default(),
+            outlier_log: RefCell::default(),
             tally: watch::Sender::default(),
             init: InitManager::new("Cluster manager"),
             cds: RefCell::default(),
@@ -518,7 +535,7 @@ impl ClusterManager {
         let named = dns.is_some() && wait_for_warm && has_names(&assignment);
         let must_find_hosts = eds.is_some() || named;
         let is_ready = init.is_ready();
-        let health_checker = self.health_checker(&cluster);
+        let (health_checker, outliers) = self.watch_health(&cluster);
         let must_check = health_checker.is_some();
         let waits = (must_find_hosts || !is_ready || must_check).then(|| Waits {
             hosts_found: Cell::new(!must_find_hosts),
@@ -544,6 +561,7 @@ impl ClusterManager {
             cluster: cluster.clone(),
             discovery,
             health_checker,
+            _outliers: outliers,
             waits,
             accepted,
         };
@@ -716,10 +734,30 @@ impl ClusterManager {
         }
     }
 
-    fn health_checker(&self, cluster: &Arc<Cluster>) -> Option<Rc<HealthChecker>> {
-        cluster.info.health_check.as_ref()?;
+    /// Who watches over the hosts of a cluster.
+    fn watch_health(
+        &self,
+        cluster: &Arc<Cluster>,
+    ) -> (Option<Rc<HealthChecker>>, Option<Rc<OutlierDetector>>) {
+        let info = &cluster.info;
+        if info.health_check.is_none() && info.outlier_detection.is_none() {
+            return (None, None);
+        }
         let publisher = HealthPublisher::new(cluster, Some(self.stats.clone()));
-        HealthChecker::new(cluster, publisher, &self.connector, &self.server.runtime)
+        let runtime = &self.server.runtime;
+        let checker = HealthChecker::new(cluster, publisher.clone(), &self.connector, runtime);
+        let log = self.outlier_log.borrow().clone();
+        let outliers = OutlierDetector::start(cluster, publisher.clone(), log);
+        match &checker {
+            Some(checker) => checker.tell(outliers.clone()),
+            None => publisher.activate(),
+        }
+        (checker, outliers)
+    }
+
+    /// Says where ejections are written: `outlier_detection.event_log_path` of the bootstrap. For clusters that are added from now on.
+    pub fn set_outlier_log(&self, file: Arc<LogFile>) {
+        *self.outlier_log.borrow_mut() = Some(file);
     }
 
     /// Whether this very cluster is not yet in use.
@@ -746,6 +784,7 @@ impl ClusterManager {
             http_filters,
             transport,
             health_check,
+            outlier_detection,
             init,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
@@ -764,6 +803,7 @@ impl ClusterManager {
         info.http_filters = http_filters;
         info.transport = transport;
         info.health_check = health_check;
+        info.outlier_detection = outlier_detection;
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));

@@ -7,7 +7,7 @@
 //! Stats: `cluster_manager.{cluster_updated,cluster_updated_via_merge,update_merge_cancelled,update_out_of_merge_window}`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -85,25 +85,30 @@ impl HealthChanges {
 /// health of their hosts.
 #[derive(Debug, Default)]
 pub(super) struct HostReports {
-    reports: Mutex<Vec<HostReport>>,
+    /// Each once, so that there are no more than a few for each host.
+    reports: Mutex<HashSet<HostReport>>,
     rung: Notify,
 }
 
 /// What a worker has seen of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum HostReport {
     /// A response asked to be taken for a failed health check.
     ImmediateFailure(HostIdentity),
+    /// So many responses in a row were 5xx as it may be ejected for.
+    Consecutive5xx(HostIdentity),
+    /// The same of 502, 503 and 504.
+    ConsecutiveGatewayFailure(HostIdentity),
+    /// The same of connections that failed.
+    ConsecutiveLocalOriginFailure(HostIdentity),
+    /// A response called its host degraded.
+    Degraded(HostIdentity),
 }
-
-/// As many reports wait at most; a host that is reported again is reported later.
-const MOST_REPORTS: usize = 4096;
 
 impl HostReports {
     pub(super) fn add(&self, report: HostReport) {
         let mut reports = self.reports.lock();
-        if reports.len() < MOST_REPORTS && !reports.contains(&report) {
-            reports.push(report);
+        if reports.insert(report) {
             drop(reports);
             self.rung.notify_one();
         }
@@ -120,7 +125,7 @@ impl HostReports {
     }
 
     pub(super) fn take(&self) -> Vec<HostReport> {
-        std::mem::take(&mut *self.reports.lock())
+        self.reports.lock().drain().collect()
     }
 }
 

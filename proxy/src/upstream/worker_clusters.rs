@@ -15,6 +15,7 @@ use super::cluster_table::{Changed, ClusterTable};
 use super::host::{HealthFlag, Host, WorkerHost};
 use super::host_health::{HealthChange, HostReport, Missed};
 use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
+use super::outlier_detection::{HostResult, OutlierDetectionConfig};
 use super::pool::{
     self, Acquire, Connector, PoolError, RequestGuard, RetryGuard, SocketConnector, StreamRequest,
     TcpUpstream,
@@ -409,6 +410,35 @@ impl WorkerCluster {
             }
         }
         self.hosts.replace(hosts);
+    }
+
+    /// Tells outlier detection, if there is one, how an attempt to use `host` ended.
+    #[inline]
+    pub fn report(&self, host: &Host, result: HostResult) {
+        if let Some(config) = &self.handle.info.outlier_detection {
+            self.report_to(config, host, result);
+        }
+    }
+
+    fn report_to(&self, config: &OutlierDetectionConfig, host: &Host, result: HostResult) {
+        let reports = self.handle.cluster.outliers.as_ref();
+        if let (Some(monitor), Some(reports)) = (host.monitor(), reports) {
+            let add = |report| reports.add(report);
+            monitor.put(config, host.identity(), result, &add);
+        }
+    }
+
+    /// A response of `host` called it degraded.
+    #[cold]
+    pub fn report_degraded(&self, host: &Host) {
+        let ClusterHandle { info, cluster, .. } = &*self.handle;
+        let config = info.outlier_detection.as_ref();
+        if config.is_some_and(|config| config.detects_degraded_hosts())
+            && !host.health.has(HealthFlag::DegradedOutlierDetection)
+            && let Some(reports) = &cluster.outliers
+        {
+            reports.add(HostReport::Degraded(host.identity()));
+        }
     }
 
     /// A response of `host` asked to be taken for a failed health check.

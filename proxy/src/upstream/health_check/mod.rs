@@ -29,11 +29,13 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 pub(super) use config::HealthCheckConfig;
+pub(super) use event_log::rfc3339;
 
 use self::session::Session;
 use super::cluster_manager::Cluster;
 use super::host::{HealthFlag, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
+use super::outlier_detection::OutlierDetector;
 use super::pool::Connector;
 use crate::config::Fraction;
 use crate::http_connection_manager::codec::Http2CodecStats;
@@ -78,6 +80,8 @@ struct Inner {
     /// How many checks must end before the first round is over, and who waits for that.
     first_round: Cell<usize>,
     ready: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Who hears of successes.
+    outliers: RefCell<Option<Rc<OutlierDetector>>>,
 }
 
 impl HealthChecker {
@@ -104,6 +108,7 @@ impl HealthChecker {
             sessions: RefCell::default(),
             first_round: Cell::new(0),
             ready: RefCell::default(),
+            outliers: RefCell::default(),
         });
         Some(Rc::new(Self {
             inner,
@@ -124,6 +129,11 @@ impl HealthChecker {
         *self.inner.ready.borrow_mut() = Some(ready);
     }
 
+    /// Lets outlier detection hear of checks that succeed.
+    pub(super) fn tell(&self, outliers: Option<Rc<OutlierDetector>>) {
+        self.inner.outliers.replace(outliers);
+    }
+
     /// Whether `start` was called.
     pub(super) fn has_started(&self) -> bool {
         self.following.borrow().is_some()
@@ -141,6 +151,7 @@ impl Drop for HealthChecker {
             following.abort();
         }
         *self.inner.ready.borrow_mut() = None;
+        self.inner.outliers.replace(None);
         let sessions = self.inner.sessions.take();
         sessions.into_values().for_each(|session| {
             session.end();
@@ -164,6 +175,8 @@ async fn follow(inner: Rc<Inner>) {
                         session.fail_passively();
                     }
                 }
+                // Of outlier detection, which has reports of its own.
+                _ => {}
             }
         }
     }
@@ -229,6 +242,14 @@ impl Inner {
             Rc::new(Http2CodecStats::new(&scope))
         });
         stats.clone()
+    }
+
+    /// A check has succeeded.
+    fn host_succeeded(&self, host: &super::host::Host) {
+        let outliers = self.outliers.borrow().clone();
+        if let Some(outliers) = outliers {
+            outliers.check_succeeded(host);
+        }
     }
 
     /// The health of a host is not what it was.
