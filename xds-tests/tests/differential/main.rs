@@ -48,6 +48,7 @@ mod router;
 mod routing;
 mod runner;
 mod scopes;
+mod sessions;
 mod sockets;
 mod subsets;
 mod tokens;
@@ -88,6 +89,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
+    ("sessions", sessions::cases),
     ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
