@@ -31,6 +31,7 @@ mod rbac;
 pub mod router;
 mod set_filter_state;
 mod set_metadata;
+mod stateful_session;
 mod status;
 #[cfg(test)]
 mod test_support;
@@ -71,6 +72,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,
+    &stateful_session::Factory,
 ];
 
 /// One filter on one stream.

@@ -69,6 +69,10 @@ pub struct Locality {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum HealthFlag {
+    /// `health_status` of the endpoint is `HEALTHY`, not `UNKNOWN`.
+    EdsStatusHealthy = 1024,
+    /// `health_status` of the endpoint is `TIMEOUT`.
+    EdsStatusTimeout = 2048,
     /// Active health checks fail.
     FailedActiveHc = 1,
     /// Outlier detection has ejected it.
@@ -347,6 +351,8 @@ impl HealthFlags {
     /// Replaces the flags that discovery sets by those of `bits`, and leaves all others. True if that changes anything.
     pub(super) fn replace_discovered(&self, bits: u32) -> bool {
         let of_discovery = HealthFlag::FailedEdsHealth as u32
+            | HealthFlag::EdsStatusHealthy as u32
+            | HealthFlag::EdsStatusTimeout as u32
             | HealthFlag::DegradedEdsHealth as u32
             | HealthFlag::EdsStatusDraining as u32;
         let bits = bits & of_discovery;

@@ -51,6 +51,7 @@ mod router;
 mod routing;
 mod runner;
 mod scopes;
+mod sessions;
 mod sockets;
 mod subsets;
 mod tokens;
@@ -93,6 +94,7 @@ const THEMES: &[Theme] = &[
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
+    ("sessions", sessions::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("hashing", hashing::cases),

@@ -18,6 +18,7 @@ use policies::subset::v3::Subset;
 
 use super::hash_config::{self, Consistent};
 use super::hashing::HashSettings;
+use super::host_statuses::HostStatuses;
 use super::override_host::OverrideHostSettings;
 use super::slow_start::SlowStart;
 use super::subset_config::SubsetSettings;
@@ -45,6 +46,8 @@ pub struct LoadBalancerSettings {
     pub slow_start: Option<SlowStart>,
     /// With `override_host`: where requests name their hosts. The settings above are those of its `fallback_policy`.
     pub override_host: Option<Box<OverrideHostSettings>>,
+    /// `override_host_status`: the health that a host may have which a filter has chosen for a request.
+    pub override_host_status: HostStatuses,
 }
 
 /// How a host is chosen among its like.
@@ -135,6 +138,7 @@ impl Default for LoadBalancerSettings {
             subset: None,
             slow_start: None,
             override_host: None,
+            override_host_status: HostStatuses::default(),
         }
     }
 }
@@ -144,6 +148,8 @@ impl LegacyPolicy {
         self,
         path: &ConfigPath<'_>,
     ) -> Result<LoadBalancerSettings, Rejected> {
+        let statuses =
+            HostStatuses::from_proto(self.common.as_ref(), &path.field("common_lb_config"));
         let common = common_lb_config(self.common, &path.field("common_lb_config"));
         let consistent = common
             .as_ref()
@@ -179,6 +185,7 @@ impl LegacyPolicy {
             subset,
             slow_start,
             override_host,
+            override_host_status: statuses?,
         })
     }
 }
@@ -196,7 +203,7 @@ fn common_lb_config(
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
         consistent_hashing_lb_config,
-        // Of the override host policy and of stateful sessions, which are not among those supported.
+        // Converted by itself.
         override_host_status: _,
         locality_config_specifier,
     } = proto.unwrap_or_default();

@@ -16,6 +16,7 @@ mod edf;
 mod hash_config;
 mod hashing;
 mod host_balancer;
+mod host_statuses;
 mod maglev;
 mod metadata_match;
 mod murmur;
@@ -37,6 +38,7 @@ pub(super) use config::LegacyPolicy;
 pub use config::{LoadBalancerSettings, Policy};
 pub(super) use hashing::HashTables;
 pub use hashing::{HashSettings, TableSettings};
+pub use host_statuses::HostStatuses;
 pub use metadata_match::{LB_NAMESPACE, MetadataMatch};
 pub use override_host::OverrideHostSettings;
 pub use ring_hash::HashFunction;
@@ -51,6 +53,7 @@ use super::cluster::ClusterInfo;
 use super::host::{Host, HostIdentity, WorkerHost};
 use super::priority_set::PrioritySet;
 use crate::runtime::RuntimeInteger;
+use crate::stream_info::OverrideHost;
 
 /// What a load balancer may ask about the request or connection that needs a host.
 pub trait LoadBalancerContext {
@@ -69,6 +72,11 @@ pub trait LoadBalancerContext {
 
     /// The address of the next host that the request names itself, each once.
     fn next_wanted_host(&self, _settings: &OverrideHostSettings) -> Option<Box<str>> {
+        None
+    }
+
+    /// The host that a filter has chosen for the request.
+    fn override_host(&self) -> Option<&OverrideHost> {
         None
     }
 
@@ -101,6 +109,8 @@ pub(super) struct WorkerLoadBalancer {
     subsets: Option<WorkerSubsets>,
     /// With `override_host`.
     by_address: HostsByAddress,
+    /// Of all, made when the first request is bound to a host.
+    named: Option<HostsByAddress>,
 }
 
 impl WorkerLoadBalancer {
@@ -111,6 +121,7 @@ impl WorkerLoadBalancer {
             all: HostBalancer::default(),
             subsets: None,
             by_address: HostsByAddress::new(),
+            named: None,
         }
     }
 
@@ -148,6 +159,7 @@ impl WorkerLoadBalancer {
             let named = hosts.map(|host| (host.address.to_string().into(), host.clone()));
             self.by_address = named.collect();
         }
+        self.named = None;
         self.subsets = set.subsets.clone().map(WorkerSubsets::new);
         let gone = old.into_iter().zip(kept).filter(|(_, kept)| !kept);
         gone.map(|(host, _)| host).collect()
@@ -172,6 +184,12 @@ impl WorkerLoadBalancer {
 
     /// A host, or none if none may be used.
     pub(super) fn choose_host(&mut self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
+        if let Some(wanted) = cx.override_host() {
+            let host = self.host_named(&wanted.address);
+            if host.is_some() || wanted.strict {
+                return host;
+            }
+        }
         if let Some(settings) = &self.info.settings.load_balancer.override_host {
             while let Some(wanted) = cx.next_wanted_host(settings) {
                 if let Some(host) = self.by_address.get(&wanted) {
@@ -183,6 +201,22 @@ impl WorkerLoadBalancer {
             None => self.all.choose_host(&self.info, cx),
             Some(subsets) => subsets.choose_host(&self.info, &self.all, cx),
         }
+    }
+
+    /// The host at this address, if its health is among those that are allowed.
+    fn host_named(&mut self, address: &str) -> Option<Rc<WorkerHost>> {
+        let all = &self.all;
+        let named = self.named.get_or_insert_with(|| {
+            let named = all
+                .hosts()
+                .map(|host| (host.address.to_string().into(), host.clone()));
+            named.collect()
+        });
+        let statuses = self.info.settings.load_balancer.override_host_status;
+        named
+            .get(address)
+            .filter(|host| statuses.contain(host))
+            .cloned()
     }
 
     /// All hosts.
