@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use outrigger_xds_tests::binaries;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::scene::{Scene, get_host, get_tls, process_at, tls_process};
 use crate::world::{eventually, ports};
@@ -24,6 +24,8 @@ fn certificate(name: &str) -> (String, String, String) {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::new(Vec::new()).unwrap();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Two certificates of one subject are one's own issuer.
+    root.distinguished_name.push(DnType::CommonName, "root");
     let root_pem = root.self_signed(&root_key).unwrap().pem();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();

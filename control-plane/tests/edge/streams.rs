@@ -142,10 +142,26 @@ spec: {service: {name: b}, action: DENY, rules: [{identities: [default/edge], pa
     becomes("/b", 200);
     assert_eq!(listeners(), before.0, "no listener has changed");
     // Endpoints.
+    let body = || get_host(gateway, "x", "/b").1;
+    let second = process_at(([127, 0, 0, 1], 0).into(), "second").port();
+    scene.write(
+        "second.yaml",
+        &format!(
+            "
+apiVersion: outrigger.dev/v1alpha1
+kind: Workload
+metadata: {{name: second}}
+spec: {{address: 127.0.0.1, sidecar: false, services: [b], ports: [{{name: http, port: {second}}}]}}
+"
+        ),
+    );
+    eventually(|| (body() == "second").then_some(()));
+    eventually(|| (body() == "b").then_some(()));
     scene.write("b.yaml", &workload("Unhealthy"));
-    becomes("/b", 503);
+    eventually(|| (0..10).all(|_| body() == "second").then_some(()));
     scene.write("b.yaml", &workload("Healthy"));
-    becomes("/b", 200);
+    scene.remove("second.yaml");
+    eventually(|| (0..10).all(|_| body() == "b").then_some(()));
     // Clusters: a new one, and one less.
     let route = include_str!("streams.yaml").split("---").last().unwrap();
     let route = route.replace("/b", "/c").replace("name: b", "name: c");

@@ -248,6 +248,7 @@ pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
 }
 
 /// Waits for something, a minute at most.
+#[track_caller]
 pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
     let start = tokio::time::Instant::now();
     loop {
