@@ -29,7 +29,7 @@ use super::rbac::{self, Layer};
 use super::{
     Builder, OfPort, OfService, address, ads, cluster_name, endpoint, resource, secret, typed,
 };
-use crate::cache::{Resource, ResourceType};
+use crate::cache::{Resource, ResourceType, version_of};
 use crate::model::{Access, AuthorizationSpec, Key, MtlsMode};
 use crate::world::{Inbound, Protocol, ResolvedCall, Service, ServicePort, Workload, regex_escape};
 
@@ -329,6 +329,8 @@ fn route(of_sidecar: &Json) -> Option<Json> {
         Some(action) => made["route"] = forward(action),
         None => made["non_forwarding_action"] = json!({}),
     }
+    // gRPC of Node passes over a change that only adds to what is under a name, such as a filter's configuration.
+    made["name"] = json!(version_of(&[made.to_string().as_bytes()]));
     Some(made)
 }
 

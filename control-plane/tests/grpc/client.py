@@ -3,8 +3,9 @@
 import sys
 
 import grpc
+import grpc.experimental
 
-credentials = grpc.xds_channel_credentials(grpc.insecure_channel_credentials())
+credentials = grpc.xds_channel_credentials(grpc.experimental.insecure_channel_credentials())
 channels = {}
 for line in sys.stdin:
     target = line.strip()
