@@ -41,6 +41,8 @@ impl SystemResolver {
         // How long an answer holds is decided above.
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Always;
+        options.timeout = Duration::from_secs(2);
+        options.attempts = 1;
         builder.build().map(Self)
     }
 
