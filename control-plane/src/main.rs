@@ -21,6 +21,7 @@ use outrigger_control_plane::admin::client::{Client, ClientError};
 use outrigger_control_plane::agent::Agent;
 use outrigger_control_plane::ca::{Authority, Tokens};
 use outrigger_control_plane::control::Control;
+use outrigger_control_plane::dns::{Names, Resolver, SystemResolver};
 use outrigger_control_plane::translate::Secrets;
 use outrigger_control_plane::world::World;
 use outrigger_control_plane::{admin, model, watch};
@@ -104,6 +105,9 @@ struct Run {
     /// How many seconds a certificate lives.
     #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(10..=31_536_000))]
     certificate_ttl: u64,
+    /// A DNS server for the names of endpoints, as `IP:PORT`, instead of those of the system.
+    #[arg(long)]
+    dns_server: Vec<SocketAddr>,
     /// No TLS, and every proxy is believed: for trials on a loopback address only.
     #[arg(long)]
     insecure_plaintext: bool,
@@ -233,7 +237,14 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         tokens,
         flags.insecure_plaintext,
     ));
-    control.input(model::load(&flags.directory));
+    let dns = Resolver::new(SystemResolver::new(&flags.dns_server)?);
+    let loaded = model::load(&flags.directory);
+    if let Ok(model) = &loaded {
+        // Proxies that come again are to find their endpoints.
+        let patience = Duration::from_secs(5);
+        control.set_names(dns.refresh(model, &Names::default(), patience).await);
+    }
+    control.input(loaded);
     let api = Arc::new(Api::new(Arc::clone(&control), operator));
     let listener = TcpListener::bind(flags.listen).await?;
     tracing::info!(address = %listener.local_addr()?, directory = %flags.directory.display(), "Serving.");
@@ -244,6 +255,7 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         served = admin::serve(listener, Arc::clone(&control), api, names) => served?,
         () = watch::watch(Arc::clone(&control), flags.directory) => {}
         () = follow_registry(&control) => {}
+        () = dns.follow(&control) => {}
         () = renew(&authority, &flags.state) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}

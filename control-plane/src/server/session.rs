@@ -1,7 +1,7 @@
 //! What one stream has asked for, has been sent, and has accepted: a state machine without I/O.
 //!
 //! Pushes go in this order: secrets, clusters, endpoints; then, once the client has accepted those and asked for the
-//! endpoints of all clusters, listeners and routes; then, once all of that is accepted, what is to be removed. So no
+//! endpoints of all clusters, listeners, routes and configurations of filters; then, once all of that is accepted, what is to be removed. So no
 //! route leads to a cluster that is not there yet, or not any more. A client that does not accept holds the second
 //! group back for [`PATIENCE`] only. Of each type one push is under way at a time, and the next one is made from the
 //! newest snapshot: whoever is slow gets fewer pushes, and nothing is queued.
@@ -78,7 +78,7 @@ pub enum Answer {
 pub struct Session {
     variant: Variant,
     snapshot: Arc<Snapshot>,
-    types: [TypeState; 5],
+    types: [TypeState; ResourceType::COUNT],
     nonce: u64,
     gate: Option<Instant>,
 }
@@ -172,6 +172,18 @@ impl Session {
                 refused: state.refused.clone(),
             })
             .collect()
+    }
+
+    /// Whether a name was asked for before.
+    #[must_use]
+    pub fn has_asked(&self, kind: ResourceType, name: &str) -> bool {
+        self.types[kind.index()].names.contains(name)
+    }
+
+    /// Whether there is a resource of this name for the client.
+    #[must_use]
+    pub fn has(&self, kind: ResourceType, name: &str) -> bool {
+        self.snapshot.of(kind).contains_key(name)
     }
 
     /// Takes a request.
@@ -307,7 +319,11 @@ impl Session {
                 return Some(push);
             }
         }
-        let second = [ResourceType::Listener, ResourceType::Route];
+        let second = [
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Extension,
+        ];
         if second.iter().any(|kind| self.has_upsert(*kind)) {
             if self.is_first_group_done() || self.gate.is_some_and(|gate| now >= gate) {
                 for kind in second {
@@ -326,6 +342,7 @@ impl Session {
             for kind in [
                 ResourceType::Listener,
                 ResourceType::Route,
+                ResourceType::Extension,
                 ResourceType::Cluster,
                 ResourceType::Endpoints,
                 ResourceType::Secret,

@@ -298,6 +298,7 @@ fn cluster(
                     .cloned()
                     .collect(),
                 name: port.name.clone(),
+                tls: port.tls.clone(),
                 ..*port
             };
             endpoints = Arc::new(endpoint::of_service(service, &with_identity));

@@ -123,6 +123,8 @@ impl Builder<'_> {
         } else {
             let route = route::inbound(&name, inbound, &world.trust_domain);
             self.add(ResourceType::Route, route);
+            let limit = http::rate_limit(&name, inbound.rate_limit.as_ref());
+            self.add(ResourceType::Extension, limit);
             vec![connection_manager(&world.defaults, Side::Inbound, &name)]
         };
         // gRPC ends a connection on which no protocol was agreed.

@@ -5,11 +5,13 @@
 //! cluster, endpoints and outbound routes) is the same for all proxies, is made when the first of them needs it, and
 //! is kept until the service changes.
 
+mod backend_tls;
 mod cluster;
 mod endpoint;
 pub(crate) mod grpc;
 mod http;
 mod listener;
+pub mod own_streams;
 mod rbac;
 mod route;
 pub(crate) mod secret;
@@ -100,6 +102,8 @@ struct OfService {
 struct OfPort {
     cluster: Arc<Resource>,
     endpoints: Arc<Resource>,
+    /// The roots of the process's own TLS.
+    roots: Option<Arc<Resource>>,
     /// None for bytes.
     route: Option<Arc<Resource>>,
     /// The services to which its routes send.
@@ -189,6 +193,7 @@ impl OfService {
             let made = OfPort {
                 cluster: Arc::new(cluster::of_service(defaults, service, port)),
                 endpoints: Arc::new(endpoint::of_service(service, port)),
+                roots: backend_tls::roots(port).map(Arc::new),
                 route: route.map(Arc::new),
                 targets,
                 listeners: Mutex::default(),
@@ -227,6 +232,10 @@ impl Builder<'_> {
                 .insert(ResourceType::Cluster, Arc::clone(&of_port.cluster));
             self.snapshot
                 .insert(ResourceType::Endpoints, Arc::clone(&of_port.endpoints));
+            if let Some(roots) = &of_port.roots {
+                self.snapshot
+                    .insert(ResourceType::Secret, Arc::clone(roots));
+            }
         }
     }
 }
@@ -283,5 +292,7 @@ fn ads() -> Json {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
 
+#[cfg(test)]
+mod edge_tests;
 #[cfg(test)]
 mod tests;

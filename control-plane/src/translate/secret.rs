@@ -142,7 +142,7 @@ fn mesh_context(names: &[Json]) -> Json {
     })
 }
 
-fn socket(message: &str, context: Json) -> Json {
+pub(super) fn socket(message: &str, context: Json) -> Json {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": typed(&format!("envoy.extensions.transport_sockets.tls.v3.{message}"), context),

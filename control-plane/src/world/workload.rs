@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::service::{by_service, identity_of, protocol, serves};
 use super::{Inbound, Protocol, ResolvedCall, Service, Status, Workload, port_number};
-use crate::model::{Call, Key, Kind, Model, MtlsMode, WorkloadPort};
+use crate::model::{Call, Host, Key, Kind, Model, MtlsMode, WorkloadPort};
 
 pub(super) fn resolve(
     model: &Model,
@@ -42,10 +42,15 @@ pub(super) fn resolve(
             status.fails("spec.services", "ResolvedRefs", "ServiceNotFound", message);
         }
         unserved(model, &spec.ports, mine, &mut status);
+        let address = match spec.address {
+            Host::Ip(address) => address,
+            // Which of its machine's addresses it is, nobody says.
+            Host::Name(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
         let inbound = spec
             .ports
             .iter()
-            .map(|served| inbound_of(model, services, (spec.address, served), mine, default_mtls))
+            .map(|served| inbound_of(model, services, (address, served), mine, default_mtls))
             .collect();
         let calls = match &spec.calls {
             None => everything

@@ -286,7 +286,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// A service as a thread: it says its name, who calls, and what the service behind it says. `/flaky` fails every second
 /// time, `/slow` takes a second.
-fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
+pub(crate) fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     static TURN: AtomicU32 = AtomicU32::new(0);
