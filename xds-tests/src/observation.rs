@@ -12,6 +12,7 @@
 //! ```
 
 use crate::backend::Seen;
+use crate::check;
 use crate::client::Transcript;
 use crate::message::{End, Field, Message, body_text, text};
 
@@ -69,7 +70,11 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
     for (name, value) in fields {
         out.push(format!("{side} {name}: {}", steady(name, value)));
     }
-    if !message.body.is_empty() {
+    if message.field(":path").as_deref() == Some(check::PATH)
+        && let Some(lines) = check::lines(&message.body)
+    {
+        out.extend(lines.iter().map(|line| format!("{side} check {line}")));
+    } else if !message.body.is_empty() {
         out.push(format!("{side} body {}", body_text(&message.body)));
     }
     for (name, value) in &message.trailers {

@@ -26,6 +26,7 @@ mod case;
 mod clients;
 mod credentials;
 mod descriptors;
+mod ext_authz;
 mod filters;
 mod frames;
 mod framing;
@@ -89,6 +90,7 @@ const THEMES: &[Theme] = &[
     ("descriptors", descriptors::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
+    ("ext_authz", ext_authz::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),
