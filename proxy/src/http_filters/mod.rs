@@ -11,6 +11,7 @@ pub mod chain_config;
 mod context;
 mod core_retry_policy;
 mod cors;
+mod credential_injector;
 mod csrf;
 mod discovery;
 mod ext_authz;
@@ -54,6 +55,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &basic_auth::Factory,
     &buffer::Factory,
     &cors::Factory,
+    &credential_injector::Factory,
     &csrf::Factory,
     &ext_authz::Factory,
     &fault::Factory,

@@ -6,6 +6,7 @@
 pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
+pub mod ext_authz;
 pub mod filtered_io;
 pub mod rbac;
 pub mod tcp_proxy;
@@ -29,6 +30,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
+    &ext_authz::Factory,
     &rbac::Factory,
     &tcp_proxy::Factory,
     &crate::http_connection_manager::Factory,

@@ -5,8 +5,8 @@ use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 use prost::Message;
 
 use crate::case::{
-    Act, Case, Kind, Response, Script, With, acts, case, get, http1, late, ok, pause, raw,
-    reply, request, status, with_fields, with_trailers,
+    Act, Case, Kind, Response, Script, With, acts, case, get, http1, late, ok, pause, raw, reply,
+    request, status, with_fields, with_trailers,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -96,7 +96,7 @@ fn outcomes() -> Vec<Case> {
         with("a request that the authorizer allows passes", "", YES)
             .get("/a?b=c")
             .both()
-            .shows(["< 200", "stat http.@stat.ext_authz.ok: 1", "> authz check GET http example.com /a?b=c HTTP/1.1"]),
+            .shows(["< 200", "stat http.@stat.ext_authz.ok: 1", "> check GET http example.com /a?b=c HTTP/1.1"]),
         with("an empty answer allows", "", "{}").get("/").shows(["< 200"]),
         with("a request that the authorizer denies is answered with 403", "", NO)
             .get("/")
@@ -278,7 +278,7 @@ fn changes() -> Vec<Case> {
     vec![
         headers("a field is replaced", "{ header: { key: X-H, value: new } }").send(old()).both().shows(["> x-h: new"]).lacks(["> x-h: old*"]),
         headers("a field is appended to one that is there", "{ header: { key: x-h, value: new }, append: true }").send(get("/").field("x-h", "old")).shows(["> x-h: old,new"]),
-        headers("nothing is appended to what is not there", "{ header: { key: x-g, value: new }, append: true }").send(old()).lacks(["> x-g*"]),
+        headers("nothing is appended to what is not there", "{ header: { key: x-g, value: new }, append: true }").send(old()).shows(["< 200"]).lacks(["> x-g*"]),
         headers("an action that says add if absent replaces all the same", "{ header: { key: x-h, value: new }, append_action: ADD_IF_ABSENT }").send(old()).shows(["> x-h: new"]),
         headers("an action that says append replaces all the same", "{ header: { key: x-h, value: new }, append_action: APPEND_IF_EXISTS_OR_ADD }").send(old()).shows(["> x-h: new"]),
         headers("the value is text only", "{ header: { key: x-h, raw_value: bmV3 } }").send(old()).shows(["> x-h: "]),
@@ -291,7 +291,7 @@ fn changes() -> Vec<Case> {
             .both()
             .shows(["> connection 1: GET /a?x=1&y=2 HTTP/1.1", "> host: example.com"])
             .lacks(["> x-h*"]),
-        with("what is set is removed again", "", "{ ok_response: { headers: [{ header: { key: x-h, value: new } }], headers_to_remove: [x-h] } }").send(old()).lacks(["> x-h*"]),
+        with("what is set is removed again", "", "{ ok_response: { headers: [{ header: { key: x-h, value: new } }], headers_to_remove: [x-h] } }").send(old()).shows(["< 200"]).lacks(["> x-h*"]),
         with("parameters of the query are set and removed", "", "{ ok_response: { query_parameters_to_set: [{ key: x, value: \"9%20\" }, { key: a, value: \"1\" }], query_parameters_to_remove: [\"y\"] } }")
             .send(old())
             .both()
@@ -311,7 +311,7 @@ fn changes() -> Vec<Case> {
         .get("/")
         .both()
         .shows(["< x-a: 0", "< x-a: 1", "< x-b: 2", "< x-c: 4", "< x-d: 5", "< x-f: 0", "< x-f: 7", "< x-g: 8"])
-        .lacks(["< x-e*", "< x-a: 3"]),
+        .lacks(["< x-e:*", "< x-a: 3"]),
         with("the response of a later filter is changed too", "", "{ ok_response: { response_headers_to_add: [{ header: { key: x-a, value: \"1\" } }] } }")
             .routes("- match: { prefix: / }\n  direct_response: { status: 204 }")
             .get("/")
@@ -390,34 +390,35 @@ fn questions() -> Vec<Case> {
             .field("x-envoy-downstream-service-cluster", "svc")
     };
     vec![
-        with("fields that are repeated are told as one", "", YES).send(many()).both().shows(["> authz check headers x-a: 1,2", "> authz check source.service svc"]),
+        with("fields that are repeated are told as one", "", YES).send(many()).both().shows(["> check headers x-a: 1,2", "> check source.service svc"]),
         with("only allowed fields are told", "allowed_headers: { patterns: [{ prefix: x- }, { exact: \":path\" }] }, disallowed_headers: { patterns: [{ exact: x-b }] }", YES)
             .send(many())
-            .shows(["> authz check headers x-a: 1,2", "> authz check headers :path: /a?b=c"])
-            .lacks(["> authz check headers x-b*", "> authz check headers authorization*", "> authz check headers :method*"]),
+            .shows(["> check headers x-a: 1,2", "> check headers :path: /a?b=c"])
+            .lacks(["> check headers x-b*", "> check headers authorization*", "> check headers :method*"]),
         with("fields are told as they came", "encode_raw_headers: true", YES)
             .send(many())
-            .shows(["> authz check header_map x-a: \"\" raw 1", "> authz check header_map x-a: \"\" raw 2"]),
+            .shows(["> check header_map x-a: \"\" raw 1", "> check header_map x-a: \"\" raw 2"]),
         with("bytes that are no text are told as exclamation marks", "", YES)
             .raw("GET / HTTP/1.1\r\nhost: a\r\nx-bin: a\u{e4}b\r\n\r\n")
-            .shows(["> authz check headers x-bin: a!!b"]),
+            .shows(["> check headers x-bin: a!!b"]),
         with("a client cannot say that its body is a part", "", YES)
             .send(get("/").field("x-envoy-auth-partial-body", "true"))
-            .lacks(["> authz check headers x-envoy-auth-partial-body*"]),
+            .shows(["< 200"])
+            .lacks(["> check headers x-envoy-auth-partial-body*"]),
         with("who asks for TLS sessions gets one without TLS too", "include_tls_session: true, include_peer_certificate: true", YES)
             .get("/")
-            .shows(["> authz check tls_session \"\""]),
+            .shows(["> check tls_session \"\""]),
         with("the client is told by its connection, not by what it forwards", "", YES)
             .hcm("use_remote_address: true\nxff_num_trusted_hops: 1")
             .send(get("/").field("x-forwarded-for", "10.1.2.3, 10.4.5.6"))
-            .shows(["> authz check source 127.0.0.1"]),
+            .shows(["> check source 127.0.0.1"]),
         asked(
             "the authority and fields of the call are those of the service",
             "grpc_service: { timeout: 2s, envoy_grpc: { cluster_name: \"@authz\", authority: auth.example }, initial_metadata: [{ key: x-key, value: secret }] }",
             Kind::Http2(vec![says(YES)]),
         )
         .get("/")
-        .shows(["> authz :authority: auth.example", "> authz x-key: secret"]),
+        .shows(["> :authority: auth.example", "> x-key: secret"]),
     ]
 }
 
@@ -430,8 +431,8 @@ fn bodies() -> Vec<Case> {
             .send(post("hello"))
             .both()
             .shows([
-                "> authz check body hello",
-                "> authz check headers x-envoy-auth-partial-body: false",
+                "> check body hello",
+                "> check headers x-envoy-auth-partial-body: false",
                 "> body hello",
             ]),
         body(
@@ -439,7 +440,7 @@ fn bodies() -> Vec<Case> {
             "max_request_bytes: 5, pack_as_bytes: true",
         )
         .send(post("hello"))
-        .shows(["> authz check raw_body hello"]),
+        .shows(["> check raw_body hello"]),
         body(
             "a body that is too long is refused before anybody is asked",
             "max_request_bytes: 5",
@@ -455,8 +456,8 @@ fn bodies() -> Vec<Case> {
         .send(post("hello world"))
         .both()
         .shows([
-            "> authz check body hello",
-            "> authz check headers x-envoy-auth-partial-body: true",
+            "> check body hello",
+            "> check headers x-envoy-auth-partial-body: true",
             "> body hello world",
         ]),
         body(
@@ -464,17 +465,18 @@ fn bodies() -> Vec<Case> {
             "max_request_bytes: 5",
         )
         .get("/")
-        .lacks(["> authz check headers x-envoy-auth-partial-body*"]),
+        .shows(["< 200"])
+        .lacks(["> check headers x-envoy-auth-partial-body*"]),
         body(
             "a body that ends with trailers is shown",
             "max_request_bytes: 50",
         )
         .send(post("hello").chunked().trailer("x-t", "1"))
         .http2()
-        .shows(["> authz check body hello", "> body hello"]),
+        .shows(["> check body hello", "> body hello"]),
         body("a body in chunks is shown whole", "max_request_bytes: 50")
             .send(post("hello").chunked())
-            .shows(["> authz check body hello"]),
+            .shows(["> check body hello"]),
         with(
             "a denial of a request with body",
             "with_request_body: { max_request_bytes: 50 }",
@@ -566,17 +568,17 @@ fn routes() -> Vec<Case> {
             "check_settings: { context_extensions: { a: host, c: host } }",
         )
         .get("/")
-        .shows(["> authz check context_extensions a: route", "> authz check context_extensions b: route", "> authz check context_extensions c: host"]),
+        .shows(["> check context_extensions a: route", "> check context_extensions b: route", "> check context_extensions c: host"]),
         routed(with("a route may show no body", buffered, YES), "check_settings: { disable_request_body_buffering: true }", "")
             .send(post())
             .shows(["< 200"])
-            .lacks(["> authz check body*"]),
+            .lacks(["> check body*"]),
         routed(with("a route may show more of a body", buffered, YES), "check_settings: { with_request_body: { max_request_bytes: 8, allow_partial_message: true } }", "")
             .send(post())
-            .shows(["> authz check body hello wo"]),
+            .shows(["> check body hello wo"]),
         routed(with("a route may show a body where the filter does not", "", YES), "check_settings: { with_request_body: { max_request_bytes: 50 } }", "")
             .send(post())
-            .shows(["> authz check body hello world"]),
+            .shows(["> check body hello world"]),
         routed(with("a route may ask another authorizer", "", NO), other, "")
             .and_backend("other", Kind::Http2(vec![says(YES)]))
             .get("/")
@@ -657,8 +659,8 @@ fn metadata() -> Vec<Case> {
             "log -",
             "stat http.@stat.ext_authz.ignored_dynamic_metadata: 1",
         ]),
-        told.shows(["> authz check metadata_context ns*"])
-            .lacks(["> authz check metadata_context other*"]),
+        told.shows(["> check metadata_context ns*"])
+            .lacks(["> check metadata_context other*"]),
         with(
             "metadata of the route is told",
             "route_metadata_context_namespaces: [rm]",
@@ -669,8 +671,8 @@ fn metadata() -> Vec<Case> {
             "metadata: { filter_metadata: { rm: { z: 1 }, other: { z: 2 } } }",
         )
         .get("/")
-        .shows(["> authz check route_metadata_context rm*"])
-        .lacks(["> authz check route_metadata_context other*"]),
+        .shows(["> check route_metadata_context rm*"])
+        .lacks(["> check route_metadata_context other*"]),
         with(
             "how long it took stands in the filter state",
             "emit_filter_state_stats: true",
@@ -705,15 +707,14 @@ fn by_http() -> Vec<Case> {
         http("by HTTP the authorizer sees the target and the credentials", "", "", yes())
             .send(many())
             .both()
-            .shows(["< 200", "> authz connection 1: GET /a?b=c HTTP/1.1", "> authz host: example.com", "> authz authorization: z", "> authz content-length: 0"])
-            .lacks(["> authz x-a*", "> authz other*", "> authz x-forwarded-for*"]),
-        http("by HTTP allowed fields are seen", "", allowed, yes()).send(many()).shows(["> authz x-a: 1,2"]).lacks(["> authz other*"]),
+            .shows(["< 200", "> authz connection 1: GET /a?b=c HTTP/1.1", "> host: example.com", "> authorization: z", "> content-length: 0"]),
+        http("by HTTP allowed fields are seen", "", allowed, yes()).send(many()).shows(["> x-a: 1,2"]),
         http("by HTTP the older list of allowed fields counts too", "authorization_request: { allowed_headers: { patterns: [{ exact: other }] } }", "", yes())
             .send(many())
-            .shows(["> authz other: 3"]),
+            .shows(["> other: 3"]),
         http("by HTTP fields are seen as they came", "", &format!("{allowed}, encode_raw_headers: true"), yes())
             .send(many())
-            .shows(["> authz x-a: 1", "> authz x-a: 2"]),
+            .shows(["> x-a: 1", "> x-a: 2"]),
         http("by HTTP the path gets a prefix", "path_prefix: /auth", "", yes()).send(many()).shows(["> authz connection 1: GET /auth/a?b=c HTTP/1.1"]),
         http("by HTTP the path may be another", "path_override: /check", "", yes()).send(many()).shows(["> authz connection 1: GET /check HTTP/1.1"]),
         http(
@@ -723,13 +724,13 @@ fn by_http() -> Vec<Case> {
             yes(),
         )
         .send(many())
-        .shows(["> authz x-a: new", "> authz x-p: /a?b=c"]),
+        .shows(["> x-a: new", "> x-p: /a?b=c"]),
         http("by HTTP the method is that of the request", "", "", yes())
             .send(request("PUT", "/").body("hello"))
-            .shows(["> authz connection 1: PUT / HTTP/1.1", "> authz content-length: 0"]),
+            .shows(["> authz connection 1: PUT / HTTP/1.1", "> content-length: 0"]),
         http("by HTTP a body is seen", "", "with_request_body: { max_request_bytes: 5, allow_partial_message: true }", yes())
             .send(request("POST", "/").body("hello world"))
-            .shows(["> authz body hello", "> authz content-length: 5", "> authz x-envoy-auth-partial-body: true"]),
+            .shows(["> body hello", "> content-length: 5", "> x-envoy-auth-partial-body: true"]),
     ]
 }
 
@@ -764,7 +765,7 @@ fn http_answers() -> Vec<Case> {
         http("by HTTP success names the fields to remove", "", "", reply(with_fields(ok(""), "x-envoy-auth-headers-to-remove: x-r, X-B,:path")))
             .send(old())
             .shows(["> x-a: 0", "> connection 1: GET / HTTP/1.1"])
-            .lacks(["> x-r*", "> x-b*"]),
+            .lacks(["> x-r:*", "> x-b*"]),
         http("by HTTP fields become metadata", "authorization_response: { dynamic_metadata_from_headers: { patterns: [{ exact: x-a }, { exact: x-b }] } }", "", answer(200, ""))
             .log_format("%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-a)% %DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-b)%", "")
             .get("/")
@@ -789,6 +790,6 @@ fn http_answers() -> Vec<Case> {
         )),
         http("by HTTP it is asked again", "retry_policy: { num_retries: 2, retry_on: 5xx, retry_back_off: { base_interval: 0.01s } }", "", reply(status(503, "")))
             .get("/")
-            .shows(["< 403", "> authz connection 1: GET / HTTP/1.1", "> authz x-envoy-expected-rq-timeout-ms: 100"]),
+            .shows(["< 403", "> authz connection 1: GET / HTTP/1.1", "> x-envoy-expected-rq-timeout-ms: 100"]),
     ]
 }
