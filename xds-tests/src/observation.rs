@@ -14,6 +14,7 @@
 use std::io::Read;
 
 use crate::backend::Seen;
+use crate::check;
 use crate::client::Transcript;
 use crate::message::{End, Field, Message, body_text, text};
 
@@ -71,7 +72,11 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
     for (name, value) in fields {
         out.push(format!("{side} {name}: {}", steady(name, value)));
     }
-    if !message.body.is_empty() {
+    if message.field(":path").as_deref() == Some(check::PATH)
+        && let Some(lines) = check::lines(&message.body)
+    {
+        out.extend(lines.iter().map(|line| format!("{side} check {line}")));
+    } else if !message.body.is_empty() {
         out.push(format!("{side} body {}", unpacked_text(message)));
     }
     for (name, value) in &message.trailers {

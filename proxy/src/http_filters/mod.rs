@@ -12,6 +12,7 @@ mod compressor;
 mod context;
 mod core_retry_policy;
 mod cors;
+mod credential_injector;
 mod csrf;
 mod decompressor;
 mod discovery;
@@ -58,6 +59,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &buffer::Factory,
     &compressor::Factory,
     &cors::Factory,
+    &credential_injector::Factory,
     &csrf::Factory,
     &ext_authz::Factory,
     &decompressor::Factory,

@@ -37,7 +37,7 @@ use super::pool::{Connector, SocketConnector, SocketSettings};
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::access_loggers::LogFile;
 use crate::runtime::RuntimeInteger;
-use crate::server::{InitManager, ServerContext};
+use crate::server::{InitManager, Random, ServerContext};
 use crate::stats::Scope;
 
 crate::stats_group! {
@@ -91,6 +91,8 @@ pub struct ClusterManager {
     resolver: Rc<dyn Resolver>,
     /// Makes the connections of health checks.
     connector: Rc<dyn Connector>,
+    /// Seeds the random numbers of health checks and outlier detection.
+    random: Random,
     table: Arc<ClusterTable>,
     pub(super) stats: ClusterManagerStats,
     pub(super) clusters: RefCell<HashMap<ClusterId, Entry>>,
@@ -414,12 +416,30 @@ pub(super) fn stats_scope(server: &ServerContext, observability_name: &str) -> S
 impl ClusterManager {
     /// A manager without clusters, for this many workers.
     pub fn new(server: Arc<ServerContext>, workers: usize, resolver: Rc<dyn Resolver>) -> Rc<Self> {
+        Self::in_world(
+            server,
+            workers,
+            resolver,
+            Rc::new(SocketConnector),
+            rand::random(),
+        )
+    }
+
+    /// The same where health checks connect otherwise, and chance follows a seed.
+    pub fn in_world(
+        server: Arc<ServerContext>,
+        workers: usize,
+        resolver: Rc<dyn Resolver>,
+        connector: Rc<dyn Connector>,
+        seed: u64,
+    ) -> Rc<Self> {
         Rc::new(Self {
             stats: ClusterManagerStats::new(&server.stats.scope("cluster_manager.")),
             server,
             workers,
             resolver,
-            connector: Rc::new(SocketConnector),
+            connector,
+            random: Random::new(seed),
             table: Arc::default(),
             clusters: RefCell::default(),
             settings: RefCell::default(),
@@ -734,6 +754,11 @@ impl ClusterManager {
         }
     }
 
+    /// Random numbers for one cluster.
+    fn chance(&self) -> Random {
+        Random::new(self.random.next())
+    }
+
     /// Who watches over the hosts of a cluster.
     fn watch_health(
         &self,
@@ -745,9 +770,15 @@ impl ClusterManager {
         }
         let publisher = HealthPublisher::new(cluster, Some(self.stats.clone()));
         let runtime = &self.server.runtime;
-        let checker = HealthChecker::new(cluster, publisher.clone(), &self.connector, runtime);
+        let checker = HealthChecker::new(
+            cluster,
+            publisher.clone(),
+            &self.connector,
+            runtime,
+            self.chance(),
+        );
         let log = self.outlier_log.borrow().clone();
-        let outliers = OutlierDetector::start(cluster, publisher.clone(), log);
+        let outliers = OutlierDetector::start(cluster, publisher.clone(), log, self.chance());
         match &checker {
             Some(checker) => checker.tell(outliers.clone()),
             None => publisher.activate(),

@@ -206,6 +206,20 @@ impl Network {
         }
     }
 
+    /// How a host answers a health check; none: it ends the connection.
+    async fn check(&self, host: &SimHost) -> Option<u16> {
+        let (delay, answer) = self.decide(host);
+        sleep(delay).await;
+        match answer {
+            Answer::Status(status) => Some(status),
+            Answer::Close | Answer::Cut => None,
+            Answer::Never => {
+                sleep(Duration::from_secs(60)).await;
+                None
+            }
+        }
+    }
+
     fn arrived(&self, arrival: Arrival) {
         self.note(&[arrival.id, arrival.attempt]);
         let mut arrivals = self.arrivals.borrow_mut();
@@ -244,6 +258,18 @@ impl Network {
     async fn serve_http1(self: &Rc<Self>, host: &SimHost, mut io: DuplexStream) {
         let mut buffer = Vec::new();
         while let Ok(request) = read_message(&mut io, &mut buffer).await {
+            if request.first_line.starts_with("GET /health ") {
+                match self.check(host).await {
+                    Some(status) => {
+                        let text = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+                        if io.write_all(text.as_bytes()).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                    None => return,
+                }
+            }
             let arrival = Arrival {
                 id: request.number("x-sim-id").expect("the client sends it"),
                 attempt: request
@@ -303,6 +329,16 @@ impl Network {
         request: http::Request<h2::RecvStream>,
         mut respond: h2::server::SendResponse<bytes::Bytes>,
     ) {
+        if request.uri().path() == "/health" {
+            match self.check(&host).await {
+                Some(status) => {
+                    let head = http::Response::builder().status(status).body(()).unwrap();
+                    let _ = respond.send_response(head, true);
+                }
+                None => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            }
+            return;
+        }
         let number = |name: &str| {
             let value = request.headers().get(name)?;
             value.to_str().ok()?.parse().ok()

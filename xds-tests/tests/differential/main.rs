@@ -27,6 +27,7 @@ mod clients;
 mod compression;
 mod credentials;
 mod descriptors;
+mod ext_authz;
 mod filters;
 mod frames;
 mod framing;
@@ -97,6 +98,7 @@ const THEMES: &[Theme] = &[
     ("sessions", sessions::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
+    ("ext_authz", ext_authz::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),

@@ -91,6 +91,7 @@ impl HealthChecker {
         publisher: Rc<HealthPublisher>,
         connector: &Rc<dyn Connector>,
         runtime: &Runtime,
+        random: Random,
     ) -> Option<Rc<Self>> {
         let config = cluster.info.health_check.clone()?;
         let inner = Rc::new_cyclic(|me| Inner {
@@ -100,7 +101,7 @@ impl HealthChecker {
             config,
             publisher,
             connector: connector.clone(),
-            random: Random::new(rand::random()),
+            random,
             min_interval: runtime.integer("health_check.min_interval", 0),
             max_interval: runtime.integer("health_check.max_interval", u64::MAX),
             verify_cluster: runtime.fraction("health_check.verify_cluster", Fraction::ALWAYS),

@@ -152,6 +152,7 @@ impl OutlierDetector {
         cluster: &Arc<Cluster>,
         publisher: Rc<HealthPublisher>,
         log: Option<Arc<LogFile>>,
+        random: Random,
     ) -> Option<Rc<Self>> {
         let config = cluster.info.outlier_detection.clone()?;
         let inner = Rc::new(Inner {
@@ -160,7 +161,7 @@ impl OutlierDetector {
             stats: OutlierDetectionStats::new(&cluster.info.scope.scope("outlier_detection.")),
             publisher,
             log,
-            random: Random::new(rand::random()),
+            random,
             hosts: RefCell::default(),
             ejected: Cell::new(0),
         });

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{HostResult, OutlierDetector, threshold};
 use crate::config::{ConfigPath, ConfigReport};
 use crate::net::Address;
-use crate::server::{LocalInfo, ServerContext};
+use crate::server::{LocalInfo, Random, ServerContext};
 use crate::upstream::host::{HealthFlag, Host};
 use crate::upstream::host_health::HealthPublisher;
 use crate::upstream::priority_set::HostGroup;
@@ -63,7 +63,7 @@ impl Detected {
         let cluster = Arc::new(Cluster::new(info, set));
         let publisher = HealthPublisher::new(&cluster, None);
         publisher.activate();
-        let detector = OutlierDetector::start(&cluster, publisher, None).unwrap();
+        let detector = OutlierDetector::start(&cluster, publisher, None, Random::new(1)).unwrap();
         Self {
             server,
             cluster,
