@@ -69,10 +69,6 @@ pub struct Locality {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum HealthFlag {
-    /// `health_status` of the endpoint is `HEALTHY`, not `UNKNOWN`.
-    EdsStatusHealthy = 1024,
-    /// `health_status` of the endpoint is `TIMEOUT`.
-    EdsStatusTimeout = 2048,
     /// Active health checks fail.
     FailedActiveHc = 1,
     /// Outlier detection has ejected it.
@@ -95,6 +91,10 @@ pub enum HealthFlag {
     ActiveHcTimeout = 512,
     /// A response has called it degraded (`detect_degraded_hosts`).
     DegradedOutlierDetection = 1024,
+    /// `health_status` of the endpoint is `HEALTHY`, not `UNKNOWN`.
+    EdsStatusHealthy = 4096,
+    /// `health_status` of the endpoint is `TIMEOUT`.
+    EdsStatusTimeout = 2048,
 }
 
 /// A set of [`HealthFlag`]s that main changes and everybody reads.

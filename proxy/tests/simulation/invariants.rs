@@ -145,8 +145,10 @@ impl Watch {
             }
             not_above(stat.name, stat.gauge(), *limit)?;
         }
-        // A pool without a connection may open one whatever the limit says, and each host has a pool.
-        let connections = scenario.breakers.connections + network.host_count();
+        // A pool without a connection may open one whatever the limit says, each host has a pool, and a health check has a
+        // connection of its own.
+        let per_host = 1 + u64::from(scenario.health_checks);
+        let connections = scenario.breakers.connections + per_host * network.host_count();
         not_above(
             "the open connections",
             network.connections.get(),
