@@ -6,7 +6,7 @@ use super::*;
 use crate::cache::ResourceType;
 use crate::model::load_texts;
 
-const MESH: &str = include_str!("tests.yaml");
+pub(super) const MESH: &str = include_str!("tests.yaml");
 
 pub(super) struct NoSecrets;
 
