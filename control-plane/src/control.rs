@@ -192,6 +192,23 @@ impl Control {
         translator.snapshot(role, &*self.authority)
     }
 
+    /// The same from what a proxy had of an earlier world, which is replaced.
+    pub fn refresh(
+        &self,
+        role: &Role,
+        had: &mut Option<(Arc<World>, Arc<Snapshot>)>,
+    ) -> Arc<Snapshot> {
+        let translator = Arc::clone(&self.world.borrow());
+        let snapshot = match had {
+            Some((before, snapshot)) => {
+                translator.refresh(role, &*self.authority, (before, snapshot))
+            }
+            None => Arc::new(translator.snapshot(role, &*self.authority)),
+        };
+        *had = Some((Arc::clone(translator.world()), Arc::clone(&snapshot)));
+        snapshot
+    }
+
     /// What became of the input.
     #[must_use]
     pub fn input_state(&self) -> Input {

@@ -56,7 +56,7 @@ pub struct Defaults {
 }
 
 /// A service and how it is called.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Its key.
     pub key: Key,
@@ -83,7 +83,7 @@ impl Service {
 }
 
 /// A port of a service.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServicePort {
     /// Its name.
     pub name: Option<String>,
@@ -141,7 +141,7 @@ impl From<Health> for EndpointHealth {
 }
 
 /// A workload with a sidecar.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Workload {
     /// Its key.
     pub key: Key,
@@ -154,7 +154,7 @@ pub struct Workload {
 }
 
 /// A port that a sidecar serves.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Inbound {
     /// Where the sidecar listens.
     pub listen: SocketAddr,
@@ -182,7 +182,7 @@ pub struct ResolvedCall {
 }
 
 /// A gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Gateway {
     /// Its key.
     pub key: Key,
@@ -195,7 +195,7 @@ pub struct Gateway {
 }
 
 /// A listener of a gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct GatewayListener {
     /// Its name.
     pub name: String,
@@ -301,6 +301,14 @@ impl World {
             .collect();
         let workloads =
             workload::resolve(model, trust_domain, &services, defaults.mtls, &mut statuses);
+        let workloads = workloads
+            .into_iter()
+            .map(|(key, workload)| {
+                let known = previous.and_then(|previous| previous.workloads.get(&key));
+                let known = known.filter(|known| **known == workload).map(Arc::clone);
+                (key, known.unwrap_or(workload))
+            })
+            .collect();
         unresolved(model, found.names, &mut statuses);
         gateway::finish(&gateways, &mut statuses);
         statuses.sort_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));

@@ -1,6 +1,7 @@
 //! Ingresses through a gateway, to processes with TLS of their own and without.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use outrigger_xds_tests::binaries;
@@ -158,7 +159,7 @@ data:
     processes_with_tls(&scene, http);
 }
 
-fn hosts_and_paths(http: std::net::SocketAddr) {
+fn hosts_and_paths(http: SocketAddr) {
     let ask = |host: &str, path: &str| get_host(http, host, path).1;
     eventually(|| (ask("shop.test", "/one") == "one").then_some(()));
     for (host, path, expected) in [
@@ -178,7 +179,7 @@ fn hosts_and_paths(http: std::net::SocketAddr) {
 }
 
 /// A process with TLS gets requests only as its policy says.
-fn processes_with_tls(scene: &Scene, http: std::net::SocketAddr) {
+fn processes_with_tls(scene: &Scene, http: SocketAddr) {
     let ask = || get_host(http, "shop.test", "/secure").0;
     let becomes = |status: u16| eventually(|| (ask() == status).then_some(()));
     assert_ne!(ask(), 200, "plain text is not what it takes");
