@@ -241,7 +241,7 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         tokens,
         flags.insecure_plaintext,
     ));
-    let dns = Resolver::new(SystemResolver::new(&flags.dns_server)?);
+    let dns = Resolver::new(SystemResolver::new(&flags.dns_server));
     let loaded = model::load(&flags.directory);
     if let Ok(model) = &loaded {
         // Proxies that come again are to find their endpoints.

@@ -23,7 +23,7 @@ impl Secrets for NoSecrets {
     }
 }
 
-fn translator(text: &str) -> Translator {
+pub(super) fn translator(text: &str) -> Translator {
     let model = load_texts([("mesh.yaml", text)]).unwrap();
     let world = World::build(&model, "mesh.test", &[], None);
     for status in &world.statuses {

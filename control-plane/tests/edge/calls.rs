@@ -1,6 +1,7 @@
 //! The calls of gRPC: a certificate by Istio's, and with it a process that joins by itself.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const REGISTER: &str = "/outrigger.registry.v1.Registry/Register";
 const HEARTBEAT: &str = "/outrigger.registry.v1.Registry/Heartbeat";
 const DEREGISTER: &str = "/outrigger.registry.v1.Registry/Deregister";
 
-fn scene(name: &str) -> (Scene, std::net::SocketAddr) {
+fn scene(name: &str) -> (Scene, SocketAddr) {
     let folder = binaries::scratch(&format!("edge-calls-{name}")).unwrap();
     let [gateway, a, b] = ports();
     let text = include_str!("calls.yaml")
@@ -217,20 +218,46 @@ fn a_process_joins_over_grpc_and_is_forgotten() {
         request.ttl_seconds = 0;
         assert_eq!(register(&a, None, request.clone()).await, Ok(30));
         eventually(|| (status() == 200).then_some(()));
-        request.health = pb::Health::Unhealthy.into();
-        let start = tokio::time::Instant::now();
-        assert_eq!(register(&a, None, request.clone()).await, Ok(30));
-        eventually(|| (status() == 503).then_some(()));
-        println!("health reached the gateway after {:?}", start.elapsed());
-        request.health = pb::Health::Healthy.into();
-        assert_eq!(register(&a, None, request.clone()).await, Ok(30));
-        eventually(|| (status() == 200).then_some(()));
-        assert_eq!(deregister(&a).await, Ok(()));
-        eventually(|| (status() == 503).then_some(()));
-
+        health_is_followed(&a, request.clone(), gateway).await;
+        let body = || get_host(gateway, "x", "/").1;
         let operator = fs::read_to_string(scene.folder.join("state/operator-token")).unwrap();
+        request.health = pb::Health::Healthy.into();
+        let taken = register(&stranger, Some(operator.trim()), request.clone()).await;
+        assert_eq!(taken, Err(Code::PermissionDenied), "it is of an identity");
+        if let Some(id) = &mut request.id {
+            id.instance = "three".to_owned();
+        }
         let mine = register(&stranger, Some(operator.trim()), request.clone()).await;
         assert_eq!(mine, Ok(30), "an operator may, too");
-        eventually(|| (status() == 200).then_some(()));
+        eventually(|| (body() == "api").then_some(()));
+        assert_eq!(deregister(&a).await, Ok(()));
+        assert_eq!(heartbeat(&a).await, Err(Code::NotFound));
     });
+}
+
+/// Of two, the one that is not well gets nothing.
+async fn health_is_followed(channel: &Channel, one: pb::RegisterRequest, gateway: SocketAddr) {
+    let mut second = one.clone();
+    second.address = process_at(([127, 0, 0, 1], 0).into(), "second").to_string();
+    if let Some(id) = &mut second.id {
+        id.instance = "two".to_owned();
+    }
+    assert_eq!(register(channel, None, second).await, Ok(30));
+    let body = || get_host(gateway, "x", "/").1;
+    eventually(|| (body() == "second").then_some(()));
+    let unwell = pb::RegisterRequest {
+        health: pb::Health::Unhealthy.into(),
+        ..one
+    };
+    assert_eq!(register(channel, None, unwell).await, Ok(30));
+    let start = tokio::time::Instant::now();
+    let mut last = start;
+    // From the last answer of the one on, the other has all.
+    while last.elapsed() < Duration::from_secs(2) {
+        if body() == "api" {
+            last = tokio::time::Instant::now();
+        }
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    println!("health reached the gateway after {:?}", last - start);
 }

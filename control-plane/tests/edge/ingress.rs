@@ -1,10 +1,11 @@
 //! Ingresses through a gateway, to processes with TLS of their own and without.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use outrigger_xds_tests::binaries;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::scene::{Scene, get_host, get_tls, process_at, tls_process};
 use crate::world::{eventually, ports};
@@ -24,6 +25,8 @@ fn certificate(name: &str) -> (String, String, String) {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::new(Vec::new()).unwrap();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Two certificates of one subject are one's own issuer.
+    root.distinguished_name.push(DnType::CommonName, "root");
     let root_pem = root.self_signed(&root_key).unwrap().pem();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -156,7 +159,7 @@ data:
     processes_with_tls(&scene, http);
 }
 
-fn hosts_and_paths(http: std::net::SocketAddr) {
+fn hosts_and_paths(http: SocketAddr) {
     let ask = |host: &str, path: &str| get_host(http, host, path).1;
     eventually(|| (ask("shop.test", "/one") == "one").then_some(()));
     for (host, path, expected) in [
@@ -176,7 +179,7 @@ fn hosts_and_paths(http: std::net::SocketAddr) {
 }
 
 /// A process with TLS gets requests only as its policy says.
-fn processes_with_tls(scene: &Scene, http: std::net::SocketAddr) {
+fn processes_with_tls(scene: &Scene, http: SocketAddr) {
     let ask = || get_host(http, "shop.test", "/secure").0;
     let becomes = |status: u16| eventually(|| (ask() == status).then_some(()));
     assert_ne!(ask(), 200, "plain text is not what it takes");

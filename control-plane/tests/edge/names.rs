@@ -1,11 +1,12 @@
 //! An endpoint by a DNS name: its addresses change, its server goes, and requests follow.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
+use parking_lot::Mutex;
 
 use crate::scene::{Scene, get_host, process_at};
 use crate::world::{eventually, ports};
@@ -17,7 +18,7 @@ fn dns_server(answer: Arc<Mutex<Option<Vec<Ipv4Addr>>>>) -> SocketAddr {
     thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let Some(found) = answer.lock().unwrap().clone() else {
+            let Some(found) = answer.lock().clone() else {
                 continue;
             };
             // The question ends four bytes after the zero that ends its name; what follows it is left out.
@@ -59,13 +60,13 @@ fn requests_follow_a_name() {
         eventually(|| (get_host(http, "x", path).1 == "first").then_some(()));
     }
     let clusters = scene.plane.metric("resources_total", "clusters");
-    *answer.lock().unwrap() = Some(vec![Ipv4Addr::new(127, 0, 0, 2)]);
+    *answer.lock() = Some(vec![Ipv4Addr::new(127, 0, 0, 2)]);
     for path in ["/workload", "/external"] {
         eventually(|| (get_host(http, "x", path).1 == "second").then_some(()));
     }
     let after = scene.plane.metric("resources_total", "clusters");
     assert_eq!(after, clusters, "an address is no change of a cluster");
-    *answer.lock().unwrap() = None;
+    *answer.lock() = None;
     let problem = "NameNotResolved db.test: ";
     eventually(|| {
         scene
@@ -81,7 +82,7 @@ fn requests_follow_a_name() {
         "second",
         "the last address stays"
     );
-    *answer.lock().unwrap() = Some(Vec::new());
+    *answer.lock() = Some(Vec::new());
     eventually(|| (get_host(http, "x", "/workload").0 == 503).then_some(()));
     let problem = "NameNotResolved db.test has no address";
     eventually(|| {

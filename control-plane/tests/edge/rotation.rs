@@ -75,6 +75,7 @@ fn kept(gateway: SocketAddr, count: &Count) {
     while !count.ends.load(Ordering::Relaxed) {
         count.connections.fetch_add(1, Ordering::Relaxed);
         let stream = TcpStream::connect(gateway).unwrap();
+        stream.set_nodelay(true).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
