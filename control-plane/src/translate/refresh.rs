@@ -186,6 +186,46 @@ mod tests {
     }
 
     #[test]
+    fn registered_endpoints_make_the_same_world_for_less() {
+        use crate::dns::Names;
+        use crate::registry::{Registration, Registry};
+        use crate::world::Found;
+
+        let model = load_texts([("mesh.yaml", MESH)]).unwrap();
+        let registry = Registry::default();
+        let names = Names::default();
+        let mut world = World::build(&model, "mesh.test", &[], None);
+        // One that is there already as an endpoint of the service, another, and none of them any more.
+        for address in [Some("127.0.0.1:15002"), Some("127.0.0.9:80"), None] {
+            let service = Key::new("default", "b");
+            match address {
+                Some(address) => {
+                    let text = format!(r#"{{"port": 80, "address": "{address}"}}"#);
+                    let registration: Registration = serde_json::from_str(&text).unwrap();
+                    let taken = registry.register(service.clone(), "1", &registration, None);
+                    taken.unwrap();
+                }
+                None => registry.deregister(&service, "1", None).unwrap(),
+            }
+            let registered = registry.endpoints();
+            let found = Found {
+                registered: &registered,
+                names: &names,
+            };
+            let anew = World::build(&model, "mesh.test", &registered, None);
+            let changed = [service.clone()].into();
+            let next = world.with_registered(&model, found, &changed);
+            assert_eq!(next.services, anew.services, "{address:?}");
+            let is_kept = |name: &str| {
+                let key = Key::new("default", name);
+                Arc::ptr_eq(&next.services[&key], &world.services[&key])
+            };
+            assert!(is_kept("a"));
+            world = next;
+        }
+    }
+
+    #[test]
     fn who_does_not_call_a_service_keeps_the_snapshot_as_it_is() {
         let before = world(MESH, None);
         let first = Translator::new(Arc::clone(&before), None);

@@ -10,7 +10,7 @@ mod service;
 mod status;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -328,6 +328,37 @@ impl World {
 }
 
 impl World {
+    /// The world of the same model and names after other endpoints of these services have registered themselves: what
+    /// [`Self::build_with`] makes of it, for less.
+    #[must_use]
+    pub fn with_registered(
+        &self,
+        model: &Model,
+        found: Found<'_>,
+        services: &BTreeSet<Key>,
+    ) -> Self {
+        let sources = service::Sources::new(model, &self.trust_domain, found);
+        let mut all = self.services.clone();
+        for key in services {
+            if let Some(known) = all.get_mut(key) {
+                let mut service = Service::clone(known);
+                sources.update(model, &mut service);
+                if **known != service {
+                    *known = Arc::new(service);
+                }
+            }
+        }
+        Self {
+            trust_domain: self.trust_domain.clone(),
+            defaults: self.defaults.clone(),
+            services: all,
+            workloads: self.workloads.clone(),
+            gateways: self.gateways.clone(),
+            secrets: self.secrets.clone(),
+            statuses: self.statuses.clone(),
+        }
+    }
+
     /// Whether a workload or a gateway has this identity.
     #[must_use]
     pub fn has_identity(&self, identity: &str) -> bool {
