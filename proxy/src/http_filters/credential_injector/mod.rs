@@ -9,7 +9,8 @@
 //! `token_fetch_failed_on_stream_reset`, `token_fetch_failed_on_bad_token`, `token_fetch_failed_on_bad_response_code`.
 //! Details: `failed_to_inject_credential`.
 //!
-//! Deviations: the authentication of clients by TLS (`TLS_CLIENT_AUTH`) is refused.
+//! Deviations: the authentication of clients by TLS (`TLS_CLIENT_AUTH`) is refused. As in Envoy, the secret of a client goes in
+//! the body of its requests, whatever `auth_type` says.
 
 mod generic;
 mod oauth2;

@@ -5,8 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::http::injected_credentials::oauth2::v3 as pb;
@@ -43,7 +41,6 @@ pub(super) struct OAuth2Credential {
     endpoint: Endpoint,
     client_id: Box<str>,
     client_secret: Arc<SecretCell>,
-    auth_type: AuthType,
     scopes: Vec<String>,
     parameters: Vec<(String, String)>,
     retry_interval: Duration,
@@ -84,7 +81,9 @@ impl OAuth2Credential {
             auth_type,
         } = flow;
         let client_id = path.non_empty("client_id", client_id);
+        // As in Envoy, the secret goes in the body of the request with either.
         let auth_type = path.enumeration::<AuthType>("auth_type", auth_type);
+        auth_type?;
         let secret = path.required("client_secret", client_secret)?;
         let secrets = &cx.server.secrets;
         let secret = secrets.find(
@@ -99,7 +98,6 @@ impl OAuth2Credential {
             endpoint: endpoint?,
             client_id: client_id?.into(),
             client_secret: secret?,
-            auth_type: auth_type?,
             scopes,
             parameters: parameters
                 .map(|EndpointParameter { name, value }| (name, value))
@@ -175,28 +173,25 @@ impl OAuth2Credential {
         head.set_scheme(b"http");
         head.set_authority(self.endpoint.authority.as_bytes());
         head.set_path(self.endpoint.path.as_bytes());
-        let add = |body: &mut String, name: &str, value: &[u8]| {
+        let mut add = |name: &str, value: &[u8]| {
             body.push('&');
             body.push_str(&form_encoded(name.as_bytes()));
             body.push('=');
             body.push_str(&form_encoded(value));
         };
+        add("client_id", self.client_id.as_bytes());
+        add("client_secret", secret);
         if !self.scopes.is_empty() {
-            add(&mut body, "scope", self.scopes.join(" ").as_bytes());
-        }
-        match self.auth_type {
-            AuthType::UrlEncodedBody => {
-                add(&mut body, "client_id", self.client_id.as_bytes());
-                add(&mut body, "client_secret", secret);
-            }
-            AuthType::BasicAuth => {
-                let pair = [self.client_id.as_bytes(), b":", secret].concat();
-                let value = format!("Basic {}", STANDARD.encode(pair));
-                head.fields.append(Known::Authorization, value);
-            }
+            add("scope", self.scopes.join(" ").as_bytes());
         }
         for (name, value) in &self.parameters {
-            add(&mut body, name, value.as_bytes());
+            add(name, value.as_bytes());
+        }
+        head.fields.append("accept", "application/json");
+        head.fields.append(Known::UserAgent, "Go-browser");
+        if let Some(timeout) = self.endpoint.timeout {
+            let millis = timeout.as_millis().to_string();
+            head.fields.append("x-envoy-expected-rq-timeout-ms", millis);
         }
         let form = "application/x-www-form-urlencoded";
         head.fields.append(Known::ContentType, form);

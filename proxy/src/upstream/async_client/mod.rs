@@ -269,7 +269,10 @@ impl Job {
                 Err(Ended::With(_)) => RetryDecision::No,
             };
             if let RetryDecision::After(wait) = decision {
-                drop(outcome);
+                // A response that has ended leaves its connection to the next attempt.
+                if let Ok((mut open, _, EndStream::Yes)) = outcome {
+                    open.complete();
+                }
                 sleep(wait).await;
                 upload.rewind();
                 continue;
