@@ -9,14 +9,18 @@ pub mod chain_config;
 mod compressor;
 mod context;
 mod cors;
+mod custom_response;
 mod decompressor;
 mod discovery;
 mod fault;
+mod grpc_http1_bridge;
 mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 mod header_to_metadata;
 pub(crate) mod headers;
 mod health_check;
+mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
 mod on_demand;
@@ -50,12 +54,16 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &buffer::Factory,
     &compressor::Factory,
     &cors::Factory,
+    &custom_response::Factory,
     &decompressor::Factory,
     &fault::Factory,
+    &grpc_http1_bridge::Factory,
     &grpc_stats::Factory,
+    &grpc_web::Factory,
     &header_mutation::Factory,
     &header_to_metadata::Factory,
     &health_check::Factory,
+    &json_to_metadata::Factory,
     &jwt_authn::Factory,
     &local_ratelimit::Factory,
     &on_demand::Factory,

@@ -22,9 +22,11 @@ mod admin;
 mod attacks;
 mod attempts;
 mod bootstrap;
+mod bridges;
 mod case;
 mod clients;
 mod compression;
+mod custom_responses;
 mod descriptors;
 mod filters;
 mod frames;
@@ -90,6 +92,8 @@ const THEMES: &[Theme] = &[
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
     ("sessions", sessions::cases),
+    ("bridges", bridges::cases),
+    ("custom_responses", custom_responses::cases),
     ("jwt", jwt::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
