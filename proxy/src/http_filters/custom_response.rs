@@ -61,13 +61,20 @@ impl HttpFilterFactory for Factory {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<RouteFilterConfig, Rejected> {
-        Ok(Arc::new(Config::from_proto(
-            config.decode(path)?,
-            cx,
-            path,
-        )?))
+        let config = Config::from_proto(config.decode(path)?, cx, path)?;
+        Ok(Arc::new(OfRoute(vec![Arc::new(config)])))
+    }
+
+    fn merge(&self, configs: &[RouteFilterConfig]) -> RouteFilterConfig {
+        let levels = configs.iter().rev();
+        let levels = levels.filter_map(|config| config.downcast_ref::<OfRoute>());
+        let all = levels.flat_map(|level| level.0.iter().cloned());
+        Arc::new(OfRoute(all.collect()))
     }
 }
+
+/// What route, virtual host and so on say, the most specific first: the first that has a response for a response counts.
+struct OfRoute(Vec<Arc<Config>>);
 
 struct Config {
     /// None: nothing is replaced.
@@ -221,18 +228,68 @@ impl HttpFilter for CustomResponse {
         head: &mut ResponseHead,
         _end: EndStream,
     ) -> HeadersStatus {
-        let config = cx.route_config::<Config>().unwrap_or(&self.config);
-        let found = config.matcher.as_ref().and_then(|matcher| {
-            matcher.find(&MatchingData {
-                connection: &cx.info.connection,
-                info: Some(cx.info),
-                request: cx.request.as_deref(),
-                response: Some(head),
-            })
-        });
-        match found {
+        let data = MatchingData {
+            connection: &cx.info.connection,
+            info: Some(cx.info),
+            request: cx.request.as_deref(),
+            response: Some(head),
+        };
+        let of_route = cx.route_config::<OfRoute>().into_iter();
+        let mut configs = of_route
+            .flat_map(|levels| levels.0.iter())
+            .chain([&*self.config]);
+        match configs.find_map(|config| config.matcher.as_ref()?.find(&data)) {
             Some(response) => HeadersStatus::LocalReply(response.reply(cx, head)),
             None => HeadersStatus::Continue,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::pb::envoy::extensions::http::custom_response::redirect_policy::v3::RedirectPolicy;
+    use outrigger_proto::pb::xds::core::v3::TypedExtensionConfig;
+    use outrigger_proto::pb::xds::r#type::matcher::v3 as matching;
+    use prost::{Message, Name};
+
+    use super::super::test_support::{Harness, any, errors};
+    use super::*;
+
+    /// A configuration that does this about every response.
+    fn always<M: Message + Name>(action: &M) -> pb::CustomResponse {
+        pb::CustomResponse {
+            custom_response_matcher: Some(matching::Matcher {
+                on_no_match: Some(Box::new(matching::matcher::OnMatch {
+                    on_match: Some(matching::matcher::on_match::OnMatch::Action(
+                        TypedExtensionConfig {
+                            name: "action".to_owned(),
+                            typed_config: Some(any(action)),
+                        },
+                    )),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_response_is_replaced_by_another_with_its_status() {
+        let harness = Harness::new(&always(&local::LocalResponsePolicy::default()));
+        let mut stream = harness.stream();
+        stream.response.status = 418;
+        let reply = stream.encode_headers(false).reply();
+        assert_eq!(
+            (reply.status, &*reply.details, reply.body.len()),
+            (418, "", 0)
+        );
+        let mut stream = Harness::new(&pb::CustomResponse::default()).stream();
+        assert!(stream.encode_headers(false).is_continue());
+    }
+
+    #[test]
+    fn a_redirect_is_refused() {
+        let found = errors(&always(&RedirectPolicy::default()));
+        assert!(!found.is_empty());
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Deviations: none.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig, json_value};
 use crate::http::{EndStream, Fields, Known, RequestHead, ResponseHead};
 use crate::matchers::Regex;
 use crate::server::{FactoryContext, Worker};
+use crate::stream_info::StreamInfo;
 
 /// Makes filters that turn JSON into metadata.
 pub(super) struct Factory;
@@ -176,19 +178,15 @@ impl Rules {
 
     fn takes(&self, content_type: Option<&[u8]>) -> bool {
         let value = content_type.unwrap_or_default();
-        let name = value
-            .split(|b| *b == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
-        if name.is_empty() {
+        if value.is_empty() {
             return self.allow_empty_content_type;
         }
-        self.content_types.iter().any(|listed| **listed == *name)
+        // Envoy differs from RFC 9110 here: parameters and case count.
+        self.content_types.iter().any(|listed| **listed == *value)
             || self
                 .content_type_regex
                 .as_ref()
-                .is_some_and(|regex| regex.is_full_match(name))
+                .is_some_and(|regex| regex.is_full_match(value))
     }
 
     /// Applies what the rules say where there is no body, or none of JSON.
@@ -197,9 +195,11 @@ impl Rules {
         cx: &mut StreamContext<'_>,
         pair: impl Fn(&'a Rule) -> Option<&'a KeyValuePair>,
     ) {
+        let mut writes = Writes::default();
         for pair in self.rules.iter().filter_map(pair) {
-            pair.write_own(cx);
+            pair.write_own(cx.info, &mut writes);
         }
+        writes.carry_out(cx);
     }
 
     fn apply(&self, body: &[u8], cx: &mut StreamContext<'_>) {
@@ -211,21 +211,35 @@ impl Rules {
             self.stats.invalid_json_body().inc();
             return self.apply_all(cx, |rule| rule.on_error.as_ref());
         };
+        let mut writes = Writes::default();
         for rule in &self.rules {
             let found = rule
                 .keys
                 .iter()
                 .try_fold(&body, |node, key| node.get(&**key));
             let written = match (found, &rule.on_present) {
-                (Some(found), Some(pair)) => pair.write(found, cx),
+                (Some(found), Some(pair)) => pair.write(found, cx.info, &mut writes),
                 (Some(_), None) => true,
                 (None, _) => false,
             };
             if !written && let Some(pair) = &rule.on_missing {
-                pair.write_own(cx);
+                pair.write_own(cx.info, &mut writes);
             }
         }
         self.stats.success().inc();
+        writes.carry_out(cx);
+    }
+}
+
+/// What rules write when all are through, by namespace.
+#[derive(Default)]
+struct Writes(BTreeMap<Box<str>, Map<String, Value>>);
+
+impl Writes {
+    fn carry_out(self, cx: &mut StreamContext<'_>) {
+        for (namespace, values) in self.0 {
+            cx.info.dynamic_metadata.merge(&namespace, values);
+        }
     }
 }
 
@@ -290,9 +304,9 @@ impl KeyValuePair {
     }
 
     /// Writes what was found, or the value of the configuration. False if it is nothing that can be written.
-    fn write(&self, found: &Value, cx: &mut StreamContext<'_>) -> bool {
+    fn write(&self, found: &Value, info: &StreamInfo, writes: &mut Writes) -> bool {
         if self.value.is_some() {
-            self.write_own(cx);
+            self.write_own(info, writes);
             return true;
         }
         let is_short = |text: &str| text.len() <= MAX_VALUE_LEN;
@@ -315,24 +329,23 @@ impl KeyValuePair {
             },
         };
         let Some(value) = value else { return false };
-        self.put(value, cx);
+        self.put(value, info, writes);
         true
     }
 
-    fn write_own(&self, cx: &mut StreamContext<'_>) {
+    fn write_own(&self, info: &StreamInfo, writes: &mut Writes) {
         if let Some(value) = &self.value {
-            self.put(value.clone(), cx);
+            self.put(value.clone(), info, writes);
         }
     }
 
-    fn put(&self, value: Value, cx: &mut StreamContext<'_>) {
-        let metadata = &mut cx.info.dynamic_metadata;
-        let known = metadata.get(&self.namespace);
+    fn put(&self, value: Value, info: &StreamInfo, writes: &mut Writes) {
+        let known = info.dynamic_metadata.get(&self.namespace);
         if self.preserve_existing && known.is_some_and(|values| values.contains_key(&*self.key)) {
             return;
         }
-        let values = Map::from_iter([((*self.key).to_owned(), value)]);
-        metadata.merge(&self.namespace, values);
+        let values = writes.0.entry(self.namespace.clone()).or_default();
+        values.insert((*self.key).to_owned(), value);
     }
 }
 
@@ -406,6 +419,7 @@ fn begin(
     let Some(rules) = rules else { return false };
     if !rules.takes(fields.get(Known::ContentType)) {
         rules.stats.mismatched_content_type().inc();
+        rules.apply_all(cx, |rule| rule.on_error.as_ref());
         return false;
     }
     if end.is_end() {
@@ -495,5 +509,111 @@ impl HttpFilter for JsonToMetadata {
     fn encode_trailers(&mut self, cx: &mut StreamContext<'_>, _: &mut Fields) -> TrailersStatus {
         self.end_response(cx);
         TrailersStatus::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::pb::google::protobuf::Value as PbValue;
+    use outrigger_proto::pb::google::protobuf::value::Kind;
+
+    use super::super::test_support::{Harness, errors};
+    use super::*;
+
+    fn pair(key: &str, kind: ValueType, value: Option<&str>) -> Option<proto::KeyValuePair> {
+        let value = value.map(|value| {
+            key_value_pair::ValueType::Value(PbValue {
+                kind: Some(Kind::StringValue(value.to_owned())),
+            })
+        });
+        Some(proto::KeyValuePair {
+            key: key.to_owned(),
+            r#type: kind.into(),
+            value_type: value,
+            ..Default::default()
+        })
+    }
+
+    fn rule(kind: ValueType) -> proto::Rule {
+        let key = |key: &str| proto::Selector {
+            selector: Some(selector::Selector::Key(key.to_owned())),
+        };
+        proto::Rule {
+            selectors: vec![key("a"), key("b")],
+            on_present: pair("k", kind, None),
+            on_missing: pair("k", kind, Some("missing")),
+            on_error: pair("k", kind, Some("bad")),
+        }
+    }
+
+    fn config(rule: proto::Rule) -> pb::JsonToMetadata {
+        pb::JsonToMetadata {
+            request_rules: Some(proto::MatchRules {
+                rules: vec![rule],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// What stands in the metadata after a request with this body.
+    fn written(kind: ValueType, body: &str) -> String {
+        let harness = Harness::new(&config(rule(kind)));
+        let mut stream = harness.stream_with(&[("content-type", "application/json")]);
+        assert!(matches!(
+            stream.decode_headers(false),
+            HeadersStatus::StopIteration
+        ));
+        let (first, second) = body.split_at(body.len() / 2);
+        let _ = stream.decode_data(first, false);
+        let _ = stream.decode_data(second, true);
+        let values = stream.info.dynamic_metadata.get(NAME);
+        values.map_or_else(String::new, |values| values["k"].to_string())
+    }
+
+    #[test]
+    fn values_are_found_and_become_what_is_asked_for() {
+        use ValueType::{Number, ProtobufValue, String};
+        for (body, value, text, number) in [
+            ("\"7.5\"", "\"7.5\"", "\"7.5\"", "7.5"),
+            ("12", "12.0", "\"12\"", "12.0"),
+            ("true", "true", "\"1\"", "1.0"),
+            ("null", "\"missing\"", "\"missing\"", "\"missing\""),
+            ("{}", "\"missing\"", "\"missing\"", "\"missing\""),
+            ("\"\"", "\"\"", "", "\"missing\""),
+        ] {
+            let body = format!("{{\"a\": {{\"b\": {body}}}}}");
+            let all = [ProtobufValue, String, Number].map(|kind| written(kind, &body));
+            assert_eq!(all, [value, text, number], "{body}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_json_is_an_error_and_a_deep_one_too() {
+        assert_eq!(written(ValueType::String, "{\"a\""), "\"bad\"");
+        let deep = "[".repeat(100_000);
+        assert_eq!(written(ValueType::String, &deep), "\"bad\"");
+        assert_eq!(written(ValueType::String, "{}"), "\"missing\"");
+    }
+
+    #[test]
+    fn rules_need_something_to_write() {
+        let nothing = proto::Rule {
+            on_present: None,
+            on_missing: None,
+            ..rule(ValueType::String)
+        };
+        assert_eq!(
+            errors(&config(nothing)),
+            ["config / request_rules / rules[0]: has neither on_present nor on_missing"]
+        );
+        let no_value = proto::Rule {
+            on_missing: pair("k", ValueType::String, None),
+            ..rule(ValueType::String)
+        };
+        assert_eq!(
+            errors(&config(no_value)),
+            ["config / request_rules / rules[0] / on_missing / value: is required"]
+        );
     }
 }

@@ -69,8 +69,12 @@ pub fn cases() -> Vec<Case> {
             .route("", &format!("typed_per_filter_config: {{ custom: {{ \"@type\": \"@http/custom_response.v3.CustomResponse\", {} }} }}", on("503", "body: { inline_string: of the route }")))
             .get("/")
             .shows(["< body of the route"]),
-        replacing("a route without matcher replaces nothing", &on("503", body))
+        replacing("a route without matcher leaves it to the filter", &on("503", body))
             .route("", "typed_per_filter_config: { custom: { \"@type\": \"@http/custom_response.v3.CustomResponse\" } }")
+            .get("/")
+            .shows(["< 503"]),
+        replacing("a route whose matcher does not match leaves it to the filter", &on("503", body))
+            .route("", &format!("typed_per_filter_config: {{ custom: {{ \"@type\": \"@http/custom_response.v3.CustomResponse\", {} }} }}", on("404", "body: { inline_string: of the route }")))
             .get("/")
             .shows(["< 503"]),
         replacing("headers are added by their actions", &on("503", &format!("{body}, response_headers_to_add: [ {{ header: {{ key: content-type, value: text/html }}, append_action: OVERWRITE_IF_EXISTS_OR_ADD }}, {{ header: {{ key: x-a, value: b }} }} ]")))
