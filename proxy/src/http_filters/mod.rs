@@ -4,14 +4,19 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod api_key_auth;
+mod basic_auth;
 mod buffer;
 pub mod chain_config;
 mod compressor;
 mod context;
+mod core_retry_policy;
 mod cors;
 mod custom_response;
+mod csrf;
 mod decompressor;
 mod discovery;
+mod ext_authz;
 mod fault;
 mod grpc_http1_bridge;
 mod grpc_stats;
@@ -23,6 +28,7 @@ mod health_check;
 mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
+mod mutation_rules;
 mod on_demand;
 mod query;
 mod rbac;
@@ -51,10 +57,14 @@ use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &api_key_auth::Factory,
+    &basic_auth::Factory,
     &buffer::Factory,
     &compressor::Factory,
     &cors::Factory,
     &custom_response::Factory,
+    &csrf::Factory,
+    &ext_authz::Factory,
     &decompressor::Factory,
     &fault::Factory,
     &grpc_http1_bridge::Factory,
@@ -162,6 +172,11 @@ pub trait HttpFilter {
         DataStatus::Continue
     }
 
+    /// The future of a `Wait` that `decode_trailers` (or this) returned has ended.
+    fn resume_decode_trailers(&mut self, cx: &mut StreamContext<'_>) -> TrailersStatus {
+        TrailersStatus::Continue
+    }
+
     /// As `resume_decode`, after `encode_headers`.
     fn resume_encode(
         &mut self,
@@ -249,6 +264,17 @@ pub trait HttpFilterFactory: Sync {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, Rejected>;
+
+    /// As `from_proto`, for filters to which it matters how their configuration is called: by default it does not.
+    fn named_from_proto(
+        &self,
+        _name: &str,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
+        self.from_proto(config, cx, path)
+    }
 
     /// Converts a per-route configuration. Only called for `per_route_type_names`.
     fn per_route_from_proto(

@@ -25,6 +25,7 @@ mod bootstrap;
 mod bridges;
 mod case;
 mod clients;
+mod credentials;
 mod compression;
 mod custom_responses;
 mod descriptors;
@@ -33,11 +34,13 @@ mod frames;
 mod framing;
 mod hashing;
 mod hcm;
+mod health_checks;
 mod hedging;
 mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod local_limits;
 mod malformed;
 mod matching;
 mod names;
@@ -81,6 +84,7 @@ const THEMES: &[Theme] = &[
     ("malformed", malformed::cases),
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
+    ("local_limits", local_limits::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
@@ -88,6 +92,7 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
+    ("health_checks", health_checks::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
@@ -95,6 +100,7 @@ const THEMES: &[Theme] = &[
     ("bridges", bridges::cases),
     ("custom_responses", custom_responses::cases),
     ("jwt", jwt::cases),
+    ("credentials", credentials::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),

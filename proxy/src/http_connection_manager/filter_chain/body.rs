@@ -98,8 +98,7 @@ impl<D: Direction> Chain<D> {
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::Wait(future) => {
-                held.wait = Some(future);
-                held.state = State::DataWaits;
+                held.wait(State::DataWaits, future);
                 self.hold(position, &data, end);
                 Step::Stop(self.send_injected(position, filters, env))
             }
@@ -144,7 +143,8 @@ impl<D: Direction> Chain<D> {
         self.buffered = self.buffered.saturating_sub(before) + buffer.len();
         let held = &mut self.held[position];
         held.buffer = buffer;
-        held.state = State::Open;
+        held.wake();
+        Self::choose_route_anew(filters, env);
         let flow = self.send_injected(position, filters, env);
         let Flow::Done = flow else { return flow };
         let held = &mut self.held[position];
@@ -155,8 +155,7 @@ impl<D: Direction> Chain<D> {
                 self.release(position, filters, env)
             }
             DataStatus::Wait(future) => {
-                held.wait = Some(future);
-                held.state = State::DataWaits;
+                held.wait(State::DataWaits, future);
                 Flow::Done
             }
             DataStatus::StopIterationAndBuffer => {
@@ -172,6 +171,34 @@ impl<D: Direction> Chain<D> {
                 }
             }
             DataStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    pub(super) fn resume_trailers(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let index = D::index(position, filters.len());
+        let (filter, _, slot) = &mut filters.list[index];
+        let status = D::resume_trailers(&mut **filter, &mut context(env, slot.number));
+        self.held[position].wake();
+        Self::choose_route_anew(filters, env);
+        match status {
+            TrailersStatus::Continue => {
+                let flow = self.continue_head(position, filters, env);
+                let Flow::Done = flow else { return flow };
+                let flow = self.send_injected(position, filters, env);
+                let Flow::Done = flow else { return flow };
+                self.release(position, filters, env)
+            }
+            TrailersStatus::StopIteration => self.send_injected(position, filters, env),
+            TrailersStatus::Wait(future) => {
+                self.held[position].wait(State::TrailersWait, future);
+                self.send_injected(position, filters, env)
+            }
+            TrailersStatus::LocalReply(reply) => Flow::LocalReply(reply),
         }
     }
 
@@ -219,8 +246,7 @@ impl<D: Direction> Chain<D> {
                 TrailersStatus::Wait(future) => {
                     let held = &mut self.held[position];
                     held.trailers = Some(trailers);
-                    held.wait = Some(future);
-                    held.state = State::TrailersWait;
+                    held.wait(State::TrailersWait, future);
                     return self.send_injected(position, filters, env);
                 }
                 TrailersStatus::LocalReply(reply) => return Flow::LocalReply(reply),
