@@ -227,6 +227,8 @@ pub struct StreamInfo {
     pub downstream_close_type: CloseType,
     /// The host that a filter has chosen for the first attempt, past the load balancer.
     pub override_host: Option<Box<OverrideHost>>,
+    /// The request came as something else than gRPC, and so do answers of our own, whatever its head says now.
+    pub plain_local_replies: bool,
 }
 
 /// A host that a filter has chosen, as for a session.
@@ -379,6 +381,7 @@ impl StreamInfo {
             downstream_close_reason: None,
             downstream_close_type: CloseType::Normal,
             override_host: None,
+            plain_local_replies: false,
         }
     }
 

@@ -22,10 +22,12 @@ mod admin;
 mod attacks;
 mod attempts;
 mod bootstrap;
+mod bridges;
 mod case;
 mod clients;
 mod compression;
 mod credentials;
+mod custom_responses;
 mod descriptors;
 mod ext_authz;
 mod filters;
@@ -96,6 +98,8 @@ const THEMES: &[Theme] = &[
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
     ("sessions", sessions::cases),
+    ("bridges", bridges::cases),
+    ("custom_responses", custom_responses::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("ext_authz", ext_authz::cases),

@@ -96,7 +96,7 @@ fn a_cookie_counts_below_its_path_and_until_it_expires() {
     );
     let late = b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\x7f";
     assert!(binds(&cookie("", 10), "/", &value(late)));
-    let plain = format!("sid={}", STANDARD.encode("10.0.0.1:80"));
+    let plain = format!("sid={}", STANDARD.encode("127.0.0.1:80"));
     assert!(binds(&cookie("", 0), "/", &plain));
 }
 
