@@ -14,7 +14,7 @@ use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettin
 use outrigger::upstream::{DnsError, Host, Resolved, Resolver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::scenario::{Plant, Scenario, address};
 use crate::wire::read_message;
@@ -259,7 +259,12 @@ impl Network {
         let mut buffer = Vec::new();
         while let Ok(request) = read_message(&mut io, &mut buffer).await {
             if request.first_line.starts_with("GET /health ") {
-                match self.check(host).await {
+                let checked = tokio::select! {
+                    biased;
+                    status = self.check(host) => status,
+                    _ = io.read_buf(&mut buffer) => return,
+                };
+                match checked {
                     Some(status) => {
                         let text = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
                         if io.write_all(text.as_bytes()).await.is_err() {
@@ -299,7 +304,8 @@ impl Network {
                 Answer::Cut => {
                     self.cut.borrow_mut().insert(arrival.id, arrival.attempt);
                     let _ = io.write_all((head(200) + &body[..1]).as_bytes()).await;
-                    sleep(Duration::from_millis(1)).await;
+                    // A proxy that has heard enough closes; that one connection less counts at once.
+                    let _ = timeout(Duration::from_millis(1), io.read_buf(&mut buffer)).await;
                     return;
                 }
                 Answer::Never => {
