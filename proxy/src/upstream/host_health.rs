@@ -86,8 +86,14 @@ impl HealthChanges {
 #[derive(Debug, Default)]
 pub(super) struct HostReports {
     /// Each once, so that there are no more than a few for each host.
-    reports: Mutex<HashSet<HostReport>>,
+    reports: Mutex<Reports>,
     rung: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Reports {
+    known: HashSet<HostReport>,
+    in_order: Vec<HostReport>,
 }
 
 /// What a worker has seen of a host.
@@ -108,7 +114,8 @@ pub(super) enum HostReport {
 impl HostReports {
     pub(super) fn add(&self, report: HostReport) {
         let mut reports = self.reports.lock();
-        if reports.insert(report) {
+        if reports.known.insert(report) {
+            reports.in_order.push(report);
             drop(reports);
             self.rung.notify_one();
         }
@@ -125,7 +132,7 @@ impl HostReports {
     }
 
     pub(super) fn take(&self) -> Vec<HostReport> {
-        self.reports.lock().drain().collect()
+        std::mem::take(&mut *self.reports.lock()).in_order
     }
 }
 
