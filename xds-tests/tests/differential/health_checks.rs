@@ -607,12 +607,13 @@ fn traffic() -> Vec<Case> {
         ))
         .get("/")
         .shows(["< body other"]),
-        custom("a degraded host gets requests if no healthy one is left", &two(no_panic))
-            .reply(reply(with_fields(ok("degraded"), "x-envoy-degraded: 1")))
-            .get("/")
-            .get("/")
-            .shows(["< body other"])
-            .lacks(["< body degraded"]),
+        custom(
+            "degraded hosts get requests if no healthy one is left, and that is no panic",
+            &format!("load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ {A} }}] }}] }}"),
+        )
+        .reply(reply(with_fields(ok("degraded"), "x-envoy-degraded: 1")))
+        .get("/")
+        .shows(["< body degraded", "stat cluster.custom_@stat.lb_healthy_panic: 0"]),
         custom(
             "a hashing policy leaves hosts out that are not healthy",
             &two(&format!("lb_policy: RING_HASH\n{no_panic}")),
