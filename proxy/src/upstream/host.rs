@@ -27,6 +27,8 @@ pub struct Host {
     pub locality: Arc<Locality>,
     /// `LbEndpoint.metadata`.
     pub metadata: DynamicMetadata,
+    /// `LocalityLbEndpoints.metadata`, shared by the hosts of the locality.
+    pub locality_metadata: Option<Arc<DynamicMetadata>>,
     /// `LbEndpoint.load_balancing_weight`, 1.. Default 1.
     pub weight: u32,
     /// `LocalityLbEndpoints.priority`: 0 is tried first.
@@ -175,6 +177,7 @@ impl Host {
             hostname: Arc::default(),
             locality: nowhere(),
             metadata: DynamicMetadata::default(),
+            locality_metadata: None,
             weight: 1,
             priority: 0,
             canary: false,

@@ -24,6 +24,8 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod compression;
+mod credentials;
 mod descriptors;
 mod filters;
 mod frames;
@@ -36,6 +38,7 @@ mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod local_limits;
 mod malformed;
 mod matching;
 mod names;
@@ -79,6 +82,7 @@ const THEMES: &[Theme] = &[
     ("malformed", malformed::cases),
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
+    ("local_limits", local_limits::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
@@ -90,7 +94,9 @@ const THEMES: &[Theme] = &[
     ("outliers", outliers::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
+    ("compression", compression::cases),
     ("jwt", jwt::cases),
+    ("credentials", credentials::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),

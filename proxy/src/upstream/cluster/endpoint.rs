@@ -40,6 +40,8 @@ pub(in crate::upstream) struct DropOverload {
 #[derive(Debug)]
 pub(in crate::upstream) struct LocalityEndpoints {
     pub(in crate::upstream) locality: Arc<Locality>,
+    /// For who counts requests by it.
+    pub(in crate::upstream) metadata: Option<Arc<DynamicMetadata>>,
     pub(in crate::upstream) weight: u32,
     pub(in crate::upstream) priority: u32,
     pub(in crate::upstream) endpoints: Vec<EndpointConfig>,
@@ -215,8 +217,7 @@ impl LocalityEndpoints {
     fn from_proto(proto: pb::LocalityLbEndpoints, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let pb::LocalityLbEndpoints {
             locality,
-            // Read by no load balancer here, and by none of Envoy's that are supported.
-            metadata: _,
+            metadata,
             lb_endpoints,
             load_balancing_weight,
             priority,
@@ -246,6 +247,7 @@ impl LocalityEndpoints {
         }
         Ok(Self {
             locality: Arc::new(locality.map(Locality::from).unwrap_or_default()),
+            metadata: metadata.map(metadata_from_proto).map(Arc::new),
             weight: load_balancing_weight.map_or(0, |v| v.value),
             priority: priority?,
             endpoints,
@@ -501,6 +503,7 @@ impl EndpointConfig {
         }
         host.locality = locality.locality.clone();
         host.metadata = self.metadata.clone();
+        host.locality_metadata.clone_from(&locality.metadata);
         host.weight = self.weight;
         host.priority = locality.priority;
         host.canary =
