@@ -92,6 +92,8 @@ pub(super) struct HostReports {
 
 #[derive(Debug, Default)]
 struct Reports {
+    /// Hosts have come or gone, or are configured otherwise.
+    hosts_replaced: bool,
     known: HashSet<HostReport>,
     in_order: Vec<HostReport>,
 }
@@ -123,6 +125,7 @@ impl HostReports {
 
     /// Hosts have come or gone.
     pub(super) fn hosts_replaced(&self) {
+        self.reports.lock().hosts_replaced = true;
         self.rung.notify_one();
     }
 
@@ -131,8 +134,10 @@ impl HostReports {
         self.rung.notified().await;
     }
 
-    pub(super) fn take(&self) -> Vec<HostReport> {
-        std::mem::take(&mut *self.reports.lock()).in_order
+    /// Whether hosts have been replaced, and what workers have seen.
+    pub(super) fn take(&self) -> (bool, Vec<HostReport>) {
+        let reports = std::mem::take(&mut *self.reports.lock());
+        (reports.hosts_replaced, reports.in_order)
     }
 }
 
@@ -352,7 +357,9 @@ mod tests {
         reports.add(HostReport::ImmediateFailure(id));
         reports.add(HostReport::ImmediateFailure(id));
         reports.rung().await;
-        assert_eq!(reports.take(), [HostReport::ImmediateFailure(id)]);
-        assert_eq!(reports.take(), []);
+        reports.hosts_replaced();
+        let seen = vec![HostReport::ImmediateFailure(id)];
+        assert_eq!(reports.take(), (true, seen));
+        assert_eq!(reports.take(), (false, Vec::new()));
     }
 }
