@@ -86,8 +86,16 @@ impl HealthChanges {
 #[derive(Debug, Default)]
 pub(super) struct HostReports {
     /// Each once, so that there are no more than a few for each host.
-    reports: Mutex<HashSet<HostReport>>,
+    reports: Mutex<Reports>,
     rung: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Reports {
+    /// Hosts have come or gone, or are configured otherwise.
+    hosts_replaced: bool,
+    known: HashSet<HostReport>,
+    in_order: Vec<HostReport>,
 }
 
 /// What a worker has seen of a host.
@@ -108,7 +116,8 @@ pub(super) enum HostReport {
 impl HostReports {
     pub(super) fn add(&self, report: HostReport) {
         let mut reports = self.reports.lock();
-        if reports.insert(report) {
+        if reports.known.insert(report) {
+            reports.in_order.push(report);
             drop(reports);
             self.rung.notify_one();
         }
@@ -116,6 +125,7 @@ impl HostReports {
 
     /// Hosts have come or gone.
     pub(super) fn hosts_replaced(&self) {
+        self.reports.lock().hosts_replaced = true;
         self.rung.notify_one();
     }
 
@@ -124,8 +134,10 @@ impl HostReports {
         self.rung.notified().await;
     }
 
-    pub(super) fn take(&self) -> Vec<HostReport> {
-        self.reports.lock().drain().collect()
+    /// Whether hosts have been replaced, and what workers have seen.
+    pub(super) fn take(&self) -> (bool, Vec<HostReport>) {
+        let reports = std::mem::take(&mut *self.reports.lock());
+        (reports.hosts_replaced, reports.in_order)
     }
 }
 
@@ -345,7 +357,9 @@ mod tests {
         reports.add(HostReport::ImmediateFailure(id));
         reports.add(HostReport::ImmediateFailure(id));
         reports.rung().await;
-        assert_eq!(reports.take(), [HostReport::ImmediateFailure(id)]);
-        assert_eq!(reports.take(), []);
+        reports.hosts_replaced();
+        let seen = vec![HostReport::ImmediateFailure(id)];
+        assert_eq!(reports.take(), (true, seen));
+        assert_eq!(reports.take(), (false, Vec::new()));
     }
 }

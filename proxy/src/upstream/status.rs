@@ -138,7 +138,6 @@ impl Host {
             failed_degraded_outlier_detection: self
                 .health
                 .has(HealthFlag::DegradedOutlierDetection),
-            ..pb::HostHealthStatus::default()
         }
     }
 }

@@ -46,6 +46,7 @@ mod malformed;
 mod matching;
 mod names;
 mod network;
+mod outliers;
 mod rbac;
 mod redirects;
 mod retries;
@@ -94,6 +95,7 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("health_checks", health_checks::cases),
+    ("outliers", outliers::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),

@@ -167,17 +167,17 @@ async fn follow(inner: Rc<Inner>) {
     };
     loop {
         reports.rung().await;
-        inner.sync_hosts();
-        for report in reports.take() {
-            match report {
-                HostReport::ImmediateFailure(host) => {
-                    let session = inner.sessions.borrow().get(&host).cloned();
-                    if let Some(session) = session {
-                        session.fail_passively();
-                    }
+        let (replaced, reports) = reports.take();
+        if replaced {
+            inner.sync_hosts();
+        }
+        for report in reports {
+            // All others are for outlier detection, which has reports of its own.
+            if let HostReport::ImmediateFailure(host) = report {
+                let session = inner.sessions.borrow().get(&host).cloned();
+                if let Some(session) = session {
+                    session.fail_passively();
                 }
-                // Of outlier detection, which has reports of its own.
-                _ => {}
             }
         }
     }

@@ -410,3 +410,95 @@ async fn a_host_that_recovers_starts_slowly_again() {
     tokio::time::advance(Duration::from_millis(2500)).await;
     assert_eq!(share(&on_worker), 2.0);
 }
+
+/// The balancer of one priority of hosts that are watched, with the set that it was made of.
+fn watched(
+    settings: LoadBalancerSettings,
+    groups: Vec<HostGroup>,
+) -> (WorkerLoadBalancer, PrioritySet) {
+    let mut balancer = balancer(settings, Vec::new());
+    let mut set = PrioritySet::new(groups.into_iter(), 140, false);
+    set.places = set.find_places();
+    balancer.update(&set, 0);
+    (balancer, set)
+}
+
+#[test]
+fn a_change_of_one_host_leaves_a_balancer_as_one_that_is_built_anew() {
+    let policies = [Policy::RoundRobin, Policy::Random, least_request()];
+    for (policy, weight) in policies
+        .iter()
+        .flat_map(|policy| [(policy, 1), (policy, 3)])
+    {
+        let groups = || {
+            vec![
+                group(
+                    0,
+                    "a",
+                    1,
+                    &[(1, 1, WELL), (2, weight, WELL), (3, 1, DEGRADED)],
+                ),
+                group(0, "b", 1, &[(4, 1, WELL), (5, 1, ILL)]),
+                group(1, "a", 1, &[(6, 1, WELL), (7, 1, WELL)]),
+            ]
+        };
+        for weighted in [false, true] {
+            let settings = LoadBalancerSettings {
+                locality_weighted: weighted,
+                ..settings(policy.clone())
+            };
+            let (mut followed, set) = watched(settings.clone(), groups());
+            let random = Random::new(3);
+            let hosts: Vec<Arc<Host>> = set.hosts().cloned().collect();
+            for _ in 0..200 {
+                let host = &hosts[usize::try_from(random.next() % 7).unwrap()];
+                let flags = [WELL, ILL, DEGRADED, HealthFlag::EdsStatusDraining as u32];
+                host.health
+                    .replace(flags[usize::try_from(random.next() % 4).unwrap()]);
+                followed.health_changed(&set, [host.identity()].into_iter());
+                let mut anew = balancer(settings.clone(), Vec::new());
+                anew.update(&set, 0);
+                let reach = |balancer: &mut WorkerLoadBalancer| -> Vec<u16> {
+                    draw(balancer, 300).into_keys().collect()
+                };
+                assert_eq!(
+                    reach(&mut followed),
+                    reach(&mut anew),
+                    "{policy:?} {weighted}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn round_robin_goes_on_where_it_was_when_a_host_comes_or_goes() {
+    let groups = vec![group(
+        0,
+        "a",
+        1,
+        &[(1, 1, WELL), (2, 1, WELL), (3, 1, WELL), (4, 1, WELL)],
+    )];
+    let (mut balancer, set) = watched(settings(Policy::RoundRobin), groups);
+    let cx = seeded();
+    let next = |balancer: &mut WorkerLoadBalancer| {
+        let host = balancer.choose_host(&cx).unwrap();
+        host.address.port().unwrap()
+    };
+    let first = next(&mut balancer);
+    let turn = |by: u16| (first - 1 + by) % 4 + 1;
+    assert_eq!(next(&mut balancer), turn(1));
+    // The one whose turn it was goes: the next one is next.
+    let gone = set
+        .hosts()
+        .find(|host| host.address.port() == Some(turn(1)));
+    let gone = gone.unwrap().clone();
+    gone.health.set(HealthFlag::FailedActiveHc);
+    balancer.health_changed(&set, [gone.identity()].into_iter());
+    assert_eq!(next(&mut balancer), turn(2));
+    gone.health.clear(HealthFlag::FailedActiveHc);
+    balancer.health_changed(&set, [gone.identity()].into_iter());
+    assert_eq!(next(&mut balancer), turn(3));
+    assert_eq!(next(&mut balancer), turn(4));
+    assert_eq!(next(&mut balancer), turn(5));
+}

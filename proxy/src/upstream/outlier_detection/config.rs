@@ -69,6 +69,10 @@ impl OutlierDetectionConfig {
         self.detect_degraded_hosts
     }
 
+    #[allow(
+        clippy::too_many_lines,
+        reason = "there are many fields, each on its own"
+    )]
     pub(in crate::upstream) fn from_proto(
         proto: pb::OutlierDetection,
         runtime: &Runtime,

@@ -204,8 +204,11 @@ async fn follow(inner: Rc<Inner>) {
     };
     loop {
         reports.rung().await;
-        inner.sync_hosts();
-        for report in reports.take() {
+        let (replaced, reports) = reports.take();
+        if replaced {
+            inner.sync_hosts();
+        }
+        for report in reports {
             inner.take(report);
         }
     }

@@ -176,12 +176,12 @@ fn an_ejection_grows_with_each_one_and_shrinks_in_good_times() {
             }
             lasted.push(seconds);
         }
-        // 15, 30, and never more than 40 s, looked at every 5 s.
-        assert_eq!(lasted, [15, 30, 40, 40]);
+        // 15, 30, and never more than 40 s, until the next look, every 5 s.
+        assert_eq!(lasted, [15, 35, 45, 45]);
         // Each quiet interval takes one back.
         wait(60).await;
         detected.answer(0, 500, 5).await;
-        wait(16).await;
+        wait(21).await;
         assert!(!detected.is_ejected(0));
     });
 }
@@ -194,7 +194,8 @@ fn no_more_hosts_are_ejected_than_the_share_says_but_one_if_it_is_to_be() {
             detected.answer(host, 503, 5).await;
         }
         assert_eq!(detected.ejected(), 2);
-        assert_eq!(detected.stat("outlier_detection.ejections_overflow"), 2);
+        // A 503 is a failure of a gateway too.
+        assert_eq!(detected.stat("outlier_detection.ejections_overflow"), 4);
         let few = Detected::start(4, "max_ejection_percent: 10");
         few.answer(0, 503, 5).await;
         assert_eq!(few.ejected(), 0);
