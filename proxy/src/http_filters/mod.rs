@@ -4,6 +4,8 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod admission_control;
+mod bandwidth_limit;
 mod buffer;
 pub mod chain_config;
 mod context;
@@ -19,6 +21,7 @@ mod jwt_authn;
 mod local_ratelimit;
 mod on_demand;
 mod query;
+mod ratelimit;
 mod rbac;
 pub mod router;
 mod set_filter_state;
@@ -44,6 +47,8 @@ use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &admission_control::Factory,
+    &bandwidth_limit::Factory,
     &buffer::Factory,
     &cors::Factory,
     &fault::Factory,
@@ -54,6 +59,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &jwt_authn::Factory,
     &local_ratelimit::Factory,
     &on_demand::Factory,
+    &ratelimit::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,

@@ -28,6 +28,7 @@ mod descriptors;
 mod filters;
 mod frames;
 mod framing;
+mod global_limits;
 mod hashing;
 mod hcm;
 mod hedging;
@@ -50,6 +51,7 @@ mod runner;
 mod scopes;
 mod sockets;
 mod subsets;
+mod throttles;
 mod tokens;
 mod upgrades;
 mod upstream;
@@ -79,6 +81,8 @@ const THEMES: &[Theme] = &[
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
     ("local_limits", local_limits::cases),
+    ("global_limits", global_limits::cases),
+    ("throttles", throttles::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
