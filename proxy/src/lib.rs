@@ -11,8 +11,10 @@
 
 pub mod access_loggers;
 pub mod admin;
+pub mod compression;
 pub mod config;
 pub mod explain;
+pub mod ext_authz;
 mod files;
 pub mod formatter;
 pub mod http;

@@ -24,6 +24,8 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod credentials;
+mod compression;
 mod descriptors;
 mod filters;
 mod frames;
@@ -31,6 +33,7 @@ mod framing;
 mod global_limits;
 mod hashing;
 mod hcm;
+mod health_checks;
 mod hedging;
 mod http2;
 mod http2_options;
@@ -90,9 +93,12 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
+    ("health_checks", health_checks::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
+    ("compression", compression::cases),
     ("jwt", jwt::cases),
+    ("credentials", credentials::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),
