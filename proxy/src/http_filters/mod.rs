@@ -5,8 +5,8 @@
 //! runs on meanwhile.
 
 mod admission_control;
-mod bandwidth_limit;
 mod api_key_auth;
+mod bandwidth_limit;
 mod basic_auth;
 mod buffer;
 pub mod chain_config;
