@@ -4,7 +4,9 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod admission_control;
 mod api_key_auth;
+mod bandwidth_limit;
 mod basic_auth;
 mod buffer;
 pub mod chain_config;
@@ -32,6 +34,7 @@ mod local_ratelimit;
 mod mutation_rules;
 mod on_demand;
 mod query;
+mod ratelimit;
 mod rbac;
 pub mod router;
 mod set_filter_state;
@@ -58,6 +61,8 @@ use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &admission_control::Factory,
+    &bandwidth_limit::Factory,
     &api_key_auth::Factory,
     &basic_auth::Factory,
     &buffer::Factory,
@@ -79,6 +84,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &jwt_authn::Factory,
     &local_ratelimit::Factory,
     &on_demand::Factory,
+    &ratelimit::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,

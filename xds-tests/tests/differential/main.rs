@@ -33,6 +33,7 @@ mod ext_authz;
 mod filters;
 mod frames;
 mod framing;
+mod global_limits;
 mod hashing;
 mod hcm;
 mod health_checks;
@@ -58,6 +59,7 @@ mod scopes;
 mod sessions;
 mod sockets;
 mod subsets;
+mod throttles;
 mod tokens;
 mod upgrades;
 mod upstream;
@@ -87,6 +89,8 @@ const THEMES: &[Theme] = &[
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
     ("local_limits", local_limits::cases),
+    ("global_limits", global_limits::cases),
+    ("throttles", throttles::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
