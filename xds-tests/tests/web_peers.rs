@@ -64,11 +64,9 @@ async fn curl_unpacks_what_each_library_packs() {
         }
         let accept = format!("accept-encoding: {name}");
         let size = "%{size_download}";
-        let packed = output(
-            "curl",
-            &["-sS", "-o", "/dev/null", "-w", size, "-H", &accept, &url],
-        );
-        let packed: usize = packed.await.trim().parse().unwrap();
+        let counted = ["-sS", "-o", "/dev/null", "-w", size, "-H", &accept, &url];
+        let packed = output("curl", &counted).await;
+        let packed: usize = packed.trim().parse().unwrap();
         let unpacked = output("curl", &["-sS", "--compressed", "-H", &accept, &url]).await;
         assert!(unpacked == text, "{name}: {} bytes", unpacked.len());
         assert!(packed < text.len() / 10, "{name}: {packed} bytes");
