@@ -163,10 +163,6 @@ fn convert_cluster_manager(
         ));
         return log;
     }
-    tracing::warn!(
-        cluster = local_cluster_name,
-        "The local cluster divides limits of rates; hosts of all zones are chosen alike."
-    );
     let id = context.cluster_names.id(&local_cluster_name);
     // It is set once only: a process has one bootstrap.
     let _ = context.local_cluster.set(id);

@@ -28,14 +28,15 @@ use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
 use super::health_check::HealthChecker;
-use super::host::{Health, HealthFlag, Host, HostIdentity};
+use super::host::{Health, HealthFlag, Host, HostIdentity, Locality};
 use super::host_health::{HealthChanges, HealthPublisher, HostReports};
-use super::load_balancer::{HashTables, Policy, SubsetTable};
+use super::load_balancer::{HashTables, Policy, SubsetTable, ZoneRouting};
 use super::on_demand::OnDemandManager;
 use super::outlier_detection::{OutlierDetector, SuccessRates};
 use super::pool::{Connector, SocketConnector, SocketSettings};
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::access_loggers::LogFile;
+use crate::config::Fraction;
 use crate::runtime::RuntimeInteger;
 use crate::server::{InitManager, Random, ServerContext};
 use crate::stats::Scope;
@@ -78,6 +79,8 @@ pub struct Cluster {
     pub(super) success_rates: SuccessRates,
     /// Of the table that it is in.
     changes: Arc<Changes>,
+    /// How zones matter; none: they do not.
+    pub(super) zone_routing: Option<Arc<ZoneRouting>>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
     pub(super) panic_threshold: RuntimeInteger,
     /// `upstream.maintenance_mode.<name>`, in percent.
@@ -214,6 +217,7 @@ impl Cluster {
             drop_overload: AtomicU32::new(0),
             drop_category: ArcSwapOption::empty(),
             changes,
+            zone_routing: None,
             panic_threshold,
             maintenance_mode,
         }
@@ -840,7 +844,8 @@ impl ClusterManager {
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));
         let maintenance = format!("upstream.maintenance_mode.{name}");
         let values = (threshold, self.server.runtime.integer(&maintenance, 0));
-        let cluster = Cluster::empty(info, self.table.changes().clone(), values);
+        let mut cluster = Cluster::empty(info, self.table.changes().clone(), values);
+        cluster.zone_routing = self.zone_routing(&cluster.info);
         let source = HostSource {
             assignment,
             dns,
@@ -880,6 +885,33 @@ impl ClusterManager {
         cluster.drop_overload.store(per_million, Relaxed);
         let category = drop.map(|drop| Arc::new(drop.category.clone()));
         cluster.drop_category.store(category);
+    }
+
+    /// How zones matter for a cluster: where the process has a local cluster, which is another one.
+    fn zone_routing(&self, info: &ClusterInfo) -> Option<Arc<ZoneRouting>> {
+        let local_cluster = *self.server.local_cluster.get()?;
+        self.table.set_local(local_cluster);
+        let settings = info.settings.load_balancer.zone_aware?;
+        if info.id == local_cluster {
+            return None;
+        }
+        let runtime = &self.server.runtime;
+        let share = Fraction {
+            numerator: settings.routing_enabled,
+            denominator: 100,
+        };
+        let size = settings.min_cluster_size;
+        let node = &self.server.local_info;
+        Some(Arc::new(ZoneRouting {
+            settings,
+            enabled: runtime.fraction("upstream.zone_routing.enabled", share),
+            min_cluster_size: runtime.integer("upstream.zone_routing.min_cluster_size", size),
+            here: Locality {
+                region: node.region.as_str().into(),
+                zone: node.zone.as_str().into(),
+                sub_zone: node.sub_zone.as_str().into(),
+            },
+        }))
     }
 
     /// One copy of settings that many clusters have.

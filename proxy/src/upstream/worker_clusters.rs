@@ -126,6 +126,7 @@ impl WorkerClusters {
                 *self.names.borrow_mut() = None;
                 let known = u32::try_from(self.clusters.borrow().len()).unwrap_or(u32::MAX);
                 (0..known).for_each(|id| self.refresh_one(ClusterId(id)));
+                self.refresh_zones();
             }
         }
     }
@@ -139,7 +140,21 @@ impl WorkerClusters {
         }
     }
 
+    /// The hosts that zones are compared by have changed.
+    fn refresh_zones(&self) {
+        let Some(hosts) = self.table.local_hosts() else {
+            return;
+        };
+        let known: Vec<_> = self.clusters.borrow().iter().flatten().cloned().collect();
+        known
+            .iter()
+            .for_each(|cluster| cluster.set_local_hosts(&hosts));
+    }
+
     fn refresh_one(&self, id: ClusterId) {
+        if self.table.local() == Some(id) {
+            self.refresh_zones();
+        }
         let at = usize::try_from(id.0).unwrap_or(usize::MAX);
         let known = self.clusters.borrow().get(at).cloned().flatten();
         let Some(known) = known else {
@@ -173,6 +188,9 @@ impl WorkerClusters {
             self.shard,
             self.connector.clone(),
         ));
+        if let Some(hosts) = self.table.local_hosts() {
+            made.set_local_hosts(&hosts);
+        }
         let mut clusters = self.clusters.borrow_mut();
         if clusters.len() <= at {
             clusters.resize(at + 1, None);
@@ -234,6 +252,13 @@ impl WorkerCluster {
         };
         made.refresh();
         made
+    }
+
+    fn set_local_hosts(&self, hosts: &Arc<PrioritySet>) {
+        if let Some(routing) = &self.handle.cluster.zone_routing {
+            let mut balancer = self.balancer.borrow_mut();
+            balancer.set_local_hosts(routing, hosts.clone());
+        }
     }
 
     /// What is known of it beside its hosts.

@@ -4,11 +4,10 @@
 //! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`; likewise `ring_hash.v3.RingHash` and `maglev.v3.Maglev`.
 //! `override_host.v3.OverrideHost`, whose requests may name their hosts; `subset.v3.Subset`, or `Cluster.lb_subset_config`: each combination of values of the metadata of hosts has a load balancer.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
-//! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`.
+//! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`, `cluster.<name>.lb_zone_*`.
 //! Deviations: the runtime keys of `active_request_bias` and `aggression` are not read, their defaults hold.
 //! Deviations: hashing policies have no `hash_policy` of their own, that of the route counts.
 //! Deviations: `client_side_weighted_round_robin`, which takes reports of load, is refused, and so is `wrr_locality`, which takes no other.
-//! Deviations: there is no zone-aware routing.
 
 mod bounded_load;
 mod config;
@@ -28,6 +27,7 @@ mod slow_start;
 mod subset;
 mod subset_config;
 mod worker_subsets;
+mod zone_aware;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub use ring_hash::HashFunction;
 pub use slow_start::SlowStart;
 pub(super) use subset::SubsetTable;
 pub use subset_config::SubsetSettings;
+pub use zone_aware::ZoneAware;
+pub(super) use zone_aware::ZoneRouting;
 
 use self::host_balancer::HostBalancer;
 use self::override_host::HostsByAddress;
@@ -107,6 +109,8 @@ pub(super) struct WorkerLoadBalancer {
     all: HostBalancer,
     /// With `lb_subset_config`.
     subsets: Option<WorkerSubsets>,
+    /// Of zone-aware routing, with the hosts of the local cluster.
+    zones: Option<(Arc<ZoneRouting>, Arc<PrioritySet>)>,
     /// With `override_host`.
     by_address: HostsByAddress,
     /// Of all, made when the first request is bound to a host.
@@ -120,6 +124,7 @@ impl WorkerLoadBalancer {
             panic_threshold,
             all: HostBalancer::default(),
             subsets: None,
+            zones: None,
             by_address: HostsByAddress::new(),
             named: None,
         }
@@ -154,6 +159,7 @@ impl WorkerLoadBalancer {
         let threshold = self.panic_threshold.get().min(100);
         self.all = HostBalancer::new(&self.info, set, hosts, threshold);
         self.all.remember();
+        self.divide_zones();
         if self.info.settings.load_balancer.override_host.is_some() {
             let hosts = self.all.hosts();
             let named = hosts.map(|host| (host.address.to_string().into(), host.clone()));
@@ -174,6 +180,19 @@ impl WorkerLoadBalancer {
         let places = set.places.as_deref();
         let places = hosts.filter_map(|host| places?.get(&host).copied());
         self.all.health_changed(&self.info, set, places);
+        self.divide_zones();
+    }
+
+    /// Takes over the hosts of the local cluster, by which zones are compared.
+    pub(super) fn set_local_hosts(&mut self, routing: &Arc<ZoneRouting>, hosts: Arc<PrioritySet>) {
+        self.zones = Some((routing.clone(), hosts));
+        self.divide_zones();
+    }
+
+    fn divide_zones(&mut self) {
+        if let Some((routing, local)) = &self.zones {
+            self.all.divide_zones(&self.info, routing, local);
+        }
     }
 
     /// The host of this identity, if `set` is the one that was last taken over.
