@@ -11,6 +11,7 @@
 
 pub mod access_loggers;
 pub mod admin;
+pub mod compression;
 pub mod config;
 pub mod explain;
 pub mod ext_authz;
@@ -26,6 +27,7 @@ pub mod matchers;
 pub mod net;
 pub mod network_filters;
 pub mod overload;
+pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod runtime;

@@ -8,11 +8,13 @@ mod api_key_auth;
 mod basic_auth;
 mod buffer;
 pub mod chain_config;
+mod compressor;
 mod context;
 mod core_retry_policy;
 mod cors;
 mod credential_injector;
 mod csrf;
+mod decompressor;
 mod discovery;
 mod ext_authz;
 mod fault;
@@ -54,10 +56,12 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &api_key_auth::Factory,
     &basic_auth::Factory,
     &buffer::Factory,
+    &compressor::Factory,
     &cors::Factory,
     &credential_injector::Factory,
     &csrf::Factory,
     &ext_authz::Factory,
+    &decompressor::Factory,
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,

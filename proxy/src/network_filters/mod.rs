@@ -8,6 +8,7 @@ pub mod direct_response;
 pub mod echo;
 pub mod ext_authz;
 pub mod filtered_io;
+pub mod local_ratelimit;
 pub mod rbac;
 pub mod tcp_proxy;
 
@@ -31,6 +32,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &direct_response::Factory,
     &echo::Factory,
     &ext_authz::Factory,
+    &local_ratelimit::Factory,
     &rbac::Factory,
     &tcp_proxy::Factory,
     &crate::http_connection_manager::Factory,

@@ -27,10 +27,12 @@ use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
-use super::host::{Health, Host, HostIdentity};
+use super::health_check::HealthChecker;
+use super::host::{Health, HealthFlag, Host, HostIdentity};
+use super::host_health::{HealthChanges, HealthPublisher, HostReports};
 use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::on_demand::OnDemandManager;
-use super::pool::SocketSettings;
+use super::pool::{Connector, SocketConnector, SocketSettings};
 use super::priority_set::{HostGroup, PrioritySet};
 use crate::runtime::RuntimeInteger;
 use crate::server::{InitManager, ServerContext};
@@ -64,6 +66,10 @@ pub struct Cluster {
     pub(super) drop_overload: AtomicU32,
     /// What they are dropped for.
     pub(super) drop_category: ArcSwapOption<String>,
+    /// What has become of single hosts since `hosts` was replaced.
+    pub(super) health_changes: HealthChanges,
+    /// What main should look at; none: nobody watches over the health of the hosts.
+    pub(super) reports: Option<Box<HostReports>>,
     /// Of the table that it is in.
     changes: Arc<Changes>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
@@ -77,6 +83,8 @@ pub struct ClusterManager {
     pub(super) server: Arc<ServerContext>,
     pub(super) workers: usize,
     resolver: Rc<dyn Resolver>,
+    /// Makes the connections of health checks.
+    connector: Rc<dyn Connector>,
     table: Arc<ClusterTable>,
     pub(super) stats: ClusterManagerStats,
     pub(super) clusters: RefCell<HashMap<ClusterId, Entry>>,
@@ -120,6 +128,8 @@ pub(super) struct Managed {
     pub(super) cluster: Arc<Cluster>,
     /// Finds hosts for as long as the cluster lives.
     pub(super) discovery: Discovery,
+    /// Checks the hosts, if they are checked.
+    health_checker: Option<Rc<HealthChecker>>,
     /// What it waits for before it is used.
     waits: Option<Waits>,
     /// What it was made of; none: the bootstrap.
@@ -129,6 +139,8 @@ pub(super) struct Managed {
 struct Waits {
     hosts_found: Cell<bool>,
     init: InitManager,
+    /// Whether each host has been checked once, or need not be.
+    checked: Cell<bool>,
 }
 
 /// How a cluster finds its hosts.
@@ -180,6 +192,8 @@ impl Cluster {
         (panic_threshold, maintenance_mode): (RuntimeInteger, RuntimeInteger),
     ) -> Self {
         Self {
+            reports: info.health_check.is_some().then(Box::default),
+            health_changes: HealthChanges::default(),
             info: Arc::new(info),
             hosts: ArcSwap::default(),
             hosts_version: AtomicU64::new(0),
@@ -194,6 +208,12 @@ impl Cluster {
     /// Publishes a new set of hosts, and counts what changed.
     pub fn set_hosts(&self, mut set: PrioritySet) {
         let old = self.hosts.load();
+        if self.info.health_check.is_some() {
+            self.await_health_checks(&set, &old);
+        }
+        if self.reports.is_some() {
+            set.places = set.find_places();
+        }
         set.hash_tables = self.hash_tables(&set);
         set.subsets = self.subsets(&set, &old);
         let identity = |host: &Arc<Host>| host.identity();
@@ -241,9 +261,66 @@ impl Cluster {
         if degraded > 0 || stats.membership_degraded().is_used() {
             stats.membership_degraded().set(degraded);
         }
+        for host in set.hosts() {
+            host.set_counted(host.standing());
+        }
         self.hosts.store(Arc::new(set));
+        self.announce();
+        if let Some(reports) = &self.reports {
+            reports.hosts_replaced();
+        }
+    }
+
+    /// Tells workers that there is something new.
+    pub(super) fn announce(&self) {
         self.hosts_version.fetch_add(1, Relaxed);
         self.changes.add(&[self.info.id]);
+    }
+
+    /// Whether load balancers are made of all hosts at once, and not of those of each priority.
+    pub(super) fn is_built_from_all_hosts(&self) -> bool {
+        let settings = &self.info.settings.load_balancer;
+        settings.subset.is_some() || matches!(settings.policy, Policy::Hash(_))
+    }
+
+    /// Publishes the same hosts again, with all that is made of them.
+    pub(super) fn rebuild(&self) {
+        let old = self.hosts.load();
+        let mut set = PrioritySet::clone(&old);
+        set.hash_tables = self.hash_tables(&set);
+        set.subsets = self.subsets(&set, &old);
+        self.hosts.store(Arc::new(set));
+    }
+
+    /// A new host gets no requests before a health check has succeeded. One that only moves to another locality is known.
+    fn await_health_checks(&self, set: &PrioritySet, old: &PrioritySet) {
+        let known: HashSet<_> = old.hosts().map(|host| host.identity()).collect();
+        let mut by_address = None;
+        for host in set.hosts() {
+            if known.contains(&host.identity()) || host.has_no_health_checks() {
+                continue;
+            }
+            let by_address = by_address.get_or_insert_with(|| -> HashMap<_, _> {
+                old.hosts().map(|host| (&host.address, host)).collect()
+            });
+            let same = by_address.get(&host.address).filter(|old| {
+                old.health_check_address() == host.health_check_address()
+                    && !old.has_no_health_checks()
+            });
+            let checked = HealthFlag::FailedActiveHc as u32
+                | HealthFlag::DegradedActiveHc as u32
+                | HealthFlag::PendingActiveHc as u32
+                | HealthFlag::ActiveHcTimeout as u32;
+            let settings = &self.info.settings.load_balancer;
+            let flags = match same {
+                Some(same) => same.health.get(),
+                None if settings.ignore_new_hosts_until_first_hc => {
+                    HealthFlag::FailedActiveHc as u32 | HealthFlag::PendingActiveHc as u32
+                }
+                None => HealthFlag::FailedActiveHc as u32,
+            };
+            host.health.replace_among(checked, flags);
+        }
     }
 
     /// What load balancers that hash read, for the hosts as they are now.
@@ -302,6 +379,7 @@ impl ClusterInfo {
             timeout_budget_stats: None,
             request_response_size_stats: None,
             transport: UpstreamTransport::default(),
+            health_check: None,
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
@@ -325,6 +403,7 @@ impl ClusterManager {
             server,
             workers,
             resolver,
+            connector: Rc::new(SocketConnector),
             table: Arc::default(),
             clusters: RefCell::default(),
             settings: RefCell::default(),
@@ -439,9 +518,12 @@ impl ClusterManager {
         let named = dns.is_some() && wait_for_warm && has_names(&assignment);
         let must_find_hosts = eds.is_some() || named;
         let is_ready = init.is_ready();
-        let waits = (must_find_hosts || !is_ready).then(|| Waits {
+        let health_checker = self.health_checker(&cluster);
+        let must_check = health_checker.is_some();
+        let waits = (must_find_hosts || !is_ready || must_check).then(|| Waits {
             hosts_found: Cell::new(!must_find_hosts),
             init: init.clone(),
+            checked: Cell::new(!must_check),
         });
         let discovery = match (eds, dns) {
             (Some(settings), _) => Discovery::Eds(EdsDiscovery::new(self, &cluster, settings)),
@@ -461,6 +543,7 @@ impl ClusterManager {
         let managed = Managed {
             cluster: cluster.clone(),
             discovery,
+            health_checker,
             waits,
             accepted,
         };
@@ -482,6 +565,9 @@ impl ClusterManager {
         }
         if is_dynamic && self.is_warming(&cluster) {
             cluster.info.update_stats.warming_state().set(1);
+        }
+        if must_check {
+            self.activate_if_warm(&cluster);
         }
         if !is_ready {
             let (manager, cluster) = (Rc::downgrade(self), Arc::downgrade(&cluster));
@@ -571,9 +657,21 @@ impl ClusterManager {
     /// A cluster that has all that it waits for takes the place of an older one.
     fn activate_if_warm(self: &Rc<Self>, cluster: &Arc<Cluster>) {
         let id = cluster.info.id;
+        if let Some(checker) = self.checker_to_start(cluster) {
+            let (manager, waiting) = (Rc::downgrade(self), Arc::downgrade(cluster));
+            checker.start(Box::new(move || {
+                if let (Some(manager), Some(cluster)) = (manager.upgrade(), waiting.upgrade()) {
+                    manager.hosts_checked(&cluster);
+                }
+            }));
+            // Where there is nothing to wait for, that has been called already.
+            return;
+        }
         let mut batch = Batch::default();
         self.change(id, |entry| {
-            let is_warm = |waits: &Waits| waits.hosts_found.get() && waits.init.is_ready();
+            let is_warm = |waits: &Waits| {
+                waits.hosts_found.get() && waits.init.is_ready() && waits.checked.get()
+            };
             let waits = entry
                 .warming_as(cluster)
                 .and_then(|managed| managed.waits.as_ref());
@@ -593,6 +691,35 @@ impl ClusterManager {
             }
         }
         self.publish(batch);
+    }
+
+    /// The health checks of a warming cluster, if all that they wait for is there and they do not run yet.
+    fn checker_to_start(&self, cluster: &Arc<Cluster>) -> Option<Rc<HealthChecker>> {
+        let clusters = self.clusters.borrow();
+        let managed = clusters.get(&cluster.info.id)?.warming_as(cluster)?;
+        let waits = managed.waits.as_ref()?;
+        let checker = managed.health_checker.as_ref()?;
+        let may_start = waits.hosts_found.get() && waits.init.is_ready() && !checker.has_started();
+        may_start.then(|| checker.clone())
+    }
+
+    /// Each host of a cluster has been checked once.
+    fn hosts_checked(self: &Rc<Self>, cluster: &Arc<Cluster>) {
+        let checker = self.change(cluster.info.id, |entry| {
+            let managed = entry.warming_as(cluster)?;
+            managed.waits.as_ref()?.checked.set(true);
+            managed.health_checker.clone()
+        });
+        if let Some(checker) = checker {
+            checker.activate();
+            self.activate_if_warm(cluster);
+        }
+    }
+
+    fn health_checker(&self, cluster: &Arc<Cluster>) -> Option<Rc<HealthChecker>> {
+        cluster.info.health_check.as_ref()?;
+        let publisher = HealthPublisher::new(cluster, Some(self.stats.clone()));
+        HealthChecker::new(cluster, publisher, &self.connector, &self.server.runtime)
     }
 
     /// Whether this very cluster is not yet in use.
@@ -618,6 +745,7 @@ impl ClusterManager {
             request_response_sizes,
             http_filters,
             transport,
+            health_check,
             init,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
@@ -635,6 +763,7 @@ impl ClusterManager {
         info.metadata = metadata;
         info.http_filters = http_filters;
         info.transport = transport;
+        info.health_check = health_check;
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));

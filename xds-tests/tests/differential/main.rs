@@ -24,6 +24,7 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod compression;
 mod credentials;
 mod descriptors;
 mod ext_authz;
@@ -32,11 +33,13 @@ mod frames;
 mod framing;
 mod hashing;
 mod hcm;
+mod health_checks;
 mod hedging;
 mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod local_limits;
 mod malformed;
 mod matching;
 mod names;
@@ -79,6 +82,7 @@ const THEMES: &[Theme] = &[
     ("malformed", malformed::cases),
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
+    ("local_limits", local_limits::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
@@ -86,8 +90,10 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
+    ("health_checks", health_checks::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
+    ("compression", compression::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("ext_authz", ext_authz::cases),

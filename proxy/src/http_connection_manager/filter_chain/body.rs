@@ -71,11 +71,18 @@ impl<D: Direction> Chain<D> {
                     return Step::Stop(flow);
                 };
                 let (mut before, _) = self.take_buffer(position);
-                if before.is_empty() {
-                    return Step::On(data, end);
+                let data = if before.is_empty() {
+                    data
+                } else {
+                    before.extend_from_slice(&data);
+                    before.freeze()
+                };
+                match env.effects.trailers.take() {
+                    Some(trailers) if end.is_end() => {
+                        Step::Stop(self.end_with(position, data, trailers, filters, env))
+                    }
+                    _ => Step::On(data, end),
                 }
-                before.extend_from_slice(&data);
-                Step::On(before.freeze(), end)
             }
             DataStatus::StopIterationAndBuffer => {
                 held.limit_is_error = true;
@@ -97,6 +104,22 @@ impl<D: Direction> Chain<D> {
             }
             DataStatus::LocalReply(reply) => Step::Stop(Flow::LocalReply(reply)),
         }
+    }
+
+    /// The last data of a body goes on, and trailers that a filter has added to it.
+    fn end_with(
+        &mut self,
+        position: usize,
+        data: Bytes,
+        trailers: Fields,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        if !data.is_empty() {
+            let flow = self.run_data(position + 1, filters, env, data, EndStream::No);
+            let Flow::Done = flow else { return flow };
+        }
+        self.run_trailers(position + 1, filters, env, trailers)
     }
 
     pub(super) fn resume_data(
