@@ -198,8 +198,8 @@ impl NetworkFilter for ExtAuthz {
         let config = self.config.clone();
         let matcher = config.filter_enabled_metadata.as_ref();
         if matcher.is_some_and(|matcher| !matcher.matches(&cx.dynamic_metadata.borrow())) {
+            // With each piece, as the metadata may come later.
             config.stats.disabled().inc();
-            self.phase = Phase::Done;
             return NetworkStatus::Continue;
         }
         config.stats.total().inc();
