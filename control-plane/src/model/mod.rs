@@ -19,8 +19,8 @@ pub use kinds::{
     Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
     CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, Host, LocalRateLimit,
     MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode, OutlierDetection, PeerAuthentication,
-    PeerAuthenticationSpec, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
+    PeerAuthenticationSpec, RateLimit, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
     TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,
 };
-pub use load::{load, load_texts};
+pub use load::{Cache, load, load_again, load_texts};
 pub use object::{Key, Kind, Model, Object, Origin, Stored};
