@@ -14,6 +14,7 @@ use crate::ca::{Authority, Tokens};
 use crate::cache::{ResourceType, Snapshot};
 use crate::dns::Names;
 use crate::model::{InputError, Key, Model};
+use crate::ratelimit::Limiter;
 use crate::registry::Registry;
 use crate::server::session::Progress;
 use crate::translate::{Role, Translator};
@@ -30,6 +31,8 @@ pub struct Control {
     pub registry: Registry,
     /// What is counted.
     pub metrics: Metrics,
+    /// The limits of the rate limit service, and what is counted.
+    pub limits: Arc<Limiter>,
     /// Whether proxies are believed without a certificate.
     pub is_insecure: bool,
     world: watch::Sender<Arc<Translator>>,
@@ -119,6 +122,7 @@ impl Control {
             tokens,
             registry: Registry::default(),
             metrics: Metrics::default(),
+            limits: Arc::default(),
             is_insecure,
             world: watch::Sender::new(Arc::new(Translator::new(Arc::new(world), None))),
             model: Mutex::new(model),
@@ -134,6 +138,8 @@ impl Control {
     pub fn input(&self, loaded: Result<Model, Vec<InputError>>) {
         match loaded {
             Ok(model) => {
+                let limits = model.rate_limits.values();
+                self.limits.set(limits.map(|stored| &stored.object.spec));
                 *self.model.lock() = Arc::new(model);
                 self.rebuild();
                 let mut input = self.input.lock();

@@ -22,6 +22,7 @@ use outrigger_control_plane::agent::Agent;
 use outrigger_control_plane::ca::{Authority, Tokens};
 use outrigger_control_plane::control::Control;
 use outrigger_control_plane::dns::{Names, Resolver, SystemResolver};
+use outrigger_control_plane::ratelimit::{self, Limits};
 use outrigger_control_plane::translate::Secrets;
 use outrigger_control_plane::world::World;
 use outrigger_control_plane::{admin, model, watch};
@@ -112,9 +113,24 @@ struct Run {
     /// A DNS server for the names of endpoints, as `IP:PORT`, instead of those of the system.
     #[arg(long)]
     dns_server: Vec<SocketAddr>,
+    /// Where the rate limit service listens without TLS, on a loopback address, beside `--listen` where it has mTLS.
+    #[arg(long)]
+    rate_limit_listen: Option<SocketAddr>,
+    /// Where what the rate limit service has counted is kept over a restart.
+    #[arg(long, value_enum, default_value_t = RateLimitStore::Memory)]
+    rate_limit_store: RateLimitStore,
     /// No TLS, and every proxy is believed: for trials on a loopback address only.
     #[arg(long)]
     insecure_plaintext: bool,
+}
+
+/// Where counters are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum RateLimitStore {
+    /// In memory: they are lost with the process.
+    Memory,
+    /// In memory, and every second in `rate-limits.json` of the state directory.
+    Disk,
 }
 
 #[derive(Debug, Args)]
@@ -249,6 +265,18 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         control.set_names(dns.refresh(model, &Names::default(), patience).await);
     }
     control.input(loaded);
+    let counted = (flags.rate_limit_store == RateLimitStore::Disk)
+        .then(|| flags.state.join("rate-limits.json"));
+    if let Some(file) = &counted {
+        control.limits.counters().load(file)?;
+    }
+    let limits = match flags.rate_limit_listen {
+        Some(address) if !address.ip().is_loopback() => {
+            return Err("--rate-limit-listen is for loopback addresses only".into());
+        }
+        Some(address) => Some(TcpListener::bind(address).await?),
+        None => None,
+    };
     let api = Arc::new(Api::new(Arc::clone(&control), operator));
     let listener = TcpListener::bind(flags.listen).await?;
     tracing::info!(address = %listener.local_addr()?, directory = %flags.directory.display(), "Serving.");
@@ -257,6 +285,8 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         served = admin::serve(listener, Arc::clone(&control), api, names) => served?,
+        () = serve_limits(limits, &control) => {}
+        () = keep_counters(counted.as_deref(), &control) => {}
         () = watch::watch(Arc::clone(&control), flags.directory) => {}
         () = follow_registry(&control) => {}
         () = dns.follow(&control) => {}
@@ -264,7 +294,37 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
+    if let Some(file) = &counted {
+        control.limits.counters().save(file, millis())?;
+    }
     Ok(())
+}
+
+async fn serve_limits(listener: Option<TcpListener>, control: &Control) {
+    match listener {
+        Some(listener) => {
+            ratelimit::serve(listener, Limits::new(Arc::clone(&control.limits))).await
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn keep_counters(file: Option<&Path>, control: &Control) {
+    let Some(file) = file else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Err(error) = control.limits.counters().save(file, millis()) {
+            tracing::error!(%error, "Counters of rate limits cannot be written.");
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+fn millis() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn follow_registry(control: &Control) {

@@ -28,12 +28,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::ca::{Authority, CaError, svid_of_certificate};
 use crate::cache::ResourceType;
 use crate::control::Control;
+use crate::ratelimit::Limits;
 use crate::rpc::Calls;
 use crate::server::{Discovery, Implied, Peer};
 use crate::spawn;
@@ -166,11 +168,14 @@ async fn http(
     control: Arc<Control>,
     api: Arc<Api>,
 ) {
+    let limits = Limits::new(Arc::clone(&control.limits));
+    let is_insecure = control.is_insecure;
     let calls = Calls::new(Arc::clone(&control), api.operator_token());
     let discovery = AggregatedDiscoveryServiceServer::new(Discovery::new(control));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (mut discovery, api, peer) = (discovery.clone(), Arc::clone(&api), peer.clone());
         let calls = calls.clone();
+        let limits = limits.clone();
         async move {
             if let Some((path, implied)) = discovery_path(request.uri().path()) {
                 *request.uri_mut() = http::Uri::from_static(path);
@@ -185,6 +190,13 @@ async fn http(
                 );
                 request.extensions_mut().insert(peer);
                 return discovery.call(request.map(Body::new)).await;
+            }
+            if request.uri().path().starts_with(Limits::PREFIX) {
+                if peer.identity.is_none() && !is_insecure {
+                    let status = Status::unauthenticated("a certificate of the mesh is needed");
+                    return Ok(status.into_http());
+                }
+                return limits.call(request).await;
             }
             if Calls::has(request.uri().path()) {
                 return calls.call(request, &peer).await;

@@ -88,7 +88,8 @@ pub(super) fn check(object: &Object, report: &mut Report<'_>) {
         | Object::ReferenceGrant(_)
         | Object::Secret(_)
         | Object::ConfigMap(_)
-        | Object::PeerAuthentication(_) => {}
+        | Object::PeerAuthentication(_)
+        | Object::RateLimit(_) => {}
     }
 }
 

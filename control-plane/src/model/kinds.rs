@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::ratelimit::RateLimitSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
@@ -36,6 +37,8 @@ pub type TrafficPolicy = Resource<TrafficPolicySpec>;
 pub type AuthorizationPolicy = Resource<AuthorizationSpec>;
 /// Whether a service takes mTLS, plain text, or both.
 pub type PeerAuthentication = Resource<PeerAuthenticationSpec>;
+/// What the rate limit service counts, see [`RateLimitSpec`].
+pub type RateLimit = Resource<RateLimitSpec>;
 
 /// See [`Workload`].
 #[derive(Clone, Debug, Deserialize)]

@@ -345,6 +345,7 @@ impl Reader<'_> {
                 "TrafficPolicy" => Object::TrafficPolicy(self.read(json)?),
                 "AuthorizationPolicy" => Object::AuthorizationPolicy(self.read(json)?),
                 "PeerAuthentication" => Object::PeerAuthentication(self.read(json)?),
+                "RateLimit" => Object::RateLimit(self.read(json)?),
                 _ => return self.unknown(head),
             },
             _ => return self.unknown(head),

@@ -19,7 +19,7 @@ pub use kinds::{
     Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
     CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, Host, LocalRateLimit,
     MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode, OutlierDetection, PeerAuthentication,
-    PeerAuthenticationSpec, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
+    PeerAuthenticationSpec, RateLimit, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
     TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,
 };
 pub use load::{Cache, load, load_again, load_texts};

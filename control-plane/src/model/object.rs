@@ -17,7 +17,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::Serialize;
 
 use super::kinds::{
-    AuthorizationPolicy, MeshDefaults, PeerAuthentication, TrafficPolicy, Workload,
+    AuthorizationPolicy, MeshDefaults, PeerAuthentication, RateLimit, TrafficPolicy, Workload,
 };
 
 /// Namespace and name of an object. Objects without a namespace are in `default`.
@@ -98,6 +98,7 @@ pub enum Kind {
     TrafficPolicy,
     AuthorizationPolicy,
     PeerAuthentication,
+    RateLimit,
 }
 
 impl Kind {
@@ -124,6 +125,7 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::RateLimit => "RateLimit",
         }
     }
 }
@@ -151,6 +153,7 @@ pub enum Object {
     TrafficPolicy(Box<TrafficPolicy>),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     PeerAuthentication(Box<PeerAuthentication>),
+    RateLimit(Box<RateLimit>),
 }
 
 /// All objects of the input by kind and key: each valid by itself, and no two with the same key.
@@ -176,6 +179,7 @@ pub struct Model {
     pub traffic_policies: BTreeMap<Key, Stored<TrafficPolicy>>,
     pub authorization_policies: BTreeMap<Key, Stored<AuthorizationPolicy>>,
     pub peer_authentications: BTreeMap<Key, Stored<PeerAuthentication>>,
+    pub rate_limits: BTreeMap<Key, Stored<RateLimit>>,
 }
 
 impl Model {
@@ -210,6 +214,7 @@ impl Model {
             Object::PeerAuthentication(object) => {
                 put(&mut self.peer_authentications, key, origin, *object)
             }
+            Object::RateLimit(object) => put(&mut self.rate_limits, key, origin, *object),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod admission_control;
 mod api_key_auth;
+mod bandwidth_limit;
 mod basic_auth;
 mod buffer;
 pub mod chain_config;
@@ -12,25 +14,32 @@ mod compressor;
 mod context;
 mod core_retry_policy;
 mod cors;
+mod credential_injector;
 mod csrf;
+mod custom_response;
 mod decompressor;
 mod discovery;
 mod ext_authz;
 mod fault;
+mod grpc_http1_bridge;
 mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 mod header_to_metadata;
 pub(crate) mod headers;
 mod health_check;
+mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
 mod mutation_rules;
 mod on_demand;
 mod query;
+mod ratelimit;
 mod rbac;
 pub mod router;
 mod set_filter_state;
 mod set_metadata;
+mod stateful_session;
 mod status;
 #[cfg(test)]
 mod test_support;
@@ -52,25 +61,34 @@ use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &admission_control::Factory,
+    &bandwidth_limit::Factory,
     &api_key_auth::Factory,
     &basic_auth::Factory,
     &buffer::Factory,
     &compressor::Factory,
     &cors::Factory,
+    &credential_injector::Factory,
+    &custom_response::Factory,
     &csrf::Factory,
     &ext_authz::Factory,
     &decompressor::Factory,
     &fault::Factory,
+    &grpc_http1_bridge::Factory,
     &grpc_stats::Factory,
+    &grpc_web::Factory,
     &header_mutation::Factory,
     &header_to_metadata::Factory,
     &health_check::Factory,
+    &json_to_metadata::Factory,
     &jwt_authn::Factory,
     &local_ratelimit::Factory,
     &on_demand::Factory,
+    &ratelimit::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,
+    &stateful_session::Factory,
 ];
 
 /// One filter on one stream.

@@ -4,7 +4,8 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/set_filter_state>
 //! Stats: none.
 //!
-//! Deviations: of the factories of objects there are `envoy.string`, `envoy.hashable_string` and `envoy.network.ip`.
+//! Deviations: of the factories of objects there are `envoy.string`, `envoy.hashable_string`, `envoy.network.ip` and
+//! `envoy.ratelimit.hits_addend`.
 //! Deviations: `shared_with_upstream` shares nothing, as no upstream connection reads objects.
 
 use std::net::{IpAddr, SocketAddr};
@@ -106,6 +107,8 @@ enum Kind {
     Hashable,
     /// An address without a port. Any other text makes no object.
     Ip,
+    /// A number of 32 bits. Any other text makes no object.
+    Number,
 }
 
 /// An object that is a text, or was one.
@@ -117,7 +120,8 @@ struct Text {
     read_only: bool,
 }
 
-const FACTORIES: &str = "envoy.string, envoy.hashable_string and envoy.network.ip";
+const FACTORIES: &str =
+    "envoy.string, envoy.hashable_string, envoy.network.ip and envoy.ratelimit.hits_addend";
 
 impl Config {
     fn from_proto(
@@ -200,6 +204,7 @@ impl Object {
             "envoy.string" => Kind::Text,
             "envoy.hashable_string" => Kind::Hashable,
             "envoy.network.ip" => Kind::Ip,
+            "envoy.ratelimit.hits_addend" => Kind::Number,
             other => {
                 return Err(path.field(field).reject(format!(
                     "\"{other}\" does not have an object factory; those that are there are {FACTORIES}"
@@ -222,6 +227,10 @@ impl Text {
         let address: Option<IpAddr> = match kind {
             Kind::Text | Kind::Hashable => None,
             Kind::Ip => Some(text.parse().ok()?),
+            Kind::Number => {
+                let _: u32 = text.parse().ok()?;
+                None
+            }
         };
         Some(Self {
             // Envoy prints an address with a port.

@@ -209,6 +209,11 @@ impl Harness {
         }
     }
 
+    /// The number of the filter's name in the route table.
+    pub(super) fn slot(&self) -> Option<usize> {
+        self.table.filter_slot(FILTER)
+    }
+
     /// A stream of `GET /` with the filter on it, its route already chosen.
     pub(super) fn stream(&self) -> TestStream {
         self.stream_with(&[])

@@ -230,7 +230,7 @@ impl Established {
         let mut filters: Vec<Box<dyn NetworkFilter>> = chain
             .filters
             .iter()
-            .map(|filter| filter.new_connection(&listener.worker))
+            .map(|filter| filter.new_filter(&listener.worker, &self.info))
             .collect();
         let passed =
             filters.is_empty() || Box::pin(start_filters(&mut filters, &self.io, &self.info)).await;

@@ -6,8 +6,10 @@
 pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
+pub mod ext_authz;
 pub mod filtered_io;
 pub mod local_ratelimit;
+pub mod ratelimit;
 pub mod rbac;
 pub mod tcp_proxy;
 
@@ -30,6 +32,8 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
+    &ext_authz::Factory,
+    &ratelimit::Factory,
     &local_ratelimit::Factory,
     &rbac::Factory,
     &tcp_proxy::Factory,
@@ -124,6 +128,12 @@ pub enum NetworkFilterConfig {
 pub trait FilterConfig: Send + Sync {
     /// The filter for a new connection on this worker.
     fn new_connection(&self, worker: &Rc<Worker>) -> Box<dyn NetworkFilter>;
+
+    /// The same for a filter that keeps what is known of the connection.
+    fn new_filter(&self, worker: &Rc<Worker>, info: &Rc<ConnectionInfo>) -> Box<dyn NetworkFilter> {
+        let _ = info;
+        self.new_connection(worker)
+    }
 }
 
 /// A configured terminal filter, shared by all workers.

@@ -1,7 +1,9 @@
-//! What filters that limit rates have in common: a bucket of tokens that workers share.
+//! What filters that limit rates have in common: a bucket of tokens that workers share, and a service that is asked.
 
+mod service;
 mod token_bucket;
 
+pub use service::{RateLimitService, to_proto};
 pub use token_bucket::{BucketSettings, TokenBucket};
 
 use crate::server::Worker;

@@ -1,5 +1,6 @@
 //! A token bucket that workers share without a lock.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -81,6 +82,16 @@ impl TokenBucket {
         }
     }
 
+    /// A bucket for as many tokens as come in a second, with those that come within `filled` in it.
+    pub fn per_second(tokens: u64, filled: Duration) -> Self {
+        Self {
+            max_tokens: double(tokens),
+            fill_rate: double(tokens),
+            origin: Instant::now(),
+            empty_at: AtomicU64::new((-filled.as_secs_f64()).to_bits()),
+        }
+    }
+
     /// Tokens per second.
     pub fn fill_rate(&self) -> f64 {
         self.fill_rate
@@ -113,6 +124,16 @@ impl TokenBucket {
         let wanted = tokens > 0;
         let tokens = double(tokens) / share;
         wanted && self.change(now, |total| (total >= tokens).then_some(total - tokens))
+    }
+
+    /// Takes as many of `tokens` as there are, and says how many that is.
+    pub fn consume_up_to(&self, now: Instant, tokens: u64) -> u64 {
+        let taken = Cell::new(0);
+        self.change(now, |total| {
+            taken.set(whole(total).min(tokens));
+            (taken.get() > 0).then(|| total - double(taken.get()))
+        });
+        taken.get()
     }
 
     /// Gives tokens back, up to the maximum.
@@ -217,6 +238,20 @@ mod tests {
         let bucket = bucket(8, 10);
         let taken = (0..8).filter(|_| bucket.consume(Instant::now(), 1, 0.25));
         assert_eq!(taken.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_there_is_taken_and_the_rest_comes_within_a_second() {
+        let bucket = TokenBucket::per_second(1024, Duration::from_millis(125));
+        assert_eq!(bucket.consume_up_to(Instant::now(), 2000), 128);
+        assert_eq!(bucket.consume_up_to(Instant::now(), 976), 0);
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(bucket.consume_up_to(Instant::now(), 976), 512);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(bucket.consume_up_to(Instant::now(), 5000), 1024);
+        let none = TokenBucket::per_second(0, Duration::from_secs(1));
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(none.consume_up_to(Instant::now(), 5), 0);
     }
 
     #[test]

@@ -33,6 +33,8 @@ struct Inner {
     layers: Vec<(String, HashMap<String, String>)>,
     /// Who reads which key.
     slots: HashMap<String, Arc<Slot>>,
+    /// Who reads which key as a number that need not be whole: its bits.
+    doubles: HashMap<String, Arc<AtomicU64>>,
     /// None: nobody counts.
     stats: Option<RuntimeStats>,
 }
@@ -57,6 +59,23 @@ pub struct RuntimeFraction {
 pub struct RuntimeInteger {
     slot: Option<Arc<Slot>>,
     default: u64,
+}
+
+/// A number that a runtime key may override.
+#[derive(Debug, Clone)]
+pub struct RuntimeDouble {
+    slot: Option<Arc<AtomicU64>>,
+    default: f64,
+}
+
+impl RuntimeDouble {
+    /// The number in force.
+    #[inline]
+    pub fn get(&self) -> f64 {
+        let bits = self.slot.as_ref().map(|slot| slot.load(Relaxed));
+        bits.filter(|bits| *bits != NO_DOUBLE)
+            .map_or(self.default, f64::from_bits)
+    }
 }
 
 /// A switch that may be overridden by a runtime key.
@@ -125,6 +144,20 @@ impl Runtime {
         }
     }
 
+    /// A reader of `key` as a number that need not be whole. An empty key means that only the default counts.
+    pub fn double(&self, key: &str, default: f64) -> RuntimeDouble {
+        let slot = (!key.is_empty()).then(|| {
+            let mut inner = self.inner.lock();
+            let value = inner.get(key).map_or(NO_DOUBLE, encode_double);
+            let slots = &mut inner.doubles;
+            let slot = slots
+                .entry(key.to_owned())
+                .or_insert_with(|| Arc::new(AtomicU64::new(value)));
+            slot.clone()
+        });
+        RuntimeDouble { slot, default }
+    }
+
     /// A reader of `key` as a switch.
     pub fn flag(&self, key: &str, default: bool) -> RuntimeFlag {
         RuntimeFlag {
@@ -164,6 +197,10 @@ impl Inner {
 
     fn publish(&mut self) {
         self.slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        self.doubles.retain(|_, slot| Arc::strong_count(slot) > 1);
+        for (key, slot) in &self.doubles {
+            slot.store(self.get(key).map_or(NO_DOUBLE, encode_double), Relaxed);
+        }
         for (key, slot) in &self.slots {
             slot.value
                 .store(self.get(key).map_or(UNSET, encode), Relaxed);
@@ -177,6 +214,16 @@ impl Inner {
             stats.num_layers().set(number(self.layers.len()));
         }
     }
+}
+
+/// The bits of a value that is not there: those of no finite number.
+const NO_DOUBLE: u64 = u64::MAX;
+
+fn encode_double(value: &str) -> u64 {
+    let number = value.trim().parse::<f64>().ok();
+    number
+        .filter(|number| number.is_finite())
+        .map_or(NO_DOUBLE, f64::to_bits)
 }
 
 /// A whole number stands for itself, `true` and `false` for 1 and 0, and a `FractionalPercent` for its share. What cannot be
@@ -310,6 +357,19 @@ impl RuntimeFlag {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_double_follows_its_key_and_else_has_its_default() {
+        let runtime = Runtime::default();
+        let reader = runtime.double("d", 1.5);
+        assert_eq!(reader.get(), 1.5);
+        let layer = |value: &str| HashMap::from([("d".to_owned(), value.to_owned())]);
+        runtime.set_layer("a", layer("2.25"));
+        assert_eq!(reader.get(), 2.25);
+        runtime.set_layer("a", layer("many"));
+        assert_eq!(reader.get(), 1.5);
+        assert_eq!(runtime.double("", 3.0).get(), 3.0);
+    }
 
     #[test]
     fn a_fraction_of_a_layer_counts_by_its_own_denominator() {
