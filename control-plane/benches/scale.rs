@@ -128,38 +128,8 @@ async fn measure(mesh: &Mesh, rounds: u32) -> String {
     let resident = plane.memory("VmRSS");
     let mut out = String::new();
     for kind in ["registration", "file"] {
-        let mut firsts = Vec::new();
-        let mut lasts = Vec::new();
         let before = plane.cpu();
-        for round in 1..=rounds {
-            let began = Instant::now();
-            if kind == "file" {
-                mesh.change(&folder.join("mesh"), round);
-            } else {
-                plane.register(round).await;
-            }
-            let mut first = None;
-            for _ in 0..mesh.total() {
-                let at: Instant = timeout(PATIENCE, seen.recv())
-                    .await
-                    .expect("all have the change in time")
-                    .expect("a client is left");
-                first.get_or_insert(at.duration_since(began));
-                if lasts.len() < usize::try_from(round).unwrap() {
-                    lasts.push(Duration::ZERO);
-                }
-                let last = lasts.last_mut().unwrap();
-                *last = (*last).max(at.duration_since(began));
-            }
-            firsts.push(first.unwrap());
-            // What was pushed is accepted before the next change.
-            sleep(Duration::from_millis(1000)).await;
-        }
-        let cpu = (plane.cpu() - before) / rounds;
-        firsts.sort_unstable();
-        lasts.sort_unstable();
-        let middle = firsts.len() / 2;
-        let ms = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1000.0);
+        let (first, last, worst) = changes(mesh, &plane, &folder, &mut seen, kind, rounds).await;
         writeln!(
             out,
             "{:>8} {:>10.1} {:>10.1} {:>9} {:>9}  {kind:<12} {:>9} {:>9} {:>9} {:>9}",
@@ -168,14 +138,50 @@ async fn measure(mesh: &Mesh, rounds: u32) -> String {
             initial.as_secs_f64(),
             resident,
             plane.memory("VmHWM"),
-            ms(firsts[middle]),
-            ms(lasts[middle]),
-            ms(*lasts.last().unwrap()),
-            ms(cpu),
+            first.as_millis(),
+            last.as_millis(),
+            worst.as_millis(),
+            ((plane.cpu() - before) / rounds).as_millis(),
         )
         .unwrap();
     }
     out
+}
+
+/// Changes the endpoint of everybody's service. How long it takes to the first client and to the last, in the middle of
+/// all rounds, and to the last in the slowest.
+async fn changes(
+    mesh: &Mesh,
+    plane: &Plane,
+    folder: &Path,
+    seen: &mut mpsc::UnboundedReceiver<Instant>,
+    kind: &str,
+    rounds: u32,
+) -> (Duration, Duration, Duration) {
+    let (mut firsts, mut lasts) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        let began = Instant::now();
+        if kind == "file" {
+            mesh.change(&folder.join("mesh"), round);
+        } else {
+            plane.register(round).await;
+        }
+        let mut times = Vec::new();
+        for _ in 0..mesh.total() {
+            let at = timeout(PATIENCE, seen.recv()).await;
+            let at: Instant = at.expect("all have it in time").expect("a client is left");
+            times.push(at.duration_since(began));
+        }
+        times.sort_unstable();
+        firsts.push(times[0]);
+        lasts.push(times[times.len() - 1]);
+        // What was pushed is accepted before the next change.
+        sleep(Duration::from_millis(1000)).await;
+    }
+    firsts.sort_unstable();
+    lasts.sort_unstable();
+    let middle = lasts.len() / 2;
+    (firsts[middle], lasts[middle], lasts[lasts.len() - 1])
 }
 
 /// The control plane that is measured.
