@@ -786,9 +786,13 @@ fn http_answers() -> Vec<Case> {
             "http_service: { server_uri: { uri: \"http://a\", cluster: \"@authz\", timeout: 0.3s } }",
             http1(late(3000, "")),
         )),
-        http("by HTTP it is asked again", "retry_policy: { num_retries: 2, retry_on: 5xx, retry_back_off: { base_interval: 0.01s } }", "", reply(status(503, "")))
-            .get("/")
-            .shows(["< 403", "> authz connection 1: GET / HTTP/1.1", "> x-envoy-expected-rq-timeout-ms: 100"]),
+        asked(
+            "by HTTP it is asked again",
+            "http_service: { server_uri: { uri: \"http://a\", cluster: \"@authz\", timeout: 2s }, retry_policy: { num_retries: 2, retry_on: 5xx, retry_back_off: { base_interval: 0.01s } } }",
+            Kind::Http2(vec![reply(status(503, ""))]),
+        )
+        .get("/")
+            .shows(["< 403", "> authz connection 1: HTTP/2", "> authz connection 1: HTTP/2", "> authz connection 1: HTTP/2", "> x-envoy-expected-rq-timeout-ms: 100"]),
     ]
 }
 
