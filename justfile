@@ -68,6 +68,10 @@ bench-xds *args:
     cargo build --release -p outrigger
     cargo run -p outrigger-xds-tests --bin bench-xds -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
 
+# Measures how fast the control plane pushes one endpoint to 1,000 proxies, and what it needs for it.
+bench-control-plane *args:
+    ulimit -n "$(ulimit -Hn)" && cargo bench -p outrigger-control-plane --bench scale -- {{ args }}
+
 # Runs go-control-plane's integration test in every mode.
 go-control-plane:
     cargo test -p outrigger-xds-tests --test go_control_plane

@@ -1,7 +1,7 @@
 //! The state of a running control plane, and who is connected to it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use crate::ca::{Authority, Tokens};
 use crate::cache::{ResourceType, Snapshot};
 use crate::dns::Names;
-use crate::model::{InputError, Model};
+use crate::model::{InputError, Key, Model};
 use crate::ratelimit::Limiter;
 use crate::registry::Registry;
 use crate::server::session::Progress;
 use crate::translate::{Role, Translator};
-use crate::world::{Found, World};
+use crate::world::{Found, Registered, World};
 
 /// A running control plane.
 #[derive(Debug)]
@@ -38,9 +38,18 @@ pub struct Control {
     world: watch::Sender<Arc<Translator>>,
     model: Mutex<Arc<Model>>,
     names: Mutex<Arc<Names>>,
+    built: Mutex<Option<Built>>,
     input: Mutex<Input>,
     proxies: Mutex<BTreeMap<u64, Proxy>>,
     next_proxy: AtomicU64,
+}
+
+/// What the world in force was made of.
+#[derive(Debug)]
+struct Built {
+    model: Arc<Model>,
+    names: Arc<Names>,
+    registered: Vec<Registered>,
 }
 
 /// What became of the input.
@@ -118,6 +127,7 @@ impl Control {
             world: watch::Sender::new(Arc::new(Translator::new(Arc::new(world), None))),
             model: Mutex::new(model),
             names: Mutex::default(),
+            built: Mutex::default(),
             input: Mutex::default(),
             proxies: Mutex::default(),
             next_proxy: AtomicU64::new(1),
@@ -152,19 +162,30 @@ impl Control {
 
     /// Makes the next world, from the input in force, the registry and DNS.
     pub fn rebuild(&self) {
-        let model = Arc::clone(&self.model.lock());
-        let names = self.names();
-        let registered = self.registry.endpoints();
+        let next = Built {
+            model: self.model(),
+            names: self.names(),
+            registered: self.registry.endpoints(),
+        };
+        let mut built = self.built.lock();
+        let only_registered = built.as_ref().and_then(|built| next.only_registered(built));
         self.world.send_modify(|translator| {
             let previous = Arc::clone(translator);
-            let trust_domain = self.authority.trust_domain();
             let found = Found {
-                registered: &registered,
-                names: &names,
+                registered: &next.registered,
+                names: &next.names,
             };
-            let world = World::build_with(&model, trust_domain, found, Some(previous.world()));
+            let before = previous.world();
+            let world = match &only_registered {
+                Some(services) => before.with_registered(&next.model, found, services),
+                None => {
+                    let trust_domain = self.authority.trust_domain();
+                    World::build_with(&next.model, trust_domain, found, Some(before))
+                }
+            };
             *translator = Arc::new(Translator::new(Arc::new(world), Some(&previous)));
         });
+        *built = Some(next);
     }
 
     /// The input in force.
@@ -196,6 +217,23 @@ impl Control {
     pub fn snapshot(&self, role: &Role) -> Snapshot {
         let translator = Arc::clone(&self.world.borrow());
         translator.snapshot(role, &*self.authority)
+    }
+
+    /// The same from what a proxy had of an earlier world, which is replaced.
+    pub fn refresh(
+        &self,
+        role: &Role,
+        had: &mut Option<(Arc<World>, Arc<Snapshot>)>,
+    ) -> Arc<Snapshot> {
+        let translator = Arc::clone(&self.world.borrow());
+        let snapshot = match had {
+            Some((before, snapshot)) => {
+                translator.refresh(role, &*self.authority, (before, snapshot))
+            }
+            None => Arc::new(translator.snapshot(role, &*self.authority)),
+        };
+        *had = Some((Arc::clone(translator.world()), Arc::clone(&snapshot)));
+        snapshot
     }
 
     /// What became of the input.
@@ -235,6 +273,27 @@ impl Control {
             id,
         }
     }
+}
+
+impl Built {
+    /// The services whose registered endpoints differ, if nothing else does.
+    fn only_registered(&self, before: &Self) -> Option<BTreeSet<Key>> {
+        if !Arc::ptr_eq(&self.model, &before.model) || !Arc::ptr_eq(&self.names, &before.names) {
+            return None;
+        }
+        let (now, then) = (by_service(&self.registered), by_service(&before.registered));
+        let differs = |key: &&&Key| now.get(**key) != then.get(**key);
+        let keys = now.keys().chain(then.keys());
+        Some(keys.filter(differs).map(|key| Key::clone(key)).collect())
+    }
+}
+
+fn by_service(registered: &[Registered]) -> BTreeMap<&Key, Vec<&Registered>> {
+    let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for endpoint in registered {
+        found.entry(&endpoint.service).or_default().push(endpoint);
+    }
+    found
 }
 
 impl Proxy {

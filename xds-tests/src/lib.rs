@@ -4,6 +4,7 @@
 //! - [`proxy`] runs one of them on a bootstrap and kills it on drop.
 //! - [`message`] is what a client or a backend saw, down to order and case of the headers.
 //! - [`http1`] reads raw HTTP/1.1 into such messages, without an opinion on what is legal.
+//! - [`check`] reads what authorizers are asked.
 //! - [`observation`] puts what was seen into lines, and compares them.
 //! - [`plane`] is a scripted control plane.
 //! - [`client`] and [`backend`] are scripted peers for HTTP/1.1, HTTP/2 and TCP.
@@ -17,6 +18,7 @@
 
 pub mod backend;
 pub mod binaries;
+pub mod check;
 pub mod client;
 pub mod http1;
 pub mod message;

@@ -14,6 +14,7 @@
 use std::io::Read;
 
 use crate::backend::Seen;
+use crate::check;
 use crate::client::Transcript;
 use crate::message::{End, Field, Message, body_text, text};
 
@@ -71,7 +72,11 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
     for (name, value) in fields {
         out.push(format!("{side} {name}: {}", steady(name, value)));
     }
-    if !message.body.is_empty() {
+    if message.field(":path").as_deref() == Some(check::PATH)
+        && let Some(lines) = check::lines(&message.body)
+    {
+        out.extend(lines.iter().map(|line| format!("{side} check {line}")));
+    } else if !message.body.is_empty() {
         out.push(format!("{side} body {}", unpacked_text(message)));
     }
     for (name, value) in &message.trailers {
@@ -121,6 +126,11 @@ fn steady(name: &str, value: &str) -> String {
         || (name == "x-envoy-upstream-service-time" && milliseconds.is_some_and(|ms| ms < 60_000))
     {
         return "(volatile)".into();
+    }
+    // The value says when the session ends, beside its host.
+    if name == "set-cookie" && value.starts_with("sid=\"Cg8x") && value.contains("Max-Age") {
+        let rest = value.rsplit_once('"').map_or("", |(_, rest)| rest);
+        return format!("sid=\"(volatile)\"{rest}");
     }
     // What is left of a timeout when a try begins: exact for the first one, then a few milliseconds less.
     match milliseconds {

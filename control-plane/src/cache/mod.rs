@@ -3,6 +3,7 @@
 //! The same content has the same version before and after a restart, so that nothing is sent again that did not
 //! change.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -107,15 +108,19 @@ pub struct Resource {
     pub version: Arc<str>,
     /// Its encoding.
     pub body: Any,
+    /// A hash of name and version; the sum of those of several resources is the same in any order.
+    mark: u64,
 }
 
 impl Resource {
     /// A resource of encoded bytes.
     #[must_use]
     pub fn new(kind: ResourceType, name: &str, bytes: Vec<u8>) -> Self {
+        let version = version_of(&[&bytes]);
         Self {
             name: name.into(),
-            version: version_of(&[&bytes]).into(),
+            mark: hash_of(&[name.as_bytes(), version.as_bytes()]),
+            version: version.into(),
             body: Any {
                 type_url: kind.url(),
                 value: bytes,
@@ -124,9 +129,22 @@ impl Resource {
     }
 }
 
+/// The version of several resources, whatever their order.
+#[must_use]
+pub fn version_of_all<'r>(resources: impl IntoIterator<Item = &'r Arc<Resource>>) -> String {
+    let sum = resources
+        .into_iter()
+        .fold(0_u64, |sum, resource| sum.wrapping_add(resource.mark));
+    format!("{sum:016x}")
+}
+
 /// Sixteen hexadecimal digits of a hash of the parts.
 #[must_use]
 pub fn version_of(parts: &[&[u8]]) -> String {
+    format!("{:016x}", hash_of(parts))
+}
+
+fn hash_of(parts: &[&[u8]]) -> u64 {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());
@@ -134,25 +152,68 @@ pub fn version_of(parts: &[&[u8]]) -> String {
     }
     hash.finalize()[..8]
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// What one proxy is to have.
-#[derive(Debug, Default, PartialEq)]
+/// Resources of a type by name.
+pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
+
+/// What one proxy is to have. Copies share what they have in common.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    types: [BTreeMap<Arc<str>, Arc<Resource>>; ResourceType::COUNT],
+    types: [Arc<Resources>; ResourceType::COUNT],
+    sums: [u64; ResourceType::COUNT],
 }
 
 impl Snapshot {
     /// Adds a resource, in the place of one of the same name.
     pub fn insert(&mut self, kind: ResourceType, resource: Arc<Resource>) {
-        self.types[kind.index()].insert(Arc::clone(&resource.name), resource);
+        let sum = &mut self.sums[kind.index()];
+        *sum = sum.wrapping_add(resource.mark);
+        let resources = Arc::make_mut(&mut self.types[kind.index()]);
+        if let Some(before) = resources.insert(Arc::clone(&resource.name), resource) {
+            *sum = sum.wrapping_sub(before.mark);
+        }
+    }
+
+    /// The version of all resources of a type: that of [`version_of_all`].
+    #[must_use]
+    pub fn version(&self, kind: ResourceType) -> String {
+        format!("{:016x}", self.sums[kind.index()])
+    }
+
+    /// Calls `report` with each name of a type that is there in one of the two only, or with another version.
+    pub fn compare(&self, other: &Self, kind: ResourceType, mut report: impl FnMut(&Arc<str>)) {
+        let (ours, theirs) = (&self.types[kind.index()], &other.types[kind.index()]);
+        if Arc::ptr_eq(ours, theirs) {
+            return;
+        }
+        let (mut ours, mut theirs) = (ours.iter().peekable(), theirs.iter().peekable());
+        loop {
+            let order = match (ours.peek(), theirs.peek()) {
+                (None, None) => return,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((_, one)), Some((_, other))) if Arc::ptr_eq(one, other) => {
+                    ours.next();
+                    theirs.next();
+                    continue;
+                }
+                (Some((one, _)), Some((other, _))) => one.cmp(other),
+            };
+            let one = order.is_le().then(|| ours.next()).flatten();
+            let other = order.is_ge().then(|| theirs.next()).flatten();
+            match (one, other) {
+                (Some((_, one)), Some((_, other))) if one.version == other.version => {}
+                (Some((name, _)), _) | (None, Some((name, _))) => report(name),
+                (None, None) => return,
+            }
+        }
     }
 
     /// The resources of a type by name.
     #[must_use]
-    pub fn of(&self, kind: ResourceType) -> &BTreeMap<Arc<str>, Arc<Resource>> {
+    pub fn of(&self, kind: ResourceType) -> &Resources {
         &self.types[kind.index()]
     }
 }

@@ -159,6 +159,7 @@ impl<R: Resolve> Resolver<R> {
             }
         }
         let mut running = JoinSet::new();
+        let mut waiting: BTreeSet<_> = due.iter().cloned().collect();
         let mut due = due.into_iter();
         loop {
             while running.len() < CONCURRENT
@@ -168,10 +169,13 @@ impl<R: Resolve> Resolver<R> {
                 running.spawn(async move { (resolve.resolve(name.clone()).await, name) });
             }
             let Ok(Some(answered)) = tokio::time::timeout_at(end, running.join_next()).await else {
-                // What has not answered is asked for again at the next turn.
+                for name in waiting {
+                    self.take(&mut next, name, Err("nobody answers".to_owned()));
+                }
                 return next;
             };
             if let Ok((answer, name)) = answered {
+                waiting.remove(&name);
                 self.take(&mut next, name, answer);
             }
         }

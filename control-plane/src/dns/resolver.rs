@@ -13,35 +13,14 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 
 use super::{Answer, Resolve};
 
-/// Asks the servers of the system, or others.
-pub struct SystemResolver(TokioResolver);
+/// Asks the servers of the system, or others. Without a configuration that can be read, it says so of each name.
+pub struct SystemResolver(Result<TokioResolver, String>);
 
 impl SystemResolver {
     /// Asks these servers; those of the system if there are none.
-    ///
-    /// # Errors
-    /// The system's configuration cannot be read.
-    pub fn new(servers: &[SocketAddr]) -> Result<Self, NetError> {
-        let mut builder = if servers.is_empty() {
-            TokioResolver::builder_tokio()?
-        } else {
-            let server = |address: &SocketAddr| {
-                let connections =
-                    [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                        connection.port = address.port();
-                        connection
-                    });
-                NameServerConfig::new(address.ip(), true, connections.into())
-            };
-            let servers = servers.iter().map(server).collect();
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        };
-        let options: &mut ResolverOpts = builder.options_mut();
-        // How long an answer holds is decided above.
-        options.cache_size = 0;
-        options.use_hosts_file = ResolveHosts::Always;
-        builder.build().map(Self)
+    #[must_use]
+    pub fn new(servers: &[SocketAddr]) -> Self {
+        Self(build(servers).map_err(|error| error.to_string()))
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, String> {
@@ -54,7 +33,8 @@ impl SystemResolver {
             true => format!("{name}."),
             false => name.to_owned(),
         };
-        let found = match self.0.lookup(whole, kind).await {
+        let resolver = self.0.as_ref().map_err(Clone::clone)?;
+        let found = match resolver.lookup(whole, kind).await {
             Ok(found) => found,
             Err(error) if error.is_no_records_found() => return Ok(none),
             Err(error) => return Err(error.to_string()),
@@ -93,4 +73,29 @@ impl Resolve for SystemResolver {
             (Err(error), Err(_)) => Err(error),
         }
     }
+}
+
+fn build(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    let mut builder = if servers.is_empty() {
+        TokioResolver::builder_tokio()?
+    } else {
+        let server = |address: &SocketAddr| {
+            let connections =
+                [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                    connection.port = address.port();
+                    connection
+                });
+            NameServerConfig::new(address.ip(), true, connections.into())
+        };
+        let servers = servers.iter().map(server).collect();
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    let options: &mut ResolverOpts = builder.options_mut();
+    // How long an answer holds is decided above.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Always;
+    options.timeout = Duration::from_secs(2);
+    options.attempts = 1;
+    builder.build()
 }

@@ -1,5 +1,6 @@
 //! A directory of files to a [`Model`].
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,23 @@ use super::document::{self, Document, Step};
 use super::error::InputError;
 use super::kinds::API_VERSION;
 use super::object::{Key, Model, Object, Origin};
+use crate::cache::version_of;
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 16 << 20;
+
+/// What files were read as, so that only those that have changed are read again.
+#[derive(Debug, Default)]
+pub struct Cache {
+    files: BTreeMap<String, Read>,
+}
+
+#[derive(Debug)]
+struct Read {
+    /// Of the text.
+    version: String,
+    objects: Vec<(Key, Origin, Object)>,
+}
 
 /// Reads all `.yaml`, `.yml` and `.json` files of a directory and of those in it. Names that begin with a dot are left
 /// out, as are the twins by which Kubernetes mounts a volume.
@@ -24,6 +39,14 @@ const MAX_FILE: u64 = 16 << 20;
 /// # Errors
 /// Everything that is wrong with any file.
 pub fn load(directory: &Path) -> Result<Model, Vec<InputError>> {
+    load_again(directory, &mut Cache::default())
+}
+
+/// [`load`] of a directory that was read before.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(directory: &Path, cache: &mut Cache) -> Result<Model, Vec<InputError>> {
     let mut files = Vec::new();
     let mut errors = Vec::new();
     if let Err(error) = find(directory, 0, &mut files) {
@@ -37,11 +60,7 @@ pub fn load(directory: &Path) -> Result<Model, Vec<InputError>> {
             Err(error) => errors.push(file_error(directory, file, &error.to_string())),
         }
     }
-    match load_texts(
-        texts
-            .iter()
-            .map(|(name, text)| (name.as_str(), text.as_str())),
-    ) {
+    match load_cached(&texts, cache) {
         Ok(model) if errors.is_empty() => Ok(model),
         Ok(_) => Err(errors),
         Err(found) => {
@@ -62,9 +81,55 @@ pub fn load_texts<'a>(
     for (name, text) in texts {
         loader.file(name, text);
     }
-    if let [first, second, ..] = &loader.model.mesh_defaults.values().collect::<Vec<_>>()[..] {
+    loader.finish()
+}
+
+fn load_cached(texts: &[(String, String)], cache: &mut Cache) -> Result<Model, Vec<InputError>> {
+    let mut loader = Loader::default();
+    let mut files = BTreeMap::new();
+    for (name, text) in texts {
+        let version = version_of(&[text.as_bytes()]);
+        let known = cache.files.remove(name);
+        let read = match known.filter(|known| known.version == version) {
+            Some(known) => {
+                for (key, origin, object) in known.objects.iter().cloned() {
+                    if loader.model.insert(key, origin, object).is_err() {
+                        // Two of one name: that is told from the texts.
+                        *cache = Cache::default();
+                        return load_texts(texts.iter().map(|(name, text)| (&**name, &**text)));
+                    }
+                }
+                Some(known)
+            }
+            None => {
+                let objects = loader.file(name, text);
+                objects.map(|objects| Read { version, objects })
+            }
+        };
+        files.extend(read.map(|read| (name.clone(), read)));
+    }
+    cache.files = files;
+    loader.finish()
+}
+
+impl Loader {
+    fn finish(mut self) -> Result<Model, Vec<InputError>> {
+        self.check_defaults();
+        if self.errors.is_empty() {
+            Ok(self.model)
+        } else {
+            self.errors.sort();
+            Err(self.errors)
+        }
+    }
+
+    fn check_defaults(&mut self) {
+        let all: Vec<_> = self.model.mesh_defaults.values().collect();
+        let [first, second, ..] = &all[..] else {
+            return;
+        };
         let (first, second) = (&first.origin, &second.origin);
-        loader.errors.push(InputError {
+        self.errors.push(InputError {
             file: second.file.clone(),
             line: second.line,
             field: "MeshDefaults".to_owned(),
@@ -73,12 +138,6 @@ pub fn load_texts<'a>(
                 first.file, first.line
             ),
         });
-    }
-    if loader.errors.is_empty() {
-        Ok(loader.model)
-    } else {
-        loader.errors.sort();
-        Err(loader.errors)
     }
 }
 
@@ -146,7 +205,10 @@ struct Head {
 }
 
 impl Loader {
-    fn file(&mut self, file: &str, text: &str) {
+    /// The objects of the file, unless something is wrong with it.
+    fn file(&mut self, file: &str, text: &str) -> Option<Vec<(Key, Origin, Object)>> {
+        let errors = self.errors.len();
+        let mut objects = Vec::new();
         let documents = match document::read(text) {
             Ok(documents) => documents,
             Err(error) => {
@@ -156,7 +218,7 @@ impl Loader {
                     field: String::new(),
                     reason: error.reason,
                 });
-                return;
+                return None;
             }
         };
         for document in documents {
@@ -171,6 +233,7 @@ impl Loader {
                     file: file.to_owned(),
                     line: document.line(),
                 };
+                objects.push((key.clone(), origin.clone(), object.clone()));
                 if let Err(known) = self.model.insert(key, origin, object) {
                     reader.error(
                         &[Step::Key("metadata".into()), Step::Key("name".into())],
@@ -180,6 +243,7 @@ impl Loader {
             }
             self.errors.append(&mut reader.errors);
         }
+        (self.errors.len() == errors).then_some(objects)
     }
 }
 
@@ -413,6 +477,38 @@ spec:
     fn errors(text: &str) -> Vec<String> {
         let errors = load_texts([("a.yaml", text)]).unwrap_err();
         errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_was_read_before_means_the_same_again() {
+        let texts = |second: &str| {
+            [("a.yaml", ROUTE), ("b.yaml", second)]
+                .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        };
+        let service = |name: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+            )
+        };
+        let mut cache = Cache::default();
+        for name in ["one", "two"] {
+            let texts = texts(&service(name));
+            let model = load_cached(&texts, &mut cache).unwrap();
+            assert!(model.http_routes.contains_key(&Key::new("default", "shop")));
+            let services: Vec<_> = model.services.keys().collect();
+            assert_eq!(services, [&Key::new("default", name)]);
+            assert_eq!(cache.files.len(), 2);
+        }
+        // Wrong files, and two of one name, are told as ever, and again.
+        for wrong in ["kind: Nothing\n", ROUTE] {
+            let texts = texts(wrong);
+            let plain = load_texts(texts.iter().map(|(name, text)| (&**name, &**text)));
+            for _ in 0..2 {
+                let errors = load_cached(&texts, &mut cache).unwrap_err();
+                assert_eq!(&errors, plain.as_ref().unwrap_err());
+            }
+        }
+        assert!(load_cached(&texts(&service("one")), &mut cache).is_ok());
     }
 
     #[test]

@@ -22,5 +22,5 @@ pub use kinds::{
     PeerAuthenticationSpec, RateLimit, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
     TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,
 };
-pub use load::{load, load_texts};
+pub use load::{Cache, load, load_again, load_texts};
 pub use object::{Key, Kind, Model, Object, Origin, Stored};

@@ -1,4 +1,4 @@
-//! Calls of gRPC beside xDS: [`registry`], and [`istio`]'s for a certificate.
+//! Calls of gRPC beside xDS: the registry, and Istio's for a certificate.
 
 mod istio;
 mod registry;

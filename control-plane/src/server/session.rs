@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::cache::{Resource, ResourceType, Snapshot, version_of};
+use crate::cache::{Resource, ResourceType, Snapshot, version_of_all};
 
 /// How long listeners and routes wait for a client that does not accept clusters and endpoints.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,6 +89,11 @@ struct TypeState {
     is_wildcard: bool,
     names: BTreeSet<Arc<str>>,
     sent: BTreeMap<Arc<str>, Sent>,
+    /// Names to be sent: of resources that the client has not or not in this version, and of those that it waits for
+    /// and that are not there. Kept by [`Session::touch`], so that a change costs what it changes, not what there is.
+    pending: BTreeSet<Arc<str>>,
+    /// Names that were sent and that are not there any more.
+    gone: BTreeSet<Arc<str>>,
     /// Names that the client knows not to be there.
     absent: BTreeSet<Arc<str>>,
     in_flight: Option<InFlight>,
@@ -154,7 +159,56 @@ impl Session {
 
     /// What the client is to have from now on.
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = snapshot;
+        let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
+        for kind in ResourceType::ALL {
+            if self.types[kind.index()].is_subscribed {
+                before.compare(&snapshot, kind, |name| self.touch(kind, name));
+            }
+        }
+    }
+
+    /// Finds out what is to be said of a name: its resource, what was sent of it or who asked for it has changed.
+    fn touch(&mut self, kind: ResourceType, name: &Arc<str>) {
+        // In SotW only a response of clusters or listeners can say what is not there: it has all that there is.
+        let can_say_missing = self.variant == Variant::Delta || kind.has_wildcard();
+        let state = &mut self.types[kind.index()];
+        let is_named = state.names.contains(name);
+        let sent = state.sent.get(name);
+        let (is_pending, is_gone) = match (self.snapshot.of(kind).get(name), sent) {
+            (Some(resource), sent) => {
+                let is_wanted = state.is_wildcard || is_named;
+                let is_known = sent.is_some_and(|sent| sent.version == resource.version);
+                (is_wanted && !is_known, false)
+            }
+            (None, Some(_)) => (false, true),
+            (None, None) => {
+                let is_missing = is_named && !state.absent.contains(name);
+                (is_missing && can_say_missing, false)
+            }
+        };
+        for (set, is_in) in [(&mut state.pending, is_pending), (&mut state.gone, is_gone)] {
+            if is_in {
+                set.insert(Arc::clone(name));
+            } else {
+                set.remove(name);
+            }
+        }
+    }
+
+    /// [`Self::touch`] for all names of which anything is known.
+    fn touch_all(&mut self, kind: ResourceType) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let state = &mut self.types[kind.index()];
+        let mut names: BTreeSet<_> = std::mem::take(&mut state.pending);
+        names.append(&mut state.gone);
+        names.extend(state.names.iter().cloned());
+        names.extend(state.sent.keys().cloned());
+        if state.is_wildcard {
+            names.extend(snapshot.of(kind).keys().cloned());
+        }
+        for name in &names {
+            self.touch(kind, name);
+        }
     }
 
     /// How far the client is.
@@ -246,10 +300,13 @@ impl Session {
                 state.sent.insert(name.into(), sent);
             }
         }
+        let mut is_all = is_first;
+        let mut touched = Vec::new();
         for name in request.subscribe {
             if name == "*" {
                 state.must_answer |= !state.is_wildcard && state.sent.is_empty();
                 state.is_wildcard = true;
+                is_all = true;
                 continue;
             }
             let name: Arc<str> = name.into();
@@ -258,18 +315,28 @@ impl Session {
                 state.sent.remove(&name);
             }
             state.absent.remove(&name);
-            state.names.insert(name);
+            state.names.insert(Arc::clone(&name));
+            touched.push(name);
         }
         for name in request.unsubscribe {
             if name == "*" {
                 state.is_wildcard = false;
                 let names = &state.names;
                 state.sent.retain(|name, _| names.contains(name));
+                is_all = true;
                 continue;
             }
             state.names.remove(name.as_str());
             state.sent.remove(name.as_str());
             state.absent.remove(name.as_str());
+            touched.push(name.into());
+        }
+        if is_all {
+            self.touch_all(kind);
+        } else {
+            for name in &touched {
+                self.touch(kind, name);
+            }
         }
     }
 
@@ -281,12 +348,22 @@ impl Session {
         let is_empty = request.subscribe.is_empty();
         state.is_wildcard = request.subscribe.iter().any(|name| name == "*")
             || (is_empty && kind.has_wildcard() && (is_first || was_wildcard));
+        let before = std::mem::take(&mut state.names);
         state.names = request
             .subscribe
             .into_iter()
             .filter(|name| name != "*")
-            .map(Arc::from)
+            .map(|name| {
+                before
+                    .get(name.as_str())
+                    .cloned()
+                    .unwrap_or_else(|| name.into())
+            })
             .collect();
+        let is_as_before = !is_first && state.is_wildcard == was_wildcard && state.names == before;
+        if is_as_before {
+            return;
+        }
         let names = &state.names;
         state.absent.retain(|name| names.contains(name));
         if !state.is_wildcard {
@@ -306,6 +383,7 @@ impl Session {
                 }
             }
         }
+        self.touch_all(kind);
     }
 
     /// The next response, if there is something to say and the client is ready to hear it.
@@ -375,49 +453,31 @@ impl Session {
         every.chain(named.into_iter().flatten())
     }
 
+    /// In delta, where nobody compares it, that of all that the client may ask for.
     fn version(&self, kind: ResourceType) -> String {
-        let parts: Vec<_> = self
-            .wanted(kind)
-            .flat_map(|resource| [resource.name.as_bytes(), resource.version.as_bytes()])
-            .collect();
-        version_of(&parts)
-    }
-
-    fn changed(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<Resource>> {
-        let sent = &self.types[kind.index()].sent;
-        self.wanted(kind).filter(|resource| {
-            sent.get(&resource.name)
-                .is_none_or(|sent| sent.version != resource.version)
-        })
-    }
-
-    /// Names that the client waits for and that are not there, where a response can say it: in SotW one of clusters or
-    /// listeners, which has all that there is. What the client had once is removed later.
-    fn missing(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
-        let state = &self.types[kind.index()];
-        let can_say = self.variant == Variant::Delta || kind.has_wildcard();
-        state.names.iter().filter(move |name| {
-            can_say
-                && !self.snapshot.of(kind).contains_key(*name)
-                && !state.absent.contains(*name)
-                && !state.sent.contains_key(*name)
-        })
+        match self.variant {
+            Variant::Delta => self.snapshot.version(kind),
+            Variant::Sotw => version_of_all(self.wanted(kind)),
+        }
     }
 
     fn has_upsert(&self, kind: ResourceType) -> bool {
         let state = &self.types[kind.index()];
-        state.is_subscribed
-            && (state.must_answer
-                || self.changed(kind).next().is_some()
-                || self.missing(kind).next().is_some())
+        state.is_subscribed && (state.must_answer || !state.pending.is_empty())
     }
 
     fn upsert(&mut self, kind: ResourceType) -> Option<Push> {
         if self.types[kind.index()].in_flight.is_some() || !self.has_upsert(kind) {
             return None;
         }
-        let changed: Vec<_> = self.changed(kind).cloned().collect();
-        let mut missing: Vec<_> = self.missing(kind).cloned().collect();
+        let all = self.snapshot.of(kind);
+        let (mut changed, mut missing) = (Vec::new(), Vec::new());
+        for name in std::mem::take(&mut self.types[kind.index()].pending) {
+            match all.get(&name) {
+                Some(resource) => changed.push(Arc::clone(resource)),
+                None => missing.push(name),
+            }
+        }
         if kind == ResourceType::Cluster {
             self.resend_endpoints(&changed);
         }
@@ -460,20 +520,17 @@ impl Session {
             })
             .collect();
         let endpoints = &mut self.types[ResourceType::Endpoints.index()];
-        for name in had {
-            endpoints.sent.remove(&name);
+        for name in &had {
+            endpoints.sent.remove(name);
+        }
+        for name in &had {
+            self.touch(ResourceType::Endpoints, name);
         }
     }
 
     fn removal(&mut self, kind: ResourceType) -> Option<Push> {
-        let all = self.snapshot.of(kind);
         let state = &mut self.types[kind.index()];
-        let gone: Vec<_> = state
-            .sent
-            .keys()
-            .filter(|name| !all.contains_key(*name))
-            .cloned()
-            .collect();
+        let gone: Vec<_> = std::mem::take(&mut state.gone).into_iter().collect();
         if gone.is_empty() {
             return None;
         }

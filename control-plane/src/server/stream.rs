@@ -22,6 +22,7 @@ use crate::control::{Control, Proxy, now};
 use crate::spawn;
 use crate::translate::Role;
 use crate::translate::own_streams::{CLUSTER, CLUSTER_METADATA, OwnStream};
+use crate::world::World;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -138,7 +139,9 @@ impl<D: Dialect> StreamTask<D> {
             let is_delta = D::VARIANT == Variant::Delta;
             OwnStream::new(kind, cluster_of(&node), is_delta)
         });
-        let mut session = Session::new(D::VARIANT, self.snapshot(&role, own.as_mut()));
+        let mut had = None;
+        let snapshot = self.snapshot(&role, own.as_mut(), &mut had);
+        let mut session = Session::new(D::VARIANT, snapshot);
         let mut proxy = proxy::<D>(&node, self.peer.as_ref());
         proxy.is_part = own.is_some();
         let connected = self.control.connect(proxy);
@@ -165,13 +168,15 @@ impl<D: Dialect> StreamTask<D> {
                     }
                     worlds.borrow_and_update();
                     self.admit(&node, &role)?;
-                    session.set_snapshot(self.snapshot(&role, own.as_mut()));
+                    session.set_snapshot(self.snapshot(&role, own.as_mut(), &mut had));
                 }
                 changed = certificates.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    session.set_snapshot(self.snapshot(&role, own.as_mut()));
+                    // Secrets are of no world.
+                    had = None;
+                    session.set_snapshot(self.snapshot(&role, own.as_mut(), &mut had));
                 }
                 permit = self.responses.reserve(), if !is_free => {
                     if permit.is_err() {
@@ -183,13 +188,18 @@ impl<D: Dialect> StreamTask<D> {
         }
     }
 
-    /// What the client is to have on this stream.
-    fn snapshot(&self, role: &Role, own: Option<&mut OwnStream>) -> Arc<Snapshot> {
-        let whole = self.control.snapshot(role);
-        Arc::new(match own {
-            Some(own) => own.snapshot(&whole),
+    /// What the client is to have on this stream, made from what it had.
+    fn snapshot(
+        &self,
+        role: &Role,
+        own: Option<&mut OwnStream>,
+        had: &mut Option<(Arc<World>, Arc<Snapshot>)>,
+    ) -> Arc<Snapshot> {
+        let whole = self.control.refresh(role, had);
+        match own {
+            Some(own) => Arc::new(own.snapshot(&whole)),
             None => whole,
-        })
+        }
     }
 
     /// Whether the client is who it says to be.

@@ -13,6 +13,7 @@ mod http;
 mod listener;
 pub mod own_streams;
 mod rbac;
+mod refresh;
 mod route;
 pub(crate) mod secret;
 
@@ -89,6 +90,7 @@ impl Role {
 pub struct Translator {
     world: Arc<World>,
     services: Mutex<HashMap<Key, Arc<OfService>>>,
+    differences: Mutex<Vec<refresh::Known>>,
 }
 
 /// What all proxies that call a service share.
@@ -134,6 +136,7 @@ impl Translator {
         Self {
             world,
             services: Mutex::new(services),
+            differences: Mutex::default(),
         }
     }
 

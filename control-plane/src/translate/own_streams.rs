@@ -90,3 +90,50 @@ fn replace(json: &mut Json, source: &Json) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{MESH, NoSecrets, role, translator};
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_stream_of_its_own_is_on_the_aggregated_one() {
+        let whole = translator(MESH).snapshot(&role("sidecar/default/b"), &NoSecrets);
+        for kind in ResourceType::ALL {
+            let mut own = OwnStream::new(kind, "xds", true);
+            let snapshot = own.snapshot(&whole);
+            for other in ResourceType::ALL {
+                let expected = if other == kind {
+                    whole.of(kind).len()
+                } else {
+                    0
+                };
+                assert_eq!(snapshot.of(other).len(), expected);
+            }
+            for (name, resource) in snapshot.of(kind) {
+                let text = super::super::tests::json(resource, kind).to_string();
+                assert!(!text.contains("\"ads\""), "{name}: {text}");
+                let before = super::super::tests::json(&whole.of(kind)[name], kind).to_string();
+                let count = before.matches("\"ads\"").count();
+                assert_eq!(
+                    text.matches("\"cluster_name\":\"xds\"").count(),
+                    count,
+                    "{name}"
+                );
+                let violations =
+                    outrigger_proto::validate::check(kind.message(), &resource.body.value);
+                assert!(violations.is_empty(), "{name}: {violations:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_same_again() {
+        let whole = translator(MESH).snapshot(&role("sidecar/default/b"), &NoSecrets);
+        let mut own = OwnStream::new(ResourceType::Listener, "xds", false);
+        let (one, two) = (own.snapshot(&whole), own.snapshot(&whole));
+        for (name, resource) in one.of(ResourceType::Listener) {
+            assert!(Arc::ptr_eq(resource, &two.of(ResourceType::Listener)[name]));
+        }
+    }
+}

@@ -6,7 +6,7 @@ use super::*;
 use crate::cache::ResourceType;
 use crate::model::load_texts;
 
-const MESH: &str = include_str!("tests.yaml");
+pub(super) const MESH: &str = include_str!("tests.yaml");
 
 pub(super) struct NoSecrets;
 
@@ -23,7 +23,7 @@ impl Secrets for NoSecrets {
     }
 }
 
-fn translator(text: &str) -> Translator {
+pub(super) fn translator(text: &str) -> Translator {
     let model = load_texts([("mesh.yaml", text)]).unwrap();
     let world = World::build(&model, "mesh.test", &[], None);
     for status in &world.statuses {

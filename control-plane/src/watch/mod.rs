@@ -19,6 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Loads a directory whenever it changes, for ever.
 pub async fn watch(control: Arc<Control>, directory: PathBuf) {
+    let mut cache = model::Cache::default();
     let mut seen = None;
     let mut taken = None;
     loop {
@@ -28,7 +29,13 @@ pub async fn watch(control: Arc<Control>, directory: PathBuf) {
             .ok();
         if now.is_some() && now == seen && now != taken {
             let read = directory.clone();
-            if let Ok(loaded) = tokio::task::spawn_blocking(move || model::load(&read)).await {
+            let mut files = std::mem::take(&mut cache);
+            let loading = tokio::task::spawn_blocking(move || {
+                let loaded = model::load_again(&read, &mut files);
+                (loaded, files)
+            });
+            if let Ok((loaded, files)) = loading.await {
+                cache = files;
                 control.input(loaded);
                 taken.clone_from(&now);
             }

@@ -10,7 +10,7 @@ mod service;
 mod status;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub struct Defaults {
 }
 
 /// A service and how it is called.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Its key.
     pub key: Key,
@@ -83,7 +83,7 @@ impl Service {
 }
 
 /// A port of a service.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServicePort {
     /// Its name.
     pub name: Option<String>,
@@ -141,7 +141,7 @@ impl From<Health> for EndpointHealth {
 }
 
 /// A workload with a sidecar.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Workload {
     /// Its key.
     pub key: Key,
@@ -154,7 +154,7 @@ pub struct Workload {
 }
 
 /// A port that a sidecar serves.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Inbound {
     /// Where the sidecar listens.
     pub listen: SocketAddr,
@@ -182,7 +182,7 @@ pub struct ResolvedCall {
 }
 
 /// A gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Gateway {
     /// Its key.
     pub key: Key,
@@ -195,7 +195,7 @@ pub struct Gateway {
 }
 
 /// A listener of a gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct GatewayListener {
     /// Its name.
     pub name: String,
@@ -301,6 +301,14 @@ impl World {
             .collect();
         let workloads =
             workload::resolve(model, trust_domain, &services, defaults.mtls, &mut statuses);
+        let workloads = workloads
+            .into_iter()
+            .map(|(key, workload)| {
+                let known = previous.and_then(|previous| previous.workloads.get(&key));
+                let known = known.filter(|known| **known == workload).map(Arc::clone);
+                (key, known.unwrap_or(workload))
+            })
+            .collect();
         unresolved(model, found.names, &mut statuses);
         gateway::finish(&gateways, &mut statuses);
         statuses.sort_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));
@@ -320,6 +328,37 @@ impl World {
 }
 
 impl World {
+    /// The world of the same model and names after other endpoints of these services have registered themselves: what
+    /// [`Self::build_with`] makes of it, for less.
+    #[must_use]
+    pub fn with_registered(
+        &self,
+        model: &Model,
+        found: Found<'_>,
+        services: &BTreeSet<Key>,
+    ) -> Self {
+        let sources = service::Sources::new(model, &self.trust_domain, found);
+        let mut all = self.services.clone();
+        for key in services {
+            if let Some(known) = all.get_mut(key) {
+                let mut service = Service::clone(known);
+                sources.update(model, &mut service);
+                if **known != service {
+                    *known = Arc::new(service);
+                }
+            }
+        }
+        Self {
+            trust_domain: self.trust_domain.clone(),
+            defaults: self.defaults.clone(),
+            services: all,
+            workloads: self.workloads.clone(),
+            gateways: self.gateways.clone(),
+            secrets: self.secrets.clone(),
+            statuses: self.statuses.clone(),
+        }
+    }
+
     /// Whether a workload or a gateway has this identity.
     #[must_use]
     pub fn has_identity(&self, identity: &str) -> bool {

@@ -24,10 +24,7 @@ pub(super) fn resolve(
     statuses: &mut Vec<Status>,
 ) -> BTreeMap<Key, Service> {
     let mut services = BTreeMap::new();
-    let workloads = by_service(model);
-    let slices = slices_by_service(model);
-    let names = found.names;
-    let registered = registered_by_service(found.registered);
+    let sources = Sources::new(model, trust_domain, found);
     for (key, stored) in &model.services {
         let mut status = Status::new(Kind::Service, key, &stored.origin);
         status.holds("", "Accepted");
@@ -49,28 +46,11 @@ pub(super) fn resolve(
                 );
                 continue;
             }
-            let mut endpoints = Vec::new();
-            for (_, workload) in workloads.get(key).into_iter().flatten() {
-                workload_endpoints(workload, (trust_domain, names), port, &mut endpoints);
-            }
-            for slice in slices.get(key).into_iter().flatten() {
-                slice_endpoints(slice, names, port, &mut endpoints);
-            }
-            if let Some(name) = external_name(&stored.object) {
-                external_endpoints(&name, names, port, &mut endpoints);
-            }
-            for found in registered.get(key).into_iter().flatten() {
-                if found.port == number {
-                    endpoints.push(found.endpoint.clone());
-                }
-            }
-            endpoints.sort();
-            endpoints.dedup_by_key(|endpoint| endpoint.address);
             ports.push(ServicePort {
                 name: port.name.clone(),
                 number,
                 protocol: protocol(port),
-                endpoints,
+                endpoints: sources.endpoints(key, &stored.object, port),
                 tls: None,
             });
         }
@@ -91,6 +71,74 @@ pub(super) fn resolve(
     }
     apply_policies(model, &mut services, statuses);
     services
+}
+
+/// Where endpoints come from.
+pub(super) struct Sources<'a> {
+    workloads: BTreeMap<Key, Vec<(&'a Key, &'a Workload)>>,
+    slices: BTreeMap<Key, Vec<&'a k8s_openapi::api::discovery::v1::EndpointSlice>>,
+    registered: BTreeMap<&'a Key, Vec<&'a Registered>>,
+    names: &'a Names,
+    trust_domain: &'a str,
+}
+
+impl<'a> Sources<'a> {
+    pub(super) fn new(model: &'a Model, trust_domain: &'a str, found: Found<'a>) -> Self {
+        Self {
+            workloads: by_service(model),
+            slices: slices_by_service(model),
+            registered: registered_by_service(found.registered),
+            names: found.names,
+            trust_domain,
+        }
+    }
+
+    fn endpoints(
+        &self,
+        key: &Key,
+        service: &k8s_openapi::api::core::v1::Service,
+        port: &PortSpec,
+    ) -> Vec<Endpoint> {
+        let names = self.names;
+        let mut endpoints = Vec::new();
+        for (_, workload) in self.workloads.get(key).into_iter().flatten() {
+            workload_endpoints(workload, (self.trust_domain, names), port, &mut endpoints);
+        }
+        for slice in self.slices.get(key).into_iter().flatten() {
+            slice_endpoints(slice, names, port, &mut endpoints);
+        }
+        if let Some(name) = external_name(service) {
+            external_endpoints(&name, names, port, &mut endpoints);
+        }
+        for found in self.registered.get(key).into_iter().flatten() {
+            if Some(found.port) == port_number(port.port) {
+                endpoints.push(found.endpoint.clone());
+            }
+        }
+        endpoints.sort();
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        endpoints
+    }
+
+    /// Gives a service that is resolved the endpoints that it has now.
+    pub(super) fn update(&self, model: &Model, service: &mut Service) {
+        let Some(stored) = model.services.get(&service.key) else {
+            return;
+        };
+        let spec = stored.object.spec.as_ref();
+        let written = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
+        for port in &mut service.ports {
+            // Of two ports of one number the first one counts.
+            let found = written
+                .iter()
+                .find(|written| port_number(written.port) == Some(port.number));
+            if let Some(found) = found {
+                port.endpoints = self.endpoints(&service.key, &stored.object, found);
+            }
+        }
+    }
 }
 
 /// Which workloads each service has: those that name it and those that it selects.

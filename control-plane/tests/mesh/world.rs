@@ -248,6 +248,7 @@ pub(crate) fn proxy(program: &Path, folder: &Path) -> Running {
 }
 
 /// Waits for something, a minute at most.
+#[track_caller]
 pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
     let start = tokio::time::Instant::now();
     loop {
@@ -266,6 +267,7 @@ pub(crate) fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
 pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let ask = || -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         write!(
             stream,
@@ -286,13 +288,15 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// A service as a thread: it says its name, who calls, and what the service behind it says. `/flaky` fails every second
 /// time, `/slow` takes a second.
-fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
+pub(crate) fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     static TURN: AtomicU32 = AtomicU32::new(0);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || {
+                // An answer is written in pieces.
+                stream.set_nodelay(true).unwrap();
                 let mut writer = stream.try_clone().unwrap();
                 let mut reader = BufReader::new(stream);
                 loop {

@@ -24,18 +24,30 @@ pub(super) fn show(admin: &Admin, request: &Request<'_>) -> Response {
         });
     }
     let mut out = String::new();
-    clusters.iter().for_each(|status| cluster(&mut out, status));
+    let rates = admin.source.success_rates();
+    for status in &clusters {
+        cluster(&mut out, status, rates.get(&status.name));
+    }
     Response::text(out)
 }
 
 // Writing to a string cannot fail.
-fn cluster(out: &mut String, status: &pb::ClusterStatus) {
+fn cluster(out: &mut String, status: &pb::ClusterStatus, rates: Option<&[f64; 4]>) {
     let name = &status.name;
     let _ = writeln!(
         out,
         "{name}::observability_name::{}",
         status.observability_name
     );
+    const RATES: [&str; 4] = [
+        "success_rate_average",
+        "success_rate_ejection_threshold",
+        "local_origin_success_rate_average",
+        "local_origin_success_rate_ejection_threshold",
+    ];
+    for (rate, value) in RATES.iter().zip(rates.into_iter().flatten()) {
+        let _ = writeln!(out, "{name}::outlier::{rate}::{}", six_digits(*value));
+    }
     let breakers = status.circuit_breakers.iter().flat_map(|b| &b.thresholds);
     for thresholds in breakers {
         let priority = match thresholds.priority() {
@@ -91,6 +103,22 @@ fn host(out: &mut String, cluster: &str, status: &pb::HostStatus) {
         "local_origin_success_rate",
         &rate(&status.local_origin_success_rate),
     );
+}
+
+/// With six digits that count, and none of them a zero behind the point.
+fn six_digits(value: f64) -> String {
+    let before = value.abs().max(1.0).log10().floor();
+    let behind = (5.0 - before).clamp(0.0, 5.0);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to 5"
+    )]
+    let text = format!("{value:.0$}", behind as usize);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }
 
 fn percent_value(percent: outrigger_proto::pb::envoy::r#type::v3::Percent) -> f64 {

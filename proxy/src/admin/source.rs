@@ -1,5 +1,6 @@
 //! What the admin pages need from the server.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::admin::v3 as pb;
@@ -35,6 +36,11 @@ pub trait AdminSource {
 
     /// Every cluster that is in use, with its hosts, sorted by name.
     fn clusters(&self) -> Vec<pb::ClusterStatus>;
+
+    /// By the names of clusters with outlier detection: average and threshold of their success rates, of responses and of connections.
+    fn success_rates(&self) -> HashMap<String, [f64; 4]> {
+        HashMap::new()
+    }
 
     /// Every listener that is in use, with the addresses it is bound to.
     fn listeners(&self) -> Vec<pb::ListenerStatus>;

@@ -144,7 +144,8 @@ impl Decoder for BrotliDecoder {
             out.truncate(start + result.bytes_written);
             input = &input[result.bytes_read..];
             if out.len() - begin > most {
-                self.stats.brotli_output_overflow().inc();
+                out.truncate(begin + most);
+                self.stats.brotli_error().inc();
                 return;
             }
             match result.info {

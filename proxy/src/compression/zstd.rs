@@ -240,6 +240,7 @@ impl Decoder for ZstdDecoder {
             if out.len() >= most {
                 self.stats.zstd_generic_error().inc();
                 self.failed = true;
+                out.truncate(most);
                 return;
             }
             grow(out, input.len().saturating_mul(4));

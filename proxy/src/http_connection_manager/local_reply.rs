@@ -7,7 +7,9 @@ use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_ma
 use crate::access_loggers::AccessLogFilter;
 use crate::config::{ConfigPath, Rejected, data_source};
 use crate::formatter::{FormatData, SubstitutionFormatString};
-use crate::http::{HeaderName, Known, Method, RequestHead, ResponseHead};
+use crate::http::{
+    HeaderName, Known, Method, RequestHead, ResponseHead, grpc_status_of, percent_encode,
+};
 use crate::http_filters::LocalReply;
 use crate::route::HeaderParser;
 use crate::server::{FactoryContext, Random};
@@ -79,7 +81,7 @@ impl LocalReplyConfig {
         if !self.mappers.is_empty() || self.body_format.is_some() {
             content_type = self.rewrite(&mut head, &mut body, (request, random), info);
         }
-        if request.is_grpc() {
+        if request.is_grpc() && !info.plain_local_replies {
             return grpc_reply(head, &body, reply.grpc_status);
         }
         if body.is_empty() {
@@ -217,36 +219,6 @@ fn grpc_reply(mut head: ResponseHead, body: &[u8], grpc_status: Option<u32>) -> 
         head,
         body: Bytes::new(),
     }
-}
-
-/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>
-fn grpc_status_of(http: u16) -> u32 {
-    match http {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}
-
-/// `grpc-message` carries printable ASCII; the rest and `%` are escaped.
-fn percent_encode(text: &[u8]) -> Vec<u8> {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = Vec::with_capacity(text.len());
-    for &byte in text {
-        if (b' '..=b'~').contains(&byte) && byte != b'%' {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[
-                b'%',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
-        }
-    }
-    out
 }
 
 /// The reply to a message that its codec refused.

@@ -425,7 +425,7 @@ mod tests {
         );
         assert_eq!(
             errors(&pb::BasicAuth::default()),
-            ["config / users: has to be set"]
+            ["config / users: is required"]
         );
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Deviations: zstd gives all of a body whose last piece unpacks to much, of which Envoy loses the end; but no more than 100 times
 //! the length of a piece, or 1 MiB where that is more; and no window of more than 8 MiB (RFC 9659).
-//! Deviations: how much of a brotli bomb passes before it is cut off, and that it is counted as `brotli_output_overflow`.
+//! Deviations: what passes of a brotli bomb is 100 times the length of its piece, and no chunk more.
 
 use std::rc::Rc;
 use std::sync::Arc;

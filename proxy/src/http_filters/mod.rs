@@ -14,16 +14,21 @@ mod compressor;
 mod context;
 mod core_retry_policy;
 mod cors;
+mod credential_injector;
 mod csrf;
+mod custom_response;
 mod decompressor;
 mod discovery;
 mod ext_authz;
 mod fault;
+mod grpc_http1_bridge;
 mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 mod header_to_metadata;
 pub(crate) mod headers;
 mod health_check;
+mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
 mod mutation_rules;
@@ -34,6 +39,7 @@ mod rbac;
 pub mod router;
 mod set_filter_state;
 mod set_metadata;
+mod stateful_session;
 mod status;
 #[cfg(test)]
 mod test_support;
@@ -62,14 +68,19 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &buffer::Factory,
     &compressor::Factory,
     &cors::Factory,
+    &credential_injector::Factory,
+    &custom_response::Factory,
     &csrf::Factory,
     &ext_authz::Factory,
     &decompressor::Factory,
     &fault::Factory,
+    &grpc_http1_bridge::Factory,
     &grpc_stats::Factory,
+    &grpc_web::Factory,
     &header_mutation::Factory,
     &header_to_metadata::Factory,
     &health_check::Factory,
+    &json_to_metadata::Factory,
     &jwt_authn::Factory,
     &local_ratelimit::Factory,
     &on_demand::Factory,
@@ -77,6 +88,7 @@ pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,
+    &stateful_session::Factory,
 ];
 
 /// One filter on one stream.

@@ -6,6 +6,7 @@
 pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
+pub mod ext_authz;
 pub mod filtered_io;
 pub mod local_ratelimit;
 pub mod ratelimit;
@@ -31,8 +32,9 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
-    &local_ratelimit::Factory,
+    &ext_authz::Factory,
     &ratelimit::Factory,
+    &local_ratelimit::Factory,
     &rbac::Factory,
     &tcp_proxy::Factory,
     &crate::http_connection_manager::Factory,

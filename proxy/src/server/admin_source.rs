@@ -1,5 +1,6 @@
 //! The process as the admin pages see it.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -104,6 +105,10 @@ impl AdminSource for Server {
 
     fn clusters(&self) -> Vec<pb::ClusterStatus> {
         self.clusters.status()
+    }
+
+    fn success_rates(&self) -> HashMap<String, [f64; 4]> {
+        self.clusters.success_rates()
     }
 
     fn listeners(&self) -> Vec<pb::ListenerStatus> {

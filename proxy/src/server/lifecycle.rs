@@ -191,10 +191,14 @@ impl Server {
             dynamic,
             overload,
             admin,
+            outlier_log,
         } = resources;
         let resolver = Rc::new(HickoryResolver::default());
         let manager = ClusterManager::new(context.clone(), workers, resolver);
         let xds = XdsClient::new(context.clone());
+        if let Some(file) = outlier_log {
+            manager.set_outlier_log(file);
+        }
         manager.add(clusters);
         let clusters = manager;
         let drain_time = Duration::from_secs(cli.drain_time_s.into());

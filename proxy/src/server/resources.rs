@@ -11,6 +11,7 @@ use outrigger_proto::pb::envoy::config::overload::v3::OverloadManager as Overloa
 use super::ServerContext;
 use super::admin_start::AdminSetup;
 use super::dynamic::DynamicResources;
+use crate::access_loggers::{Destination, LogFile};
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
@@ -27,6 +28,8 @@ pub(super) struct Resources {
     pub(super) dynamic: DynamicResources,
     pub(super) overload: Option<OverloadManager>,
     pub(super) admin: Option<AdminSetup>,
+    /// Where ejections of hosts are written.
+    pub(super) outlier_log: Option<Arc<LogFile>>,
 }
 
 impl Resources {
@@ -43,7 +46,7 @@ impl Resources {
         cluster_protos.extend(google_grpc_clusters(bootstrap));
         let names = cluster_protos.iter().map(|cluster| &*cluster.name);
         context.cluster_names.set_static(names);
-        convert_cluster_manager(
+        let outlier_log = convert_cluster_manager(
             bootstrap.cluster_manager.clone(),
             &cluster_protos,
             context,
@@ -71,6 +74,7 @@ impl Resources {
             dynamic,
             overload,
             admin,
+            outlier_log,
         }
     }
 }
@@ -106,16 +110,16 @@ fn convert_overload(
     OverloadManager::from_proto(proto, context, &root.field("overload_manager")).ok()
 }
 
-/// What the bootstrap says of the cluster manager as a whole.
+/// What the bootstrap says of the cluster manager as a whole: which cluster is the local one, and, as the result, where ejections
+/// of hosts are written.
 fn convert_cluster_manager(
     proto: Option<pb::ClusterManager>,
     clusters: &[Cluster],
     context: &Arc<ServerContext>,
     report: &ConfigReport,
-) {
-    let Some(proto) = proto else {
-        return;
-    };
+) -> Option<Arc<LogFile>> {
+    let proto = proto?;
+    let mut log = None;
     let pb::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -128,18 +132,27 @@ fn convert_cluster_manager(
     let path = root.field("cluster_manager");
     // Each reports what it refuses.
     if let Some(pb::cluster_manager::OutlierDetection {
-        // Harmless: no cluster ejects hosts yet, so there is no event to write.
-        event_log_path: _,
+        event_log_path,
         event_service,
     }) = outlier_detection
     {
         let path = path.field("outlier_detection");
         let _ = path.unsupported_if_set("event_service", event_service);
+        if !event_log_path.is_empty() {
+            let destination = Destination::File(event_log_path.as_str().into());
+            match context.access_logs.open(&destination) {
+                Ok(file) => log = Some(file),
+                Err(error) => {
+                    let text = format!("unable to open file '{event_log_path}': {error}");
+                    path.field("event_log_path").reject(text);
+                }
+            }
+        }
     }
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
     if local_cluster_name.is_empty() {
-        return;
+        return log;
     }
     if !clusters
         .iter()
@@ -148,15 +161,12 @@ fn convert_cluster_manager(
         path.field("local_cluster_name").reject(format!(
             "local cluster '{local_cluster_name}' must be defined"
         ));
-        return;
+        return log;
     }
-    tracing::warn!(
-        cluster = local_cluster_name,
-        "The local cluster divides limits of rates; hosts of all zones are chosen alike."
-    );
     let id = context.cluster_names.id(&local_cluster_name);
     // It is set once only: a process has one bootstrap.
     let _ = context.local_cluster.set(id);
+    log
 }
 
 /// Converts all listeners. What is wrong with them is in the report.

@@ -225,6 +225,21 @@ pub struct StreamInfo {
     pub downstream_close_reason: Option<Cow<'static, str>>,
     /// How the downstream connection was closed: `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`.
     pub downstream_close_type: CloseType,
+    /// The host that a filter has chosen for the first attempt, past the load balancer.
+    pub override_host: Option<Box<OverrideHost>>,
+    /// The request came as something else than gRPC, and so do answers of our own, whatever its head says now.
+    pub plain_local_replies: bool,
+}
+
+/// A host that a filter has chosen, as for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverrideHost {
+    /// Its address and port.
+    pub address: Box<str>,
+    /// Whether the request is refused if there is no such host, or it is not well; else the load balancer chooses.
+    pub strict: bool,
+    /// The status with which it is refused.
+    pub strict_status: u16,
 }
 
 /// How a connection was closed, as far as it can be told.
@@ -365,6 +380,8 @@ impl StreamInfo {
             route_resolution_time: Duration::ZERO,
             downstream_close_reason: None,
             downstream_close_type: CloseType::Normal,
+            override_host: None,
+            plain_local_replies: false,
         }
     }
 

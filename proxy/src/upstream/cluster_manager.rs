@@ -28,14 +28,17 @@ use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
 use super::health_check::HealthChecker;
-use super::host::{Health, HealthFlag, Host, HostIdentity};
+use super::host::{Health, HealthFlag, Host, HostIdentity, Locality};
 use super::host_health::{HealthChanges, HealthPublisher, HostReports};
-use super::load_balancer::{HashTables, Policy, SubsetTable};
+use super::load_balancer::{HashTables, Policy, SubsetTable, ZoneRouting};
 use super::on_demand::OnDemandManager;
+use super::outlier_detection::{OutlierDetector, SuccessRates};
 use super::pool::{Connector, SocketConnector, SocketSettings};
 use super::priority_set::{HostGroup, PrioritySet};
+use crate::access_loggers::LogFile;
+use crate::config::Fraction;
 use crate::runtime::RuntimeInteger;
-use crate::server::{InitManager, ServerContext};
+use crate::server::{InitManager, Random, ServerContext};
 use crate::stats::Scope;
 
 crate::stats_group! {
@@ -70,8 +73,14 @@ pub struct Cluster {
     pub(super) health_changes: HealthChanges,
     /// What main should look at; none: nobody watches over the health of the hosts.
     pub(super) reports: Option<Box<HostReports>>,
+    /// What outlier detection should look at; none: there is none.
+    pub(super) outliers: Option<Box<HostReports>>,
+    /// What it has found.
+    pub(super) success_rates: SuccessRates,
     /// Of the table that it is in.
     changes: Arc<Changes>,
+    /// How zones matter; none: they do not.
+    pub(super) zone_routing: Option<Arc<ZoneRouting>>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
     pub(super) panic_threshold: RuntimeInteger,
     /// `upstream.maintenance_mode.<name>`, in percent.
@@ -85,6 +94,8 @@ pub struct ClusterManager {
     resolver: Rc<dyn Resolver>,
     /// Makes the connections of health checks.
     connector: Rc<dyn Connector>,
+    /// Seeds the random numbers of health checks and outlier detection.
+    random: Random,
     table: Arc<ClusterTable>,
     pub(super) stats: ClusterManagerStats,
     pub(super) clusters: RefCell<HashMap<ClusterId, Entry>>,
@@ -92,6 +103,8 @@ pub struct ClusterManager {
     settings: RefCell<Vec<Arc<ClusterSettings>>>,
     /// `ClusterManager.upstream_bind_config`, for clusters that have none.
     bind: RefCell<Option<SocketSettings>>,
+    /// Where outlier detection writes events.
+    outlier_log: RefCell<Option<Arc<LogFile>>>,
     /// How many clusters there are.
     tally: watch::Sender<ClusterTally>,
     /// What the clusters wait for as a whole: the first answer about which there are.
@@ -130,6 +143,8 @@ pub(super) struct Managed {
     pub(super) discovery: Discovery,
     /// Checks the hosts, if they are checked.
     health_checker: Option<Rc<HealthChecker>>,
+    /// Ejects hosts, if it is to.
+    _outliers: Option<Rc<OutlierDetector>>,
     /// What it waits for before it is used.
     waits: Option<Waits>,
     /// What it was made of; none: the bootstrap.
@@ -193,6 +208,8 @@ impl Cluster {
     ) -> Self {
         Self {
             reports: info.health_check.is_some().then(Box::default),
+            outliers: info.outlier_detection.is_some().then(Box::default),
+            success_rates: SuccessRates::default(),
             health_changes: HealthChanges::default(),
             info: Arc::new(info),
             hosts: ArcSwap::default(),
@@ -200,6 +217,7 @@ impl Cluster {
             drop_overload: AtomicU32::new(0),
             drop_category: ArcSwapOption::empty(),
             changes,
+            zone_routing: None,
             panic_threshold,
             maintenance_mode,
         }
@@ -211,7 +229,10 @@ impl Cluster {
         if self.info.health_check.is_some() {
             self.await_health_checks(&set, &old);
         }
-        if self.reports.is_some() {
+        if self.outliers.is_some() {
+            set.hosts().for_each(|host| host.make_monitor());
+        }
+        if self.reports.is_some() || self.outliers.is_some() {
             set.places = set.find_places();
         }
         set.hash_tables = self.hash_tables(&set);
@@ -266,7 +287,7 @@ impl Cluster {
         }
         self.hosts.store(Arc::new(set));
         self.announce();
-        if let Some(reports) = &self.reports {
+        for reports in [&self.reports, &self.outliers].into_iter().flatten() {
             reports.hosts_replaced();
         }
     }
@@ -380,6 +401,7 @@ impl ClusterInfo {
             request_response_size_stats: None,
             transport: UpstreamTransport::default(),
             health_check: None,
+            outlier_detection: None,
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
@@ -398,16 +420,35 @@ pub(super) fn stats_scope(server: &ServerContext, observability_name: &str) -> S
 impl ClusterManager {
     /// A manager without clusters, for this many workers.
     pub fn new(server: Arc<ServerContext>, workers: usize, resolver: Rc<dyn Resolver>) -> Rc<Self> {
+        Self::in_world(
+            server,
+            workers,
+            resolver,
+            Rc::new(SocketConnector),
+            rand::random(),
+        )
+    }
+
+    /// The same where health checks connect otherwise, and chance follows a seed.
+    pub fn in_world(
+        server: Arc<ServerContext>,
+        workers: usize,
+        resolver: Rc<dyn Resolver>,
+        connector: Rc<dyn Connector>,
+        seed: u64,
+    ) -> Rc<Self> {
         Rc::new(Self {
             stats: ClusterManagerStats::new(&server.stats.scope("cluster_manager.")),
             server,
             workers,
             resolver,
-            connector: Rc::new(SocketConnector),
+            connector,
+            random: Random::new(seed),
             table: Arc::default(),
             clusters: RefCell::default(),
             settings: RefCell::default(),
             bind: RefCell::default(),
+            outlier_log: RefCell::default(),
             tally: watch::Sender::default(),
             init: InitManager::new("Cluster manager"),
             cds: RefCell::default(),
@@ -518,7 +559,7 @@ impl ClusterManager {
         let named = dns.is_some() && wait_for_warm && has_names(&assignment);
         let must_find_hosts = eds.is_some() || named;
         let is_ready = init.is_ready();
-        let health_checker = self.health_checker(&cluster);
+        let (health_checker, outliers) = self.watch_health(&cluster);
         let must_check = health_checker.is_some();
         let waits = (must_find_hosts || !is_ready || must_check).then(|| Waits {
             hosts_found: Cell::new(!must_find_hosts),
@@ -544,6 +585,7 @@ impl ClusterManager {
             cluster: cluster.clone(),
             discovery,
             health_checker,
+            _outliers: outliers,
             waits,
             accepted,
         };
@@ -716,10 +758,41 @@ impl ClusterManager {
         }
     }
 
-    fn health_checker(&self, cluster: &Arc<Cluster>) -> Option<Rc<HealthChecker>> {
-        cluster.info.health_check.as_ref()?;
+    /// Random numbers for one cluster.
+    fn chance(&self) -> Random {
+        Random::new(self.random.next())
+    }
+
+    /// Who watches over the hosts of a cluster.
+    fn watch_health(
+        &self,
+        cluster: &Arc<Cluster>,
+    ) -> (Option<Rc<HealthChecker>>, Option<Rc<OutlierDetector>>) {
+        let info = &cluster.info;
+        if info.health_check.is_none() && info.outlier_detection.is_none() {
+            return (None, None);
+        }
         let publisher = HealthPublisher::new(cluster, Some(self.stats.clone()));
-        HealthChecker::new(cluster, publisher, &self.connector, &self.server.runtime)
+        let runtime = &self.server.runtime;
+        let checker = HealthChecker::new(
+            cluster,
+            publisher.clone(),
+            &self.connector,
+            runtime,
+            self.chance(),
+        );
+        let log = self.outlier_log.borrow().clone();
+        let outliers = OutlierDetector::start(cluster, publisher.clone(), log, self.chance());
+        match &checker {
+            Some(checker) => checker.tell(outliers.clone()),
+            None => publisher.activate(),
+        }
+        (checker, outliers)
+    }
+
+    /// Says where ejections are written: `outlier_detection.event_log_path` of the bootstrap. For clusters that are added from now on.
+    pub fn set_outlier_log(&self, file: Arc<LogFile>) {
+        *self.outlier_log.borrow_mut() = Some(file);
     }
 
     /// Whether this very cluster is not yet in use.
@@ -746,6 +819,7 @@ impl ClusterManager {
             http_filters,
             transport,
             health_check,
+            outlier_detection,
             init,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
@@ -764,12 +838,14 @@ impl ClusterManager {
         info.http_filters = http_filters;
         info.transport = transport;
         info.health_check = health_check;
+        info.outlier_detection = outlier_detection;
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));
         let maintenance = format!("upstream.maintenance_mode.{name}");
         let values = (threshold, self.server.runtime.integer(&maintenance, 0));
-        let cluster = Cluster::empty(info, self.table.changes().clone(), values);
+        let mut cluster = Cluster::empty(info, self.table.changes().clone(), values);
+        cluster.zone_routing = self.zone_routing(&cluster.info);
         let source = HostSource {
             assignment,
             dns,
@@ -809,6 +885,33 @@ impl ClusterManager {
         cluster.drop_overload.store(per_million, Relaxed);
         let category = drop.map(|drop| Arc::new(drop.category.clone()));
         cluster.drop_category.store(category);
+    }
+
+    /// How zones matter for a cluster: where the process has a local cluster, which is another one.
+    fn zone_routing(&self, info: &ClusterInfo) -> Option<Arc<ZoneRouting>> {
+        let local_cluster = *self.server.local_cluster.get()?;
+        self.table.set_local(local_cluster);
+        let settings = info.settings.load_balancer.zone_aware?;
+        if info.id == local_cluster {
+            return None;
+        }
+        let runtime = &self.server.runtime;
+        let share = Fraction {
+            numerator: settings.routing_enabled,
+            denominator: 100,
+        };
+        let size = settings.min_cluster_size;
+        let node = &self.server.local_info;
+        Some(Arc::new(ZoneRouting {
+            settings,
+            enabled: runtime.fraction("upstream.zone_routing.enabled", share),
+            min_cluster_size: runtime.integer("upstream.zone_routing.min_cluster_size", size),
+            here: Locality {
+                region: node.region.as_str().into(),
+                zone: node.zone.as_str().into(),
+                sub_zone: node.sub_zone.as_str().into(),
+            },
+        }))
     }
 
     /// One copy of settings that many clusters have.

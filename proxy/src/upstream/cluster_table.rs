@@ -13,12 +13,15 @@ use tokio::sync::watch;
 
 use super::ClusterId;
 use super::cluster_manager::Cluster;
+use super::priority_set::PrioritySet;
 
 /// The table of all clusters, by number. Main writes it, workers read it.
 #[derive(Default)]
 pub struct ClusterTable {
     slots: Slots,
     changes: Arc<Changes>,
+    /// The cluster that the process is a host of; none: there is none.
+    local: OnceLock<ClusterId>,
 }
 
 /// Which clusters have changed, they or their hosts, lately.
@@ -53,6 +56,22 @@ impl ClusterTable {
     /// The cluster with this number, if there is one.
     pub fn get(&self, id: ClusterId) -> Option<Arc<Cluster>> {
         self.slots.get(id)?.load_full()
+    }
+
+    /// The hosts of the cluster that the process is a host of.
+    pub(super) fn local_hosts(&self) -> Option<Arc<PrioritySet>> {
+        let local = self.get(*self.local.get()?)?;
+        Some(local.hosts.load_full())
+    }
+
+    /// The cluster that the process is a host of.
+    pub(super) fn local(&self) -> Option<ClusterId> {
+        self.local.get().copied()
+    }
+
+    pub(super) fn set_local(&self, id: ClusterId) {
+        // There is one for as long as the process lives.
+        let _ = self.local.set(id);
     }
 
     /// All clusters.

@@ -723,3 +723,91 @@ async fn a_cluster_that_a_request_needs_is_asked_for_and_waited_for() {
     );
     assert!(harness.stat("cluster_manager.odcds.update_success") > 0);
 }
+
+/// A cluster with EDS whose hosts are checked at a port where nobody listens, and are not believed to be well otherwise.
+fn checked_eds_cluster(name: &str, more: &str) -> String {
+    format!(
+        "{{name: {name}, type: EDS, eds_cluster_config: {{eds_config: {{ads: {{}}}}}}, connect_timeout: 1s, health_checks: [{{timeout: 1s, interval: 600s, no_traffic_interval: 600s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {{}}}}]{more}}}"
+    )
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_cluster_with_health_checks_is_used_when_each_host_was_checked_once() {
+    let harness = Harness::new();
+    harness.clusters(&[checked_eds_cluster("a", "")]).unwrap();
+    harness
+        .endpoints(assignment("a", &[(9, ""), (10, "")]))
+        .unwrap();
+    assert!(harness.get("a").is_none(), "no host was checked");
+    harness.manager.all_ready().await;
+    let cluster = harness.get("a").unwrap();
+    assert!(
+        cluster
+            .hosts
+            .load()
+            .hosts()
+            .all(|host| { host.health.has(HealthFlag::FailedActiveHc) })
+    );
+    assert_eq!(harness.stat("cluster.a.membership_healthy"), 0);
+    assert_eq!(harness.stat("cluster.a.health_check.network_failure"), 2);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_host_that_is_taken_away_stays_while_its_health_checks_succeed() {
+    for (more, stays) in [("", true), (", ignore_health_on_host_removal: true", false)] {
+        let harness = Harness::new();
+        harness.clusters(&[checked_eds_cluster("a", more)]).unwrap();
+        harness
+            .endpoints(assignment("a", &[(9, ""), (10, "")]))
+            .unwrap();
+        harness.manager.all_ready().await;
+        let cluster = harness.get("a").unwrap();
+        // As if both had been found well.
+        let well = |port: u16| {
+            let hosts = cluster.hosts.load();
+            let host = hosts.hosts().find(|host| host.address.port() == Some(port));
+            host.unwrap().clone()
+        };
+        for port in [9, 10] {
+            well(port).health.clear(HealthFlag::FailedActiveHc);
+        }
+        let removed = well(10);
+        harness.endpoints(assignment("a", &[(9, "")])).unwrap();
+        assert_eq!(harness.ports("a").contains(&10), stays);
+        assert_eq!(removed.health.has(HealthFlag::PendingDynamicRemoval), stays);
+        if !stays {
+            continue;
+        }
+        // It is assigned again: there is nothing left to wait for.
+        harness
+            .endpoints(assignment("a", &[(9, ""), (10, "")]))
+            .unwrap();
+        assert!(!removed.health.has(HealthFlag::PendingDynamicRemoval));
+        assert!(Arc::ptr_eq(&removed, &well(10)));
+        harness.endpoints(assignment("a", &[(9, "")])).unwrap();
+        // With its health it loses its place.
+        removed.health.set(HealthFlag::FailedActiveHc);
+        discovery::remove_host(&cluster, removed.identity());
+        assert_eq!(harness.ports("a"), [9]);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_host_whose_checks_go_elsewhere_is_a_new_one() {
+    let harness = Harness::new();
+    harness.clusters(&[checked_eds_cluster("a", "")]).unwrap();
+    harness.endpoints(assignment("a", &[(9, "")])).unwrap();
+    harness.manager.all_ready().await;
+    let cluster = harness.get("a").unwrap();
+    let only = || cluster.hosts.load().hosts().next().unwrap().clone();
+    let first = only();
+    first.health.clear(HealthFlag::FailedActiveHc);
+    let elsewhere = endpoints(
+        "{cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9}}, health_check_config: {port_value: 11}}}]}]}",
+    );
+    harness.endpoints(elsewhere).unwrap();
+    let second = only();
+    assert!(first.identity() != second.identity());
+    assert!(second.health.has(HealthFlag::FailedActiveHc));
+    assert_eq!(second.health_check_address().to_string(), "127.0.0.1:11");
+}

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::outlier_detection::Monitor;
 use super::pool::HostPools;
 use crate::net::Address;
 use crate::stream_info::DynamicMetadata;
@@ -88,6 +89,12 @@ pub enum HealthFlag {
     ExcludedViaImmediateHcFail = 256,
     /// The last health check was not answered in time.
     ActiveHcTimeout = 512,
+    /// A response has called it degraded (`detect_degraded_hosts`).
+    DegradedOutlierDetection = 1024,
+    /// `health_status` of the endpoint is `HEALTHY`, not `UNKNOWN`.
+    EdsStatusHealthy = 4096,
+    /// `health_status` of the endpoint is `TIMEOUT`.
+    EdsStatusTimeout = 2048,
 }
 
 /// A set of [`HealthFlag`]s that main changes and everybody reads.
@@ -116,6 +123,8 @@ struct HostState {
     /// How it stands in the counts of its cluster: a [`Standing`]. Main alone writes and reads it.
     counted: AtomicU32,
     workers: u32,
+    /// Of clusters with outlier detection; main makes it before it publishes the host.
+    monitor: OnceLock<Box<Monitor>>,
     shards: OnceLock<Box<[HostShard]>>,
 }
 
@@ -208,6 +217,16 @@ impl Host {
         self.health_check.as_ref().is_some_and(|own| own.disabled)
     }
 
+    /// Has outlier detection watch over it.
+    pub(super) fn make_monitor(&self) {
+        self.stats.0.monitor.get_or_init(Box::default);
+    }
+
+    /// What outlier detection counts of it.
+    pub(super) fn monitor(&self) -> Option<&Monitor> {
+        self.stats.0.monitor.get().map(|monitor| &**monitor)
+    }
+
     /// How it counts among the hosts of its cluster.
     pub(super) fn standing(&self) -> Standing {
         Standing {
@@ -248,7 +267,9 @@ impl Host {
             | HealthFlag::FailedOutlierCheck as u32
             | HealthFlag::FailedEdsHealth as u32
             | HealthFlag::EdsStatusDraining as u32;
-        let degraded = HealthFlag::DegradedActiveHc as u32 | HealthFlag::DegradedEdsHealth as u32;
+        let degraded = HealthFlag::DegradedActiveHc as u32
+            | HealthFlag::DegradedEdsHealth as u32
+            | HealthFlag::DegradedOutlierDetection as u32;
         if flags & failed != 0 {
             Health::Unhealthy
         } else if flags & degraded != 0 {
@@ -330,6 +351,8 @@ impl HealthFlags {
     /// Replaces the flags that discovery sets by those of `bits`, and leaves all others. True if that changes anything.
     pub(super) fn replace_discovered(&self, bits: u32) -> bool {
         let of_discovery = HealthFlag::FailedEdsHealth as u32
+            | HealthFlag::EdsStatusHealthy as u32
+            | HealthFlag::EdsStatusTimeout as u32
             | HealthFlag::DegradedEdsHealth as u32
             | HealthFlag::EdsStatusDraining as u32;
         let bits = bits & of_discovery;
@@ -347,6 +370,7 @@ impl HostStats {
             flags: AtomicU32::new(0),
             counted: AtomicU32::new(0),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
+            monitor: OnceLock::new(),
             shards: OnceLock::new(),
         }))
     }

@@ -7,7 +7,7 @@
 //! Stats: `cluster_manager.{cluster_updated,cluster_updated_via_merge,update_merge_cancelled,update_out_of_merge_window}`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -85,25 +85,39 @@ impl HealthChanges {
 /// health of their hosts.
 #[derive(Debug, Default)]
 pub(super) struct HostReports {
-    reports: Mutex<Vec<HostReport>>,
+    /// Each once, so that there are no more than a few for each host.
+    reports: Mutex<Reports>,
     rung: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Reports {
+    /// Hosts have come or gone, or are configured otherwise.
+    hosts_replaced: bool,
+    known: HashSet<HostReport>,
+    in_order: Vec<HostReport>,
+}
+
 /// What a worker has seen of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum HostReport {
     /// A response asked to be taken for a failed health check.
     ImmediateFailure(HostIdentity),
+    /// So many responses in a row were 5xx as it may be ejected for.
+    Consecutive5xx(HostIdentity),
+    /// The same of 502, 503 and 504.
+    ConsecutiveGatewayFailure(HostIdentity),
+    /// The same of connections that failed.
+    ConsecutiveLocalOriginFailure(HostIdentity),
+    /// A response called its host degraded.
+    Degraded(HostIdentity),
 }
-
-/// As many reports wait at most; a host that is reported again is reported later.
-const MOST_REPORTS: usize = 4096;
 
 impl HostReports {
     pub(super) fn add(&self, report: HostReport) {
         let mut reports = self.reports.lock();
-        if reports.len() < MOST_REPORTS && !reports.contains(&report) {
-            reports.push(report);
+        if reports.known.insert(report) {
+            reports.in_order.push(report);
             drop(reports);
             self.rung.notify_one();
         }
@@ -111,6 +125,7 @@ impl HostReports {
 
     /// Hosts have come or gone.
     pub(super) fn hosts_replaced(&self) {
+        self.reports.lock().hosts_replaced = true;
         self.rung.notify_one();
     }
 
@@ -119,8 +134,10 @@ impl HostReports {
         self.rung.notified().await;
     }
 
-    pub(super) fn take(&self) -> Vec<HostReport> {
-        std::mem::take(&mut *self.reports.lock())
+    /// Whether hosts have been replaced, and what workers have seen.
+    pub(super) fn take(&self) -> (bool, Vec<HostReport>) {
+        let reports = std::mem::take(&mut *self.reports.lock());
+        (reports.hosts_replaced, reports.in_order)
     }
 }
 
@@ -340,7 +357,9 @@ mod tests {
         reports.add(HostReport::ImmediateFailure(id));
         reports.add(HostReport::ImmediateFailure(id));
         reports.rung().await;
-        assert_eq!(reports.take(), [HostReport::ImmediateFailure(id)]);
-        assert_eq!(reports.take(), []);
+        reports.hosts_replaced();
+        let seen = vec![HostReport::ImmediateFailure(id)];
+        assert_eq!(reports.take(), (true, seen));
+        assert_eq!(reports.take(), (false, Vec::new()));
     }
 }

@@ -16,6 +16,7 @@ mod host;
 mod host_health;
 pub mod load_balancer;
 mod on_demand;
+mod outlier_detection;
 pub mod pool;
 mod priority_set;
 mod status;
@@ -37,6 +38,7 @@ pub use host::{
 };
 pub use load_balancer::{LB_NAMESPACE, LoadBalancerContext, MetadataMatch};
 pub use on_demand::OnDemandClusters;
+pub use outlier_detection::HostResult;
 pub use pool::{RequestGuard, RetryGuard};
 pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
 pub use worker_clusters::{WorkerCluster, WorkerClusters};

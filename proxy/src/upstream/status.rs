@@ -1,13 +1,17 @@
 //! What `/clusters` shows.
 
+use std::collections::HashMap;
+
 use outrigger_proto::pb::envoy::admin::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3 as cluster;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::r#type::v3::Percent;
 use outrigger_proto::pb::google::protobuf::UInt32Value;
 
 use super::circuit_breaker::Thresholds;
 use super::cluster_manager::{Cluster, ClusterManager};
 use super::host::{HealthFlag, Host, HostStat, Locality};
+use super::outlier_detection::Monitor;
 
 impl ClusterManager {
     /// Every cluster in use with its hosts, sorted by name.
@@ -25,6 +29,24 @@ impl ClusterManager {
     }
 }
 
+impl ClusterManager {
+    /// Averages and thresholds of success rates, in percent, of clusters with outlier detection: of responses, then of connections.
+    /// Negative: there are none.
+    pub fn success_rates(&self) -> HashMap<String, [f64; 4]> {
+        let clusters = self.clusters();
+        let detecting = clusters
+            .iter()
+            .filter(|cluster| cluster.info.outlier_detection.is_some());
+        let rates = detecting.map(|cluster| {
+            let (average, threshold) = cluster.success_rates.external();
+            let (local_average, local_threshold) = cluster.success_rates.local();
+            let rates = [average, threshold, local_average, local_threshold];
+            (cluster.info.name.to_string(), rates)
+        });
+        rates.collect()
+    }
+}
+
 impl Cluster {
     /// The cluster and its hosts.
     pub fn status(&self) -> pb::ClusterStatus {
@@ -32,14 +54,14 @@ impl Cluster {
         pb::ClusterStatus {
             name: self.info.name.to_string(),
             added_via_api: false,
-            success_rate_ejection_threshold: None,
+            success_rate_ejection_threshold: percent(self.success_rates.external().1),
             host_statuses: self
                 .hosts
                 .load()
                 .hosts()
                 .map(|host| host.status())
                 .collect(),
-            local_origin_success_rate_ejection_threshold: None,
+            local_origin_success_rate_ejection_threshold: percent(self.success_rates.local().1),
             circuit_breakers: Some(cluster::CircuitBreakers {
                 thresholds: vec![
                     thresholds(core::RoutingPriority::Default, &breakers.default),
@@ -66,6 +88,7 @@ impl Host {
             zone,
             sub_zone,
         } = &*self.locality;
+        let (external, local) = self.monitor().map_or((-1.0, -1.0), Monitor::success_rates);
         pb::HostStatus {
             address: Some(self.address.to_proto()),
             stats: vec![
@@ -80,11 +103,11 @@ impl Host {
                 metric(Gauge, "rq_pending_active", HostStat::RqPendingActive),
             ],
             health_status: Some(self.health_status()),
-            success_rate: None,
+            success_rate: percent(external),
             weight: self.weight,
             hostname: self.hostname.to_string(),
             priority: self.priority,
-            local_origin_success_rate: None,
+            local_origin_success_rate: percent(local),
             locality: Some(core::Locality {
                 region: region.to_string(),
                 zone: zone.to_string(),
@@ -112,9 +135,16 @@ impl Host {
             pending_active_hc: self.health.has(HealthFlag::PendingActiveHc),
             excluded_via_immediate_hc_fail: self.health.has(HealthFlag::ExcludedViaImmediateHcFail),
             active_hc_timeout: self.health.has(HealthFlag::ActiveHcTimeout),
-            ..pb::HostHealthStatus::default()
+            failed_degraded_outlier_detection: self
+                .health
+                .has(HealthFlag::DegradedOutlierDetection),
         }
     }
+}
+
+/// A success rate, if there is one.
+fn percent(value: f64) -> Option<Percent> {
+    (value >= 0.0).then_some(Percent { value })
 }
 
 fn thresholds(

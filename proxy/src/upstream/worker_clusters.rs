@@ -15,6 +15,7 @@ use super::cluster_table::{Changed, ClusterTable};
 use super::host::{HealthFlag, Host, WorkerHost};
 use super::host_health::{HealthChange, HostReport, Missed};
 use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
+use super::outlier_detection::{HostResult, OutlierDetectionConfig};
 use super::pool::{
     self, Acquire, Connector, PoolError, RequestGuard, RetryGuard, SocketConnector, StreamRequest,
     TcpUpstream,
@@ -125,6 +126,7 @@ impl WorkerClusters {
                 *self.names.borrow_mut() = None;
                 let known = u32::try_from(self.clusters.borrow().len()).unwrap_or(u32::MAX);
                 (0..known).for_each(|id| self.refresh_one(ClusterId(id)));
+                self.refresh_zones();
             }
         }
     }
@@ -138,7 +140,21 @@ impl WorkerClusters {
         }
     }
 
+    /// The hosts that zones are compared by have changed.
+    fn refresh_zones(&self) {
+        let Some(hosts) = self.table.local_hosts() else {
+            return;
+        };
+        let known: Vec<_> = self.clusters.borrow().iter().flatten().cloned().collect();
+        known
+            .iter()
+            .for_each(|cluster| cluster.set_local_hosts(&hosts));
+    }
+
     fn refresh_one(&self, id: ClusterId) {
+        if self.table.local() == Some(id) {
+            self.refresh_zones();
+        }
         let at = usize::try_from(id.0).unwrap_or(usize::MAX);
         let known = self.clusters.borrow().get(at).cloned().flatten();
         let Some(known) = known else {
@@ -172,6 +188,9 @@ impl WorkerClusters {
             self.shard,
             self.connector.clone(),
         ));
+        if let Some(hosts) = self.table.local_hosts() {
+            made.set_local_hosts(&hosts);
+        }
         let mut clusters = self.clusters.borrow_mut();
         if clusters.len() <= at {
             clusters.resize(at + 1, None);
@@ -233,6 +252,13 @@ impl WorkerCluster {
         };
         made.refresh();
         made
+    }
+
+    fn set_local_hosts(&self, hosts: &Arc<PrioritySet>) {
+        if let Some(routing) = &self.handle.cluster.zone_routing {
+            let mut balancer = self.balancer.borrow_mut();
+            balancer.set_local_hosts(routing, hosts.clone());
+        }
     }
 
     /// What is known of it beside its hosts.
@@ -409,6 +435,35 @@ impl WorkerCluster {
             }
         }
         self.hosts.replace(hosts);
+    }
+
+    /// Tells outlier detection, if there is one, how an attempt to use `host` ended.
+    #[inline]
+    pub fn report(&self, host: &Host, result: HostResult) {
+        if let Some(config) = &self.handle.info.outlier_detection {
+            self.report_to(config, host, result);
+        }
+    }
+
+    fn report_to(&self, config: &OutlierDetectionConfig, host: &Host, result: HostResult) {
+        let reports = self.handle.cluster.outliers.as_ref();
+        if let (Some(monitor), Some(reports)) = (host.monitor(), reports) {
+            let add = |report| reports.add(report);
+            monitor.put(config, host.identity(), result, &add);
+        }
+    }
+
+    /// A response of `host` called it degraded.
+    #[cold]
+    pub fn report_degraded(&self, host: &Host) {
+        let ClusterHandle { info, cluster, .. } = &*self.handle;
+        let config = info.outlier_detection.as_ref();
+        if config.is_some_and(|config| config.detects_degraded_hosts())
+            && !host.health.has(HealthFlag::DegradedOutlierDetection)
+            && let Some(reports) = &cluster.outliers
+        {
+            reports.add(HostReport::Degraded(host.identity()));
+        }
     }
 
     /// A response of `host` asked to be taken for a failed health check.

@@ -14,7 +14,7 @@ use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettin
 use outrigger::upstream::{DnsError, Host, Resolved, Resolver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::scenario::{Plant, Scenario, address};
 use crate::wire::read_message;
@@ -206,6 +206,20 @@ impl Network {
         }
     }
 
+    /// How a host answers a health check; none: it ends the connection.
+    async fn check(&self, host: &SimHost) -> Option<u16> {
+        let (delay, answer) = self.decide(host);
+        sleep(delay).await;
+        match answer {
+            Answer::Status(status) => Some(status),
+            Answer::Close | Answer::Cut => None,
+            Answer::Never => {
+                sleep(Duration::from_secs(60)).await;
+                None
+            }
+        }
+    }
+
     fn arrived(&self, arrival: Arrival) {
         self.note(&[arrival.id, arrival.attempt]);
         let mut arrivals = self.arrivals.borrow_mut();
@@ -244,6 +258,23 @@ impl Network {
     async fn serve_http1(self: &Rc<Self>, host: &SimHost, mut io: DuplexStream) {
         let mut buffer = Vec::new();
         while let Ok(request) = read_message(&mut io, &mut buffer).await {
+            if request.first_line.starts_with("GET /health ") {
+                let checked = tokio::select! {
+                    biased;
+                    status = self.check(host) => status,
+                    _ = io.read_buf(&mut buffer) => return,
+                };
+                match checked {
+                    Some(status) => {
+                        let text = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+                        if io.write_all(text.as_bytes()).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                    None => return,
+                }
+            }
             let arrival = Arrival {
                 id: request.number("x-sim-id").expect("the client sends it"),
                 attempt: request
@@ -273,7 +304,8 @@ impl Network {
                 Answer::Cut => {
                     self.cut.borrow_mut().insert(arrival.id, arrival.attempt);
                     let _ = io.write_all((head(200) + &body[..1]).as_bytes()).await;
-                    sleep(Duration::from_millis(1)).await;
+                    // A proxy that has heard enough closes; that one connection less counts at once.
+                    let _ = timeout(Duration::from_millis(1), io.read_buf(&mut buffer)).await;
                     return;
                 }
                 Answer::Never => {
@@ -303,6 +335,16 @@ impl Network {
         request: http::Request<h2::RecvStream>,
         mut respond: h2::server::SendResponse<bytes::Bytes>,
     ) {
+        if request.uri().path() == "/health" {
+            match self.check(&host).await {
+                Some(status) => {
+                    let head = http::Response::builder().status(status).body(()).unwrap();
+                    let _ = respond.send_response(head, true);
+                }
+                None => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            }
+            return;
+        }
         let number = |name: &str| {
             let value = request.headers().get(name)?;
             value.to_str().ok()?.parse().ok()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use outrigger::stats::Group;
-use outrigger::upstream::{ClusterManager, HostStat};
+use outrigger::upstream::{ClusterManager, HealthFlag, Host, HostStat};
 
 use crate::hosts::Network;
 use crate::scenario::Scenario;
@@ -145,8 +145,10 @@ impl Watch {
             }
             not_above(stat.name, stat.gauge(), *limit)?;
         }
-        // A pool without a connection may open one whatever the limit says, and each host has a pool.
-        let connections = scenario.breakers.connections + network.host_count();
+        // A pool without a connection may open one whatever the limit says, each host has a pool, and a health check has a
+        // connection of its own.
+        let per_host = 1 + u64::from(scenario.health_checks);
+        let connections = scenario.breakers.connections + per_host * network.host_count();
         not_above(
             "the open connections",
             network.connections.get(),
@@ -154,6 +156,24 @@ impl Watch {
         )?;
         let most = network.most_in_flight.get();
         not_above("the requests at hosts", most, scenario.breakers.requests)
+    }
+
+    /// Outlier detection keeps its cap. Where hosts come and go, those that are left may be more of them than it allows.
+    pub(crate) fn ejected(
+        &self,
+        scenario: &Scenario,
+        manager: &ClusterManager,
+    ) -> Result<(), Violation> {
+        let Some(cap) = scenario.ejection_cap.filter(|_| !scenario.dns) else {
+            return Ok(());
+        };
+        for cluster in manager.clusters() {
+            let set = cluster.hosts.load();
+            let is_ejected = |host: &&Arc<Host>| host.health.has(HealthFlag::FailedOutlierCheck);
+            let (ejected, all) = (set.hosts().filter(is_ejected).count(), set.hosts().count());
+            not_above("the ejected hosts", ejected as u64, all as u64 * cap / 100)?;
+        }
+        Ok(())
     }
 
     /// What holds when no request is under way any more.

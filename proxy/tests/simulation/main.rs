@@ -1,5 +1,5 @@
 //! Everything between a client and its upstreams in a simulated world: connection manager, route, router with retries, load
-//! balancing, pools, circuit breakers and discovery are the real ones; the network, the hosts, DNS, the clock and chance are
+//! balancing, pools, circuit breakers, health checks, outlier detection and discovery are the real ones; the network, the hosts, DNS, the clock and chance are
 //! made by a seed. A seed is replayed by `SEED=7 cargo test -p outrigger --test simulation`; `SEEDS=n` runs that many.
 #![allow(
     clippy::unwrap_used,
@@ -90,6 +90,21 @@ fn a_request_that_is_sent_twice_is_found() {
 fn a_counter_that_leaks_is_found() {
     let found = planted(Plant::LeakedCounter);
     assert!(matches!(found, Violation::NotZero { .. }), "{found}");
+}
+
+#[test]
+fn an_ejection_above_the_cap_is_found() {
+    let found = planted(Plant::TooManyEjected);
+    assert!(
+        matches!(
+            found,
+            Violation::AboveLimit {
+                what: "the ejected hosts",
+                ..
+            }
+        ),
+        "{found}"
+    );
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(crate) enum Plant {
     DoubleSend,
     /// A place in a circuit breaker is taken and never given back.
     LeakedCounter,
+    /// Hosts are ejected beyond `max_ejection_percent`.
+    TooManyEjected,
     /// A client never gets what the proxy has answered.
     LostAnswer,
 }
@@ -31,6 +33,10 @@ pub(crate) struct Scenario {
     pub(crate) route_timeout: Duration,
     pub(crate) per_try_timeout: Option<Duration>,
     pub(crate) breakers: Breakers,
+    /// Whether hosts are asked how they are.
+    pub(crate) health_checks: bool,
+    /// `max_ejection_percent`, where outlier detection is on.
+    pub(crate) ejection_cap: Option<u64>,
     /// How bad the world is: of a hundred phases of a host, how many are not good ones.
     pub(crate) trouble: u64,
 }
@@ -78,6 +84,8 @@ impl Scenario {
                 budget: pick(0, 3) == 0,
             },
             trouble: pick(0, 60),
+            health_checks: pick(0, 1) == 1,
+            ejection_cap: (pick(0, 1) == 1).then(|| pick(10, 100)),
         }
     }
 
@@ -114,6 +122,17 @@ circuit_breakers: {{ thresholds: [{{ track_remaining: true, max_connections: {co
     \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
     explicit_http_config: { http2_protocol_options: {} }
 ",
+            );
+        }
+        if self.health_checks {
+            yaml.push_str(
+                "health_checks: [{ timeout: 0.3s, interval: 1s, interval_jitter: 0.2s, no_traffic_interval: 2s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: { path: /health } }]\n",
+            );
+        }
+        if let Some(cap) = self.ejection_cap {
+            let _ = writeln!(
+                yaml,
+                "outlier_detection: {{ consecutive_5xx: 3, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100, interval: 1s, base_ejection_time: 2s, max_ejection_time: 10s, max_ejection_percent: {cap}, success_rate_minimum_hosts: 3, success_rate_request_volume: 5, failure_percentage_minimum_hosts: 3, failure_percentage_request_volume: 5, enforcing_failure_percentage: 100 }}"
             );
         }
         yaml.push_str("load_assignment:\n  cluster_name: c\n  endpoints:\n");

@@ -14,7 +14,7 @@ use outrigger::network_filters::{
 use outrigger::server::{FactoryContext, InitManager, LocalInfo, Random, ServerContext, Worker};
 use outrigger::stream_info::ConnectionInfo;
 use outrigger::upstream::{
-    ClusterConfig, ClusterId, ClusterManager, RoutingPriority, WorkerClusters,
+    ClusterConfig, ClusterId, ClusterManager, HealthFlag, RoutingPriority, WorkerClusters,
 };
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -42,6 +42,8 @@ pub(crate) struct Summary {
     timeouts: u64,
     overflows: u64,
     membership_changes: u64,
+    failed_checks: u64,
+    ejections: u64,
 }
 
 impl Summary {
@@ -59,6 +61,8 @@ impl Summary {
         self.timeouts += other.timeouts;
         self.overflows += other.overflows;
         self.membership_changes += other.membership_changes;
+        self.failed_checks += other.failed_checks;
+        self.ejections += other.ejections;
     }
 
     /// Everything that worlds are made for has happened in some of them.
@@ -74,6 +78,8 @@ impl Summary {
             ("timeouts", self.timeouts),
             ("overflows", self.overflows),
             ("changes of hosts", self.membership_changes),
+            ("failed health checks", self.failed_checks),
+            ("ejections", self.ejections),
         ] {
             assert!(count > 0, "no {what} in all these worlds");
         }
@@ -122,10 +128,15 @@ impl World {
                 && crowd.outcomes.borrow().sent >= REQUESTS
         };
         while !enough() {
-            if plant == Some(Plant::LeakedCounter) && begin.elapsed().as_secs() == 30 {
-                world.leak();
+            match plant {
+                Some(Plant::LeakedCounter) if begin.elapsed().as_secs() == 30 => world.leak(),
+                Some(Plant::TooManyEjected) if begin.elapsed().as_secs() == 30 => {
+                    world.eject_all();
+                }
+                _ => {}
             }
             watch.always(scenario, &network)?;
+            watch.ejected(scenario, &world.manager)?;
             if let Some(violation) = crowd.violation.borrow_mut().take() {
                 return Err(violation);
             }
@@ -143,7 +154,14 @@ impl World {
 
     fn new(scenario: &Scenario, network: &Rc<Network>) -> Self {
         let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
-        let manager = ClusterManager::new(server.clone(), 1, network.clone());
+        let wires = Rc::new(Wires(network.clone()));
+        let manager = ClusterManager::in_world(
+            server.clone(),
+            1,
+            network.clone(),
+            wires.clone(),
+            scenario.seed,
+        );
         let report = ConfigReport::new();
         let path = ConfigPath::root(&report, "simulation");
         let cluster: Cluster = parse(&scenario.cluster());
@@ -163,7 +181,6 @@ impl World {
         let Ok(NetworkFilterConfig::Terminal(config)) = config else {
             panic!("{:?}", report.take());
         };
-        let wires = Rc::new(Wires(network.clone()));
         let clusters = WorkerClusters::with_connector(manager.table().clone(), 0, wires);
         let worker = Worker::new(0, server.clone(), clusters, scenario.seed);
         Self {
@@ -196,6 +213,15 @@ impl World {
             .get(ClusterId(0))
             .expect("it is the only one");
         std::mem::forget(cluster.try_acquire_request(RoutingPriority::Default));
+    }
+
+    /// Ejects hosts without asking how many may be.
+    fn eject_all(&self) {
+        for cluster in self.manager.clusters() {
+            for host in cluster.hosts.load().hosts() {
+                host.health.set(HealthFlag::FailedOutlierCheck);
+            }
+        }
     }
 
     async fn end(
@@ -241,6 +267,8 @@ impl World {
             overflows: count("cluster.c.upstream_rq_pending_overflow")
                 + count("cluster.c.upstream_cx_overflow"),
             membership_changes: count("cluster.c.membership_change"),
+            failed_checks: count("cluster.c.health_check.failure"),
+            ejections: count("cluster.c.outlier_detection.ejections_enforced_total"),
         }
     }
 }

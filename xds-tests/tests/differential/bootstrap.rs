@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::case::{Case, Listener, dedent, indent};
+use crate::case::{Case, Kind, Listener, dedent, indent};
 use crate::names::Names;
 
 /// What the access log of a case says, unless the case has its own. One `name=value` each, so that a difference names
@@ -112,9 +112,16 @@ pub fn default_log() -> String {
     ))
 }
 
+/// Makes a cluster speak HTTP/2.
+const HTTP2: &str = "  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: { http2_protocol_options: {} }
+";
+
 fn clusters(case: &Case) -> String {
     let mut yaml = case.more_clusters.clone();
-    for (number, (name, _)) in case.backends.iter().enumerate() {
+    for (number, (name, kind)) in case.backends.iter().enumerate() {
         let _ = write!(
             yaml,
             "- name: @{name}\n  connect_timeout: 1s\n  load_assignment:\n    cluster_name: @{name}\n    endpoints:\n    - lb_endpoints:\n      \
@@ -122,6 +129,8 @@ fn clusters(case: &Case) -> String {
         );
         if number == 0 {
             yaml.push_str(&indent(&case.cluster_fields, 2));
+        } else if matches!(kind, Kind::Http2(_)) {
+            yaml.push_str(HTTP2);
         }
     }
     yaml

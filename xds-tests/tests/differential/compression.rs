@@ -738,12 +738,13 @@ fn decompressor() -> Vec<Case> {
         unpacks("a brotli bomb is cut off", "br")
             .reply(answering("br", &bomb, ""))
             .get("/")
-            .stats(["http.@stat.decompressor.lib.brotli.decompressor_library.brotli_error"])
-            .shows(["< 200"]),
-        unpacks("a zstd bomb", "zstd")
+            .shows(["< 200", "< trailer x-envoy-decompressor-lib-uncompressed-bytes: 20480"])
+            .deviates("what passes of a brotli bomb is 100 times its length, and no chunk more"),
+        unpacks("a zstd response of which much comes of little", "zstd")
             .reply(answering("zstd", &bomb, ""))
             .get("/")
-            .shows(["< 200"]),
+            .shows(["< 200", "< trailer x-envoy-decompressor-lib-uncompressed-bytes: 131072"])
+            .deviates("Envoy loses what the library still holds when the last byte was given to it"),
         unpacks("what follows the end of a gzip stream", "gzip")
             .reply({ let mut r = with_fields(ok(""), "content-encoding: gzip"); r.body = [packed("gzip", b"one"), packed("gzip", b"two")].concat(); reply(r) })
             .get("/")

@@ -1,9 +1,10 @@
 //! Filters that ask for credentials or give some: `basic_auth`, `api_key_auth`, `csrf`, `credential_injector`.
 
-use crate::case::{Case, Request, With, case, get, request};
+use crate::case::{Case, Request, With, case, get, http1, ok, reply, request};
+use outrigger_xds_tests::backend::Kind;
 
 pub fn cases() -> Vec<Case> {
-    [basic_auth(), api_key_auth(), csrf()]
+    [basic_auth(), api_key_auth(), csrf(), injector()]
         .into_iter()
         .flatten()
         .collect()
@@ -386,5 +387,132 @@ fn csrf() -> Vec<Case> {
         ))
         .send(post("origin", "http://evil.com"))
         .shows(["< 403", "stat http.@stat.csrf.request_invalid: 1"]),
+    ]
+}
+
+/// A filter that gives the secret of a file, and perhaps one before that gives another.
+fn injected(title: &'static str, secret: &str, fields: &str, generic: &str) -> Case {
+    static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let file = secret_file(
+        NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+        secret,
+    );
+    with(
+        title,
+        "credential_injector.v3.CredentialInjector",
+        &format!(
+            "{fields} credential: {{ name: c, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic, {generic} \
+             credential: {{ name: secret, sds_config: {{ path_config_source: {{ path: {file} }} }} }} }} }}"
+        ),
+    )
+    .stats([
+        "http.@stat.credential_injector.injected",
+        "http.@stat.credential_injector.failed",
+        "http.@stat.credential_injector.already_exists",
+    ])
+}
+
+fn secret_file(number: usize, secret: &str) -> String {
+    let folder = std::env::temp_dir().join(format!("outrigger-secrets-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{number}.yaml"));
+    let text = format!(
+        "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: secret\n  generic_secret: {{ secret: {{ inline_string: \"{secret}\" }} }}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// A filter that fetches a token, and what the server says.
+fn fetched(title: &'static str, fields: &str, oauth2: &str, server: Kind) -> Case {
+    let file = secret_file(1000, "se cret");
+    with(
+        title,
+        "credential_injector.v3.CredentialInjector",
+        &format!(
+            "{fields} credential: {{ name: c, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.http.injected_credentials.oauth2.v3.OAuth2, \
+             token_endpoint: {{ uri: \"http://auth.example/token\", cluster: \"@server\", timeout: 1s }}, token_fetch_retry_interval: 1s, {oauth2} }} }}"
+        )
+        .replace("@secret", &format!("{{ name: secret, sds_config: {{ path_config_source: {{ path: {file} }} }} }}")),
+    )
+    .and_backend("server", server)
+    .wait(2500)
+}
+
+fn injector() -> Vec<Case> {
+    let basic = "client_credentials: { client_id: me, client_secret: @secret }";
+    let body = "client_credentials: { client_id: me, client_secret: @secret, auth_type: URL_ENCODED_BODY }, scopes: [a, \"b c\"], endpoint_params: [{ name: aud, value: \"x/y\" }]";
+    let token = || {
+        http1(reply(ok(
+            "{\"access_token\":\"tok\",\"token_type\":\"bearer\",\"expires_in\":3600}",
+        )))
+    };
+    vec![
+        injected("a secret is given as it stands", "Basic abc", "", "")
+            .get("/")
+            .both()
+            .shows([
+                "> authorization: Basic abc",
+                "stat http.@stat.credential_injector.injected: 1",
+            ]),
+        injected(
+            "a secret is given behind a prefix in another field",
+            "abc",
+            "",
+            "header: X-Key, header_value_prefix: \"Key \",",
+        )
+        .get("/")
+        .shows(["> x-key: Key abc"]),
+        injected("what is there stays", "Basic abc", "", "")
+            .send(authorized("mine"))
+            .shows([
+                "> authorization: mine",
+                "stat http.@stat.credential_injector.already_exists: 1",
+            ]),
+        injected(
+            "what is there is replaced if that is wanted",
+            "Basic abc",
+            "overwrite: true,",
+            "",
+        )
+        .send(authorized("mine"))
+        .shows(["> authorization: Basic abc"]),
+        fetched("a token is fetched and given", "", basic, token())
+            .get("/")
+            .stats(["http.@stat.credential_injector.injected"])
+            .shows([
+                "> authorization: Bearer tok",
+                "> server connection 1: POST /token HTTP/1.1",
+            ]),
+        fetched(
+            "the secret of a client may go in the body",
+            "",
+            body,
+            token(),
+        )
+        .get("/")
+        .shows(["> authorization: Bearer tok"]),
+        fetched(
+            "without a token a request is refused",
+            "",
+            basic,
+            Kind::Refuse,
+        )
+        .get("/")
+        .stats(["http.@stat.credential_injector.failed"])
+        .shows([
+            "< 401",
+            "< body Failed to inject credential.",
+            "log details=failed_to_inject_credential",
+            "stat http.@stat.credential_injector.failed: 1",
+        ]),
+        fetched(
+            "without a token a request may pass",
+            "allow_request_without_credential: true,",
+            basic,
+            Kind::Refuse,
+        )
+        .get("/")
+        .shows(["< 200"]),
     ]
 }

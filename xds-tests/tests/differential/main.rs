@@ -22,11 +22,14 @@ mod admin;
 mod attacks;
 mod attempts;
 mod bootstrap;
+mod bridges;
 mod case;
 mod clients;
 mod compression;
 mod credentials;
+mod custom_responses;
 mod descriptors;
+mod ext_authz;
 mod filters;
 mod frames;
 mod framing;
@@ -44,6 +47,7 @@ mod malformed;
 mod matching;
 mod names;
 mod network;
+mod outliers;
 mod rbac;
 mod redirects;
 mod retries;
@@ -52,6 +56,7 @@ mod router;
 mod routing;
 mod runner;
 mod scopes;
+mod sessions;
 mod sockets;
 mod subsets;
 mod throttles;
@@ -94,11 +99,16 @@ const THEMES: &[Theme] = &[
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
     ("health_checks", health_checks::cases),
+    ("outliers", outliers::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
+    ("sessions", sessions::cases),
+    ("bridges", bridges::cases),
+    ("custom_responses", custom_responses::cases),
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
+    ("ext_authz", ext_authz::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),

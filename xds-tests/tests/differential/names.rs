@@ -56,6 +56,9 @@ impl Names {
         }
         for (word, _, port) in &self.backends {
             text = text.replace(&format!("@port:{word}"), &port.to_string());
+            for (packed, of) in packed_addresses(*port) {
+                text = text.replace(&format!("@{of}({word})"), &packed);
+            }
         }
         for (word, cluster, _) in &self.backends {
             text = text.replace(&format!("@{word}"), cluster);
@@ -71,6 +74,9 @@ impl Names {
         let mut text = text.to_owned();
         for (word, cluster, port) in &self.backends {
             text = text.replace(cluster.as_str(), &format!("@{word}"));
+            for (packed, of) in packed_addresses(*port) {
+                text = text.replace(&packed, &format!("@{of}({word})"));
+            }
             text = strip_port(&text, *port, &format!("@port:{word}"));
         }
         text = strip_port(&text, listener_port, "@port");
@@ -79,6 +85,33 @@ impl Names {
             .replace(&self.stat, "@stat");
         strip_uuids(&strip_ports(&text))
     }
+}
+
+/// The address of a backend as sessions write it, and the words for it: `@base64(NAME)` in headers, `@session(NAME)` in cookies.
+fn packed_addresses(port: u16) -> [(String, &'static str); 2] {
+    let address = format!("127.0.0.1:{port}");
+    let length = u8::try_from(address.len()).expect("an address is short");
+    let message = [&[0x0a, length], address.as_bytes()].concat();
+    [
+        (base64(&message), "session"),
+        (base64(address.as_bytes()), "base64"),
+    ]
+}
+
+/// Base64 with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for piece in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| {
+            bits << 8 | usize::from(piece.get(at).copied().unwrap_or(0))
+        });
+        for at in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * at) & 63]);
+            out.push(if at > piece.len() { '=' } else { digit });
+        }
+    }
+    out
 }
 
 /// `@say(WORD)` is a direct response with this body, by which a case tells which route was taken.

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use crate::case::{Act, Case, Kind, Step, With, case, get, indent, request, send};
+use crate::tokens;
 
 pub fn cases() -> Vec<Case> {
     [
         permissions(),
         principals(),
+        claims(),
+        behind_proxies(),
         logic(),
         actions(),
         shadow(),
@@ -165,6 +168,101 @@ fn principals() -> Vec<Case> {
             .route("", "metadata: { filter_metadata: { ns: { tier: gold } } }")
             .get("/")
             .shows(DENIED),
+    ]
+}
+
+/// Allows those whose verified token has this claim.
+fn allows_claim(title: &'static str, claim: &str) -> Case {
+    let principal = format!(
+        "metadata: {{ filter: envoy.filters.http.jwt_authn, path: [{{ key: claims }}, {claim} }}"
+    );
+    let mut case = filter(title, &rules("ALLOW", "any: true", &principal));
+    let jwt = format!(
+        "- name: jwt\n  typed_config: {{ \"@type\": \"@http/jwt_authn.v3.JwtAuthentication\", providers: {{ p: {{ issuer: \"https://issuer.example\", \
+         local_jwks: {{ inline_string: '{}' }}, payload_in_metadata: claims }} }}, rules: [{{ match: {{ prefix: / }}, requires: {{ requires_any: {{ \
+         requirements: [{{ provider_name: p }}, {{ allow_missing: {{}} }}] }} }} }}] }}\n",
+        tokens::JWKS
+    );
+    case.filters = format!("{jwt}{}", case.filters);
+    case
+}
+
+fn claims() -> Vec<Case> {
+    let bearer = |token: &str| get("/").field("authorization", &format!("Bearer {token}"));
+    let alice = "{ key: sub }], value: { string_match: { exact: alice } }";
+    vec![
+        allows_claim("a claim of a token opens the door", alice)
+            .send(bearer(tokens::RS256))
+            .shows(["< 200", "log 200*"]),
+        allows_claim("a claim of another value does not", alice)
+            .send(bearer(tokens::BOB))
+            .shows(["< 403", "< body RBAC: access denied"]),
+        allows_claim("without a token there is no claim", alice)
+            .get("/")
+            .shows(["< 403", "< body RBAC: access denied"]),
+        allows_claim("a forged token does not come as far as its claims", alice)
+            .send(bearer(tokens::FORGED))
+            .shows(["< 401", "< body Jwt verification fails"]),
+        allows_claim(
+            "a claim that is missing is not there",
+            "{ key: tier }], value: { present_match: true }",
+        )
+        .send(bearer(tokens::RS256))
+        .shows(["< 403"]),
+        allows_claim(
+            "a claim may be compared the other way round",
+            "{ key: sub }], value: { string_match: { exact: bob } }, invert: true",
+        )
+        .send(bearer(tokens::RS256))
+        .shows(["< 200"]),
+    ]
+}
+
+/// Clients by their addresses, behind proxies that say who they are.
+fn behind_proxies() -> Vec<Case> {
+    let list = "address_prefix: 10.1.0.0, prefix_len: 16";
+    let allows = |title, kind: &str, hcm: &str| {
+        filter(
+            title,
+            &rules("ALLOW", "any: true", &format!("{kind}: {{ {list} }}")),
+        )
+        .hcm(hcm)
+    };
+    let trusted = "use_remote_address: true\nxff_num_trusted_hops: 1";
+    let from = |value: &str| get("/").field("x-forwarded-for", value);
+    vec![
+        allows("an address behind a trusted proxy is listed", "remote_ip", trusted)
+            .send(from("10.1.2.3"))
+            .shows(["< 200"]),
+        allows("an address that a client made up is not listed", "remote_ip", trusted)
+            .send(from("10.1.2.3, 10.2.2.3"))
+            .shows(["< 403"]),
+        allows("without a trusted proxy the peer is the client", "remote_ip", "use_remote_address: true")
+            .send(from("10.1.2.3"))
+            .shows(["< 403"]),
+        allows("where the peer is trusted the last address is the client", "remote_ip", "use_remote_address: false")
+            .send(from("10.2.2.3, 10.1.2.3"))
+            .shows(["< 200"]),
+        allows("the direct address is that of the peer, whatever is forwarded", "direct_remote_ip", trusted)
+            .send(from("10.1.2.3"))
+            .shows(["< 403"]),
+        allows(
+            "two trusted proxies are counted from the end",
+            "remote_ip",
+            "use_remote_address: true\nxff_num_trusted_hops: 2",
+        )
+        .send(from("10.1.2.3, 10.2.2.3"))
+        .shows(["< 200"]),
+        allows(
+            "an address may come in another field",
+            "remote_ip",
+            "original_ip_detection_extensions: [{ name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig, header_name: x-client-ip } }]",
+        )
+        .send(get("/").field("x-client-ip", "10.1.9.9"))
+        .shows(["< 200"]),
+        allows("what is no address is nobody's", "remote_ip", trusted)
+            .send(from("10.1.2.300"))
+            .shows(["< 403"]),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outrigger_xds_tests::Error;
 use outrigger_xds_tests::backend::Backend;
-use outrigger_xds_tests::client::{self, Protocol};
+use outrigger_xds_tests::client::{self, Protocol, Step};
 use outrigger_xds_tests::observation::{self, broken_promises, difference};
 use outrigger_xds_tests::proxy::{ENDED, Proxy};
 use tokio::task::spawn_local;
@@ -205,7 +205,8 @@ impl Side {
             .borrow()
             .listener(&seat.names.listener)
             .ok_or("the admin page /listeners lacks it")?;
-        let transcript = client::play(address, run.protocol, &case.steps).await;
+        let steps = self.steps(case, seat);
+        let transcript = client::play(address, run.protocol, &steps).await;
 
         let mut lines = Vec::new();
         observation::client_lines(&transcript, case.in_order, &mut lines);
@@ -247,6 +248,23 @@ impl Side {
             lines.sort();
         }
         Ok(lines)
+    }
+
+    /// The client's steps, with the names of this side in the fields of requests.
+    fn steps(&self, case: &Case, seat: &Seat) -> Vec<Step> {
+        let mut steps = case.steps.clone();
+        for step in &mut steps {
+            let Step::Request(request) = step else {
+                continue;
+            };
+            let fields = request.fields.iter_mut();
+            for (_, value) in
+                fields.filter(|(_, value)| value.contains("64(") || value.contains("@session("))
+            {
+                *value = seat.names.fill(value, &self.folder);
+            }
+        }
+        steps
     }
 
     async fn page_lines(

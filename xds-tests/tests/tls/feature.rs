@@ -46,6 +46,8 @@ pub struct Talk {
     bytes: Option<&'static [u8]>,
     /// What must stand in what Envoy's client or log shows.
     shows: &'static str,
+    /// What it shows is the beginning of a line of the client that is looked at only here.
+    is_told: bool,
     /// The alert, or what came before it, differs, as the documentation of the transport socket says.
     other_alert: bool,
 }
@@ -108,6 +110,7 @@ impl Feature {
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             bytes: None,
             shows,
+            is_told: false,
             other_alert: false,
         });
         self
@@ -118,6 +121,12 @@ impl Feature {
         let mut feature = self.with("", &[], shows);
         feature.talks.last_mut().expect("it was added").bytes = Some(bytes);
         feature
+    }
+
+    /// What the last client shows is how one of its lines begins.
+    pub fn told(mut self) -> Self {
+        self.talks.last_mut().expect("after a talk").is_told = true;
+        self
     }
 
     /// More of the connection manager.
@@ -246,6 +255,7 @@ async fn talk(address: SocketAddr, pki: &Pki, case: &Talk) -> Vec<String> {
         let starts = ["New, ", "Reused, ", "OCSP response: no", "subject="];
         starts.iter().any(|start| line.starts_with(start))
             || line.trim_start().starts_with("OCSP Response Status")
+            || case.is_told && line.trim_start().starts_with(case.shows)
     };
     let mut seen: Vec<String> = text
         .lines()

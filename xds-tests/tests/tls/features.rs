@@ -385,6 +385,21 @@ fn others(pki: &Pki) -> Vec<Feature> {
             .common("tls_params: { tls_maximum_protocol_version: TLSv1_2, cipher_suites: [ ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-ECDSA-AES128-GCM-SHA256 ] }")
             .context("prefer_client_ciphers: true")
             .with("", &["-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384"], "Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"),
+        Feature::new("tells_its_authorities", pki)
+            .validates(&ca(pki, ""))
+            .with("client", &[], "CN = Test CA")
+            .told(),
+        Feature::new("tells_no_authorities", pki)
+            .validates(&ca(pki, ", suppress_client_ca_list: true"))
+            .with("client", &[], "No client certificate CA names sent")
+            .told(),
+        Feature::new("session_timeout", pki)
+            .context("session_timeout: 600s")
+            .with("", &["-tls1_2", GCM, SUITES], "TLS session ticket lifetime hint: 600 (seconds)")
+            .told(),
+        Feature::new("session_timeout_by_default", pki)
+            .with("", &["-tls1_2", GCM, SUITES], "TLS session ticket lifetime hint: 7200 (seconds)")
+            .told(),
         Feature::new("curves", pki)
             .common("tls_params: { ecdh_curves: [ P-384 ] }")
             .talk("", "group=P-384"),

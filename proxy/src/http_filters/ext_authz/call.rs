@@ -204,6 +204,13 @@ impl Call {
     ) -> Option<LocalReply> {
         self.count(Event::Error);
         config.stats.error().inc();
+        let own = refusal.as_ref().and_then(|refusal| refusal.status);
+        let status = own.unwrap_or(config.status_on_error);
+        if config.shadow_mode {
+            config.stats.shadow_error().inc();
+            remember(config, cx.info, "ERROR", status, Vec::new());
+            return None;
+        }
         if config.failure_mode_allow {
             config.stats.failure_mode_allowed().inc();
             self.count(Event::FailureModeAllowed);
@@ -211,13 +218,6 @@ impl Call {
                 head.fields
                     .append("x-envoy-auth-failure-mode-allowed", "true");
             }
-            return None;
-        }
-        let own = refusal.as_ref().and_then(|refusal| refusal.status);
-        let status = own.unwrap_or(config.status_on_error);
-        if config.shadow_mode {
-            config.stats.shadow_error().inc();
-            remember(config, cx.info, "ERROR", status, Vec::new());
             return None;
         }
         flag(cx.info);

@@ -156,7 +156,8 @@ impl HttpAuthorizer {
             text.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
             head.fields.set(name, text);
         }
-        if let Some(timeout) = self.timeout {
+        let per_try = self.retry_policy.as_ref().and_then(|p| p.per_try_timeout);
+        if let Some(timeout) = per_try.or(self.timeout) {
             let millis = timeout.as_millis().to_string();
             head.fields.set("x-envoy-expected-rq-timeout-ms", millis);
         }

@@ -16,6 +16,7 @@
 //! what may not stand in a path is escaped.
 //! Deviations: a denial with a status that is not in 200..=599 is sent as 403.
 //! Deviations: of the filter state, `latency_us` is there, and the counts of bytes are not.
+//! Deviations: a body that is too long is answered with 413 also if its last piece ends it, which Envoy shows in part.
 //! Deviations: typed metadata is not kept by this proxy, and so none is sent.
 
 mod apply;

@@ -12,7 +12,7 @@ use crate::http::{EndStream, Known, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{NewCookie, RetryPolicy, SelectedRoute};
-use crate::stream_info::{ResponseFlag, StreamInfo, UpstreamInfo};
+use crate::stream_info::{OverrideHost, ResponseFlag, StreamInfo, UpstreamInfo};
 use crate::upstream::load_balancer::OverrideHostSettings;
 use crate::upstream::pool::StreamKind;
 use crate::upstream::{Host, LB_NAMESPACE, LoadBalancerContext, MetadataMatch, WorkerHost};
@@ -42,8 +42,13 @@ impl Router {
             env.info.response_flags.set(ResponseFlag::NoHealthyUpstream);
             self.state = State::Idle;
             self.reset_slow_attempts(env);
-            self.charge(503, env);
-            let reply = LocalReply::new(503, "no_healthy_upstream")
+            let refused = env.info.override_host.as_ref().filter(|host| host.strict);
+            let status = match refused {
+                Some(host) if !self.is_retry() => host.strict_status,
+                _ => 503,
+            };
+            self.charge(status, env);
+            let reply = LocalReply::new(status, "no_healthy_upstream")
                 .with_body(Bytes::from_static(b"no healthy upstream"));
             return Some(self.reply(env, reply));
         };
@@ -266,6 +271,12 @@ impl LoadBalancerContext for HostChoice<'_> {
         wanted
             .get_or_insert_with(|| settings.wanted(self.request, &self.info.dynamic_metadata))
             .pop_front()
+    }
+    fn override_host(&self) -> Option<&OverrideHost> {
+        if self.router.is_retry() {
+            return None;
+        }
+        self.info.override_host.as_deref()
     }
     fn hash_key(&self) -> Option<u64> {
         let action = self.router.route.as_ref()?.route().forward()?;

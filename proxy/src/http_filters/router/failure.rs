@@ -13,8 +13,8 @@ use crate::http::HeaderName;
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::route::SelectedRoute;
 use crate::stream_info::ResponseFlag;
-use crate::upstream::HostStat;
 use crate::upstream::pool::ResetReason;
+use crate::upstream::{HostResult, HostStat};
 
 impl Router {
     /// An attempt failed: again, or an answer of our own.
@@ -26,6 +26,7 @@ impl Router {
             attempt.fail(&failure, env.info);
             return self.attempt(env).unwrap_or(RouterEvent::Progress);
         }
+        self.report_failure(&attempt, &failure);
         let decision = self.decide_failure(env, &failure, &attempt);
         self.budget_of_try(&attempt, env.info.now);
         if let RetryDecision::After(wait) = decision {
@@ -40,6 +41,24 @@ impl Router {
             return RouterEvent::Progress;
         }
         self.abort(env, &failure)
+    }
+
+    /// Tells outlier detection of an attempt that failed.
+    pub(super) fn report_failure(&self, attempt: &UpstreamRequest, failure: &Failure) {
+        let Some(cluster) = &self.cluster else { return };
+        if !cluster.info().detects_outliers() {
+            return;
+        }
+        let result = match failure {
+            // That is no fault of the host.
+            Failure::Reset(ResetReason::Overflow) | Failure::MaxStreamDuration => return,
+            Failure::Reset(_) => HostResult::ConnectFailed,
+            _ => HostResult::Timeout(Some(self.status_of(failure))),
+        };
+        if attempt.is_open() && attempt.awaits_head() {
+            cluster.report(attempt.host(), HostResult::ConnectSuccess);
+        }
+        cluster.report(attempt.host(), result);
     }
 
     /// Whether the attempt met nothing but a pooled connection that its peer had closed, and can be made anew at once.
@@ -215,6 +234,7 @@ impl Router {
         }
         attempt.host().count(HostStat::RqTimeout);
         if attempt.awaits_head() {
+            self.report_failure(attempt, &Failure::RouteTimeout);
             self.count_abort(env, attempt, &Failure::RouteTimeout);
         }
     }

@@ -15,8 +15,8 @@ use crate::http_connection_manager::timer::nearer;
 use crate::http_filters::LocalReply;
 use crate::route::SelectedRoute;
 use crate::stream_info::{StreamInfo, UpstreamInfo};
-use crate::upstream::HostStat;
 use crate::upstream::pool::ResponseEvent;
+use crate::upstream::{HostResult, HostStat};
 
 /// An attempt that took too long and goes on, with what is known of it.
 pub(super) struct Slow {
@@ -158,6 +158,7 @@ impl Router {
             }
             Said::Event(ResponseEvent::Reset(reason)) => {
                 let failure = Failure::Reset(reason);
+                self.report_failure(&slow.attempt, &failure);
                 self.budget_of_try(&slow.attempt, now);
                 self.count_abort(env, &slow.attempt, &failure);
                 slow.fail(&failure, env.info);
@@ -168,6 +169,9 @@ impl Router {
                 let action = selected.as_ref().and_then(|s| s.route().forward());
                 let policy = action.and_then(|action| action.retry_policy.as_deref());
                 let bad = self.retry.would_retry(&head, env.request, policy);
+                if let Some(cluster) = &self.cluster {
+                    cluster.report(slow.attempt.host(), HostResult::Response(head.status));
+                }
                 if bad && (self.has_slow_attempts() || !matches!(self.state, State::OnlySlow)) {
                     slow.attempt.host().count(HostStat::RqError);
                     slow.give_up(env.info);

@@ -10,7 +10,7 @@ use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::route::SelectedRoute;
 use crate::stream_info::{ResponseFlag, StreamInfo};
-use crate::upstream::{CodeOrigin, HostStat, WorkerCluster, WorkerHost};
+use crate::upstream::{CodeOrigin, HostResult, HostStat, WorkerCluster, WorkerHost};
 
 impl Router {
     pub(super) fn on_head(
@@ -22,6 +22,7 @@ impl Router {
     ) -> RouterEvent {
         // A protocol switch that nobody asked for has no bytes for anybody behind it.
         let end = EndStream::from(end.is_end() || head.status == 101 && !self.is_upgrade);
+        self.report_response(&head);
         let mut must_not_retry = false;
         if head.fields.contains(Known::EnvoyImmediateHealthCheckFail) {
             self.host_asks_to_fail();
@@ -45,6 +46,23 @@ impl Router {
             return RouterEvent::Progress;
         }
         self.accept_head(env, head, end, now)
+    }
+
+    /// Tells outlier detection of a response.
+    pub(super) fn report_response(&self, head: &ResponseHead) {
+        if let (State::Attempt(attempt), Some(cluster)) = (&self.state, &self.cluster)
+            && cluster.info().detects_outliers()
+        {
+            let grpc = head.fields.get_str(Known::GrpcStatus);
+            let grpc = grpc.filter(|_| self.is_grpc);
+            let status = grpc.and_then(|status| status.parse().ok());
+            let status = status.map_or(head.status, http_status_of);
+            cluster.report(attempt.host(), HostResult::ConnectSuccess);
+            cluster.report(attempt.host(), HostResult::Response(status));
+            if head.fields.contains("x-envoy-degraded") {
+                cluster.report_degraded(attempt.host());
+            }
+        }
     }
 
     /// A response says that its host should be taken for unhealthy (`x-envoy-immediate-health-check-fail`).
@@ -310,6 +328,24 @@ pub(super) fn flag(decision: RetryDecision, info: &mut StreamInfo) {
             .set(ResponseFlag::UpstreamRetryLimitExceeded),
         RetryDecision::Overflow => info.response_flags.set(ResponseFlag::UpstreamOverflow),
         RetryDecision::No | RetryDecision::After(_) => {}
+    }
+}
+
+/// The HTTP status that stands for one of gRPC.
+fn http_status_of(grpc: u32) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }
 

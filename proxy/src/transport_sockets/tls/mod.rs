@@ -11,6 +11,9 @@
 //! providers, certificate providers, signed certificate timestamps, and custom validators other than that for SPIFFE are
 //! refused.
 //! Deviations: the group (curve) of a handshake of TLS 1.2 is not told where the session is resumed or the handshake fails.
+//! Deviations: `ssl.sigalgs.*` does not count resumed sessions, whose peers sign nothing.
+//! Deviations: upstream sessions are resumed also with `auto_san_validation`; the names are checked again. Envoy then makes new ones.
+//! Deviations: `key_log` with address ranges is refused.
 //! Deviations: within a group in brackets of the cipher list, ours is the order of TLS 1.2, not the client's.
 //! Deviations: alerts are those of rustls once a ClientHello came: a client without a certificate gets `certificate_required` with
 //! TLS 1.2 as well.

@@ -246,7 +246,11 @@ fn groups_from(
         groups.extend(group);
     }
     if names.is_empty() {
-        groups = vec![kx_group::X25519, kx_group::SECP256R1];
+        groups = vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+        ];
     } else if groups.is_empty() {
         return Err(path.reject(format!(
             "none of {} is supported; X25519, P-256, P-384 and X25519MLKEM768 are",

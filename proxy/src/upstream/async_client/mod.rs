@@ -33,8 +33,8 @@ use super::pool::{
     Acquire, ClientStream, PoolError, ResetReason, ResponseEvent, StreamKind, StreamRequest,
 };
 use super::{
-    ClusterId, CodeOrigin, Host, HostStat, LoadBalancerContext, RoutingPriority, WorkerCluster,
-    WorkerHost,
+    ClusterId, CodeOrigin, Host, HostResult, HostStat, LoadBalancerContext, RoutingPriority,
+    WorkerCluster, WorkerHost,
 };
 use crate::http::{EndStream, Fields, Known, RequestHead, ResponseHead};
 use crate::http_filters::router::outcome::Failure;
@@ -251,7 +251,9 @@ impl Job {
                 random: self.worker.random.next(),
             };
             let decision = match &outcome {
-                Ok((_, head, _)) => {
+                Ok((open, head, _)) => {
+                    self.cluster
+                        .report(&open.host, HostResult::Response(head.status));
                     self.cluster.record_code(head.status, ORIGIN);
                     let now = SystemTime::now();
                     self.retry.on_response(head, &self.head, now, &context)
@@ -267,7 +269,10 @@ impl Job {
                 Err(Ended::With(_)) => RetryDecision::No,
             };
             if let RetryDecision::After(wait) = decision {
-                drop(outcome);
+                // A response that has ended leaves its connection to the next attempt.
+                if let Ok((mut open, _, EndStream::Yes)) = outcome {
+                    open.complete();
+                }
                 sleep(wait).await;
                 upload.rewind();
                 continue;
@@ -323,6 +328,7 @@ impl Job {
                     .upstream_rq_per_try_timeout()
                     .inc();
                 host.count(HostStat::RqError);
+                self.cluster.report(&host, HostResult::Timeout(Some(504)));
                 Err(Ended::Failed(Failure::PerTryTimeout))
             })
     }
@@ -345,6 +351,9 @@ impl Job {
         };
         let stream = acquired.map_err(|error| {
             host.count(HostStat::RqError);
+            if error != PoolError::Overflow {
+                self.cluster.report(&host, HostResult::ConnectFailed);
+            }
             Ended::Failed(Failure::Reset(match error {
                 PoolError::Overflow => ResetReason::Overflow,
                 PoolError::Connect(error) => ResetReason::ConnectionFailure(error),
@@ -364,6 +373,7 @@ impl Job {
             match poll_fn(|cx| open.poll_event(upload, cx)).await {
                 Ok(ResponseEvent::Head(head, end)) => return Ok((open, head, end)),
                 Ok(ResponseEvent::Reset(reason)) => {
+                    self.cluster.report(&open.host, HostResult::ConnectFailed);
                     return Err(Ended::Failed(Failure::Reset(reason)));
                 }
                 Ok(

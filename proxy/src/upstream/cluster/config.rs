@@ -3,7 +3,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
 //! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`.
 //! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
-//! Deviations: discovery by original destination and outlier detection are refused by name; a cluster has one health check at most.
+//! Deviations: discovery by original destination is refused by name; a cluster has one health check at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::stream_info::DynamicMetadata;
 use crate::upstream::cluster_manager::stats_scope;
 use crate::upstream::health_check::HealthCheckConfig;
 use crate::upstream::load_balancer::LegacyPolicy;
+use crate::upstream::outlier_detection::OutlierDetectionConfig;
 
 /// A converted cluster, from which the cluster manager makes one.
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub struct ClusterConfig {
     pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
     pub(in crate::upstream) transport: UpstreamTransport,
     pub(in crate::upstream) health_check: Option<Arc<HealthCheckConfig>>,
+    pub(in crate::upstream) outlier_detection: Option<Arc<OutlierDetectionConfig>>,
     /// What must be there before the cluster may be used, beside its hosts.
     pub(in crate::upstream) init: InitManager,
 }
@@ -133,7 +135,6 @@ impl ClusterConfig {
                 "per_connection_buffer_high_watermark_timeout",
                 per_connection_buffer_high_watermark_timeout,
             ),
-            path.unsupported_if_set("outlier_detection", outlier_detection),
             path.unsupported_if_set("filters", filters),
             path.unsupported_if_set("lrs_server", lrs_server),
             path.unsupported_if_set("upstream_config", upstream_config),
@@ -202,6 +203,10 @@ impl ClusterConfig {
         };
         let assignment =
             LoadAssignment::from_proto(load_assignment, &path.field("load_assignment"));
+        let outlier_detection =
+            path.optional("outlier_detection", outlier_detection, |proto, path| {
+                OutlierDetectionConfig::from_proto(proto, &server.runtime, path).map(Arc::new)
+            });
         let health_check = match health_checks.len() {
             0..=1 => path.each("health_checks", health_checks, |proto, path| {
                 HealthCheckConfig::from_proto(proto, &cx, path).map(Arc::new)
@@ -222,7 +227,7 @@ impl ClusterConfig {
             result?;
         }
         let (eds, assignment) = (eds?, assignment?);
-        let health_check = health_check?;
+        let (health_check, outlier_detection) = (health_check?, outlier_detection?);
         let dns = match discovery? {
             Discovery::Dns(dns) => Some(dns),
             Discovery::Static | Discovery::Eds => None,
@@ -279,6 +284,7 @@ impl ClusterConfig {
             http_filters,
             transport,
             health_check,
+            outlier_detection,
         })
     }
 }

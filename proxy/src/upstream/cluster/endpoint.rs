@@ -405,8 +405,12 @@ impl EndpointHealthCheck {
 fn health_bits(status: i32, path: &ConfigPath<'_>) -> Result<u32, Rejected> {
     use core::HealthStatus;
     Ok(match path.enumeration("health_status", status)? {
-        HealthStatus::Unknown | HealthStatus::Healthy => 0,
-        HealthStatus::Unhealthy | HealthStatus::Timeout => HealthFlag::FailedEdsHealth as u32,
+        HealthStatus::Unknown => 0,
+        HealthStatus::Healthy => HealthFlag::EdsStatusHealthy as u32,
+        HealthStatus::Unhealthy => HealthFlag::FailedEdsHealth as u32,
+        HealthStatus::Timeout => {
+            HealthFlag::FailedEdsHealth as u32 | HealthFlag::EdsStatusTimeout as u32
+        }
         HealthStatus::Draining => HealthFlag::EdsStatusDraining as u32,
         HealthStatus::Degraded => HealthFlag::DegradedEdsHealth as u32,
     })

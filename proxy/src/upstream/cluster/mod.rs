@@ -33,6 +33,7 @@ use super::ClusterId;
 use super::circuit_breaker::{CircuitBreakerSettings, CircuitBreakers};
 use super::health_check::HealthCheckConfig;
 use super::load_balancer::LoadBalancerSettings;
+use super::outlier_detection::OutlierDetectionConfig;
 use super::pool::SocketSettings;
 use crate::http_filters::chain_config::ChainConfig;
 use crate::stats::Scope;
@@ -67,12 +68,21 @@ pub struct ClusterInfo {
     pub http_filters: Option<Arc<ChainConfig>>,
     /// How its hosts are checked; none: they are not.
     pub(in crate::upstream) health_check: Option<Arc<HealthCheckConfig>>,
+    /// When its hosts are ejected; none: never.
+    pub(in crate::upstream) outlier_detection: Option<Arc<OutlierDetectionConfig>>,
     /// What makes its connections ready.
     pub transport: UpstreamTransport,
     /// What is in use of its limits.
     pub circuit_breakers: CircuitBreakers,
     /// `cluster.<observability name>.`
     pub scope: Scope,
+}
+
+impl ClusterInfo {
+    /// Whether hosts that fail are ejected, so that it must be told how they do.
+    pub fn detects_outliers(&self) -> bool {
+        self.outlier_detection.is_some()
+    }
 }
 
 /// The settings of a cluster that are not its own: clusters that agree in all of them share one.

@@ -29,11 +29,13 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 pub(super) use config::HealthCheckConfig;
+pub(super) use event_log::rfc3339;
 
 use self::session::Session;
 use super::cluster_manager::Cluster;
 use super::host::{HealthFlag, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
+use super::outlier_detection::OutlierDetector;
 use super::pool::Connector;
 use crate::config::Fraction;
 use crate::http_connection_manager::codec::Http2CodecStats;
@@ -78,6 +80,8 @@ struct Inner {
     /// How many checks must end before the first round is over, and who waits for that.
     first_round: Cell<usize>,
     ready: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Who hears of successes.
+    outliers: RefCell<Option<Rc<OutlierDetector>>>,
 }
 
 impl HealthChecker {
@@ -87,6 +91,7 @@ impl HealthChecker {
         publisher: Rc<HealthPublisher>,
         connector: &Rc<dyn Connector>,
         runtime: &Runtime,
+        random: Random,
     ) -> Option<Rc<Self>> {
         let config = cluster.info.health_check.clone()?;
         let inner = Rc::new_cyclic(|me| Inner {
@@ -96,7 +101,7 @@ impl HealthChecker {
             config,
             publisher,
             connector: connector.clone(),
-            random: Random::new(rand::random()),
+            random,
             min_interval: runtime.integer("health_check.min_interval", 0),
             max_interval: runtime.integer("health_check.max_interval", u64::MAX),
             verify_cluster: runtime.fraction("health_check.verify_cluster", Fraction::ALWAYS),
@@ -104,6 +109,7 @@ impl HealthChecker {
             sessions: RefCell::default(),
             first_round: Cell::new(0),
             ready: RefCell::default(),
+            outliers: RefCell::default(),
         });
         Some(Rc::new(Self {
             inner,
@@ -124,6 +130,11 @@ impl HealthChecker {
         *self.inner.ready.borrow_mut() = Some(ready);
     }
 
+    /// Lets outlier detection hear of checks that succeed.
+    pub(super) fn tell(&self, outliers: Option<Rc<OutlierDetector>>) {
+        self.inner.outliers.replace(outliers);
+    }
+
     /// Whether `start` was called.
     pub(super) fn has_started(&self) -> bool {
         self.following.borrow().is_some()
@@ -141,6 +152,7 @@ impl Drop for HealthChecker {
             following.abort();
         }
         *self.inner.ready.borrow_mut() = None;
+        self.inner.outliers.replace(None);
         let sessions = self.inner.sessions.take();
         sessions.into_values().for_each(|session| {
             session.end();
@@ -155,14 +167,16 @@ async fn follow(inner: Rc<Inner>) {
     };
     loop {
         reports.rung().await;
-        inner.sync_hosts();
-        for report in reports.take() {
-            match report {
-                HostReport::ImmediateFailure(host) => {
-                    let session = inner.sessions.borrow().get(&host).cloned();
-                    if let Some(session) = session {
-                        session.fail_passively();
-                    }
+        let (replaced, reports) = reports.take();
+        if replaced {
+            inner.sync_hosts();
+        }
+        for report in reports {
+            // All others are for outlier detection, which has reports of its own.
+            if let HostReport::ImmediateFailure(host) = report {
+                let session = inner.sessions.borrow().get(&host).cloned();
+                if let Some(session) = session {
+                    session.fail_passively();
                 }
             }
         }
@@ -229,6 +243,14 @@ impl Inner {
             Rc::new(Http2CodecStats::new(&scope))
         });
         stats.clone()
+    }
+
+    /// A check has succeeded.
+    fn host_succeeded(&self, host: &super::host::Host) {
+        let outliers = self.outliers.borrow().clone();
+        if let Some(outliers) = outliers {
+            outliers.check_succeeded(host);
+        }
     }
 
     /// The health of a host is not what it was.

@@ -180,6 +180,7 @@ impl Session {
         }
         inner.stats.success().inc();
         self.ended(&host, transition);
+        inner.host_succeeded(&host);
         transition
     }
 

@@ -16,7 +16,7 @@ use super::HealthChecker;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Address;
-use crate::server::{LocalInfo, ServerContext};
+use crate::server::{LocalInfo, Random, ServerContext};
 use crate::upstream::host::{HealthFlag, Host};
 use crate::upstream::host_health::HealthPublisher;
 use crate::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};
@@ -137,7 +137,14 @@ impl Checked {
         hosts.turns.borrow_mut().extend(turns);
         let connector: Rc<dyn Connector> = Rc::new(ToHosts(hosts.clone()));
         let publisher = HealthPublisher::new(&cluster, None);
-        let checker = HealthChecker::new(&cluster, publisher, &connector, &server.runtime).unwrap();
+        let checker = HealthChecker::new(
+            &cluster,
+            publisher,
+            &connector,
+            &server.runtime,
+            Random::new(1),
+        )
+        .unwrap();
         let is_ready = Rc::new(Cell::new(false));
         let (ready, weak) = (is_ready.clone(), Rc::downgrade(&checker));
         checker.start(Box::new(move || {

@@ -18,9 +18,11 @@ use policies::subset::v3::Subset;
 
 use super::hash_config::{self, Consistent};
 use super::hashing::HashSettings;
+use super::host_statuses::HostStatuses;
 use super::override_host::OverrideHostSettings;
 use super::slow_start::SlowStart;
 use super::subset_config::SubsetSettings;
+use super::zone_aware::ZoneAware;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 
 /// How hosts of a cluster are chosen.
@@ -39,12 +41,16 @@ pub struct LoadBalancerSettings {
     pub update_merge_window: Duration,
     /// Whether hosts count nowhere before their first health check.
     pub ignore_new_hosts_until_first_hc: bool,
+    /// How zones matter, where the process has a local cluster; none: they do not.
+    pub zone_aware: Option<ZoneAware>,
     /// With `lb_subset_config`; each subset is balanced by the settings above.
     pub subset: Option<Box<SubsetSettings>>,
     /// How new hosts get their share: round robin and least request alone.
     pub slow_start: Option<SlowStart>,
     /// With `override_host`: where requests name their hosts. The settings above are those of its `fallback_policy`.
     pub override_host: Option<Box<OverrideHostSettings>>,
+    /// `override_host_status`: the health that a host may have which a filter has chosen for a request.
+    pub override_host_status: HostStatuses,
 }
 
 /// How a host is chosen among its like.
@@ -89,6 +95,7 @@ pub(in crate::upstream) struct LegacyPolicy {
 struct LocalityMode {
     weighted: bool,
     fail_traffic_on_panic: bool,
+    zone_aware: ZoneAware,
 }
 
 const SUPPORTED: &[&str] = &[
@@ -129,12 +136,14 @@ impl Default for LoadBalancerSettings {
             policy: Policy::RoundRobin,
             locality_weighted: false,
             fail_traffic_on_panic: false,
+            zone_aware: Some(ZoneAware::default()),
             healthy_panic_threshold: 50,
             update_merge_window: UPDATE_MERGE_WINDOW,
             ignore_new_hosts_until_first_hc: false,
             subset: None,
             slow_start: None,
             override_host: None,
+            override_host_status: HostStatuses::default(),
         }
     }
 }
@@ -144,6 +153,8 @@ impl LegacyPolicy {
         self,
         path: &ConfigPath<'_>,
     ) -> Result<LoadBalancerSettings, Rejected> {
+        let statuses =
+            HostStatuses::from_proto(self.common.as_ref(), &path.field("common_lb_config"));
         let common = common_lb_config(self.common, &path.field("common_lb_config"));
         let consistent = common
             .as_ref()
@@ -169,16 +180,20 @@ impl LegacyPolicy {
             slow_start,
             override_host: None,
         });
+        let zone_aware =
+            (!mode.weighted && !matches!(policy, Policy::Hash(_))).then_some(mode.zone_aware);
         Ok(LoadBalancerSettings {
             policy,
             locality_weighted: mode.weighted,
             fail_traffic_on_panic: mode.fail_traffic_on_panic,
+            zone_aware,
             healthy_panic_threshold: common.healthy_panic_threshold,
             update_merge_window: common.update_merge_window,
             ignore_new_hosts_until_first_hc: common.ignore_new_hosts_until_first_hc,
             subset,
             slow_start,
             override_host,
+            override_host_status: statuses?,
         })
     }
 }
@@ -196,7 +211,7 @@ fn common_lb_config(
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
         consistent_hashing_lb_config,
-        // Of the override host policy and of stateful sessions, which are not among those supported.
+        // Converted by itself.
         override_host_status: _,
         locality_config_specifier,
     } = proto.unwrap_or_default();
@@ -213,15 +228,23 @@ fn common_lb_config(
                 ..LocalityMode::default()
             }
         }
-        // Zone-aware routing needs a local cluster; without one these do nothing.
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
-            routing_enabled: _,
-            min_cluster_size: _,
+            routing_enabled,
+            min_cluster_size,
             fail_traffic_on_panic,
-        })) => LocalityMode {
-            fail_traffic_on_panic,
-            ..LocalityMode::default()
-        },
+        })) => {
+            let path = path.field("zone_aware_lb_config");
+            let enabled = path.percent("routing_enabled", routing_enabled)?;
+            LocalityMode {
+                fail_traffic_on_panic,
+                zone_aware: ZoneAware {
+                    routing_enabled: enabled.map_or(100, percent_of),
+                    min_cluster_size: min_cluster_size.map_or(6, |size| size.value),
+                    ..ZoneAware::default()
+                },
+                ..LocalityMode::default()
+            }
+        }
         None => LocalityMode::default(),
     };
     let consistent = Consistent::from_legacy(
@@ -481,6 +504,7 @@ fn locality_mode(
 ) -> Result<LocalityMode, Rejected> {
     use common::locality_lb_config::{
         LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+        zone_aware_lb_config::LocalityBasis,
     };
     let Some(common::LocalityLbConfig {
         locality_config_specifier,
@@ -501,17 +525,28 @@ fn locality_mode(
             reason = "the deprecated field is decided like every other"
         )]
         LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
-            // Zone-aware routing needs a local cluster; without one these do nothing.
-            routing_enabled: _,
-            min_cluster_size: _,
-            force_locality_direct_routing: _,
-            force_local_zone: _,
-            locality_basis: _,
+            routing_enabled,
+            min_cluster_size,
+            force_locality_direct_routing,
+            force_local_zone,
+            locality_basis,
             fail_traffic_on_panic,
-        }) => Ok(LocalityMode {
-            fail_traffic_on_panic,
-            ..LocalityMode::default()
-        }),
+        }) => {
+            let path = path.field("zone_aware_lb_config");
+            let enabled = path.percent("routing_enabled", routing_enabled);
+            let basis = path.enumeration::<LocalityBasis>("locality_basis", locality_basis);
+            let forced = force_local_zone.map(|zone| zone.min_size.map_or(1, |size| size.value));
+            Ok(LocalityMode {
+                fail_traffic_on_panic,
+                zone_aware: ZoneAware {
+                    routing_enabled: enabled?.map_or(100, percent_of),
+                    min_cluster_size: min_cluster_size.map_or(6, |size| size.value),
+                    force_local_zone: forced.or(force_locality_direct_routing.then_some(1)),
+                    by_weight: basis? == LocalityBasis::HealthyHostsWeight,
+                },
+                ..LocalityMode::default()
+            })
+        }
     }
 }
 

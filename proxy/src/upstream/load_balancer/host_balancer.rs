@@ -9,6 +9,7 @@ use super::edf::Edf;
 use super::hashing::{HashSettings, HashTables, Load, hash_of};
 use super::pick::Pick;
 use super::priority_load::{PriorityCounts, PriorityLoad};
+use super::zone_aware::{ZoneRouting, Zones};
 use super::{LoadBalancerContext, LoadBalancerSettings, Policy};
 use crate::upstream::cluster::ClusterInfo;
 use crate::upstream::host::{Health, WorkerHost};
@@ -21,6 +22,8 @@ pub(super) struct HostBalancer {
     /// What the load follows from.
     counts: Vec<PriorityCounts>,
     priorities: Vec<Priority>,
+    /// Of zone-aware routing: of the first priority.
+    zones: Option<Zones>,
     /// Of hashing policies, shared with all workers.
     tables: Option<Arc<HashTables>>,
     panic_threshold: u64,
@@ -63,6 +66,7 @@ impl HostBalancer {
             priorities: priorities
                 .map(|(all, hosts)| Priority::new(all, hosts, factor, settings))
                 .collect(),
+            zones: None,
             tables: set.hash_tables.clone(),
             panic_threshold,
         }
@@ -79,6 +83,18 @@ impl HostBalancer {
                 counts.add(standing, host.weight);
             }
         }
+    }
+
+    /// Divides the requests of the first priority among zones, where they matter.
+    pub(super) fn divide_zones(
+        &mut self,
+        info: &ClusterInfo,
+        routing: &Arc<ZoneRouting>,
+        local: &PrioritySet,
+    ) {
+        let hosts = self.priorities.first().map(|first| first.all.hosts());
+        self.zones =
+            hosts.and_then(|hosts| Zones::new(routing, info, hosts, local, self.panic_threshold));
     }
 
     /// Follows changes of the health of the hosts at these places, after `remember`. It costs what has changed, but for hosts that
@@ -215,6 +231,11 @@ impl HostBalancer {
                 return None;
             }
             return priority.all.choose(&settings.policy, cx);
+        }
+        if let (Some(zones), 0, Health::Healthy) = (&mut self.zones, index, health)
+            && let Some(pick) = zones.choose(info, cx)
+        {
+            return pick.choose(&settings.policy, cx);
         }
         let (pick, localities) = match health {
             Health::Degraded => (&mut priority.degraded, &mut priority.degraded_localities),

@@ -4,11 +4,10 @@
 //! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`; likewise `ring_hash.v3.RingHash` and `maglev.v3.Maglev`.
 //! `override_host.v3.OverrideHost`, whose requests may name their hosts; `subset.v3.Subset`, or `Cluster.lb_subset_config`: each combination of values of the metadata of hosts has a load balancer.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
-//! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`.
+//! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`, `cluster.<name>.lb_zone_*`.
 //! Deviations: the runtime keys of `active_request_bias` and `aggression` are not read, their defaults hold.
 //! Deviations: hashing policies have no `hash_policy` of their own, that of the route counts.
 //! Deviations: `client_side_weighted_round_robin`, which takes reports of load, is refused, and so is `wrr_locality`, which takes no other.
-//! Deviations: there is no zone-aware routing.
 
 mod bounded_load;
 mod config;
@@ -16,6 +15,7 @@ mod edf;
 mod hash_config;
 mod hashing;
 mod host_balancer;
+mod host_statuses;
 mod maglev;
 mod metadata_match;
 mod murmur;
@@ -27,6 +27,7 @@ mod slow_start;
 mod subset;
 mod subset_config;
 mod worker_subsets;
+mod zone_aware;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,12 +38,15 @@ pub(super) use config::LegacyPolicy;
 pub use config::{LoadBalancerSettings, Policy};
 pub(super) use hashing::HashTables;
 pub use hashing::{HashSettings, TableSettings};
+pub use host_statuses::HostStatuses;
 pub use metadata_match::{LB_NAMESPACE, MetadataMatch};
 pub use override_host::OverrideHostSettings;
 pub use ring_hash::HashFunction;
 pub use slow_start::SlowStart;
 pub(super) use subset::SubsetTable;
 pub use subset_config::SubsetSettings;
+pub use zone_aware::ZoneAware;
+pub(super) use zone_aware::ZoneRouting;
 
 use self::host_balancer::HostBalancer;
 use self::override_host::HostsByAddress;
@@ -51,6 +55,7 @@ use super::cluster::ClusterInfo;
 use super::host::{Host, HostIdentity, WorkerHost};
 use super::priority_set::PrioritySet;
 use crate::runtime::RuntimeInteger;
+use crate::stream_info::OverrideHost;
 
 /// What a load balancer may ask about the request or connection that needs a host.
 pub trait LoadBalancerContext {
@@ -69,6 +74,11 @@ pub trait LoadBalancerContext {
 
     /// The address of the next host that the request names itself, each once.
     fn next_wanted_host(&self, _settings: &OverrideHostSettings) -> Option<Box<str>> {
+        None
+    }
+
+    /// The host that a filter has chosen for the request.
+    fn override_host(&self) -> Option<&OverrideHost> {
         None
     }
 
@@ -99,8 +109,12 @@ pub(super) struct WorkerLoadBalancer {
     all: HostBalancer,
     /// With `lb_subset_config`.
     subsets: Option<WorkerSubsets>,
+    /// Of zone-aware routing, with the hosts of the local cluster.
+    zones: Option<(Arc<ZoneRouting>, Arc<PrioritySet>)>,
     /// With `override_host`.
     by_address: HostsByAddress,
+    /// Of all, made when the first request is bound to a host.
+    named: Option<HostsByAddress>,
 }
 
 impl WorkerLoadBalancer {
@@ -110,7 +124,9 @@ impl WorkerLoadBalancer {
             panic_threshold,
             all: HostBalancer::default(),
             subsets: None,
+            zones: None,
             by_address: HostsByAddress::new(),
+            named: None,
         }
     }
 
@@ -143,11 +159,13 @@ impl WorkerLoadBalancer {
         let threshold = self.panic_threshold.get().min(100);
         self.all = HostBalancer::new(&self.info, set, hosts, threshold);
         self.all.remember();
+        self.divide_zones();
         if self.info.settings.load_balancer.override_host.is_some() {
             let hosts = self.all.hosts();
             let named = hosts.map(|host| (host.address.to_string().into(), host.clone()));
             self.by_address = named.collect();
         }
+        self.named = None;
         self.subsets = set.subsets.clone().map(WorkerSubsets::new);
         let gone = old.into_iter().zip(kept).filter(|(_, kept)| !kept);
         gone.map(|(host, _)| host).collect()
@@ -162,6 +180,19 @@ impl WorkerLoadBalancer {
         let places = set.places.as_deref();
         let places = hosts.filter_map(|host| places?.get(&host).copied());
         self.all.health_changed(&self.info, set, places);
+        self.divide_zones();
+    }
+
+    /// Takes over the hosts of the local cluster, by which zones are compared.
+    pub(super) fn set_local_hosts(&mut self, routing: &Arc<ZoneRouting>, hosts: Arc<PrioritySet>) {
+        self.zones = Some((routing.clone(), hosts));
+        self.divide_zones();
+    }
+
+    fn divide_zones(&mut self) {
+        if let Some((routing, local)) = &self.zones {
+            self.all.divide_zones(&self.info, routing, local);
+        }
     }
 
     /// The host of this identity, if `set` is the one that was last taken over.
@@ -172,6 +203,12 @@ impl WorkerLoadBalancer {
 
     /// A host, or none if none may be used.
     pub(super) fn choose_host(&mut self, cx: &dyn LoadBalancerContext) -> Option<Rc<WorkerHost>> {
+        if let Some(wanted) = cx.override_host() {
+            let host = self.host_named(&wanted.address);
+            if host.is_some() || wanted.strict {
+                return host;
+            }
+        }
         if let Some(settings) = &self.info.settings.load_balancer.override_host {
             while let Some(wanted) = cx.next_wanted_host(settings) {
                 if let Some(host) = self.by_address.get(&wanted) {
@@ -183,6 +220,22 @@ impl WorkerLoadBalancer {
             None => self.all.choose_host(&self.info, cx),
             Some(subsets) => subsets.choose_host(&self.info, &self.all, cx),
         }
+    }
+
+    /// The host at this address, if its health is among those that are allowed.
+    fn host_named(&mut self, address: &str) -> Option<Rc<WorkerHost>> {
+        let all = &self.all;
+        let named = self.named.get_or_insert_with(|| {
+            let named = all
+                .hosts()
+                .map(|host| (host.address.to_string().into(), host.clone()));
+            named.collect()
+        });
+        let statuses = self.info.settings.load_balancer.override_host_status;
+        named
+            .get(address)
+            .filter(|host| statuses.contain(host))
+            .cloned()
     }
 
     /// All hosts.

@@ -410,3 +410,210 @@ async fn a_host_that_recovers_starts_slowly_again() {
     tokio::time::advance(Duration::from_millis(2500)).await;
     assert_eq!(share(&on_worker), 2.0);
 }
+
+/// The balancer of one priority of hosts that are watched, with the set that it was made of.
+fn watched(
+    settings: LoadBalancerSettings,
+    groups: Vec<HostGroup>,
+) -> (WorkerLoadBalancer, PrioritySet) {
+    let mut balancer = balancer(settings, Vec::new());
+    let mut set = PrioritySet::new(groups.into_iter(), 140, false);
+    set.places = set.find_places();
+    balancer.update(&set, 0);
+    (balancer, set)
+}
+
+#[test]
+fn a_change_of_one_host_leaves_a_balancer_as_one_that_is_built_anew() {
+    let policies = [Policy::RoundRobin, Policy::Random, least_request()];
+    for (policy, weight) in policies
+        .iter()
+        .flat_map(|policy| [(policy, 1), (policy, 3)])
+    {
+        let groups = || {
+            vec![
+                group(
+                    0,
+                    "a",
+                    1,
+                    &[(1, 1, WELL), (2, weight, WELL), (3, 1, DEGRADED)],
+                ),
+                group(0, "b", 1, &[(4, 1, WELL), (5, 1, ILL)]),
+                group(1, "a", 1, &[(6, 1, WELL), (7, 1, WELL)]),
+            ]
+        };
+        for weighted in [false, true] {
+            let settings = LoadBalancerSettings {
+                locality_weighted: weighted,
+                ..settings(policy.clone())
+            };
+            let (mut followed, set) = watched(settings.clone(), groups());
+            let random = Random::new(3);
+            let hosts: Vec<Arc<Host>> = set.hosts().cloned().collect();
+            for _ in 0..200 {
+                let host = &hosts[usize::try_from(random.next() % 7).unwrap()];
+                let flags = [WELL, ILL, DEGRADED, HealthFlag::EdsStatusDraining as u32];
+                host.health
+                    .replace(flags[usize::try_from(random.next() % 4).unwrap()]);
+                followed.health_changed(&set, [host.identity()].into_iter());
+                let mut anew = balancer(settings.clone(), Vec::new());
+                anew.update(&set, 0);
+                let reach = |balancer: &mut WorkerLoadBalancer| -> Vec<u16> {
+                    draw(balancer, 300).into_keys().collect()
+                };
+                assert_eq!(
+                    reach(&mut followed),
+                    reach(&mut anew),
+                    "{policy:?} {weighted}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn round_robin_goes_on_where_it_was_when_a_host_comes_or_goes() {
+    let groups = vec![group(
+        0,
+        "a",
+        1,
+        &[(1, 1, WELL), (2, 1, WELL), (3, 1, WELL), (4, 1, WELL)],
+    )];
+    let (mut balancer, set) = watched(settings(Policy::RoundRobin), groups);
+    let cx = seeded();
+    let next = |balancer: &mut WorkerLoadBalancer| {
+        let host = balancer.choose_host(&cx).unwrap();
+        host.address.port().unwrap()
+    };
+    let first = next(&mut balancer);
+    let turn = |by: u16| (first - 1 + by) % 4 + 1;
+    assert_eq!(next(&mut balancer), turn(1));
+    // The one whose turn it was goes: the next one is next.
+    let gone = set
+        .hosts()
+        .find(|host| host.address.port() == Some(turn(1)));
+    let gone = gone.unwrap().clone();
+    gone.health.set(HealthFlag::FailedActiveHc);
+    balancer.health_changed(&set, [gone.identity()].into_iter());
+    assert_eq!(next(&mut balancer), turn(2));
+    gone.health.clear(HealthFlag::FailedActiveHc);
+    balancer.health_changed(&set, [gone.identity()].into_iter());
+    assert_eq!(next(&mut balancer), turn(3));
+    assert_eq!(next(&mut balancer), turn(4));
+    assert_eq!(next(&mut balancer), turn(5));
+}
+
+/// A balancer of these groups of hosts for a proxy in the zone `a`, whose cluster has these hosts.
+fn in_zone_a(mode: ZoneAware, groups: Vec<HostGroup>, local: Vec<HostGroup>) -> WorkerLoadBalancer {
+    let runtime = Runtime::default();
+    let share = crate::config::Fraction {
+        numerator: mode.routing_enabled,
+        denominator: 100,
+    };
+    let routing = ZoneRouting {
+        settings: mode,
+        enabled: runtime.fraction("", share),
+        min_cluster_size: runtime.integer("", mode.min_cluster_size),
+        here: Locality {
+            zone: "a".into(),
+            ..Locality::default()
+        },
+    };
+    let mut balancer = balancer(settings(Policy::RoundRobin), groups);
+    let local = PrioritySet::new(local.into_iter(), 140, false);
+    balancer.set_local_hosts(&Arc::new(routing), Arc::new(local));
+    balancer
+}
+
+fn well(ports: std::ops::Range<u16>) -> Vec<Endpoint> {
+    ports.map(|port| (port, 1, WELL)).collect()
+}
+
+fn zones(a: std::ops::Range<u16>, b: std::ops::Range<u16>) -> Vec<HostGroup> {
+    vec![group(0, "b", 0, &well(b)), group(0, "a", 0, &well(a))]
+}
+
+/// The share of choices, in percent, that stays in the zone `a`, whose ports are below 100.
+fn share_of_a(balancer: &mut WorkerLoadBalancer) -> u32 {
+    let drawn = draw(balancer, 10_000);
+    let here: u32 = drawn
+        .iter()
+        .filter(|(port, _)| **port < 100)
+        .map(|(_, n)| n)
+        .sum();
+    (here + 50) / 100
+}
+
+#[test]
+fn requests_stay_in_their_zone_where_it_has_its_share_of_hosts() {
+    let even = ZoneAware::default();
+    let mut direct = in_zone_a(even, zones(1..4, 100..103), zones(1..2, 100..101));
+    assert_eq!(share_of_a(&mut direct), 100);
+    let stats = &direct.info.update_stats;
+    assert!(stats.lb_zone_routing_all_directly().value() > 0);
+    // Half of the proxies are here, and a quarter of the hosts: half of the requests must go.
+    let mut residual = in_zone_a(even, zones(1..3, 100..106), zones(1..2, 100..101));
+    assert!((48..=52).contains(&share_of_a(&mut residual)));
+    let stats = &residual.info.update_stats;
+    assert!(stats.lb_zone_routing_sampled().value() > 4_000);
+    assert!(stats.lb_zone_routing_cross_zone().value() > 4_000);
+}
+
+#[test]
+fn zones_do_not_matter_for_few_hosts_one_zone_or_a_local_cluster_that_is_not_well() {
+    let few = ZoneAware::default();
+    let mut small = in_zone_a(few, zones(1..3, 100..102), zones(1..2, 100..101));
+    assert!((49..=51).contains(&share_of_a(&mut small)));
+    assert!(small.info.update_stats.lb_zone_cluster_too_small().value() > 0);
+    let alone = vec![group(0, "a", 0, &well(1..3))];
+    let mut alone = in_zone_a(few, zones(1..4, 100..103), alone);
+    assert!((49..=51).contains(&share_of_a(&mut alone)));
+    let ill = vec![
+        group(0, "a", 0, &[(1, 1, WELL), (2, 1, ILL), (3, 1, ILL)]),
+        group(0, "b", 0, &[(100, 1, ILL)]),
+    ];
+    let mut ill = in_zone_a(few, zones(1..4, 100..103), ill);
+    assert!((49..=51).contains(&share_of_a(&mut ill)));
+    assert!(ill.info.update_stats.lb_local_cluster_not_ok().value() > 0);
+}
+
+#[test]
+fn a_share_of_requests_and_a_size_that_keeps_all_of_them_are_configured() {
+    let half = ZoneAware {
+        routing_enabled: 50,
+        ..ZoneAware::default()
+    };
+    let mut half = in_zone_a(half, zones(1..4, 100..103), zones(1..2, 100..101));
+    assert!((73..=77).contains(&share_of_a(&mut half)));
+    let forced = ZoneAware {
+        force_local_zone: Some(2),
+        ..ZoneAware::default()
+    };
+    let mut forced = in_zone_a(forced, zones(1..3, 100..106), zones(1..2, 100..101));
+    assert_eq!(share_of_a(&mut forced), 100);
+}
+
+#[test]
+fn zones_follow_the_health_of_hosts() {
+    let mut groups = zones(1..4, 100..104);
+    for host in groups.iter().flat_map(|group| &group.hosts) {
+        host.health.replace(WELL);
+    }
+    let hosts: Vec<Arc<Host>> = groups
+        .iter()
+        .flat_map(|group| group.hosts.clone())
+        .collect();
+    let mut set = PrioritySet::new(groups.drain(..), 140, false);
+    set.places = set.find_places();
+    let mut balancer = in_zone_a(ZoneAware::default(), Vec::new(), zones(1..4, 100..104));
+    balancer.update(&set, 0);
+    assert_eq!(share_of_a(&mut balancer), 100);
+    let first = hosts
+        .iter()
+        .find(|host| host.address.port() == Some(1))
+        .unwrap();
+    first.health.replace(ILL);
+    balancer.health_changed(&set, [first.identity()].into_iter());
+    // A third of the hosts that are left, and three sevenths of the proxies.
+    assert!((76..=80).contains(&share_of_a(&mut balancer)));
+}

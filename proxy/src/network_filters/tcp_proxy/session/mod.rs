@@ -20,7 +20,9 @@ use crate::server::Worker;
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
 use crate::transport_sockets::UpstreamSocketOptions;
 use crate::upstream::pool::{ConnectError, PoolError, TcpUpstream, UpstreamConnectionInfo};
-use crate::upstream::{ClusterId, LoadBalancerContext, NamedClusters, WorkerCluster, WorkerHost};
+use crate::upstream::{
+    ClusterId, HostResult, LoadBalancerContext, NamedClusters, WorkerCluster, WorkerHost,
+};
 
 /// A connection on its way. Dropped, it counts and logs its end.
 struct Session {
@@ -204,6 +206,14 @@ impl Session {
                     }
                 },
             };
+            match &connected {
+                Ok(_) => cluster.report(&host, HostResult::ConnectSuccessFinal),
+                Err(PoolError::Overflow) => {}
+                Err(PoolError::Connect(ConnectError::Timeout)) => {
+                    cluster.report(&host, HostResult::Timeout(None));
+                }
+                Err(_) => cluster.report(&host, HostResult::ConnectFailed),
+            }
             match connected {
                 Ok(upstream) => {
                     self.connected(match &upstream {

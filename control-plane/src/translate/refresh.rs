@@ -1,0 +1,245 @@
+//! From the snapshot of one world to that of the next.
+//!
+//! Most changes are of the endpoints of a few services. Who calls none of them keeps the snapshot as it is, and who does
+//! gets a copy that shares all but the endpoints; a change of anything else makes the snapshot anew.
+
+use std::sync::Arc;
+
+use super::{Role, Secrets, Translator, cluster_name};
+use crate::cache::{ResourceType, Snapshot};
+use crate::model::Key;
+use crate::world::{Service, World};
+
+/// How many differences to earlier worlds a translator remembers: streams are at one or two of them.
+const MAX_DIFFERENCES: usize = 4;
+
+/// What differs between two worlds.
+#[derive(Debug)]
+enum Difference {
+    /// The endpoints of these services, and maybe workloads.
+    Endpoints(Vec<Key>),
+    /// More than that.
+    Whole,
+}
+
+/// A difference to an earlier world.
+#[derive(Debug)]
+pub(super) struct Known {
+    before: Arc<World>,
+    difference: Arc<Difference>,
+}
+
+impl Translator {
+    /// The same as [`Self::snapshot`], from the snapshot that a proxy had of an earlier world.
+    #[must_use]
+    pub fn refresh(
+        &self,
+        role: &Role,
+        secrets: &dyn Secrets,
+        (before, snapshot): (&Arc<World>, &Arc<Snapshot>),
+    ) -> Arc<Snapshot> {
+        if Arc::ptr_eq(before, &self.world) {
+            return Arc::clone(snapshot);
+        }
+        let difference = self.difference(before);
+        let is_same = match role {
+            Role::Sidecar(key) => {
+                let (old, new) = (before.workloads.get(key), self.world.workloads.get(key));
+                old.zip(new).is_some_and(|(old, new)| Arc::ptr_eq(old, new))
+            }
+            // Gateways are compared with the whole.
+            Role::Gateway(_) => true,
+            // Their clusters follow the endpoints.
+            Role::Grpc(_) => false,
+        };
+        match &*difference {
+            Difference::Endpoints(services) if is_same => self.patch(snapshot, services),
+            _ => Arc::new(self.snapshot(role, secrets)),
+        }
+    }
+
+    fn patch(&self, snapshot: &Arc<Snapshot>, services: &[Key]) -> Arc<Snapshot> {
+        let mut patched = None;
+        for key in services {
+            let Some(made) = self.service(key) else {
+                continue;
+            };
+            for (number, port) in &made.ports {
+                let name = cluster_name(key, *number);
+                for (kind, resource) in [
+                    (ResourceType::Cluster, &port.cluster),
+                    (ResourceType::Endpoints, &port.endpoints),
+                ] {
+                    let had = snapshot.of(kind).get(name.as_str());
+                    if had.is_some_and(|had| had.version != resource.version) {
+                        patched
+                            .get_or_insert_with(|| Snapshot::clone(snapshot))
+                            .insert(kind, Arc::clone(resource));
+                    }
+                }
+            }
+        }
+        patched.map_or_else(|| Arc::clone(snapshot), Arc::new)
+    }
+
+    fn difference(&self, before: &Arc<World>) -> Arc<Difference> {
+        let mut known = self.differences.lock();
+        let found = known.iter().find(|it| Arc::ptr_eq(&it.before, before));
+        if let Some(found) = found {
+            return Arc::clone(&found.difference);
+        }
+        let difference = Arc::new(compare(before, &self.world));
+        if known.len() == MAX_DIFFERENCES {
+            known.remove(0);
+        }
+        known.push(Known {
+            before: Arc::clone(before),
+            difference: Arc::clone(&difference),
+        });
+        difference
+    }
+}
+
+fn compare(before: &World, after: &World) -> Difference {
+    let is_same = before.trust_domain == after.trust_domain
+        && before.defaults == after.defaults
+        && before.secrets == after.secrets
+        && before.gateways == after.gateways
+        && before.services.len() == after.services.len();
+    if !is_same {
+        return Difference::Whole;
+    }
+    let mut changed = Vec::new();
+    for ((key, old), (other, new)) in before.services.iter().zip(&after.services) {
+        if key != other {
+            return Difference::Whole;
+        }
+        if Arc::ptr_eq(old, new) {
+            continue;
+        }
+        if !has_same_but_endpoints(old, new) {
+            return Difference::Whole;
+        }
+        changed.push(key.clone());
+    }
+    Difference::Endpoints(changed)
+}
+
+fn has_same_but_endpoints(old: &Service, new: &Service) -> bool {
+    let mut old = old.clone();
+    if old.ports.len() != new.ports.len() {
+        return false;
+    }
+    for (old, new) in old.ports.iter_mut().zip(&new.ports) {
+        old.endpoints.clone_from(&new.endpoints);
+    }
+    old == *new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{MESH, NoSecrets};
+    use super::*;
+    use crate::model::load_texts;
+
+    fn world(text: &str, before: Option<&World>) -> Arc<World> {
+        let model = load_texts([("mesh.yaml", text)]).unwrap();
+        Arc::new(World::build(&model, "mesh.test", &[], before))
+    }
+
+    /// Whatever changes, and for whomever: what is patched is what would be made anew.
+    #[test]
+    fn a_refreshed_snapshot_is_what_would_be_made_anew() {
+        let before = world(MESH, None);
+        let first = Translator::new(Arc::clone(&before), None);
+        let roles = [
+            "sidecar/default/a",
+            "sidecar/default/b",
+            "gateway/default/edge",
+        ];
+        let roles = roles.map(|id| Role::from_node_id(id).unwrap());
+        let changes = [
+            ("port: 15002", "port: 15009"),
+            (
+                "{address: 127.0.0.1, sidecar: false",
+                "{address: 127.0.0.2, sidecar: false",
+            ),
+            ("timeout: 2s", "timeout: 4s"),
+            ("timeout: 3s", "timeout: 5s"),
+            ("listen: \"127.0.0.1:15101\"", "listen: \"127.0.0.1:15109\""),
+            ("mtls: PERMISSIVE", "mtls: DISABLE"),
+            ("kubernetes.io/tls", "Opaque"),
+            ("port: 8080, protocol: HTTP}", "port: 8081, protocol: HTTP}"),
+            ("methods: [GET]", "methods: [PUT]"),
+        ];
+        for (old, new) in changes {
+            assert!(MESH.contains(old), "{old}");
+            let after = world(&MESH.replace(old, new), Some(&before));
+            let second = Translator::new(after, Some(&first));
+            for role in &roles {
+                let had = Arc::new(first.snapshot(role, &NoSecrets));
+                let refreshed = second.refresh(role, &NoSecrets, (&before, &had));
+                let anew = second.snapshot(role, &NoSecrets);
+                assert!(*refreshed == anew, "{role:?} after {new}");
+            }
+        }
+    }
+
+    #[test]
+    fn registered_endpoints_make_the_same_world_for_less() {
+        use crate::dns::Names;
+        use crate::registry::{Registration, Registry};
+        use crate::world::Found;
+
+        let model = load_texts([("mesh.yaml", MESH)]).unwrap();
+        let registry = Registry::default();
+        let names = Names::default();
+        let mut world = World::build(&model, "mesh.test", &[], None);
+        // One that is there already as an endpoint of the service, another, and none of them any more.
+        for address in [Some("127.0.0.1:15002"), Some("127.0.0.9:80"), None] {
+            let service = Key::new("default", "b");
+            match address {
+                Some(address) => {
+                    let text = format!(r#"{{"port": 80, "address": "{address}"}}"#);
+                    let registration: Registration = serde_json::from_str(&text).unwrap();
+                    let taken = registry.register(service.clone(), "1", &registration, None);
+                    taken.unwrap();
+                }
+                None => registry.deregister(&service, "1", None).unwrap(),
+            }
+            let registered = registry.endpoints();
+            let found = Found {
+                registered: &registered,
+                names: &names,
+            };
+            let anew = World::build(&model, "mesh.test", &registered, None);
+            let changed = [service.clone()].into();
+            let next = world.with_registered(&model, found, &changed);
+            assert_eq!(next.services, anew.services, "{address:?}");
+            let is_kept = |name: &str| {
+                let key = Key::new("default", name);
+                Arc::ptr_eq(&next.services[&key], &world.services[&key])
+            };
+            assert!(is_kept("a"));
+            world = next;
+        }
+    }
+
+    #[test]
+    fn who_does_not_call_a_service_keeps_the_snapshot_as_it_is() {
+        let before = world(MESH, None);
+        let first = Translator::new(Arc::clone(&before), None);
+        let after = world(
+            &MESH.replace("port: 15001, appPort", "port: 15007, appPort"),
+            Some(&before),
+        );
+        let second = Translator::new(after, Some(&first));
+        // The service a has moved, which b does not call, and the gateway does.
+        for (id, is_kept) in [("sidecar/default/b", true), ("gateway/default/edge", false)] {
+            let role = Role::from_node_id(id).unwrap();
+            let had = Arc::new(first.snapshot(&role, &NoSecrets));
+            let refreshed = second.refresh(&role, &NoSecrets, (&before, &had));
+            assert_eq!(Arc::ptr_eq(&had, &refreshed), is_kept, "{id}");
+        }
+    }
+}
