@@ -246,7 +246,7 @@ mod tests {
             .remove(0)
             .unwrap();
         assert_eq!((first.remaining, first.wait), (1, 0));
-        limiter.check("apis", &[user.clone()], NOW);
+        let _ = limiter.check("apis", &[user.clone()], NOW);
         let refused = limiter
             .check("apis", &[user.clone()], NOW)
             .remove(0)

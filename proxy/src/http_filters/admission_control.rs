@@ -28,7 +28,6 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{EndStream, Fields, Known, RequestHead, ResponseHead};
 use crate::runtime::{RuntimeDouble, RuntimeFlag, RuntimeInteger};
 use crate::server::{FactoryContext, Worker};
-use crate::stream_info::StreamInfo;
 
 /// Makes filters that refuse requests while too many fail.
 pub(super) struct Factory;
@@ -352,7 +351,7 @@ struct AdmissionControl {
 enum Stage {
     /// It does not count, or has been counted.
     NotCounted,
-    /// No response has come. A failure if there will be none.
+    /// No response has come. As in Envoy a stream that ends without one does not count.
     Waiting,
     /// The trailers will tell.
     Trailers,
@@ -376,7 +375,6 @@ impl HttpFilter for AdmissionControl {
         Interests::DECODE_HEADERS
             .and(Interests::ENCODE_HEADERS)
             .and(Interests::ENCODE_TRAILERS)
-            .and(Interests::COMPLETE)
     }
 
     fn decode_headers(
@@ -434,12 +432,6 @@ impl HttpFilter for AdmissionControl {
             self.count(good);
         }
         TrailersStatus::Continue
-    }
-
-    fn on_stream_complete(&mut self, _: &mut StreamInfo) {
-        if self.stage != Stage::NotCounted {
-            self.count(false);
-        }
     }
 }
 
@@ -530,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_grpc_counts_and_no_answer_is_a_failure() {
+    fn the_status_of_grpc_counts_and_no_answer_does_not() {
         // Nothing is refused at this rate.
         let harness = Harness::new(&pb::AdmissionControl {
             rps_threshold: Some(core::RuntimeUInt32 {
@@ -565,7 +557,7 @@ mod tests {
         let mut unanswered = harness.stream();
         unanswered.decode_headers(true);
         unanswered.complete();
-        assert_eq!((stat("rq_success"), stat("rq_failure")), (2, 4));
+        assert_eq!((stat("rq_success"), stat("rq_failure")), (2, 3));
     }
 
     #[test]

@@ -197,6 +197,8 @@ struct Flow {
     direction: Direction,
     /// When the first data came; none: none has, or all has gone.
     began: Option<Instant>,
+    /// How much is held back, as far as it was counted.
+    held: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -217,6 +219,7 @@ impl BandwidthLimit {
             config: config.clone(),
             direction,
             began: None,
+            held: 0,
         })
     }
 }
@@ -256,7 +259,7 @@ impl Flow {
     }
 
     /// How many of so many bytes may go now.
-    fn take(&self, held: usize) -> usize {
+    fn take(&mut self, held: usize) -> usize {
         let bucket = &self.config.bucket;
         let taken = bucket.consume_up_to(Instant::now(), held as u64);
         let stats = self.stats();
@@ -265,7 +268,9 @@ impl Flow {
         if taken < held as u64 {
             stats.enforced().inc();
         }
-        usize::try_from(taken).unwrap_or(held)
+        let taken = usize::try_from(taken).unwrap_or(held);
+        self.held = held - taken;
+        taken
     }
 
     fn wait(&self) -> DataStatus {
@@ -304,6 +309,10 @@ impl Flow {
         held: &mut BytesMut,
         end: EndStream,
     ) -> DataStatus {
+        // What came meanwhile was not shown.
+        if held.len() > self.held {
+            self.came(held.len() - self.held);
+        }
         let now = self.take(held.len());
         if now == held.len() {
             if end == EndStream::Yes {

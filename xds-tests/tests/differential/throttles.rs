@@ -193,7 +193,7 @@ fn admission() -> Vec<Case> {
             .reply(acts([Act::Reset]))
             .get("/")
             .shows(["< 503", "stat http.@stat.admission_control.rq_failure: 1"]),
-        guarded("a client that goes away counts for admission_control", &format!("{plain}\n{strict}"))
+        guarded("a client that goes away does not count for admission_control", &format!("{plain}\n{strict}"))
             .replies([crate::case::late(3000, "late"), reply(ok("hello"))])
             .bytes("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             .wait(800)

@@ -128,7 +128,7 @@ impl Filter {
         let of_route = of_route(route, cx.slot);
         let mut shown = SmallVec::new();
         let (request, has_late_rules) =
-            self.request(route, of_route, head, cx.info, false, &mut shown);
+            self.request((route, of_route), head, cx.info, false, &mut shown);
         if has_late_rules {
             self.at_the_end = Some(Box::new(AtTheEnd {
                 route: route.clone(),
@@ -156,8 +156,7 @@ impl Filter {
     /// What the service is asked, of rules for ended streams or of the others; and whether there are rules for ended streams.
     fn request(
         &self,
-        route: &SelectedRoute,
-        of_route: Option<&OfRoute>,
+        (route, of_route): (&SelectedRoute, Option<&OfRoute>),
         head: &RequestHead,
         info: &StreamInfo,
         at_the_end: bool,
@@ -378,8 +377,7 @@ impl HttpFilter for Filter {
         };
         let of_route = of_route(&end.route, end.slot);
         let (request, _) = self.request(
-            &end.route,
-            of_route,
+            (&end.route, of_route),
             &end.head,
             info,
             true,
