@@ -12,6 +12,9 @@ mod dynamic_clusters;
 #[cfg(test)]
 mod dynamic_tests;
 mod host;
+mod lazy_cluster;
+#[cfg(test)]
+mod lazy_tests;
 pub mod load_balancer;
 mod on_demand;
 pub mod pool;

@@ -73,6 +73,15 @@ impl PrioritySet {
         }
     }
 
+    /// Adds priorities without hosts until there are `count`.
+    pub(super) fn keep_priorities(&mut self, count: usize) {
+        if count > self.priorities.len() {
+            let mut priorities = std::mem::take(&mut self.priorities).into_vec();
+            priorities.resize_with(count, HostSet::default);
+            self.priorities = priorities.into();
+        }
+    }
+
     /// All hosts of all priorities.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.priorities.iter().flat_map(|set| set.hosts.iter())

@@ -13,6 +13,7 @@ use super::cluster::{ClusterInfo, CodeOrigin, CodeStats};
 use super::cluster_manager::Cluster;
 use super::cluster_table::{Changed, ClusterTable};
 use super::host::WorkerHost;
+use super::lazy_cluster::LazyCluster;
 use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
 use super::pool::{
     self, Acquire, Connector, PoolError, RequestGuard, RetryGuard, SocketConnector, StreamRequest,
@@ -125,10 +126,10 @@ impl WorkerClusters {
 
     fn learn_name(&self, id: ClusterId) {
         if let Some(names) = &mut *self.names.borrow_mut()
-            && let Some(cluster) = self.table.get(id)
-            && !names.contains_key(&cluster.info.name)
+            && let Some(cluster) = self.table.find(id)
+            && !names.contains_key(cluster.name())
         {
-            names.insert(cluster.info.name.clone(), id);
+            names.insert(cluster.name().clone(), id);
         }
     }
 
@@ -138,8 +139,9 @@ impl WorkerClusters {
         let Some(known) = known else {
             return;
         };
-        let now = self.table.get(id);
-        if now.is_some_and(|now| Arc::ptr_eq(&now, &known.handle.cluster)) {
+        let now = self.table.find(id);
+        let now = now.as_deref().and_then(LazyCluster::get_if_made);
+        if now.is_some_and(|now| Arc::ptr_eq(now, &known.handle.cluster)) {
             known.refresh();
             return;
         }
@@ -184,7 +186,7 @@ impl NamedClusters for WorkerClusters {
         let mut names = self.names.borrow_mut();
         let names = names.get_or_insert_with(|| {
             let all = self.table.all();
-            all.map(|cluster| (cluster.info.name.clone(), cluster.info.id))
+            all.map(|cluster| (cluster.name().clone(), cluster.id()))
                 .collect()
         });
         names.get(name).copied()
@@ -473,7 +475,7 @@ mod tests {
             let info = ClusterInfo::new(&server, name, Arc::default());
             let id = info.id;
             let cluster = Cluster::new(info, PrioritySet::default());
-            table.replace([(id, Some(Arc::new(cluster)))]);
+            table.replace([(id, Some(LazyCluster::made(Arc::new(cluster))))]);
             id
         };
         let first = add("first");

@@ -12,7 +12,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use prost::Message;
@@ -21,13 +21,13 @@ use tokio::time::Instant;
 
 use crate::config::ConfigPath;
 use crate::net::Address;
-use crate::route::xx_hash64;
-use crate::stats::{Scope, TextReadout};
+use crate::stats::Scope;
 use crate::upstream::cluster::{
     EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
-use crate::upstream::cluster_manager::{Cluster, ClusterManager};
+use crate::upstream::cluster_manager::ClusterManager;
 use crate::upstream::host::{Host, HostIdentity, Locality};
+use crate::upstream::lazy_cluster::{EdsEvent, LazyCluster};
 use crate::upstream::priority_set::{HostGroup, HostSet, PrioritySet};
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
@@ -36,7 +36,7 @@ use crate::xds::{
 
 crate::stats_group! {
     /// What a subscription counts beside that which every cluster has.
-    struct EdsStats {
+    pub(in crate::upstream) struct EdsStats {
         counter init_fetch_timeout;
         histogram update_duration (Milliseconds);
         counter update_rejected;
@@ -60,7 +60,7 @@ pub(in crate::upstream) struct EdsManager {
 #[derive(Default)]
 struct Cached {
     users: usize,
-    body: Option<Rc<[u8]>>,
+    body: Option<Arc<[u8]>>,
 }
 
 /// The endpoints of one cluster. Dropped, they are no longer asked for.
@@ -73,17 +73,15 @@ pub(in crate::upstream) struct EdsDiscovery {
 struct Eds {
     me: Weak<Eds>,
     manager: Weak<ClusterManager>,
-    cluster: Arc<Cluster>,
+    cluster: Arc<LazyCluster>,
     settings: EdsSettings,
-    stats: EdsStats,
-    version_text: TextReadout,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
     /// The encoded assignment in force.
-    accepted: Option<Rc<[u8]>>,
+    accepted: Option<Arc<[u8]>>,
     /// How long it holds without an update.
     stale_after: Option<Duration>,
     stale: Timer,
@@ -95,7 +93,7 @@ struct Timer(Option<JoinHandle<()>>);
 
 /// How hosts differ from those before.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Difference {
+pub(in crate::upstream) struct Difference {
     /// Hosts came, or went.
     members: bool,
     /// Anything about those that stayed.
@@ -118,11 +116,11 @@ impl EdsManager {
         self.client.borrow().clone()
     }
 
-    fn cached(&self, name: &str) -> Option<Rc<[u8]>> {
+    fn cached(&self, name: &str) -> Option<Arc<[u8]>> {
         self.cache.borrow().get(name)?.body.clone()
     }
 
-    fn cache(&self, name: &str, body: Option<Rc<[u8]>>) {
+    fn cache(&self, name: &str, body: Option<Arc<[u8]>>) {
         if let Some(cached) = self.cache.borrow_mut().get_mut(name) {
             cached.body = body;
         }
@@ -192,17 +190,14 @@ impl ClusterManager {
 impl EdsDiscovery {
     pub(in crate::upstream) fn new(
         manager: &Rc<ClusterManager>,
-        cluster: &Arc<Cluster>,
+        cluster: &Arc<LazyCluster>,
         settings: EdsSettings,
     ) -> Rc<Self> {
         manager.eds.add_user(&settings.service_name);
-        let scope = &cluster.info.scope;
         let eds = Rc::new_cyclic(|me| Eds {
             me: me.clone(),
             manager: Rc::downgrade(manager),
             cluster: cluster.clone(),
-            stats: EdsStats::new(scope),
-            version_text: scope.text_readout("version_text"),
             settings,
             state: RefCell::default(),
         });
@@ -230,7 +225,7 @@ impl EdsDiscovery {
                 ..
             } = &self.eds.settings;
             if !source.is_file() {
-                self.eds.cluster.info.update_stats.update_attempt().inc();
+                self.eds.cluster.count(EdsEvent::Attempt);
             }
             let interest = Interest::name(service_name.clone());
             let watcher = self.eds.clone();
@@ -250,36 +245,31 @@ impl Drop for EdsDiscovery {
 
 impl Watcher for Eds {
     fn scope(&self) -> Option<Scope> {
-        Some(self.cluster.info.scope.clone())
+        self.cluster.scope()
     }
 
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let began = Instant::now();
         let result = self.take(update);
-        let stats = &self.cluster.info.update_stats;
-        stats.update_attempt().inc();
-        if result.is_ok() {
-            stats.update_success().inc();
-            stats.version().set(xx_hash64(update.version.as_bytes(), 0));
-            self.version_text.set(&**update.version);
-            let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-            self.stats.update_time().set(millis(now));
-            self.stats.update_duration().record(millis(began.elapsed()));
-        } else {
-            self.stats.update_rejected().inc();
-        }
+        self.cluster.count(EdsEvent::Attempt);
+        self.cluster.count(match result {
+            Ok(()) => EdsEvent::Taken {
+                version: update.version,
+                took: began.elapsed(),
+            },
+            Err(_) => EdsEvent::Refused,
+        });
         self.hosts_found();
         result.map_err(|refused| vec![refused])
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
-        let stats = &self.cluster.info.update_stats;
-        stats.update_attempt().inc();
+        self.cluster.count(EdsEvent::Attempt);
         match why {
             // It is tried again; whoever waits goes on waiting until the time for it is over.
-            FetchFailure::ConnectionFailure => stats.update_failure().inc(),
+            FetchFailure::ConnectionFailure => self.cluster.count(EdsEvent::Failure),
             FetchFailure::Timeout => {
-                self.stats.init_fetch_timeout().inc();
+                self.cluster.count(EdsEvent::Timeout);
                 if self.state.borrow().accepted.is_none() {
                     self.use_cached();
                 }
@@ -297,7 +287,7 @@ impl Eds {
             .and_then(|sent| Some((sent, sent.body.as_ref()?)));
         let Some((resource, body)) = sent else {
             // What was assigned stays, as in Envoy.
-            self.cluster.info.update_stats.update_empty().inc();
+            self.cluster.count(EdsEvent::Empty);
             if !update.removed.is_empty() {
                 self.cache(None);
             }
@@ -305,12 +295,12 @@ impl Eds {
         };
         let is_known = self.state.borrow().accepted.as_deref() == Some(&*body.value);
         if is_known {
-            self.cluster.info.update_stats.update_no_rebuild().inc();
+            self.cluster.count(EdsEvent::Unchanged);
         } else {
             let assignment = self.convert(resource)?;
             let stale_after = assignment.stale_after;
-            self.apply(assignment);
-            let body: Rc<[u8]> = Rc::from(&*body.value);
+            let body: Arc<[u8]> = Arc::from(&*body.value);
+            self.apply(assignment, Some(&body));
             let mut state = self.state.borrow_mut();
             state.stale_after = stale_after;
             state.accepted = Some(body);
@@ -368,14 +358,13 @@ impl Eds {
             }),
         };
         if let Ok(assignment) = self.convert(&resource) {
-            let stats = &self.cluster.info.update_stats;
-            stats.assignment_use_cached().inc();
-            self.apply(assignment);
+            self.cluster.count(EdsEvent::FromCache);
+            self.apply(assignment, Some(&body));
             self.state.borrow_mut().accepted = Some(body);
         }
     }
 
-    fn cache(&self, body: Option<Rc<[u8]>>) {
+    fn cache(&self, body: Option<Arc<[u8]>>) {
         if let (true, Some(manager)) = (self.settings.is_aggregated, self.manager.upgrade()) {
             manager.eds.cache(&self.settings.service_name, body);
         }
@@ -394,8 +383,7 @@ impl Eds {
             state.stale = Timer::default();
             return;
         };
-        let stats = &self.cluster.info.update_stats;
-        stats.assignment_timeout_received().inc();
+        self.cluster.count(EdsEvent::WillBeStale);
         let me = self.me.clone();
         state.stale = Timer::after(after, move || {
             if let Some(eds) = me.upgrade() {
@@ -412,42 +400,52 @@ impl Eds {
             state.stale_after = None;
         }
         self.cache(None);
-        self.apply(LoadAssignment::default());
-        self.cluster.info.update_stats.assignment_stale().inc();
+        self.apply(LoadAssignment::default(), None);
+        self.cluster.count(EdsEvent::Stale);
     }
 
-    /// Makes an assignment the one in force.
-    fn apply(&self, assignment: LoadAssignment) {
+    /// Makes an assignment, and what it was made of, the one in force.
+    fn apply(&self, assignment: LoadAssignment, body: Option<&Arc<[u8]>>) {
         let Some(manager) = self.manager.upgrade() else {
             return;
         };
-        manager.set_drop_overload(&self.cluster, assignment.drop_overload.as_ref());
-        let known = self.cluster.hosts.load();
-        let (set, difference) = next_hosts(assignment, &known, manager.workers);
+        let difference = match self.cluster.assign(assignment, body.cloned()) {
+            Ok(difference) => difference,
+            Err(assignment) => self.assign_made(assignment, &manager),
+        };
         if difference == Difference::default() {
-            self.cluster.info.update_stats.update_no_rebuild().inc();
-            return;
-        }
-        if !manager.is_warming(&self.cluster) {
+            self.cluster.count(EdsEvent::Unchanged);
+        } else if !manager.is_warming(&self.cluster) {
             manager.stats.cluster_updated().inc();
         }
-        self.publish(set);
     }
 
-    fn publish(&self, set: PrioritySet) {
-        // Envoy counts each priority in turn, from 1, and what is left is the last one's.
-        let last = set.priorities.last();
-        let weights = last.iter().flat_map(|set| &set.hosts);
-        let heaviest = weights.map(|host| host.weight).max().unwrap_or(1);
-        let stats = &self.cluster.info.endpoint_stats;
-        stats.max_host_weight().set(heaviest.into());
-        self.cluster.set_hosts(set);
+    /// The same for a cluster that is made.
+    fn assign_made(&self, assignment: LoadAssignment, manager: &ClusterManager) -> Difference {
+        let cluster = self.cluster.get();
+        let drop = assignment.drop_overload.as_ref();
+        cluster.set_drop_overload(&manager.server.runtime, drop);
+        let (set, difference) = next_hosts(assignment, &cluster.hosts.load(), manager.workers);
+        if difference != Difference::default() {
+            let stats = &cluster.info.endpoint_stats;
+            stats.max_host_weight().set(heaviest(&set).into());
+            cluster.set_hosts(set);
+        }
+        difference
     }
+}
+
+/// The weight that `max_host_weight` tells.
+pub(in crate::upstream) fn heaviest(set: &PrioritySet) -> u32 {
+    // Envoy counts each priority in turn, from 1, and what is left is the last one's.
+    let last = set.priorities.last();
+    let weights = last.iter().flat_map(|set| &set.hosts);
+    weights.map(|host| host.weight).max().unwrap_or(1)
 }
 
 /// The hosts of an assignment. Those that are `known` by their address stay what they are, as long as they stay in their locality;
 /// of endpoints with the same address the first one counts.
-fn next_hosts(
+pub(in crate::upstream) fn next_hosts(
     assignment: LoadAssignment,
     known: &PrioritySet,
     workers: usize,
@@ -493,12 +491,7 @@ fn next_hosts(
         assignment.weighted_priority_health,
     );
     // A priority that was there once stays, without hosts.
-    let missing = known.priorities.len().saturating_sub(set.priorities.len());
-    if missing > 0 {
-        let mut priorities = std::mem::take(&mut set.priorities).into_vec();
-        priorities.extend((0..missing).map(|_| HostSet::default()));
-        set.priorities = priorities.into();
-    }
+    set.keep_priorities(known.priorities.len());
     difference.members |= kept.len() != by_address.len();
     difference.properties |= shape(&set) != shape(known);
     (set, difference)
@@ -541,10 +534,6 @@ fn locality_weights(priority: &HostSet) -> BTreeMap<&Locality, u32> {
     localities
         .map(|locality| (&*locality.locality, locality.weight))
         .collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Timer {
