@@ -316,3 +316,31 @@ async fn many_slow_updates_are_not_lost() {
         .sum();
     assert_eq!(recorded, 101);
 }
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn nothing_outlives_its_server() {
+    for steps in 0..4 {
+        let harness = Harness::new();
+        let mut lazy = None;
+        if steps > 0 {
+            harness
+                .clusters(&[eds_cluster("a"), static_cluster("b", 1)])
+                .unwrap();
+        }
+        if steps > 1 {
+            let sent = [assignment("a", &[(1, "")])];
+            harness
+                .deliver(ResourceKind::Endpoints, &sent, &[])
+                .unwrap();
+            let cluster = harness.manager.table().find(harness.id("a")).unwrap();
+            lazy = Some(std::sync::Arc::downgrade(&cluster));
+        }
+        if steps > 2 {
+            let _ = harness.get("a");
+        }
+        let server = std::sync::Arc::downgrade(&harness.server);
+        drop(harness);
+        assert_eq!(server.strong_count(), 0, "after {steps} steps");
+        assert!(lazy.is_none_or(|lazy| lazy.strong_count() == 0));
+    }
+}

@@ -1,9 +1,12 @@
 //! What subscriptions count: to secrets, runtime layers and filters.
 
+use std::time::Duration;
+
 use outrigger_xds_tests::plane::{Kind, Resource};
+use tokio::time::{Instant, sleep};
 
 use crate::resources::{cluster, listener_of};
-use crate::stage::{STREAMS, Stage, Transport, tell};
+use crate::stage::{SOON, STREAMS, Stage, tell};
 
 const TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -109,17 +112,15 @@ fn subscriptions_to_secrets_layers_and_filters_count_below_their_names() {
         stage.plane.nacked(Kind::Sds, &secrets).await;
         note_counts(stage, "second").await;
         stage.plane.kill();
-        let connected: &[&str] = match stage.transport {
-            Transport::Ads | Transport::DeltaAds => &["control_plane.connected_state"],
-            _ => &[
-                "cluster_manager.cds.control_plane.connected_state",
-                "listener_manager.lds.control_plane.connected_state",
-            ],
+        let deadline = Instant::now() + SOON;
+        let page = loop {
+            let page = stage.page("/stats").await;
+            if !page.contains("connected_state: 1") {
+                break page;
+            }
+            assert!(Instant::now() < deadline, "{page}");
+            sleep(Duration::from_millis(20)).await;
         };
-        for name in connected {
-            stage.settles(name, 0).await;
-        }
-        let page = stage.page("/stats").await;
         let mut lines: Vec<&str> = page
             .lines()
             .filter(|line| line.contains("connected_state"))
