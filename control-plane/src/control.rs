@@ -1,6 +1,7 @@
 //! The state of a running control plane, and who is connected to it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,12 +11,13 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::{Authority, Tokens};
-use crate::cache::Snapshot;
+use crate::cache::{ResourceType, Snapshot};
+use crate::dns::Names;
 use crate::model::{InputError, Model};
 use crate::registry::Registry;
 use crate::server::session::Progress;
 use crate::translate::{Role, Translator};
-use crate::world::World;
+use crate::world::{Found, World};
 
 /// A running control plane.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Control {
     pub is_insecure: bool,
     world: watch::Sender<Arc<Translator>>,
     model: Mutex<Arc<Model>>,
+    names: Mutex<Arc<Names>>,
     input: Mutex<Input>,
     proxies: Mutex<BTreeMap<u64, Proxy>>,
     next_proxy: AtomicU64,
@@ -54,11 +57,11 @@ pub struct Input {
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Responses, by the type's place.
-    pub pushes: [AtomicU64; 5],
+    pub pushes: [AtomicU64; ResourceType::COUNT],
     /// Resources in them.
-    pub resources: [AtomicU64; 5],
+    pub resources: [AtomicU64; ResourceType::COUNT],
     /// Pushes that were refused.
-    pub refusals: [AtomicU64; 5],
+    pub refusals: [AtomicU64; ResourceType::COUNT],
     /// Streams that were not let in, for their identity.
     pub denied: AtomicU64,
     /// Names of secrets of others that were asked for.
@@ -82,6 +85,9 @@ pub struct Proxy {
     pub variant: &'static str,
     /// Seconds since 1970 at which it connected.
     pub since: u64,
+    /// Whether this is a stream of one type, one of several of the proxy.
+    #[serde(skip)]
+    pub is_part: bool,
     /// How far it is.
     pub types: Vec<Progress>,
 }
@@ -107,6 +113,7 @@ impl Control {
             is_insecure,
             world: watch::Sender::new(Arc::new(Translator::new(Arc::new(world), None))),
             model: Mutex::new(model),
+            names: Mutex::default(),
             input: Mutex::default(),
             proxies: Mutex::default(),
             next_proxy: AtomicU64::new(1),
@@ -137,16 +144,39 @@ impl Control {
         }
     }
 
-    /// Makes the next world, from the input in force and the registry.
+    /// Makes the next world, from the input in force, the registry and DNS.
     pub fn rebuild(&self) {
         let model = Arc::clone(&self.model.lock());
+        let names = self.names();
         let registered = self.registry.endpoints();
         self.world.send_modify(|translator| {
             let previous = Arc::clone(translator);
             let trust_domain = self.authority.trust_domain();
-            let world = World::build(&model, trust_domain, &registered, Some(previous.world()));
+            let found = Found {
+                registered: &registered,
+                names: &names,
+            };
+            let world = World::build_with(&model, trust_domain, found, Some(previous.world()));
             *translator = Arc::new(Translator::new(Arc::new(world), Some(&previous)));
         });
+    }
+
+    /// The input in force.
+    #[must_use]
+    pub fn model(&self) -> Arc<Model> {
+        Arc::clone(&self.model.lock())
+    }
+
+    /// The addresses of the names in the input.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.lock())
+    }
+
+    /// Takes over other addresses of names.
+    pub fn set_names(&self, names: Names) {
+        *self.names.lock() = Arc::new(names);
+        self.rebuild();
     }
 
     /// What is in force, now and later.
@@ -168,10 +198,24 @@ impl Control {
         self.input.lock().clone()
     }
 
-    /// Who is connected.
+    /// Who is connected. The streams of a proxy that has one per type, or per resource, are one proxy.
     #[must_use]
     pub fn proxies(&self) -> Vec<Proxy> {
-        self.proxies.lock().values().cloned().collect()
+        let mut whole: Vec<Proxy> = Vec::new();
+        let mut parts: BTreeMap<(String, Option<String>), Proxy> = BTreeMap::new();
+        for proxy in self.proxies.lock().values() {
+            if !proxy.is_part {
+                whole.push(proxy.clone());
+                continue;
+            }
+            let key = (proxy.node.clone(), proxy.identity.clone());
+            match parts.entry(key) {
+                Entry::Vacant(place) => drop(place.insert(proxy.clone())),
+                Entry::Occupied(mut place) => place.get_mut().join(&proxy.types),
+            }
+        }
+        whole.extend(parts.into_values());
+        whole
     }
 
     /// Notes a proxy.
@@ -183,6 +227,23 @@ impl Control {
         Connected {
             control: Arc::clone(self),
             id,
+        }
+    }
+}
+
+impl Proxy {
+    /// Adds what another stream has.
+    fn join(&mut self, types: &[Progress]) {
+        for other in types {
+            match self.types.iter_mut().find(|known| known.kind == other.kind) {
+                None => self.types.push(other.clone()),
+                Some(known) => {
+                    known.sent += other.sent;
+                    known.waiting |= other.waiting;
+                    known.accepted = known.accepted.take().or_else(|| other.accepted.clone());
+                    known.refused = known.refused.take().or_else(|| other.refused.clone());
+                }
+            }
         }
     }
 }

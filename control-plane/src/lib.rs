@@ -2,9 +2,10 @@
 //!
 //! The way of a change, in the order of the modules: [`watch`] sees it, [`model`] reads the files, [`world`] resolves
 //! what they refer to, [`translate`] makes the resources of each proxy from it, which [`cache`] holds, and [`server`]
-//! sends them. [`control`] is what all of them share, [`registry`] has the endpoints that registered themselves, [`ca`]
+//! sends them. [`control`] is what all of them share, [`registry`] has the endpoints that registered themselves,
+//! [`dns`] the addresses of those that are given by name, [`ca`]
 //! the identities, and [`admin`] is the interface for people.
-//! [`agent`] is the other side of it, beside a proxy.
+//! [`rpc`] has the calls of gRPC beside xDS. [`agent`] is the other side of it, beside a proxy.
 
 #![warn(missing_docs)]
 
@@ -13,8 +14,10 @@ pub mod agent;
 pub mod ca;
 pub mod cache;
 pub mod control;
+pub mod dns;
 pub mod model;
 pub mod registry;
+pub mod rpc;
 pub mod server;
 pub mod translate;
 pub mod watch;

@@ -21,6 +21,7 @@ use outrigger_control_plane::admin::client::{Client, ClientError};
 use outrigger_control_plane::agent::Agent;
 use outrigger_control_plane::ca::{Authority, Tokens};
 use outrigger_control_plane::control::Control;
+use outrigger_control_plane::dns::{Names, Resolver, SystemResolver};
 use outrigger_control_plane::translate::Secrets;
 use outrigger_control_plane::world::World;
 use outrigger_control_plane::{admin, model, watch};
@@ -81,7 +82,7 @@ enum Command {
     },
     /// Takes the next of the three steps of a change of the root.
     Rotate(Remote),
-    /// Gets and renews the certificate of a proxy, and writes its bootstrap.
+    /// Gets and renews the certificate of a proxy or of a process whose gRPC needs none, and writes its bootstrap.
     Agent(AgentFlags),
 }
 
@@ -104,6 +105,9 @@ struct Run {
     /// How many seconds a certificate lives.
     #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(10..=31_536_000))]
     certificate_ttl: u64,
+    /// A DNS server for the names of endpoints, as `IP:PORT`, instead of those of the system.
+    #[arg(long)]
+    dns_server: Vec<SocketAddr>,
     /// No TLS, and every proxy is believed: for trials on a loopback address only.
     #[arg(long)]
     insecure_plaintext: bool,
@@ -144,6 +148,9 @@ struct AgentFlags {
     /// Where the proxy's admin interface is to listen.
     #[arg(long)]
     admin: Option<SocketAddr>,
+    /// A UNIX socket by which gRPC reaches the control plane through this agent, for clients that cannot speak TLS to it.
+    #[arg(long, conflicts_with = "once")]
+    socket: Option<PathBuf>,
     /// Ends when the files are written, and renews nothing.
     #[arg(long)]
     once: bool,
@@ -230,7 +237,14 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         tokens,
         flags.insecure_plaintext,
     ));
-    control.input(model::load(&flags.directory));
+    let dns = Resolver::new(SystemResolver::new(&flags.dns_server)?);
+    let loaded = model::load(&flags.directory);
+    if let Ok(model) = &loaded {
+        // Proxies that come again are to find their endpoints.
+        let patience = Duration::from_secs(5);
+        control.set_names(dns.refresh(model, &Names::default(), patience).await);
+    }
+    control.input(loaded);
     let api = Arc::new(Api::new(Arc::clone(&control), operator));
     let listener = TcpListener::bind(flags.listen).await?;
     tracing::info!(address = %listener.local_addr()?, directory = %flags.directory.display(), "Serving.");
@@ -241,6 +255,7 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
         served = admin::serve(listener, Arc::clone(&control), api, names) => served?,
         () = watch::watch(Arc::clone(&control), flags.directory) => {}
         () = follow_registry(&control) => {}
+        () = dns.follow(&control) => {}
         () = renew(&authority, &flags.state) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -313,17 +328,38 @@ fn validate(directory: &Path, json: bool) -> ExitCode {
 
 async fn agent(flags: AgentFlags) -> Result<(), Box<dyn Error>> {
     let roots = flags.roots.as_deref().map(Client::file).transpose()?;
-    let agent = Agent {
+    let agent = Arc::new(Agent {
         server: flags.server,
         roots: roots.filter(|_| !flags.insecure_plaintext),
         token: flags.token,
         directory: std::path::absolute(flags.directory)?,
         node: flags.node,
         admin: flags.admin,
-    };
+        socket: flags.socket.map(std::path::absolute).transpose()?,
+    });
     agent.enroll().await?;
-    if !flags.once && agent.roots.is_some() {
-        agent.renew().await;
+    let listener = match &agent.socket {
+        Some(path) => Some(agent.listen(path)?),
+        None => None,
+    };
+    let forward = async {
+        match listener {
+            Some(listener) => Arc::clone(&agent).forward(listener).await,
+            None if agent.roots.is_some() => std::future::pending().await,
+            None => {}
+        }
+    };
+    let renew = async {
+        match &agent.roots {
+            Some(_) => agent.renew().await,
+            None => std::future::pending().await,
+        }
+    };
+    if !flags.once {
+        tokio::select! {
+            () = forward => {}
+            () = renew => {}
+        }
     }
     Ok(())
 }

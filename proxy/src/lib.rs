@@ -11,8 +11,10 @@
 
 pub mod access_loggers;
 pub mod admin;
+pub mod compression;
 pub mod config;
 pub mod explain;
+pub mod ext_authz;
 mod files;
 pub mod formatter;
 pub mod http;
@@ -25,6 +27,7 @@ pub mod matchers;
 pub mod net;
 pub mod network_filters;
 pub mod overload;
+pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod runtime;

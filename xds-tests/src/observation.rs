@@ -11,6 +11,8 @@
 //! stat cluster.@backend.upstream_rq_total: 1
 //! ```
 
+use std::io::Read;
+
 use crate::backend::Seen;
 use crate::client::Transcript;
 use crate::message::{End, Field, Message, body_text, text};
@@ -70,7 +72,7 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
         out.push(format!("{side} {name}: {}", steady(name, value)));
     }
     if !message.body.is_empty() {
-        out.push(format!("{side} body {}", body_text(&message.body)));
+        out.push(format!("{side} body {}", unpacked_text(message)));
     }
     for (name, value) in &message.trailers {
         out.push(format!("{side} trailer {name}: {value}"));
@@ -79,6 +81,35 @@ fn message_lines(side: char, message: &Message, in_order: bool, out: &mut Vec<St
         End::Complete => {}
         End::Open => out.push(format!("{side} (nothing more came)")),
         End::Broken(how) => out.push(format!("{side} (broken: {})", text(how.as_bytes()))),
+    }
+}
+
+/// A body for people: as it is when it is unpacked, where a coding says so and is kept. What two libraries make of one text differs.
+fn unpacked_text(message: &Message) -> String {
+    let coding = message.field("content-encoding").unwrap_or_default();
+    match unpack(&coding, &message.body) {
+        Some((text, true)) => format!("({coding}) {}", body_text(&text)),
+        Some((text, false)) => format!("({coding}, cut off) {}", body_text(&text)),
+        None => body_text(&message.body),
+    }
+}
+
+/// What a packed body says as far as it came, and whether that was all; none for what is not packed at all.
+fn unpack(coding: &str, body: &[u8]) -> Option<(Vec<u8>, bool)> {
+    let mut reader: Box<dyn Read + '_> = match coding {
+        "gzip" => Box::new(flate2::read::GzDecoder::new(body)),
+        "br" => Box::new(brotli::Decompressor::new(body, 4096)),
+        "zstd" => Box::new(zstd::Decoder::new(body).ok()?),
+        _ => return None,
+    };
+    let (mut out, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => return Some((out, true)),
+            Ok(len) => out.extend_from_slice(&piece[..len]),
+            Err(_) if out.is_empty() => return None,
+            Err(_) => return Some((out, false)),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::model::{self, Key};
 use crate::registry::{Registration, RegistryError};
 use crate::server::Peer;
 use crate::translate::{Role, Secrets, Translator};
-use crate::world::World;
+use crate::world::{Found, World};
 
 /// Largest body that is read: an input to compare with.
 const MAX_BODY: usize = 64 << 20;
@@ -101,6 +101,11 @@ impl Api {
             control,
             operator_token,
         }
+    }
+
+    /// The operator's token.
+    pub(super) fn operator_token(&self) -> &str {
+        &self.operator_token
     }
 
     /// Answers a request.
@@ -184,7 +189,7 @@ impl Api {
         let Some(role) = Role::from_node_id(&node) else {
             return error(
                 StatusCode::BAD_REQUEST,
-                "?node=sidecar/NAMESPACE/NAME or gateway/NAMESPACE/NAME is needed",
+                "?node=KIND/NAMESPACE/NAME is needed, with the kind sidecar, gateway or grpc",
             );
         };
         if role.identity(self.translator().world()).is_none() {
@@ -232,15 +237,21 @@ impl Api {
             }
         };
         let before = self.translator();
-        let world = World::build(
-            &model,
-            self.control.authority.trust_domain(),
-            &self.control.registry.endpoints(),
-            Some(before.world()),
-        );
+        let found = Found {
+            registered: &self.control.registry.endpoints(),
+            names: &self.control.names(),
+        };
+        let trust_domain = self.control.authority.trust_domain();
+        let world = World::build_with(&model, trust_domain, found, Some(before.world()));
         let after = Translator::new(Arc::new(world), Some(&before));
         let mut roles = roles(before.world());
         roles.extend(self::roles(after.world()));
+        let connected = self.control.proxies();
+        let grpc = connected
+            .iter()
+            .filter_map(|proxy| Role::of_node(&proxy.node, &proxy.agent))
+            .filter(|role| matches!(role, Role::Grpc(_)));
+        roles.extend(grpc);
         let known = Known(&*self.control.authority, before.world());
         let mut changes = Vec::new();
         for role in roles {
@@ -313,16 +324,7 @@ impl Api {
         };
         // A certificate of something that is not in the input any more is not renewed.
         let translator = self.translator();
-        let world = translator.world();
-        let is_known = world
-            .workloads
-            .values()
-            .any(|workload| workload.identity == identity)
-            || world
-                .gateways
-                .values()
-                .any(|gateway| gateway.identity == identity);
-        if !is_known {
+        if !translator.world().has_identity(&identity) {
             return error(
                 StatusCode::FORBIDDEN,
                 "no workload or gateway has this identity",
@@ -432,16 +434,7 @@ struct Known<'a>(&'a dyn Secrets, &'a World);
 
 impl Secrets for Known<'_> {
     fn svid(&self, identity: &str) -> Option<Arc<crate::world::TlsSecret>> {
-        let known = self
-            .1
-            .workloads
-            .values()
-            .any(|workload| workload.identity == identity)
-            || self
-                .1
-                .gateways
-                .values()
-                .any(|gateway| gateway.identity == identity);
+        let known = self.1.has_identity(identity);
         known.then(|| self.0.svid(identity)).flatten()
     }
 
@@ -460,6 +453,7 @@ fn compare(role: &Role, before: &Snapshot, after: &Snapshot, changes: &mut Vec<C
     let node = match role {
         Role::Sidecar(key) => format!("sidecar/{key}"),
         Role::Gateway(key) => format!("gateway/{key}"),
+        Role::Grpc(key) => format!("grpc/{key}"),
     };
     for kind in ResourceType::ALL {
         let (old, new) = (before.of(kind), after.of(kind));

@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// How to reach a control plane.
 #[derive(Debug)]
@@ -84,6 +85,25 @@ impl Client {
             .map_err(|error| ClientError::Io(path.display().to_string(), error))
     }
 
+    /// Speaks TLS on a connection to `HOST:PORT`.
+    ///
+    /// # Errors
+    /// The handshake fails.
+    pub async fn secure(
+        server: &str,
+        config: Arc<ClientConfig>,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, ClientError> {
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| ClientError::Protocol(error.to_string()))?;
+        TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|error| ClientError::Io(server.to_owned(), error))
+    }
+
     /// Asks and waits for the answer.
     ///
     /// # Errors
@@ -97,14 +117,6 @@ impl Client {
         let stream = TcpStream::connect(&self.server)
             .await
             .map_err(|error| ClientError::Io(self.server.clone(), error))?;
-        let host = self
-            .server
-            .rsplit_once(':')
-            .map_or(&*self.server, |(host, _)| host);
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -119,12 +131,7 @@ impl Client {
         match &self.tls {
             None => exchange(stream, request).await,
             Some(tls) => {
-                let name = ServerName::try_from(host)
-                    .map_err(|error| ClientError::Protocol(error.to_string()))?;
-                let stream = TlsConnector::from(Arc::clone(tls))
-                    .connect(name, stream)
-                    .await
-                    .map_err(|error| ClientError::Io(self.server.clone(), error))?;
+                let stream = Self::secure(&self.server, Arc::clone(tls), stream).await?;
                 exchange(stream, request).await
             }
         }

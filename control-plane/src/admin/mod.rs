@@ -34,6 +34,7 @@ use tonic::codegen::Service;
 use crate::ca::{Authority, CaError, svid_of_certificate};
 use crate::cache::ResourceType;
 use crate::control::Control;
+use crate::rpc::Calls;
 use crate::server::{Discovery, Implied, Peer};
 use crate::spawn;
 use crate::translate::Secrets;
@@ -165,9 +166,11 @@ async fn http(
     control: Arc<Control>,
     api: Arc<Api>,
 ) {
+    let calls = Calls::new(Arc::clone(&control), api.operator_token());
     let discovery = AggregatedDiscoveryServiceServer::new(Discovery::new(control));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (mut discovery, api, peer) = (discovery.clone(), Arc::clone(&api), peer.clone());
+        let calls = calls.clone();
         async move {
             if let Some((path, implied)) = discovery_path(request.uri().path()) {
                 *request.uri_mut() = http::Uri::from_static(path);
@@ -182,6 +185,9 @@ async fn http(
                 );
                 request.extensions_mut().insert(peer);
                 return discovery.call(request.map(Body::new)).await;
+            }
+            if Calls::has(request.uri().path()) {
+                return calls.call(request, &peer).await;
             }
             let (status, kind, text) = api.handle(request, &peer).await;
             Ok(reply(status, kind, text))
@@ -235,6 +241,9 @@ fn discovery_path(path: &str) -> Option<(&'static str, Option<Implied>)> {
         "cluster.v3.ClusterDiscoveryService" => (ResourceType::Cluster, "Clusters"),
         "endpoint.v3.EndpointDiscoveryService" => (ResourceType::Endpoints, "Endpoints"),
         "secret.v3.SecretDiscoveryService" => (ResourceType::Secret, "Secrets"),
+        "extension.v3.ExtensionConfigDiscoveryService" => {
+            (ResourceType::Extension, "ExtensionConfigs")
+        }
         _ => return None,
     };
     let path = match method.strip_suffix(words)? {

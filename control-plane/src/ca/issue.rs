@@ -208,6 +208,21 @@ pub fn validity_of(pem: &str) -> Option<(SystemTime, SystemTime)> {
     ))
 }
 
+/// The URIs that a request in PEM names.
+///
+/// # Errors
+/// It is no request.
+pub fn requested_identities(request: &str) -> Result<Vec<String>, CaError> {
+    let request = CertificateSigningRequestParams::from_pem(request)
+        .map_err(|error| CaError::Request(error.to_string()))?;
+    let names = request.params.subject_alt_names.iter();
+    let uris = names.filter_map(|name| match name {
+        SanType::URI(uri) => Some(uri.to_string()),
+        _ => None,
+    });
+    Ok(uris.collect())
+}
+
 /// The SPIFFE identity in a certificate: its only URI.
 #[must_use]
 pub fn svid_of_certificate(der: &CertificateDer<'_>) -> Option<String> {

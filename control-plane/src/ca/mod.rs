@@ -25,7 +25,7 @@ use crate::translate::Secrets;
 use crate::world::TlsSecret;
 
 use issue::Issuer;
-pub use issue::{Svid, svid_of_certificate, validity_of};
+pub use issue::{Svid, requested_identities, svid_of_certificate, validity_of};
 pub use token::{TokenError, Tokens};
 
 /// Why the authority cannot do something.
@@ -152,7 +152,20 @@ impl Authority {
     /// # Errors
     /// It is no request, or not signed by the key in it.
     pub fn sign(&self, request: &str, identity: &str) -> Result<String, CaError> {
-        self.state.lock().current.sign(request, identity, self.ttl)
+        self.sign_for(request, identity, self.ttl)
+    }
+
+    /// [`Self::sign`] for a certificate that lives so long.
+    ///
+    /// # Errors
+    /// As of [`Self::sign`].
+    pub fn sign_for(
+        &self,
+        request: &str,
+        identity: &str,
+        ttl: Duration,
+    ) -> Result<String, CaError> {
+        self.state.lock().current.sign(request, identity, ttl)
     }
 
     /// Issues anew what has lived for half of its time, and forgets what nobody asked for since. Says whether

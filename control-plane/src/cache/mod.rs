@@ -22,16 +22,21 @@ pub enum ResourceType {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Route,
+    /// `envoy.config.core.v3.TypedExtensionConfig`: configurations of filters
+    Extension,
 }
 
 impl ResourceType {
+    /// How many there are.
+    pub const COUNT: usize = 6;
     /// All of them, in the order in which they are sent.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; Self::COUNT] = [
         Self::Secret,
         Self::Cluster,
         Self::Endpoints,
         Self::Listener,
         Self::Route,
+        Self::Extension,
     ];
 
     /// The full name of the message.
@@ -43,6 +48,7 @@ impl ResourceType {
             Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
+            Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
         }
     }
 
@@ -68,6 +74,7 @@ impl ResourceType {
             Self::Endpoints => "endpoints",
             Self::Listener => "listeners",
             Self::Route => "routes",
+            Self::Extension => "extensions",
         }
     }
 
@@ -86,6 +93,7 @@ impl ResourceType {
             Self::Endpoints => 2,
             Self::Listener => 3,
             Self::Route => 4,
+            Self::Extension => 5,
         }
     }
 }
@@ -133,7 +141,7 @@ pub fn version_of(parts: &[&[u8]]) -> String {
 /// What one proxy is to have.
 #[derive(Debug, Default, PartialEq)]
 pub struct Snapshot {
-    types: [BTreeMap<Arc<str>, Arc<Resource>>; 5],
+    types: [BTreeMap<Arc<str>, Arc<Resource>>; ResourceType::COUNT],
 }
 
 impl Snapshot {

@@ -9,9 +9,11 @@ use gateway_api::apis::standard::httproutes::{
 use k8s_openapi::api::core::v1::ServiceSpec;
 
 use super::kinds::{
-    AuthorizationSpec, MeshDefaultsSpec, Retries, TrafficPolicySpec, WorkloadSpec, parse_duration,
+    AuthorizationSpec, Host, MeshDefaultsSpec, Retries, TrafficPolicySpec, WorkloadSpec,
+    parse_duration,
 };
 use super::object::Object;
+use super::{backend_tls, ingress};
 
 /// Takes a path such as `spec.rules[0].weight` and what is wrong there.
 pub(super) type Report<'a> = dyn FnMut(String, String) + 'a;
@@ -57,22 +59,27 @@ pub(super) fn check(object: &Object, report: &mut Report<'_>) {
             }
         }
         Object::EndpointSlice(slice) => {
-            if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
-                let kind = &slice.address_type;
+            let kind = slice.address_type.as_str();
+            if !matches!(kind, "IPv4" | "IPv6" | "FQDN") {
                 report(
                     "addressType".to_owned(),
-                    format!("{kind:?} is not IPv4 or IPv6"),
+                    format!("{kind:?} is not IPv4, IPv6 or FQDN"),
                 );
             }
             for (index, endpoint) in slice.endpoints.iter().enumerate() {
                 for (at, address) in endpoint.addresses.iter().enumerate() {
-                    if address.parse::<std::net::IpAddr>().is_err() {
-                        let path = format!("endpoints[{index}].addresses[{at}]");
-                        report(path, format!("{address:?} is no IP address"));
+                    let path = format!("endpoints[{index}].addresses[{at}]");
+                    match (kind, address.parse::<Host>()) {
+                        ("FQDN", Ok(Host::Name(_))) | ("IPv4" | "IPv6", Ok(Host::Ip(_))) => {}
+                        ("FQDN", _) => report(path, format!("{address:?} is no DNS name")),
+                        _ => report(path, format!("{address:?} is no IP address")),
                     }
                 }
             }
         }
+        Object::Ingress(found) => ingress::check(found, report),
+        Object::IngressClass(class) => ingress::check_class(class, report),
+        Object::BackendTlsPolicy(policy) => backend_tls::check(&policy.spec, report),
         Object::Workload(workload) => check_workload(&workload.spec, report),
         Object::MeshDefaults(defaults) => check_defaults(&defaults.spec, report),
         Object::TrafficPolicy(policy) => check_traffic(&policy.spec, report),
@@ -80,6 +87,7 @@ pub(super) fn check(object: &Object, report: &mut Report<'_>) {
         Object::GatewayClass(_)
         | Object::ReferenceGrant(_)
         | Object::Secret(_)
+        | Object::ConfigMap(_)
         | Object::PeerAuthentication(_) => {}
     }
 }
@@ -282,13 +290,27 @@ fn check_service(spec: &ServiceSpec, report: &mut Report<'_>) {
             format!("{address:?} is no IP address"),
         );
     }
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    let is_external = spec.type_.as_deref() == Some("ExternalName");
+    if is_external && !matches!(name.parse(), Ok(Host::Name(_))) {
+        report(
+            "spec.externalName".to_owned(),
+            format!("{name:?} is no DNS name"),
+        );
+    }
 }
 
 fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
     if let Some(weight) = spec.weight {
         check_range("spec.weight", weight.into(), 1, 128, report);
     }
-    let sidecar = spec.sidecar.unwrap_or(true);
+    let sidecar = spec.sidecar.unwrap_or(true) && !spec.proxyless;
+    if spec.proxyless && spec.sidecar.is_some() {
+        report(
+            "spec.sidecar".to_owned(),
+            "what is proxyless is its own sidecar".to_owned(),
+        );
+    }
     for (index, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         check_port(&format!("{path}.port"), port.port.into(), report);
@@ -301,8 +323,12 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
                 );
             }
         }
-        if sidecar && spec.address.is_loopback() && port.app_port.unwrap_or(port.port) == port.port
-        {
+        let shares_loopback = match &spec.address {
+            Host::Ip(address) => address.is_loopback(),
+            // The sidecar listens on all addresses.
+            Host::Name(_) => true,
+        };
+        if sidecar && shares_loopback && port.app_port.unwrap_or(port.port) == port.port {
             report(
                 format!("{path}.appPort"),
                 "on a loopback address the sidecar and the process need different ports".to_owned(),
@@ -496,7 +522,7 @@ fn check_hostnames(path: &str, hostnames: Option<&[String]>, report: &mut Report
     }
 }
 
-fn check_hostname(path: String, hostname: &str, report: &mut Report<'_>) {
+pub(super) fn check_hostname(path: String, hostname: &str, report: &mut Report<'_>) {
     let name = hostname.strip_prefix("*.").unwrap_or(hostname);
     let is_label = |label: &str| {
         !label.is_empty()
@@ -516,7 +542,7 @@ fn check_hostname(path: String, hostname: &str, report: &mut Report<'_>) {
     }
 }
 
-fn check_port(path: &str, port: i32, report: &mut Report<'_>) {
+pub(super) fn check_port(path: &str, port: i32, report: &mut Report<'_>) {
     check_range(path, port.into(), 1, 65535, report);
 }
 

@@ -3,6 +3,7 @@
 //! Durations are Gateway API durations: `500ms`, `1m30s`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -40,8 +41,8 @@ pub type PeerAuthentication = Resource<PeerAuthenticationSpec>;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WorkloadSpec {
-    /// Where others reach it.
-    pub address: IpAddr,
+    /// Where others reach it: an IP address, or a DNS name that the control plane resolves.
+    pub address: Host,
     /// The last part of its identity, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. Default `default`.
     pub service_account: Option<String>,
     /// The services of its namespace that it is an endpoint of. Services whose selector matches its labels are added.
@@ -57,9 +58,56 @@ pub struct WorkloadSpec {
     pub health: Health,
     /// Whether a proxy stands before it. Without one it has no mTLS. Default true.
     pub sidecar: Option<bool>,
+    /// Whether it is its own proxy: its gRPC reads xDS and has mTLS by itself. Default false.
+    #[serde(default)]
+    pub proxyless: bool,
     /// The services it calls, each on an own listener of its sidecar. None given: all services that have an address
-    /// in `clusterIP`, each on that address and its port.
+    /// in `clusterIP`, each on that address and its port; all services if it is `proxyless`.
     pub calls: Option<Vec<Call>>,
+}
+
+/// An IP address or a DNS name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// An address.
+    Ip(IpAddr),
+    /// A name, in lower case, without a dot at its end.
+    Name(String),
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let is_label = |label: &str| {
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            (1..=63).contains(&label.len())
+                && label.chars().all(good)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        // What is all digits was meant to be an address.
+        let last_is_number = name
+            .rsplit('.')
+            .next()
+            .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+        if name.len() <= 253 && name.split('.').all(is_label) && !last_is_number {
+            Ok(Self::Name(name))
+        } else {
+            Err(format!("{text:?} is neither an IP address nor a DNS name"))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// A port of a workload.
@@ -84,7 +132,7 @@ pub struct Call {
     pub namespace: Option<String>,
     /// The service's port.
     pub port: u16,
-    /// Where the sidecar listens for it. Default: the service's `clusterIP` and port.
+    /// Where the sidecar listens for it. Default: the service's `clusterIP` and port. Not used where it is `proxyless`.
     pub listen: Option<SocketAddr>,
 }
 
@@ -429,6 +477,18 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_an_address_or_a_name() {
+        assert_eq!("10.0.0.1".parse(), Ok(Host::Ip([10, 0, 0, 1].into())));
+        assert_eq!(
+            "DB.example.".parse(),
+            Ok(Host::Name("db.example".to_owned()))
+        );
+        for text in ["", ".", "a..b", "-a", "a b", "10.0.0.256", "a:80"] {
+            assert!(text.parse::<Host>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_those_of_the_gateway_api() {

@@ -215,7 +215,7 @@ impl Reader<'_> {
     fn key(&mut self, head: &Head) -> Option<Key> {
         let name = head.metadata.name.clone().unwrap_or_default();
         let namespace = match (head.kind.as_str(), &head.metadata.namespace) {
-            ("GatewayClass", _) => String::new(),
+            ("GatewayClass" | "IngressClass", _) => String::new(),
             (_, Some(namespace)) => namespace.clone(),
             (_, None) => "default".to_owned(),
         };
@@ -246,6 +246,7 @@ impl Reader<'_> {
 
     fn dispatch(&mut self, head: &Head, json: Json) -> Option<Object> {
         const GATEWAY: &str = "gateway.networking.k8s.io";
+        const NETWORKING: &str = "networking.k8s.io";
         let (group, version) = head
             .api_version
             .split_once('/')
@@ -261,11 +262,19 @@ impl Reader<'_> {
             }
             (GATEWAY, "TCPRoute") if version == "v1alpha2" => Object::TcpRoute(self.read(json)?),
             (GATEWAY, "ReferenceGrant") if is_stable => Object::ReferenceGrant(self.read(json)?),
+            (GATEWAY, "BackendTLSPolicy") if matches!(version, "v1" | "v1alpha3") => {
+                Object::BackendTlsPolicy(self.read(json)?)
+            }
+            (NETWORKING, "Ingress") if version == "v1" => Object::Ingress(self.read(json)?),
+            (NETWORKING, "IngressClass") if version == "v1" => {
+                Object::IngressClass(self.read(json)?)
+            }
             ("", "Service") if version == "v1" => Object::Service(self.read(json)?),
             ("discovery.k8s.io", "EndpointSlice") if version == "v1" => {
                 Object::EndpointSlice(self.read(json)?)
             }
             ("", "Secret") if version == "v1" => Object::Secret(self.read(json)?),
+            ("", "ConfigMap") if version == "v1" => Object::ConfigMap(self.read(json)?),
             _ if head.api_version == API_VERSION => match head.kind.as_str() {
                 "Workload" => Object::Workload(self.read(json)?),
                 "MeshDefaults" => Object::MeshDefaults(self.read(json)?),

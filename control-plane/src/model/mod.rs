@@ -4,9 +4,11 @@
 //! an error is used. What an object refers to is not looked at here: a missing reference is a status condition of the
 //! object ([`crate::world`]), as the Gateway API has it, and no error of the file.
 
+mod backend_tls;
 mod check;
 mod document;
 mod error;
+mod ingress;
 mod kinds;
 mod load;
 mod object;
@@ -15,7 +17,7 @@ pub use error::InputError;
 pub(crate) use kinds::parse_duration;
 pub use kinds::{
     Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
-    CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, LocalRateLimit,
+    CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, Host, LocalRateLimit,
     MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode, OutlierDetection, PeerAuthentication,
     PeerAuthenticationSpec, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
     TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,

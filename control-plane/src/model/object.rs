@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use gateway_api::apis::experimental::tcproutes::TcpRoute;
+use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
 use gateway_api::apis::standard::gateways::Gateway;
 use gateway_api::apis::standard::grpcroutes::GrpcRoute;
 use gateway_api::apis::standard::httproutes::HttpRoute;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
 use gateway_api::apis::standard::tlsroutes::TlsRoute;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::Serialize;
 
 use super::kinds::{
@@ -83,9 +85,14 @@ pub enum Kind {
     #[serde(rename = "TCPRoute")]
     TcpRoute,
     ReferenceGrant,
+    #[serde(rename = "BackendTLSPolicy")]
+    BackendTlsPolicy,
+    IngressClass,
+    Ingress,
     Service,
     EndpointSlice,
     Secret,
+    ConfigMap,
     Workload,
     MeshDefaults,
     TrafficPolicy,
@@ -105,9 +112,13 @@ impl Kind {
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::IngressClass => "IngressClass",
+            Self::Ingress => "Ingress",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
             Self::Workload => "Workload",
             Self::MeshDefaults => "MeshDefaults",
             Self::TrafficPolicy => "TrafficPolicy",
@@ -128,9 +139,13 @@ pub enum Object {
     TlsRoute(Box<TlsRoute>),
     TcpRoute(Box<TcpRoute>),
     ReferenceGrant(Box<ReferenceGrant>),
+    BackendTlsPolicy(Box<BackendTlsPolicy>),
+    IngressClass(Box<IngressClass>),
+    Ingress(Box<Ingress>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     Secret(Box<Secret>),
+    ConfigMap(Box<ConfigMap>),
     Workload(Box<Workload>),
     MeshDefaults(Box<MeshDefaults>),
     TrafficPolicy(Box<TrafficPolicy>),
@@ -149,9 +164,13 @@ pub struct Model {
     pub tls_routes: BTreeMap<Key, Stored<TlsRoute>>,
     pub tcp_routes: BTreeMap<Key, Stored<TcpRoute>>,
     pub reference_grants: BTreeMap<Key, Stored<ReferenceGrant>>,
+    pub backend_tls_policies: BTreeMap<Key, Stored<BackendTlsPolicy>>,
+    pub ingress_classes: BTreeMap<Key, Stored<IngressClass>>,
+    pub ingresses: BTreeMap<Key, Stored<Ingress>>,
     pub services: BTreeMap<Key, Stored<Service>>,
     pub endpoint_slices: BTreeMap<Key, Stored<EndpointSlice>>,
     pub secrets: BTreeMap<Key, Stored<Secret>>,
+    pub config_maps: BTreeMap<Key, Stored<ConfigMap>>,
     pub workloads: BTreeMap<Key, Stored<Workload>>,
     pub mesh_defaults: BTreeMap<Key, Stored<MeshDefaults>>,
     pub traffic_policies: BTreeMap<Key, Stored<TrafficPolicy>>,
@@ -173,9 +192,15 @@ impl Model {
             Object::TlsRoute(object) => put(&mut self.tls_routes, key, origin, *object),
             Object::TcpRoute(object) => put(&mut self.tcp_routes, key, origin, *object),
             Object::ReferenceGrant(object) => put(&mut self.reference_grants, key, origin, *object),
+            Object::BackendTlsPolicy(object) => {
+                put(&mut self.backend_tls_policies, key, origin, *object)
+            }
+            Object::IngressClass(object) => put(&mut self.ingress_classes, key, origin, *object),
+            Object::Ingress(object) => put(&mut self.ingresses, key, origin, *object),
             Object::Service(object) => put(&mut self.services, key, origin, *object),
             Object::EndpointSlice(object) => put(&mut self.endpoint_slices, key, origin, *object),
             Object::Secret(object) => put(&mut self.secrets, key, origin, *object),
+            Object::ConfigMap(object) => put(&mut self.config_maps, key, origin, *object),
             Object::Workload(object) => put(&mut self.workloads, key, origin, *object),
             Object::MeshDefaults(object) => put(&mut self.mesh_defaults, key, origin, *object),
             Object::TrafficPolicy(object) => put(&mut self.traffic_policies, key, origin, *object),

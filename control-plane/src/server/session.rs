@@ -1,7 +1,7 @@
 //! What one stream has asked for, has been sent, and has accepted: a state machine without I/O.
 //!
 //! Pushes go in this order: secrets, clusters, endpoints; then, once the client has accepted those and asked for the
-//! endpoints of all clusters, listeners and routes; then, once all of that is accepted, what is to be removed. So no
+//! endpoints of all clusters, listeners, routes and configurations of filters; then, once all of that is accepted, what is to be removed. So no
 //! route leads to a cluster that is not there yet, or not any more. A client that does not accept holds the second
 //! group back for [`PATIENCE`] only. Of each type one push is under way at a time, and the next one is made from the
 //! newest snapshot: whoever is slow gets fewer pushes, and nothing is queued.
@@ -78,7 +78,7 @@ pub enum Answer {
 pub struct Session {
     variant: Variant,
     snapshot: Arc<Snapshot>,
-    types: [TypeState; 5],
+    types: [TypeState; ResourceType::COUNT],
     nonce: u64,
     gate: Option<Instant>,
 }
@@ -172,6 +172,18 @@ impl Session {
                 refused: state.refused.clone(),
             })
             .collect()
+    }
+
+    /// Whether a name was asked for before.
+    #[must_use]
+    pub fn has_asked(&self, kind: ResourceType, name: &str) -> bool {
+        self.types[kind.index()].names.contains(name)
+    }
+
+    /// Whether there is a resource of this name for the client.
+    #[must_use]
+    pub fn has(&self, kind: ResourceType, name: &str) -> bool {
+        self.snapshot.of(kind).contains_key(name)
     }
 
     /// Takes a request.
@@ -275,8 +287,9 @@ impl Session {
             .filter(|name| name != "*")
             .map(Arc::from)
             .collect();
+        let names = &state.names;
+        state.absent.retain(|name| names.contains(name));
         if !state.is_wildcard {
-            let names = &state.names;
             state.sent.retain(|name, _| names.contains(name));
         }
         if is_first {
@@ -306,7 +319,11 @@ impl Session {
                 return Some(push);
             }
         }
-        let second = [ResourceType::Listener, ResourceType::Route];
+        let second = [
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Extension,
+        ];
         if second.iter().any(|kind| self.has_upsert(*kind)) {
             if self.is_first_group_done() || self.gate.is_some_and(|gate| now >= gate) {
                 for kind in second {
@@ -325,6 +342,7 @@ impl Session {
             for kind in [
                 ResourceType::Listener,
                 ResourceType::Route,
+                ResourceType::Extension,
                 ResourceType::Cluster,
                 ResourceType::Endpoints,
                 ResourceType::Secret,
@@ -373,12 +391,13 @@ impl Session {
         })
     }
 
-    /// Names that the client waits for and that are not there. What it had once is removed later.
+    /// Names that the client waits for and that are not there, where a response can say it: in SotW one of clusters or
+    /// listeners, which has all that there is. What the client had once is removed later.
     fn missing(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
         let state = &self.types[kind.index()];
-        let is_delta = self.variant == Variant::Delta;
+        let can_say = self.variant == Variant::Delta || kind.has_wildcard();
         state.names.iter().filter(move |name| {
-            is_delta
+            can_say
                 && !self.snapshot.of(kind).contains_key(*name)
                 && !state.absent.contains(*name)
                 && !state.sent.contains_key(*name)
@@ -398,7 +417,7 @@ impl Session {
             return None;
         }
         let changed: Vec<_> = self.changed(kind).cloned().collect();
-        let missing: Vec<_> = self.missing(kind).cloned().collect();
+        let mut missing: Vec<_> = self.missing(kind).cloned().collect();
         if kind == ResourceType::Cluster {
             self.resend_endpoints(&changed);
         }
@@ -423,6 +442,9 @@ impl Session {
                 .insert(Arc::clone(&resource.name), Sent::of(resource));
         }
         state.absent.extend(missing.iter().cloned());
+        if is_whole {
+            missing.clear();
+        }
         Some(self.push(kind, resources, missing))
     }
 
@@ -825,6 +847,23 @@ mod tests {
             session.next(Instant::now()).unwrap().kind,
             ResourceType::Listener
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_not_there_is_answered_once_where_sotw_can_say_it() {
+        let mut session = Session::new(Variant::Sotw, snapshot(MESH));
+        session.request(ResourceType::Listener, subscribe(&["nobody"]));
+        let push = session.next(Instant::now()).unwrap();
+        assert!(push.resources.is_empty() && push.removed.is_empty());
+        let accepted = Request {
+            nonce: push.nonce,
+            version: push.version,
+            ..subscribe(&["nobody"])
+        };
+        session.request(ResourceType::Listener, accepted);
+        assert_eq!(session.next(Instant::now()), None);
+        session.request(ResourceType::Route, subscribe(&["nobody"]));
+        assert_eq!(session.next(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,10 +17,11 @@ use tonic::codegen::tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
 use super::session::{Answer, Push, Request, Session, Variant};
-use crate::cache::ResourceType;
+use crate::cache::{ResourceType, Snapshot};
 use crate::control::{Control, Proxy, now};
 use crate::spawn;
 use crate::translate::Role;
+use crate::translate::own_streams::{CLUSTER, CLUSTER_METADATA, OwnStream};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -123,9 +124,9 @@ impl<D: Dialect> StreamTask<D> {
         let node = D::node(&first)
             .cloned()
             .ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
-        let role = Role::from_node_id(&node.id).ok_or_else(|| {
+        let role = Role::of_node(&node.id, &node.user_agent_name).ok_or_else(|| {
             let message = format!(
-                "the node's ID {:?} is neither sidecar/NAMESPACE/NAME nor gateway/NAMESPACE/NAME",
+                "the node's ID {:?} is none of sidecar/, gateway/ and grpc/NAMESPACE/NAME",
                 node.id
             );
             Status::invalid_argument(message)
@@ -133,9 +134,14 @@ impl<D: Dialect> StreamTask<D> {
         let mut worlds = self.control.worlds();
         let mut certificates = self.control.authority.changes();
         self.admit(&node, &role)?;
-        let snapshot = || Arc::new(self.control.snapshot(&role));
-        let mut session = Session::new(D::VARIANT, snapshot());
-        let connected = self.control.connect(proxy::<D>(&node, self.peer.as_ref()));
+        let mut own = self.implied.map(|Implied(kind)| {
+            let is_delta = D::VARIANT == Variant::Delta;
+            OwnStream::new(kind, cluster_of(&node), is_delta)
+        });
+        let mut session = Session::new(D::VARIANT, self.snapshot(&role, own.as_mut()));
+        let mut proxy = proxy::<D>(&node, self.peer.as_ref());
+        proxy.is_part = own.is_some();
+        let connected = self.control.connect(proxy);
         self.take(&mut session, first, &role)?;
         loop {
             let is_free = self.push(&mut session);
@@ -159,13 +165,13 @@ impl<D: Dialect> StreamTask<D> {
                     }
                     worlds.borrow_and_update();
                     self.admit(&node, &role)?;
-                    session.set_snapshot(Arc::new(self.control.snapshot(&role)));
+                    session.set_snapshot(self.snapshot(&role, own.as_mut()));
                 }
                 changed = certificates.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    session.set_snapshot(Arc::new(self.control.snapshot(&role)));
+                    session.set_snapshot(self.snapshot(&role, own.as_mut()));
                 }
                 permit = self.responses.reserve(), if !is_free => {
                     if permit.is_err() {
@@ -175,6 +181,15 @@ impl<D: Dialect> StreamTask<D> {
                 () = gate => {}
             }
         }
+    }
+
+    /// What the client is to have on this stream.
+    fn snapshot(&self, role: &Role, own: Option<&mut OwnStream>) -> Arc<Snapshot> {
+        let whole = self.control.snapshot(role);
+        Arc::new(match own {
+            Some(own) => own.snapshot(&whole),
+            None => whole,
+        })
     }
 
     /// Whether the client is who it says to be.
@@ -222,7 +237,7 @@ impl<D: Dialect> StreamTask<D> {
         };
         let request = D::request(request);
         if kind == ResourceType::Secret {
-            self.watch_thieves(&request, role);
+            self.watch_thieves(session, &request, role);
         }
         if let Answer::Refused(reason) = session.request(kind, request) {
             self.control.metrics.refusals[kind.index()].fetch_add(1, Ordering::Relaxed);
@@ -237,11 +252,15 @@ impl<D: Dialect> StreamTask<D> {
     }
 
     /// Notes who asks for the certificate of another. There is no such resource for it in any case.
-    fn watch_thieves(&self, request: &Request, role: &Role) {
+    fn watch_thieves(&self, session: &Session, request: &Request, role: &Role) {
         let translator = Arc::clone(&self.control.worlds().borrow());
         let own = role.identity(translator.world()).unwrap_or_default();
         for name in &request.subscribe {
-            if name.starts_with("spiffe://") && name != own {
+            // SotW says all names again with each answer.
+            let is_known = session.has_asked(ResourceType::Secret, name)
+                || session.has(ResourceType::Secret, name);
+            let is_secret = name.starts_with("spiffe://") || name.starts_with("kubernetes://");
+            if is_secret && !is_known && name != own {
                 self.control.metrics.stolen.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
                     target: "audit",
@@ -272,6 +291,17 @@ impl<D: Dialect> StreamTask<D> {
     }
 }
 
+/// The cluster by which a node reaches the control plane.
+fn cluster_of(node: &Node) -> &str {
+    use outrigger_proto::pb::google::protobuf::value::Kind;
+    let fields = node.metadata.as_ref().map(|metadata| &metadata.fields);
+    let value = fields.and_then(|fields| fields.get(CLUSTER_METADATA)?.kind.as_ref());
+    match value {
+        Some(Kind::StringValue(name)) => name,
+        _ => CLUSTER,
+    }
+}
+
 fn proxy<D: Dialect>(node: &Node, peer: Option<&Peer>) -> Proxy {
     Proxy {
         node: node.id.clone(),
@@ -283,6 +313,7 @@ fn proxy<D: Dialect>(node: &Node, peer: Option<&Peer>) -> Proxy {
             Variant::Sotw => "sotw",
         },
         since: now(),
+        is_part: false,
         types: Vec::new(),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{ads, cluster_name, duration, resource, secret, typed};
+use super::{ads, backend_tls, cluster_name, duration, resource, secret, typed};
 use crate::cache::{Resource, ResourceType};
 use crate::model::MtlsMode;
 use crate::world::{Defaults, Inbound, Protocol, Service, ServicePort};
@@ -19,6 +19,10 @@ pub(super) fn of_service(defaults: &Defaults, service: &Service, port: &ServiceP
         "connect_timeout": duration(defaults.connect_timeout),
     });
     speak(&mut cluster, port.protocol);
+    let of_process = backend_tls::socket(port);
+    if let Some(socket) = &of_process {
+        cluster["transport_socket"] = socket.clone();
+    }
     if service.mtls != MtlsMode::Disable {
         let mut identities: Vec<_> = port
             .endpoints
@@ -37,10 +41,10 @@ pub(super) fn of_service(defaults: &Defaults, service: &Service, port: &ServiceP
                 {
                     "name": "plain",
                     "match": {},
-                    "transport_socket": {
+                    "transport_socket": of_process.unwrap_or_else(|| json!({
                         "name": "envoy.transport_sockets.raw_buffer",
                         "typed_config": typed("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", json!({})),
-                    },
+                    })),
                 },
             ]);
         }

@@ -2,19 +2,19 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{ads, typed};
+use super::{ads, duration, resource, typed};
+use crate::cache::{Resource, ResourceType};
+use crate::model::LocalRateLimit;
 use crate::world::Defaults;
 
 /// The names of the filters that routes configure.
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 pub(super) const DENY: &str = "outrigger.filters.http.rbac.deny";
 pub(super) const ALLOW: &str = "outrigger.filters.http.rbac.allow";
-pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
 pub(super) const RBAC_TYPE: &str = "envoy.extensions.filters.http.rbac.v3";
 pub(super) const FAULT_TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
-pub(super) const RATE_LIMIT_TYPE: &str =
-    "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+const RATE_LIMIT_TYPE: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 
 /// On which side of a proxy it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,16 +27,21 @@ pub(super) enum Side {
     Gateway,
 }
 
-/// A connection manager as a network filter. Its filters do nothing by themselves: what they do is in the routes, which
-/// change without a change of the listener, that is without the end of any connection.
+/// A connection manager as a network filter. Its filters do nothing by themselves: what they do is in the routes, and in
+/// [`rate_limit`], which change without a change of the listener, that is without the end of any connection.
 pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -> Json {
     let mut filters = Vec::new();
     if side == Side::Inbound {
         let rbac = || typed(&format!("{RBAC_TYPE}.RBAC"), json!({}));
         filters.push(json!({"name": DENY, "typed_config": rbac()}));
         filters.push(json!({"name": ALLOW, "typed_config": rbac()}));
-        let limit = typed(RATE_LIMIT_TYPE, json!({"stat_prefix": "inbound"}));
-        filters.push(json!({"name": RATE_LIMIT, "typed_config": limit}));
+        filters.push(json!({
+            "name": rate_limit_name(route),
+            "config_discovery": {
+                "config_source": ads(),
+                "type_urls": [format!("type.googleapis.com/{RATE_LIMIT_TYPE}")],
+            },
+        }));
     } else {
         filters.push(json!({"name": FAULT, "typed_config": typed(FAULT_TYPE, json!({}))}));
     }
@@ -71,6 +76,30 @@ pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -
             manager,
         ),
     })
+}
+
+/// The name of the rate limit of what serves the routes of this name.
+fn rate_limit_name(route: &str) -> String {
+    format!("{route}/rate-limit")
+}
+
+/// How often the process behind a sidecar is called. It comes by itself: a change of the routes, such as of who may
+/// call, would begin the count anew.
+pub(super) fn rate_limit(route: &str, limit: Option<&LocalRateLimit>) -> Resource {
+    let all = json!({"default_value": {"numerator": 100, "denominator": "HUNDRED"}});
+    let mut config = json!({"stat_prefix": "inbound"});
+    if let Some(limit) = limit {
+        config["token_bucket"] = json!({
+            "max_tokens": limit.burst.unwrap_or(limit.requests),
+            "tokens_per_fill": limit.requests,
+            "fill_interval": duration(limit.per),
+        });
+        config["filter_enabled"] = all.clone();
+        config["filter_enforced"] = all;
+    }
+    let name = rate_limit_name(route);
+    let json = json!({"name": name, "typed_config": typed(RATE_LIMIT_TYPE, config)});
+    resource(ResourceType::Extension, &name, &json)
 }
 
 /// When, what, what became of it and why, who asked, and who answered.

@@ -22,8 +22,10 @@ impl Builder<'_> {
         let mut taken = BTreeMap::new();
         for call in &workload.calls {
             // Two services on one address and port: the first by name has it.
-            if taken.insert(call.listen, ()).is_none() {
-                self.outbound(call);
+            if let Some(listen) = call.listen
+                && taken.insert(listen, ()).is_none()
+            {
+                self.outbound(call, listen);
             }
         }
         for inbound in &workload.inbound {
@@ -31,7 +33,7 @@ impl Builder<'_> {
         }
     }
 
-    fn outbound(&mut self, call: &ResolvedCall) {
+    fn outbound(&mut self, call: &ResolvedCall, listen: SocketAddr) {
         let world = self.translator.world();
         let Some(made) = self.translator.service(&call.service) else {
             return;
@@ -47,7 +49,7 @@ impl Builder<'_> {
         if let Some(route) = &of_port.route {
             self.snapshot.insert(ResourceType::Route, route.clone());
         }
-        if let Some(known) = of_port.listeners.lock().get(&call.listen) {
+        if let Some(known) = of_port.listeners.lock().get(&listen) {
             self.snapshot.insert(ResourceType::Listener, known.clone());
             return;
         }
@@ -78,7 +80,7 @@ impl Builder<'_> {
         let name = format!("outbound/{route_name}");
         let listener = json!({
             "name": name,
-            "address": address(call.listen),
+            "address": address(listen),
             "traffic_direction": "OUTBOUND",
             "filter_chains": [{"filters": [filter]}],
         });
@@ -86,7 +88,7 @@ impl Builder<'_> {
         of_port
             .listeners
             .lock()
-            .insert(call.listen, Arc::clone(&listener));
+            .insert(listen, Arc::clone(&listener));
         self.snapshot.insert(ResourceType::Listener, listener);
     }
 
@@ -121,9 +123,16 @@ impl Builder<'_> {
         } else {
             let route = route::inbound(&name, inbound, &world.trust_domain);
             self.add(ResourceType::Route, route);
+            let limit = http::rate_limit(&name, inbound.rate_limit.as_ref());
+            self.add(ResourceType::Extension, limit);
             vec![connection_manager(&world.defaults, Side::Inbound, &name)]
         };
-        let tls = || secret::downstream_mtls(&world.trust_domain);
+        // gRPC ends a connection on which no protocol was agreed.
+        let alpn: &[_] = match inbound.protocol {
+            Protocol::Tcp => &[],
+            Protocol::Http1 | Protocol::Http2 => &["h2", "http/1.1"],
+        };
+        let tls = || secret::downstream_mtls(&world.trust_domain, alpn);
         let mut listener = json!({
             "name": name,
             "address": address(inbound.listen),

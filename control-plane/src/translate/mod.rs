@@ -5,17 +5,20 @@
 //! cluster, endpoints and outbound routes) is the same for all proxies, is made when the first of them needs it, and
 //! is kept until the service changes.
 
+mod backend_tls;
 mod cluster;
 mod endpoint;
+pub(crate) mod grpc;
 mod http;
 mod listener;
+pub mod own_streams;
 mod rbac;
 mod route;
-mod secret;
+pub(crate) mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use outrigger_proto::yaml::{self, Format, Source, UnknownFields};
@@ -35,11 +38,13 @@ pub enum Role {
     Sidecar(Key),
     /// A proxy of a gateway.
     Gateway(Key),
+    /// A workload without a proxy, whose gRPC reads xDS by itself.
+    Grpc(Key),
 }
 
 impl Role {
     /// The role that a node's ID names: `sidecar/NAMESPACE/NAME` or `gateway/NAMESPACE/NAME`, and for several
-    /// proxies of one gateway anything after another `/`.
+    /// proxies of one gateway anything after another `/`. `grpc/NAMESPACE/NAME` is a workload without a proxy.
     #[must_use]
     pub fn from_node_id(id: &str) -> Option<Self> {
         let mut parts = id.splitn(4, '/');
@@ -48,7 +53,18 @@ impl Role {
         match (kind, parts.next()) {
             ("sidecar", None) => Some(Self::Sidecar(key)),
             ("gateway", _) => Some(Self::Gateway(key)),
+            ("grpc", None) => Some(Self::Grpc(key)),
             _ => None,
+        }
+    }
+
+    /// The role of a node: its ID, and the `user_agent_name` by which gRPC is told from the sidecar of the same
+    /// workload.
+    #[must_use]
+    pub fn of_node(id: &str, user_agent_name: &str) -> Option<Self> {
+        match Self::from_node_id(id)? {
+            Self::Sidecar(key) if user_agent_name.starts_with("gRPC") => Some(Self::Grpc(key)),
+            role => Some(role),
         }
     }
 
@@ -56,7 +72,7 @@ impl Role {
     #[must_use]
     pub fn identity<'w>(&self, world: &'w World) -> Option<&'w str> {
         match self {
-            Self::Sidecar(key) => world
+            Self::Sidecar(key) | Self::Grpc(key) => world
                 .workloads
                 .get(key)
                 .map(|workload| workload.identity.as_str()),
@@ -86,12 +102,16 @@ struct OfService {
 struct OfPort {
     cluster: Arc<Resource>,
     endpoints: Arc<Resource>,
+    /// The roots of the process's own TLS.
+    roots: Option<Arc<Resource>>,
     /// None for bytes.
     route: Option<Arc<Resource>>,
     /// The services to which its routes send.
     targets: BTreeSet<(Key, u16)>,
     /// The outbound listeners, by where they listen.
     listeners: Mutex<BTreeMap<SocketAddr, Arc<Resource>>>,
+    /// The same for gRPC's own clients, once one of them calls it.
+    grpc: OnceLock<Box<grpc::OfGrpc>>,
 }
 
 impl Translator {
@@ -138,6 +158,12 @@ impl Translator {
                     secret::own(&mut builder.snapshot, &workload.identity, secrets);
                 }
             }
+            // No secrets: gRPC has its certificate from files.
+            Role::Grpc(key) => {
+                if let Some(workload) = self.world.workloads.get(key) {
+                    builder.grpc(workload);
+                }
+            }
             Role::Gateway(key) => {
                 if let Some(gateway) = self.world.gateways.get(key) {
                     builder.gateway(gateway);
@@ -167,9 +193,11 @@ impl OfService {
             let made = OfPort {
                 cluster: Arc::new(cluster::of_service(defaults, service, port)),
                 endpoints: Arc::new(endpoint::of_service(service, port)),
+                roots: backend_tls::roots(port).map(Arc::new),
                 route: route.map(Arc::new),
                 targets,
                 listeners: Mutex::default(),
+                grpc: OnceLock::new(),
             };
             ports.insert(port.number, made);
         }
@@ -204,6 +232,10 @@ impl Builder<'_> {
                 .insert(ResourceType::Cluster, Arc::clone(&of_port.cluster));
             self.snapshot
                 .insert(ResourceType::Endpoints, Arc::clone(&of_port.endpoints));
+            if let Some(roots) = &of_port.roots {
+                self.snapshot
+                    .insert(ResourceType::Secret, Arc::clone(roots));
+            }
         }
     }
 }
@@ -260,5 +292,7 @@ fn ads() -> Json {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
 
+#[cfg(test)]
+mod edge_tests;
 #[cfg(test)]
 mod tests;

@@ -13,11 +13,11 @@ use gateway_api::apis::standard::httproutes::{
 };
 use serde_json::{Value as Json, json};
 
-use super::http::{ALLOW, DENY, FAULT, FAULT_TYPE, RATE_LIMIT, RATE_LIMIT_TYPE, RBAC_TYPE};
+use super::http::{ALLOW, DENY, FAULT, FAULT_TYPE, RBAC_TYPE};
 use super::rbac::{self, Layer};
 use super::{cluster, cluster_name, duration, resource, typed};
 use crate::cache::{Resource, ResourceType};
-use crate::model::{Access, Fault, Key, LocalRateLimit, Retries, TrafficPolicySpec};
+use crate::model::{Access, Fault, Key, Retries, TrafficPolicySpec};
 use crate::world::{
     Backend, Defaults, Filters, GatewayListener, HeaderChanges, Inbound, PathRewrite, Protocol,
     Redirect, Route, Rule, Service, ServicePort, World, covers, intersect, regex_escape,
@@ -104,7 +104,7 @@ pub(super) fn of_gateway(
     (table(name, hosts), maker.targets)
 }
 
-/// The routes towards the process behind a sidecar, with who may call and how often.
+/// The routes towards the process behind a sidecar, with who may call.
 pub(super) fn inbound(name: &str, inbound: &Inbound, trust_domain: &str) -> Resource {
     let mut configs = json!({});
     for (filter, action) in [(DENY, Access::Deny), (ALLOW, Access::Allow)] {
@@ -113,9 +113,6 @@ pub(super) fn inbound(name: &str, inbound: &Inbound, trust_domain: &str) -> Reso
             let per_route = json!({"rbac": {"rules": rules}});
             configs[filter] = typed(&format!("{RBAC_TYPE}.RBACPerRoute"), per_route);
         }
-    }
-    if let Some(limit) = &inbound.rate_limit {
-        configs[RATE_LIMIT] = rate_limit(limit);
     }
     let route = json!({
         "match": {"prefix": "/"},
@@ -565,19 +562,4 @@ fn fault_config(fault: &Fault) -> Json {
             json!({"http_status": abort.status, "percentage": percent(abort.percent)});
     }
     typed(FAULT_TYPE, config)
-}
-
-fn rate_limit(limit: &LocalRateLimit) -> Json {
-    let all = json!({"default_value": {"numerator": 100, "denominator": "HUNDRED"}});
-    let config = json!({
-        "stat_prefix": "inbound",
-        "token_bucket": {
-            "max_tokens": limit.burst.unwrap_or(limit.requests),
-            "tokens_per_fill": limit.requests,
-            "fill_interval": duration(limit.per),
-        },
-        "filter_enabled": all,
-        "filter_enforced": all,
-    });
-    typed(RATE_LIMIT_TYPE, config)
 }

@@ -68,13 +68,14 @@ pub(super) fn upstream_tls(service: &Key, identities: &[&str]) -> Json {
 }
 
 /// mTLS from anyone of the mesh.
-pub(super) fn downstream_mtls(trust_domain: &str) -> Json {
+pub(super) fn downstream_mtls(trust_domain: &str, alpn: &[&str]) -> Json {
     let prefix = format!("spiffe://{trust_domain}/");
     let names = [json!({"san_type": "URI", "matcher": {"prefix": prefix}})];
-    let context = json!({
+    let mut context = json!({
         "require_client_certificate": true,
         "common_tls_context": mesh_context(&names),
     });
+    context["common_tls_context"]["alpn_protocols"] = json!(alpn);
     socket("DownstreamTlsContext", context)
 }
 
@@ -93,6 +94,43 @@ pub(super) fn downstream_tls(secrets: &[Key], alpn: &[&str]) -> Json {
     socket("DownstreamTlsContext", context)
 }
 
+/// The provider of certificates in the bootstrap of gRPC.
+pub(crate) const PROVIDER: &str = "default";
+
+/// The same as [`upstream_tls`] for gRPC.
+pub(super) fn grpc_upstream(identities: &[&str]) -> Json {
+    let names: Vec<_> = identities
+        .iter()
+        .flat_map(|identity| {
+            // Node shows the name with its kind.
+            [
+                json!({"exact": identity}),
+                json!({"exact": format!("URI:{identity}")}),
+            ]
+        })
+        .collect();
+    let mut context = grpc_context();
+    context["common_tls_context"]["validation_context"]["match_subject_alt_names"] = json!(names);
+    socket("UpstreamTlsContext", context)
+}
+
+/// The same as [`downstream_mtls`] for gRPC, which trusts nobody but the roots of the mesh.
+pub(super) fn grpc_downstream() -> Json {
+    let mut context = grpc_context();
+    context["require_client_certificate"] = json!(true);
+    socket("DownstreamTlsContext", context)
+}
+
+fn grpc_context() -> Json {
+    let instance = json!({"instance_name": PROVIDER});
+    json!({
+        "common_tls_context": {
+            "tls_certificate_provider_instance": instance,
+            "validation_context": {"ca_certificate_provider_instance": instance},
+        },
+    })
+}
+
 fn mesh_context(names: &[Json]) -> Json {
     json!({
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
@@ -104,7 +142,7 @@ fn mesh_context(names: &[Json]) -> Json {
     })
 }
 
-fn socket(message: &str, context: Json) -> Json {
+pub(super) fn socket(message: &str, context: Json) -> Json {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": typed(&format!("envoy.extensions.transport_sockets.tls.v3.{message}"), context),

@@ -8,7 +8,7 @@ use crate::model::load_texts;
 
 const MESH: &str = include_str!("tests.yaml");
 
-struct NoSecrets;
+pub(super) struct NoSecrets;
 
 impl Secrets for NoSecrets {
     fn svid(&self, identity: &str) -> Option<Arc<crate::world::TlsSecret>> {
@@ -32,13 +32,13 @@ fn translator(text: &str) -> Translator {
     Translator::new(Arc::new(world), None)
 }
 
-fn json(resource: &Resource, kind: ResourceType) -> Json {
+pub(super) fn json(resource: &Resource, kind: ResourceType) -> Json {
     use outrigger_proto::json::{Style, encoded_to_json};
     let text = encoded_to_json(kind.message(), &resource.body.value, Style::default()).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-fn role(id: &str) -> Role {
+pub(super) fn role(id: &str) -> Role {
     Role::from_node_id(id).unwrap()
 }
 
@@ -52,7 +52,9 @@ fn every_resource_keeps_the_rules_of_the_api() {
     ] {
         let snapshot = translator.snapshot(&role(id), &NoSecrets);
         for kind in ResourceType::ALL {
-            assert!(!snapshot.of(kind).is_empty(), "{id} has no {}", kind.word());
+            let is_none = kind == ResourceType::Extension && id.starts_with("gateway");
+            let has_some = !snapshot.of(kind).is_empty();
+            assert_eq!(has_some, !is_none, "{id}: {}", kind.word());
             for (name, resource) in snapshot.of(kind) {
                 assert!(
                     !resource.body.value.is_empty(),

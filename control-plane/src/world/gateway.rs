@@ -8,6 +8,7 @@ use gateway_api::apis::standard::gateways::{
     GatewayListeners, GatewayListenersTls, GatewayListenersTlsMode,
 };
 
+use super::ingress;
 use super::{Gateway, GatewayListener, ListenerMode, Status, TlsSecret, identity, port_number};
 use crate::model::{Key, Kind, Model};
 
@@ -27,6 +28,7 @@ pub(super) fn resolve(
             statuses.push(status);
         }
     }
+    let serving = ingress::serving(model);
     let mut gateways = BTreeMap::new();
     for (key, stored) in &model.gateways {
         let spec = &stored.object.spec;
@@ -69,6 +71,13 @@ pub(super) fn resolve(
                     status.holds(&about, "Accepted");
                     status.holds(&about, "ResolvedRefs");
                     listeners.push(resolved);
+                }
+                // The certificates are those of the Ingresses.
+                Err(("ResolvedRefs", ..))
+                    if serving.contains(key) && has_no_certificate(listener) =>
+                {
+                    status.holds(&about, "Accepted");
+                    status.holds(&about, "ResolvedRefs");
                 }
                 Err((name, reason, message)) => status.fails(&about, name, reason, message),
             }
@@ -163,6 +172,12 @@ fn resolve_listener(
         mode,
         routes: Vec::new(),
     })
+}
+
+fn has_no_certificate(listener: &GatewayListeners) -> bool {
+    let tls = listener.tls.as_ref();
+    let references = tls.and_then(|tls| tls.certificate_refs.as_ref());
+    listener.protocol == "HTTPS" && references.is_none_or(Vec::is_empty)
 }
 
 fn certificates(

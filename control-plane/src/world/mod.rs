@@ -2,7 +2,9 @@
 //!
 //! A [`World`] never changes; a change of the input or of the registry makes the next one.
 
+mod backend_tls;
 mod gateway;
+mod ingress;
 mod route;
 mod service;
 mod status;
@@ -13,10 +15,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::dns::Names;
 use crate::model::{
     AuthorizationSpec, Health, Key, Kind, LocalRateLimit, Model, MtlsMode, Retries,
     TrafficPolicySpec,
 };
+pub use backend_tls::{BackendTls, SubjectAltName, Validation};
 pub use route::{Backend, Filters, HeaderChanges, MirrorTo, PathRewrite, Redirect, Route, Rule};
 pub(crate) use route::{covers, escape as regex_escape, intersect};
 pub use status::{Condition, Status};
@@ -89,6 +93,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Who serves it, in the order of their addresses.
     pub endpoints: Vec<Endpoint>,
+    /// The process's own TLS, if it has some.
+    pub tls: Option<BackendTls>,
 }
 
 /// What is spoken on a port: by `appProtocol`, else by the part of the port's name before a `-`, else HTTP/1.1.
@@ -171,8 +177,8 @@ pub struct ResolvedCall {
     pub service: Key,
     /// Its port.
     pub port: u16,
-    /// Where the sidecar listens.
-    pub listen: SocketAddr,
+    /// Where the sidecar listens; none for what has no sidecar.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A gateway.
@@ -238,13 +244,34 @@ pub struct Registered {
     pub endpoint: Endpoint,
 }
 
+/// What is known beside the model.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The endpoints that registered themselves.
+    pub registered: &'a [Registered],
+    /// The addresses of names.
+    pub names: &'a Names,
+}
+
 impl World {
-    /// Resolves a model. Services that are as they were in `previous` are the same objects again.
+    /// Resolves a model without DNS. Services that are as they were in `previous` are the same objects again.
     #[must_use]
     pub fn build(
         model: &Model,
         trust_domain: &str,
         registered: &[Registered],
+        previous: Option<&Self>,
+    ) -> Self {
+        let names = &Names::default();
+        Self::build_with(model, trust_domain, Found { registered, names }, previous)
+    }
+
+    /// [`Self::build`] with everything that was found beside the model.
+    #[must_use]
+    pub fn build_with(
+        model: &Model,
+        trust_domain: &str,
+        found: Found<'_>,
         previous: Option<&Self>,
     ) -> Self {
         let mut statuses = Vec::new();
@@ -255,15 +282,12 @@ impl World {
             status.holds("", "Accepted");
             statuses.push(status);
         }
-        let mut services = service::resolve(
-            model,
-            trust_domain,
-            defaults.mtls,
-            registered,
-            &mut statuses,
-        );
+        let mut services =
+            service::resolve(model, trust_domain, defaults.mtls, found, &mut statuses);
         let mut gateways = gateway::resolve(model, trust_domain, &secrets, &mut statuses);
         route::attach(model, &mut services, &mut gateways, &mut statuses);
+        ingress::attach(model, &secrets, &services, &mut gateways, &mut statuses);
+        backend_tls::apply(model, &mut services, &gateways, &mut statuses);
         let services: BTreeMap<_, _> = services
             .into_iter()
             .map(|(key, service)| {
@@ -277,6 +301,7 @@ impl World {
             .collect();
         let workloads =
             workload::resolve(model, trust_domain, &services, defaults.mtls, &mut statuses);
+        unresolved(model, found.names, &mut statuses);
         gateway::finish(&gateways, &mut statuses);
         statuses.sort_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));
         Self {
@@ -294,9 +319,57 @@ impl World {
     }
 }
 
+impl World {
+    /// Whether a workload or a gateway has this identity.
+    #[must_use]
+    pub fn has_identity(&self, identity: &str) -> bool {
+        let mut workloads = self.workloads.values();
+        let mut gateways = self.gateways.values();
+        workloads.any(|workload| workload.identity == identity)
+            || gateways.any(|gateway| gateway.identity == identity)
+    }
+}
+
 /// The identity of a service account.
 fn identity(trust_domain: &str, namespace: &str, service_account: &str) -> String {
     format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+}
+
+/// Says which names cannot be resolved.
+fn unresolved(model: &Model, names: &Names, statuses: &mut [Status]) {
+    for status in statuses {
+        let problems: Vec<String> = match status.kind {
+            Kind::Workload => {
+                let found = model.workloads.get(&status.key);
+                let problem = found.and_then(|it| names.problem(&it.object.spec.address));
+                problem.into_iter().collect()
+            }
+            Kind::Service => {
+                let found = model.services.get(&status.key);
+                let name = found.and_then(|it| crate::dns::external_name(&it.object));
+                name.and_then(|name| names.problem(&name))
+                    .into_iter()
+                    .collect()
+            }
+            Kind::EndpointSlice => {
+                let found = model.endpoint_slices.get(&status.key).into_iter();
+                let endpoints = found.flat_map(|it| &it.object.endpoints);
+                let hosts = endpoints.flat_map(|endpoint| &endpoint.addresses);
+                hosts
+                    .filter_map(|host| names.problem(&host.parse().ok()?))
+                    .collect()
+            }
+            _ => continue,
+        };
+        if !problems.is_empty() {
+            status.fails(
+                "addresses",
+                "ResolvedRefs",
+                "NameNotResolved",
+                problems.join("; "),
+            );
+        }
+    }
 }
 
 /// The number, where the model has checked that it is a port.

@@ -31,7 +31,7 @@ pub struct Route {
     pub hostnames: Vec<String>,
     /// The rules in their order.
     pub rules: Vec<Rule>,
-    created: Option<String>,
+    pub(super) created: Option<String>,
 }
 
 /// A rule of a route.
@@ -211,7 +211,7 @@ fn sources(model: &Model) -> impl Iterator<Item = Source<'_>> {
     http.chain(grpc).chain(tls).chain(tcp)
 }
 
-fn created(
+pub(super) fn created(
     metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
 ) -> Option<String> {
     metadata

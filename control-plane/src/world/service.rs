@@ -1,31 +1,33 @@
 //! Services, their endpoints and their policies.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::ServicePort as PortSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{
-    Endpoint, EndpointHealth, Protocol, Registered, Service, ServicePort, Status, identity,
+    Endpoint, EndpointHealth, Found, Protocol, Registered, Service, ServicePort, Status, identity,
     port_number,
 };
+use crate::dns::{Names, external_name};
 use crate::model::{
-    AuthorizationSpec, Key, Kind, Model, MtlsMode, Origin, ServiceRef, TrafficPolicySpec, Workload,
-    WorkloadPort,
+    AuthorizationSpec, Host, Key, Kind, Model, MtlsMode, Origin, ServiceRef, TrafficPolicySpec,
+    Workload, WorkloadPort,
 };
 
 pub(super) fn resolve(
     model: &Model,
     trust_domain: &str,
     default_mtls: MtlsMode,
-    registered: &[Registered],
+    found: Found<'_>,
     statuses: &mut Vec<Status>,
 ) -> BTreeMap<Key, Service> {
     let mut services = BTreeMap::new();
     let workloads = by_service(model);
     let slices = slices_by_service(model);
-    let registered = registered_by_service(registered);
+    let names = found.names;
+    let registered = registered_by_service(found.registered);
     for (key, stored) in &model.services {
         let mut status = Status::new(Kind::Service, key, &stored.origin);
         status.holds("", "Accepted");
@@ -49,10 +51,13 @@ pub(super) fn resolve(
             }
             let mut endpoints = Vec::new();
             for (_, workload) in workloads.get(key).into_iter().flatten() {
-                workload_endpoints(workload, trust_domain, port, &mut endpoints);
+                workload_endpoints(workload, (trust_domain, names), port, &mut endpoints);
             }
             for slice in slices.get(key).into_iter().flatten() {
-                slice_endpoints(slice, port, &mut endpoints);
+                slice_endpoints(slice, names, port, &mut endpoints);
+            }
+            if let Some(name) = external_name(&stored.object) {
+                external_endpoints(&name, names, port, &mut endpoints);
             }
             for found in registered.get(key).into_iter().flatten() {
                 if found.port == number {
@@ -66,6 +71,7 @@ pub(super) fn resolve(
                 number,
                 protocol: protocol(port),
                 endpoints,
+                tls: None,
             });
         }
         statuses.push(status);
@@ -164,7 +170,7 @@ pub(super) fn identity_of(trust_domain: &str, key: &Key, workload: &Workload) ->
 
 fn workload_endpoints(
     workload: &Workload,
-    trust_domain: &str,
+    (trust_domain, names): (&str, &Names),
     port: &PortSpec,
     endpoints: &mut Vec<Endpoint>,
 ) {
@@ -177,12 +183,14 @@ fn workload_endpoints(
         .filter(|served| serves(port, served))
     {
         let has_sidecar = workload.spec.sidecar.unwrap_or(true);
-        endpoints.push(Endpoint {
-            address: SocketAddr::new(workload.spec.address, served.port),
-            health: workload.spec.health.into(),
-            weight: workload.spec.weight.unwrap_or(1),
-            identity: has_sidecar.then(|| identity_of(trust_domain, &key, workload)),
-        });
+        for address in names.addresses(&workload.spec.address) {
+            endpoints.push(Endpoint {
+                address: SocketAddr::new(*address, served.port),
+                health: workload.spec.health.into(),
+                weight: workload.spec.weight.unwrap_or(1),
+                identity: has_sidecar.then(|| identity_of(trust_domain, &key, workload)),
+            });
+        }
     }
 }
 
@@ -208,8 +216,28 @@ fn registered_by_service(registered: &[Registered]) -> BTreeMap<&Key, Vec<&Regis
     found
 }
 
+/// Endpoints of a service that stands for a name.
+fn external_endpoints(name: &Host, names: &Names, port: &PortSpec, endpoints: &mut Vec<Endpoint>) {
+    let target = match &port.target_port {
+        Some(IntOrString::Int(number)) => *number,
+        Some(IntOrString::String(_)) | None => port.port,
+    };
+    let Some(target) = port_number(target) else {
+        return;
+    };
+    for address in names.addresses(name) {
+        endpoints.push(Endpoint {
+            address: SocketAddr::new(*address, target),
+            health: EndpointHealth::Healthy,
+            weight: 1,
+            identity: None,
+        });
+    }
+}
+
 fn slice_endpoints(
     slice: &k8s_openapi::api::discovery::v1::EndpointSlice,
+    names: &Names,
     port: &PortSpec,
     endpoints: &mut Vec<Endpoint>,
 ) {
@@ -233,10 +261,10 @@ fn slice_endpoints(
             (true, false) => EndpointHealth::Healthy,
             (false, false) => EndpointHealth::Unhealthy,
         };
-        for address in &endpoint.addresses {
-            if let Ok(address) = address.parse::<IpAddr>() {
+        for host in endpoint.addresses.iter().filter_map(|it| it.parse().ok()) {
+            for address in names.addresses(&host) {
                 endpoints.push(Endpoint {
-                    address: SocketAddr::new(address, target),
+                    address: SocketAddr::new(*address, target),
                     health,
                     weight: 1,
                     identity: None,

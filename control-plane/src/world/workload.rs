@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::service::{by_service, identity_of, protocol, serves};
 use super::{Inbound, Protocol, ResolvedCall, Service, Status, Workload, port_number};
-use crate::model::{Key, Kind, Model, MtlsMode, WorkloadPort};
+use crate::model::{Call, Host, Key, Kind, Model, MtlsMode, WorkloadPort};
 
 pub(super) fn resolve(
     model: &Model,
@@ -42,19 +42,28 @@ pub(super) fn resolve(
             status.fails("spec.services", "ResolvedRefs", "ServiceNotFound", message);
         }
         unserved(model, &spec.ports, mine, &mut status);
+        let address = match spec.address {
+            Host::Ip(address) => address,
+            // Which of its machine's addresses it is, nobody says.
+            Host::Name(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
         let inbound = spec
             .ports
             .iter()
-            .map(|served| inbound_of(model, services, (spec.address, served), mine, default_mtls))
+            .map(|served| inbound_of(model, services, (address, served), mine, default_mtls))
             .collect();
         let calls = match &spec.calls {
-            None => everything.clone(),
+            None => everything
+                .iter()
+                .filter(|call| call.listen.is_some() || spec.proxyless)
+                .cloned()
+                .collect(),
             Some(calls) => {
                 let mut found = Vec::new();
                 for (index, call) in calls.iter().enumerate() {
                     let namespace = call.namespace.as_ref().unwrap_or(&key.namespace);
                     let service = Key::new(namespace, &call.service);
-                    match resolve_call(services, &service, call.port, call.listen) {
+                    match resolve_call(services, &service, call, spec.proxyless) {
                         Ok(call) => found.push(call),
                         Err((reason, message)) => {
                             let about = format!("spec.calls[{index}]");
@@ -150,33 +159,33 @@ fn inbound_of(
 
 fn all_ports(service: &Service) -> impl Iterator<Item = ResolvedCall> + '_ {
     let address = service.address.filter(|address| !address.is_unspecified());
-    service.ports.iter().filter_map(move |port| {
-        Some(ResolvedCall {
-            service: service.key.clone(),
-            port: port.number,
-            listen: SocketAddr::new(address?, port.number),
-        })
+    service.ports.iter().map(move |port| ResolvedCall {
+        service: service.key.clone(),
+        port: port.number,
+        listen: address.map(|address| SocketAddr::new(address, port.number)),
     })
 }
 
 fn resolve_call(
     services: &BTreeMap<Key, Arc<Service>>,
     key: &Key,
-    port: u16,
-    listen: Option<SocketAddr>,
+    call: &Call,
+    is_proxyless: bool,
 ) -> Result<ResolvedCall, (&'static str, String)> {
+    let port = call.port;
     let service = services
         .get(key)
         .ok_or_else(|| ("ServiceNotFound", format!("there is no Service {key}")))?;
     if service.port(port).is_none() {
         return Err(("PortNotFound", format!("Service {key} has no port {port}")));
     }
-    let listen = listen
-        .or_else(|| Some(SocketAddr::new(service.address?, port)))
-        .ok_or_else(|| {
-            let message = format!("Service {key} has no clusterIP, so `listen` is needed");
-            ("AddressNotFound", message)
-        })?;
+    let listen = call
+        .listen
+        .or_else(|| Some(SocketAddr::new(service.address?, port)));
+    if listen.is_none() && !is_proxyless {
+        let message = format!("Service {key} has no clusterIP, so `listen` is needed");
+        return Err(("AddressNotFound", message));
+    }
     Ok(ResolvedCall {
         service: key.clone(),
         port,

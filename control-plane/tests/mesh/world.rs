@@ -12,7 +12,7 @@ use std::time::Duration;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_outrigger-control-plane");
 
 /// A process that ends with its owner.
-pub(crate) struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -30,6 +30,10 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) fn start(folder: &Path, address: SocketAddr) -> Self {
+        Self::start_with(folder, address, &[])
+    }
+
+    pub(crate) fn start_with(folder: &Path, address: SocketAddr, flags: &[&str]) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
@@ -43,6 +47,7 @@ impl Plane {
             .arg(&state)
             .arg("--listen")
             .arg(address.to_string())
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -336,7 +341,7 @@ fn process(name: &'static str, next: Option<SocketAddr>) -> SocketAddr {
 }
 
 /// Ports that nobody has, and that the kernel gives to no client.
-fn ports<const N: usize>() -> [SocketAddr; N] {
+pub(crate) fn ports<const N: usize>() -> [SocketAddr; N] {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let start = 10_000 + std::process::id() % 400 * 20;
     [(); N].map(|()| {

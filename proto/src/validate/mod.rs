@@ -190,7 +190,7 @@ impl Checker {
                 runtime_key: field_key(),
             });
         }
-        if field.is_patched() {
+        if field.is_patched() && !TAKEN.contains(&(message.full_name(), field.name())) {
             self.report(Problem::Patched);
         }
         if let (Kind::Enum(kind), false) = (field.kind(), field.is_repeated())
@@ -450,6 +450,22 @@ fn default(field: Field) -> Scalar<'static> {
         _ => Scalar::Int(0),
     }
 }
+
+/// Fields that the Rust types lack and that are read by the types of [`crate::ours`].
+const TAKEN: &[(&str, &str)] = &[
+    (
+        "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
+        "realm",
+    ),
+    (
+        "envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute",
+        "realm",
+    ),
+    (
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        "clear_route_cache_headers",
+    ),
+];
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use pb::server_info::State;
 
 use super::{Admin, Request, Response, json};
 use crate::overload::{Heap, Jemalloc};
-use crate::secrets::days_until;
+use crate::secrets::{OcspResponse, days_until};
 use crate::x509::{Certificate, SubjectAltName};
 
 /// What a build without hot restart answers.
@@ -83,14 +83,14 @@ pub(super) fn certs(admin: &Admin, _: &Request<'_>) -> Response {
     let contexts = admin.source.server().certificates.all();
     let certificates = contexts.iter().map(|used| pb::Certificate {
         ca_cert: used
-            .ca
+            .authorities
             .iter()
-            .map(|(ca, path)| details(ca, path, now))
+            .map(|ca| details(ca, &used.ca_path, None, now))
             .collect(),
         cert_chain: used
             .chains
             .iter()
-            .map(|chain| details(&chain.leaf, &chain.path, now))
+            .map(|chain| details(&chain.leaf, &chain.path, chain.ocsp.as_ref(), now))
             .collect(),
     });
     json::message_with_defaults(&pb::Certificates {
@@ -98,7 +98,13 @@ pub(super) fn certs(admin: &Admin, _: &Request<'_>) -> Response {
     })
 }
 
-fn details(certificate: &Certificate, path: &str, now: i64) -> pb::CertificateDetails {
+fn details(
+    certificate: &Certificate,
+    path: &str,
+    ocsp: Option<&OcspResponse>,
+    now: i64,
+) -> pb::CertificateDetails {
+    use pb::certificate_details::OcspDetails;
     use pb::subject_alternate_name::Name;
     let kinds = [SubjectAltName::as_dns, SubjectAltName::as_uri];
     let mut names: Vec<Name> = certificate
@@ -130,7 +136,13 @@ fn details(certificate: &Certificate, path: &str, now: i64) -> pb::CertificateDe
         days_until_expiration: u64::from(days_until(certificate.not_after, now)),
         valid_from: time(certificate.not_before),
         expiration_time: time(certificate.not_after),
-        ocsp_details: None,
+        ocsp_details: ocsp.map(|response| {
+            let (from, until) = response.validity();
+            OcspDetails {
+                valid_from: time(from),
+                expiration: until.and_then(time),
+            }
+        }),
     }
 }
 

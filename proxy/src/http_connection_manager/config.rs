@@ -11,6 +11,7 @@ use pb::http_connection_manager::{
     ServerHeaderTransformation as PbServerHeader, StripPortMode,
 };
 
+use super::client_cert::ClientCertFields;
 use super::codec::h1::{HeadersWithUnderscoresAction, Http1ProtocolOptions, Http1Settings};
 use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use super::conn_headers::ForwardingConfig;
@@ -258,7 +259,6 @@ impl HcmConfig {
         let refused = [
             path.unsupported_if_set("tracing", tracing),
             path.unsupported_if_set("drain_timeout_jitter", drain_timeout_jitter),
-            path.unsupported_if_set("forward_client_cert_matcher", forward_client_cert_matcher),
             path.unsupported_if_set(
                 "typed_header_validation_config",
                 typed_header_validation_config,
@@ -342,8 +342,11 @@ impl HcmConfig {
                 preserve_external_request_id,
                 always_set_request_id_in_response,
                 request_id_extension,
-                forward_client_cert_details,
-                set_current_client_cert_details,
+                client_cert: ClientCertFields {
+                    forward_client_cert_details,
+                    set_current_client_cert_details,
+                    forward_client_cert_matcher,
+                },
                 original_ip_detection_extensions,
                 early_header_mutation_extensions,
                 forward_proto_config,

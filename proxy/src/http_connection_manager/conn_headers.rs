@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use outrigger_proto::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrigger_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-use pb::http_connection_manager::{InternalAddressConfig, SetCurrentClientCertDetails};
+use pb::http_connection_manager::InternalAddressConfig;
 
-use super::client_cert::ClientCertForwarding;
+use super::client_cert::{ClientCertFields, ClientCertPolicy};
 use super::original_ip::{Detected, OriginalIpDetection, address_from_xff};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{Fields, HeaderName, Known, RequestHead, ResponseHead};
@@ -36,7 +36,7 @@ pub struct ForwardingConfig {
     early_mutations: Box<[RequestMutations]>,
     /// `forward_proto_config`.
     forward_proto: Option<ForwardProto>,
-    client_cert: ClientCertForwarding,
+    client_cert: ClientCertPolicy,
     map_ipv4: bool,
     /// `add_user_agent`: the name to give as `user-agent` and downstream cluster.
     user_agent: Option<Box<str>>,
@@ -58,8 +58,7 @@ pub struct ForwardingFields {
     pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,
     pub request_id_extension: Option<pb::RequestIdExtension>,
-    pub forward_client_cert_details: i32,
-    pub set_current_client_cert_details: Option<SetCurrentClientCertDetails>,
+    pub client_cert: ClientCertFields,
     pub original_ip_detection_extensions: Vec<TypedExtensionConfig>,
     pub early_header_mutation_extensions: Vec<TypedExtensionConfig>,
     pub forward_proto_config: Option<pb::ForwardProtoConfig>,
@@ -97,11 +96,7 @@ impl ForwardingConfig {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let cert = ClientCertForwarding::from_proto(
-            fields.forward_client_cert_details,
-            fields.set_current_client_cert_details,
-            path,
-        );
+        let cert = ClientCertPolicy::from_proto(fields.client_cert, cx, path);
         let detection = original_ip_detection(
             fields.original_ip_detection_extensions,
             fields.use_remote_address,
@@ -185,7 +180,7 @@ impl ForwardingConfig {
             head.fields.set(Known::EnvoyExternalAddress, ip.as_bytes());
         }
         self.add_user_agent(&mut head.fields);
-        self.client_cert.apply(&mut head.fields, &connection);
+        self.client_cert.apply(head, info);
         self.set_request_id(head, random, edge);
         if !self.via.is_empty() {
             head.fields

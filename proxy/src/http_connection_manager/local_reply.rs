@@ -73,7 +73,7 @@ impl LocalReplyConfig {
         let mut head = ResponseHead::new(reply.status);
         let mut body = reply.body;
         for (name, value) in &reply.headers {
-            head.fields.set(name, value);
+            head.fields.append(name, value);
         }
         let mut content_type: Option<Box<str>> = None;
         if !self.mappers.is_empty() || self.body_format.is_some() {

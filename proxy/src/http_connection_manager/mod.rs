@@ -5,7 +5,8 @@
 //! Stats: `http.<stat_prefix>.*`, `listener.<address>.http.<stat_prefix>.*`.
 //! Deviations: `downstream_cx_{rx,tx}_bytes_total` count the bytes of messages when a stream ends, not each read and write.
 //! Deviations: an HTTP/2 connection outlives an upgrade that is refused with 403; Envoy closes it.
-//! Deviations: `forward_client_cert_matcher`, `tracing`, `drain_timeout_jitter` and header validators are refused.
+//! Deviations: `tracing`, `drain_timeout_jitter` and header validators are refused.
+//! Deviations: a certificate is put into a client's empty JSON array (`[]`) of certificates; Envoy puts a comma before it.
 //! Deviations: an HTTP/1.0 client that expects `100 Continue` gets none (RFC 9110); Envoy sends one.
 //! Deviations: an idle HTTP/1 connection, or one that is old enough, is closed at once; Envoy lets `drain_timeout` pass.
 //! Deviations: a line end alone begins no HTTP/1 request: no timeout of a request runs before its first other byte.
@@ -36,7 +37,10 @@ use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
-pub use client_cert::{ClientCertDetails, ClientCertForwarding, ForwardClientCertDetails};
+pub use client_cert::{
+    ClientCertDetails, ClientCertFields, ClientCertFormat, ClientCertForwarding, ClientCertPolicy,
+    ForwardClientCertDetails,
+};
 pub use config::HcmConfig;
 pub use stats::HcmStats;
 

@@ -192,7 +192,8 @@ impl ChainConfig {
             supported.push(place.terminal());
             return Err(config.unknown(&path.field("typed_config"), &supported));
         };
-        let config = factory.from_proto(&config, cx, &path.field("typed_config"))?;
+        let path = path.field("typed_config");
+        let config = factory.named_from_proto(&name, &config, cx, &path)?;
         Ok(Some(Converted::Entry(Entry {
             name: name.into(),
             config: EntryConfig::Fixed(config),

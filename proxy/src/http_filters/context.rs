@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::http::{EndStream, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::route::Route;
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
@@ -31,6 +31,8 @@ pub struct StreamContext<'a> {
 pub struct Effects {
     /// Data to send on after this filter, before what the call returned.
     pub injected: Vec<Injected>,
+    /// Trailers to send behind the data that ends the direction, of a call that returned `Continue`.
+    pub trailers: Option<Fields>,
     /// Informational responses to send to the client.
     pub informational: Vec<ResponseHead>,
     /// The route must be looked up again before the next filter runs.
@@ -75,6 +77,11 @@ impl StreamContext<'_> {
     /// Sends data on in the direction of the call, after this filter and before what the call returns.
     pub fn inject_data(&mut self, data: Bytes, end: EndStream) {
         self.effects.injected.push(Injected { data, end });
+    }
+
+    /// Trailers for a message that would end with the data of this call, whose filter returns `Continue`.
+    pub fn add_trailers(&mut self) -> &mut Fields {
+        self.effects.trailers.get_or_insert_with(Fields::new)
     }
 
     /// Sends an informational response to the client.

@@ -4,11 +4,18 @@
 //! that owns what it needs, and is called again at `resume_*` when that future has ended. The other direction of the stream
 //! runs on meanwhile.
 
+mod api_key_auth;
+mod basic_auth;
 mod buffer;
 pub mod chain_config;
+mod compressor;
 mod context;
+mod core_retry_policy;
 mod cors;
+mod csrf;
+mod decompressor;
 mod discovery;
+mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -17,6 +24,7 @@ pub(crate) mod headers;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
+mod mutation_rules;
 mod on_demand;
 mod query;
 mod rbac;
@@ -44,8 +52,14 @@ use crate::stream_info::StreamInfo;
 
 /// Every HTTP filter that can be configured, other than the terminal router.
 pub static FACTORIES: &[&dyn HttpFilterFactory] = &[
+    &api_key_auth::Factory,
+    &basic_auth::Factory,
     &buffer::Factory,
+    &compressor::Factory,
     &cors::Factory,
+    &csrf::Factory,
+    &ext_authz::Factory,
+    &decompressor::Factory,
     &fault::Factory,
     &grpc_stats::Factory,
     &header_mutation::Factory,
@@ -148,6 +162,11 @@ pub trait HttpFilter {
         DataStatus::Continue
     }
 
+    /// The future of a `Wait` that `decode_trailers` (or this) returned has ended.
+    fn resume_decode_trailers(&mut self, cx: &mut StreamContext<'_>) -> TrailersStatus {
+        TrailersStatus::Continue
+    }
+
     /// As `resume_decode`, after `encode_headers`.
     fn resume_encode(
         &mut self,
@@ -235,6 +254,17 @@ pub trait HttpFilterFactory: Sync {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, Rejected>;
+
+    /// As `from_proto`, for filters to which it matters how their configuration is called: by default it does not.
+    fn named_from_proto(
+        &self,
+        _name: &str,
+        config: &TypedConfig,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
+        self.from_proto(config, cx, path)
+    }
 
     /// Converts a per-route configuration. Only called for `per_route_type_names`.
     fn per_route_from_proto(

@@ -52,6 +52,20 @@ impl Query {
         self.parameters.insert(at, parameter);
     }
 
+    /// Puts one parameter, both parts as they are written, in the place of all whose key is written so.
+    pub(super) fn set_written(&mut self, key: &[u8], value: &[u8]) {
+        self.remove_written(key);
+        let plain = decode(key);
+        let at = self.parameters.partition_point(|(name, ..)| *name <= plain);
+        self.parameters
+            .insert(at, (plain, key.to_vec(), value.to_vec()));
+    }
+
+    /// Removes all parameters whose key is written so.
+    pub(super) fn remove_written(&mut self, key: &[u8]) {
+        self.parameters.retain(|(_, written, _)| written != key);
+    }
+
     /// The path with these parameters in place of its own; without a question mark when there are none.
     pub(super) fn in_path(&self, path: &[u8]) -> Vec<u8> {
         let mut out = path[..query_start(path)].to_vec();

@@ -54,7 +54,7 @@ pub enum TrailersStatus {
     StopIteration,
     /// The filter answers itself.
     LocalReply(LocalReply),
-    /// They stay here until the future ends; then they go on.
+    /// They stay here until the future ends; then `resume_decode_trailers` is called, and those of a response go on.
     Wait(LocalBoxFuture<'static, ()>),
 }
 
@@ -67,7 +67,7 @@ pub struct LocalReply {
     pub body: Bytes,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: Cow<'static, str>,
-    /// Fields to set on the response.
+    /// Fields of the response; one that stands here twice is sent twice.
     pub headers: Vec<(HeaderName, Bytes)>,
     /// The gRPC status to send to gRPC clients; none: derived from the HTTP status.
     pub grpc_status: Option<u32>,

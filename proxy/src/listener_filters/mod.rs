@@ -1,6 +1,7 @@
 //! Listener filters: what is learned from the first bytes of a connection, before its filter chain is chosen.
 
 pub mod http_inspector;
+pub mod local_ratelimit;
 pub mod original_dst;
 pub mod proxy_protocol;
 pub mod tls_inspector;
@@ -15,6 +16,7 @@ use crate::stream_info::ConnectionInfo;
 /// Every listener filter that can be configured.
 pub static FACTORIES: &[&dyn ListenerFilterFactory] = &[
     &http_inspector::Factory,
+    &local_ratelimit::Factory,
     &original_dst::Factory,
     &proxy_protocol::Factory,
     &tls_inspector::Factory,

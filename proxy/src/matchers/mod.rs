@@ -19,5 +19,5 @@ pub use query_parameter::{QueryParameterMatcher, first_query_value};
 pub use regex::Regex;
 pub use regex_rewrite::RegexRewrite;
 pub use string::StringMatcher;
-pub use tree::{Matcher, MatchingData};
+pub use tree::{DataInput, Matcher, MatchingData};
 pub use value::{ValueMatcher, metadata_from_proto};

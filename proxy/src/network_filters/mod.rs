@@ -7,6 +7,7 @@ pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
 pub mod filtered_io;
+pub mod local_ratelimit;
 pub mod rbac;
 pub mod tcp_proxy;
 
@@ -29,6 +30,7 @@ pub static FACTORIES: &[&dyn NetworkFilterFactory] = &[
     &connection_limit::Factory,
     &direct_response::Factory,
     &echo::Factory,
+    &local_ratelimit::Factory,
     &rbac::Factory,
     &tcp_proxy::Factory,
     &crate::http_connection_manager::Factory,

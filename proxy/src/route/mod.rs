@@ -64,7 +64,7 @@ pub use hedge_policy::HedgePolicy;
 pub use internal_redirect::{InternalRedirectPolicy, RedirectPredicate};
 pub use matcher::routes_in;
 pub use mirror::MirrorPolicy;
-pub use rate_limit::{Descriptor, RateLimit};
+pub use rate_limit::{Descriptor, RateLimit, RateLimitPlace};
 pub use redirect::{RedirectAction, https_location};
 pub use request_match::RequestMatch;
 pub use retry_policy::{HostPredicate, RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy};

@@ -2,8 +2,9 @@
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/rate_limit_filter#composing-actions>
 //!
-//! Deviations: `disable_key`, `x_ratelimit_option` and actions by `extension` are refused, and so are the metadata of cluster and
-//! locality.
+//! Actions by `extension` are the inputs of matchers (`matchers/tree`), counted under the name of the extension.
+//!
+//! Deviations: `envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor` (CEL) is refused.
 
 #![allow(
     deprecated,
@@ -20,16 +21,17 @@ use smallvec::SmallVec;
 
 use super::cluster::ClusterTarget;
 use super::rewrite::render;
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::formatter::Formatter;
 use crate::http::RequestHead;
 use crate::matchers::{
-    CidrRanges, HeaderKey, HeaderMatcher, HeaderSource, MetadataPath, QueryParameterMatcher,
-    first_query_value,
+    CidrRanges, DataInput, HeaderKey, HeaderMatcher, HeaderSource, MatchingData, MetadataPath,
+    QueryParameterMatcher, first_query_value,
 };
 use crate::net::CidrRange;
+use crate::runtime::RuntimeFraction;
 use crate::server::{FactoryContext, ServerContext};
-use crate::stream_info::StreamInfo;
+use crate::stream_info::{DynamicMetadata, StreamInfo};
 
 /// One rule: actions that together make a descriptor.
 #[derive(Debug)]
@@ -38,6 +40,11 @@ pub struct RateLimit {
     pub stage: u32,
     /// Whether the descriptor is for when the stream has ended.
     pub apply_on_stream_done: bool,
+    /// `disable_key`: for which share of requests the rule counts, default all. Only a filter that asks a service looks at the
+    /// key; one that counts by itself passes over rules that have one.
+    pub enabled: Option<RuntimeFraction>,
+    /// Whether clients are told of the limit in `x-ratelimit-` headers; none: as the filter says.
+    pub x_ratelimit: Option<bool>,
     actions: Box<[Action]>,
     limit: Option<LimitOverride>,
     hits_addend: Option<HitsAddend>,
@@ -54,6 +61,8 @@ pub struct Descriptor<'a> {
     pub hits_addend: Option<u64>,
     /// Whether the hits are given back.
     pub is_negative_hits: bool,
+    /// `RateLimit::x_ratelimit` of the rule.
+    pub x_ratelimit: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -94,9 +103,13 @@ enum Action {
     Metadata {
         key: Box<str>,
         path: MetadataPath,
-        of_route: bool,
+        source: Source,
         default: Box<str>,
         skip_if_absent: bool,
+    },
+    Input {
+        key: Box<str>,
+        input: DataInput,
     },
     AddressMatch {
         key: Box<str>,
@@ -127,9 +140,46 @@ enum Amount {
 
 const MOST_HITS: u64 = 1_000_000_000;
 
+/// Where a rule stands, which decides what it may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateLimitPlace {
+    /// In a filter that asks a service, or its configuration for a route.
+    GlobalFilter,
+    /// In a filter that counts by itself.
+    LocalFilter,
+}
+
 impl RateLimit {
-    /// Converts a `RateLimit`.
+    /// Converts a `RateLimit` that stands in a filter rather than a route.
+    pub fn of_filter(
+        proto: route_pb::RateLimit,
+        place: RateLimitPlace,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        if proto.stage.is_some() || !proto.disable_key.is_empty() {
+            return Err(path.reject("'stage' field and 'disable_key' field are not supported"));
+        }
+        if place == RateLimitPlace::LocalFilter && proto.limit.is_some() {
+            return Err(path.reject("'limit' field is not supported"));
+        }
+        Self::convert(proto, cx, path)
+    }
+
+    /// Converts a `RateLimit` of a route or virtual host. There `hits_addend` does not count, as in Envoy.
     pub fn from_proto(
+        proto: route_pb::RateLimit,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let rule = Self::convert(proto, cx, path)?;
+        Ok(Self {
+            hits_addend: None,
+            ..rule
+        })
+    }
+
+    fn convert(
         proto: route_pb::RateLimit,
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
@@ -144,8 +194,7 @@ impl RateLimit {
             x_ratelimit_option,
         } = proto;
         let stage = path.in_range("stage", stage.map_or(0, |stage| stage.value), 0..=10);
-        let disable_key = path.unsupported_if_set("disable_key", disable_key);
-        let option = path.unsupported_if_set("x_ratelimit_option", x_ratelimit_option);
+        let option = path.enumeration("x_ratelimit_option", x_ratelimit_option);
         let actions = if actions.is_empty() {
             Err(path.field("actions").reject("must not be empty"))
         } else {
@@ -157,11 +206,19 @@ impl RateLimit {
         let hits_addend = path.optional("hits_addend", hits_addend, |hits, path| {
             HitsAddend::from_proto(hits, cx, path)
         });
-        disable_key?;
-        option?;
+        let enabled = (!disable_key.is_empty()).then(|| {
+            let key = format!("ratelimit.{disable_key}.http_filter_enabled");
+            cx.server.runtime.fraction(&key, Fraction::ALWAYS)
+        });
         Ok(Self {
             stage: stage?,
             apply_on_stream_done,
+            enabled,
+            x_ratelimit: match option? {
+                route_pb::rate_limit::XRateLimitOption::Unspecified => None,
+                route_pb::rate_limit::XRateLimitOption::Off => Some(false),
+                route_pb::rate_limit::XRateLimitOption::DraftVersion03 => Some(true),
+            },
             actions: actions?.into(),
             limit: limit?,
             hits_addend: hits_addend?,
@@ -195,6 +252,7 @@ impl RateLimit {
             limit: self.limit.as_ref().and_then(|limit| limit.get(info)),
             hits_addend,
             is_negative_hits: self.hits_addend.as_ref().is_some_and(|hits| hits.negative),
+            x_ratelimit: self.x_ratelimit,
         })
     }
 }
@@ -275,9 +333,14 @@ impl Action {
             Some(ActionSpecifier::RemoteAddressMatch(proto)) => {
                 address_match(proto, cx, &path.field("remote_address_match"))
             }
-            Some(ActionSpecifier::Extension(extension)) => Err(path
-                .field("extension")
-                .reject(format!("\"{}\" is not supported", extension.name))),
+            Some(ActionSpecifier::Extension(extension)) => {
+                let key = extension.name.clone();
+                let input = DataInput::from_proto(extension, &path.field("extension"))?;
+                Ok(Self::Input {
+                    key: key.into(),
+                    input,
+                })
+            }
         }
     }
 
@@ -336,21 +399,28 @@ impl Action {
                 let met = parameters.iter().all(|parameter| parameter.matches(path));
                 Entry::add_if(met == *expect, key, value)
             }
+            Self::Input { key, input } => {
+                let data = MatchingData {
+                    connection: &info.connection,
+                    info: Some(info),
+                    request: Some(head),
+                    response: None,
+                };
+                // The data lives shorter than the entry, for which its text is copied.
+                match input.text(&data) {
+                    None => Entry::Fail,
+                    Some(value) if value.is_empty() => Entry::Skip,
+                    Some(value) => Entry::Add(key, into_text(Cow::Owned(value.into_owned()))),
+                }
+            }
             Self::Metadata {
                 key,
                 path,
-                of_route,
+                source,
                 default,
                 skip_if_absent,
             } => {
-                let metadata = if *of_route {
-                    info.route
-                        .as_ref()
-                        .and_then(|route| route.route().metadata())
-                } else {
-                    Some(&info.dynamic_metadata)
-                };
-                let value = metadata
+                let value = metadata_of(*source, info)
                     .and_then(|metadata| path.find(metadata))
                     .and_then(serde_json::Value::as_str)
                     .filter(|text| !text.is_empty())
@@ -379,6 +449,19 @@ impl Action {
                     _ => Entry::Fail,
                 }
             }
+        }
+    }
+}
+
+/// The metadata of this source, as far as it is known yet.
+fn metadata_of(source: Source, info: &StreamInfo) -> Option<&DynamicMetadata> {
+    match source {
+        Source::Dynamic => Some(&info.dynamic_metadata),
+        Source::RouteEntry => info.route.as_ref()?.route().metadata(),
+        Source::ClusterEntry => Some(&info.cluster.as_ref()?.info().metadata),
+        Source::ClusterLocalityEntry => {
+            let host = info.upstream.as_ref()?.host.as_ref()?;
+            host.locality_metadata.as_deref()
         }
     }
 }
@@ -551,19 +634,11 @@ fn metadata(proto: pb::action::MetaData, path: &ConfigPath<'_>) -> Result<Action
     let at = path
         .required("metadata_key", metadata_key)
         .and_then(|key| MetadataPath::from_proto(key, &path.field("metadata_key")));
-    let of_route = match path.enumeration("source", source)? {
-        Source::Dynamic => false,
-        Source::RouteEntry => true,
-        Source::ClusterEntry | Source::ClusterLocalityEntry => {
-            return Err(path
-                .field("source")
-                .reject("CLUSTER_ENTRY and CLUSTER_LOCALITY_ENTRY are not supported"));
-        }
-    };
+    let source = path.enumeration("source", source);
     Ok(Action::Metadata {
         key: key?.into(),
         path: at?,
-        of_route,
+        source: source?,
         default: default_value.into(),
         skip_if_absent,
     })
@@ -656,8 +731,14 @@ impl HitsAddend {
             Amount::Number(number) => Some(*number),
             Amount::Format(format) => {
                 let text = render(format, head, info);
-                let number = std::str::from_utf8(&text).ok()?.trim().parse().ok()?;
-                (number <= MOST_HITS).then_some(number)
+                let number: f64 = std::str::from_utf8(&text).ok()?.trim().parse().ok()?;
+                let most = 0.0..=1e9;
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "it was looked at, and a fraction of a hit is none"
+                )]
+                most.contains(&number).then_some(number as u64)
             }
         }
     }
@@ -672,6 +753,8 @@ mod tests {
         RateLimit {
             stage: 0,
             apply_on_stream_done: false,
+            enabled: None,
+            x_ratelimit: None,
             actions: actions.into(),
             limit: None,
             hits_addend: None,

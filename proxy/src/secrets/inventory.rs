@@ -1,4 +1,4 @@
-//! The certificates that are in use, for `/certs` and for the stat of the first one to expire.
+//! The certificates that are in use, for `/certs` and for the stats of what expires first.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -14,13 +14,15 @@ pub struct CertificateInventory(Mutex<Vec<Weak<ContextCertificates>>>);
 
 /// The certificates of one TLS context.
 #[derive(Default)]
-pub struct ContextCertificates(Mutex<InUse>);
+pub struct ContextCertificates(Mutex<Option<InUse>>);
 
 /// What a context uses at the moment.
 #[derive(Debug, Clone, Default)]
 pub struct InUse {
-    /// The first trusted certificate, and where it was found.
-    pub ca: Option<(Arc<Certificate>, Box<str>)>,
+    /// The trusted certificates.
+    pub authorities: Arc<[Certificate]>,
+    /// Where they were found.
+    pub ca_path: Box<str>,
     /// Our own.
     pub chains: Vec<Arc<TlsCertificate>>,
 }
@@ -35,16 +37,12 @@ impl CertificateInventory {
         made
     }
 
-    /// What is in use now, context by context.
+    /// What is in use now, context by context, without those that still wait for secrets.
     pub fn all(&self) -> Vec<InUse> {
         let contexts = self.0.lock();
-        let current = |context: &Weak<ContextCertificates>| {
-            context.upgrade().map(|context| context.0.lock().clone())
-        };
         contexts
             .iter()
-            .filter_map(current)
-            .filter(|used| used.ca.is_some() || !used.chains.is_empty())
+            .filter_map(|context| context.upgrade()?.0.lock().clone())
             .collect()
     }
 
@@ -53,11 +51,20 @@ impl CertificateInventory {
     pub fn days_until_first_expires(&self, now: i64) -> Option<u32> {
         let contexts = self.all();
         let ends = contexts.iter().flat_map(|used| {
-            let ca = used.ca.as_ref().map(|(ca, _)| ca.not_after);
+            let trusted = used.authorities.iter().map(|ca| ca.not_after);
             let own = used.chains.iter().map(|chain| chain.leaf.not_after);
-            ca.into_iter().chain(own)
+            trusted.chain(own)
         });
         ends.map(|end| days_until(end, now)).min()
+    }
+
+    /// How many seconds are left until the first OCSP response expires, 0 if one has. None: there are no OCSP responses.
+    /// `now`: seconds since 1970.
+    pub fn seconds_until_first_response_expires(&self, now: i64) -> Option<u64> {
+        let contexts = self.all();
+        let chains = contexts.iter().flat_map(|used| &used.chains);
+        let responses = chains.filter_map(|chain| chain.ocsp.as_ref());
+        responses.map(|response| response.seconds_left(now)).min()
     }
 }
 
@@ -69,7 +76,7 @@ pub fn days_until(end: i64, now: i64) -> u32 {
 impl ContextCertificates {
     /// The context uses others now.
     pub fn replace(&self, used: InUse) {
-        *self.0.lock() = used;
+        *self.0.lock() = Some(used);
     }
 }
 
@@ -89,12 +96,15 @@ mod tests {
         let inventory = CertificateInventory::default();
         assert_eq!(inventory.days_until_first_expires(0), None);
         let context = inventory.add();
-        let ca = Arc::new(make(|params| {
-            params.not_after = rcgen::date_time_ymd(1970, 1, 11);
-            params.not_before = rcgen::date_time_ymd(1970, 1, 1);
-        }));
+        let until = |day| {
+            make(|params| {
+                params.not_after = rcgen::date_time_ymd(1970, 1, day);
+                params.not_before = rcgen::date_time_ymd(1970, 1, 1);
+            })
+        };
         context.replace(InUse {
-            ca: Some((ca, "ca.crt".into())),
+            authorities: [until(21), until(11)].into(),
+            ca_path: "ca.crt".into(),
             chains: Vec::new(),
         });
         assert_eq!(inventory.days_until_first_expires(0), Some(10));

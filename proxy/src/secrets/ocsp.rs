@@ -8,6 +8,8 @@ use x509_parser::der_parser::asn1_rs::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OcspResponse {
     serial: Box<[u8]>,
+    /// Seconds since 1970, from which on the response is known to be right.
+    this_update: i64,
     /// Seconds since 1970, from which on the response says nothing any more. None: it never did.
     next_update: Option<i64>,
 }
@@ -62,7 +64,7 @@ impl OcspResponse {
         let (_, serial) = Any::from_der(fields).ok()?;
         Integer::try_from(serial.clone()).ok()?;
         let (rest, _status) = Any::from_der(rest).ok()?;
-        let (rest, _this_update) = GeneralizedTime::from_der(rest).ok()?;
+        let (rest, this_update) = GeneralizedTime::from_der(rest).ok()?;
         let next_update = match Any::from_der(rest) {
             Ok((_, next)) if next.class() == Class::ContextSpecific && next.tag() == Tag(0) => {
                 let (_, time) = GeneralizedTime::from_der(next.data).ok()?;
@@ -72,6 +74,7 @@ impl OcspResponse {
         };
         Some(Ok(Self {
             serial: trim(serial.data).into(),
+            this_update: this_update.utc_datetime().ok()?.unix_timestamp(),
             next_update,
         }))
     }
@@ -79,6 +82,17 @@ impl OcspResponse {
     /// Whether it is about the certificate with this serial number.
     pub fn is_about(&self, serial: &[u8]) -> bool {
         *self.serial == *trim(serial)
+    }
+
+    /// From when on it is right, and until when, in seconds since 1970. No end: it has never said anything.
+    pub fn validity(&self) -> (i64, Option<i64>) {
+        (self.this_update, self.next_update)
+    }
+
+    /// How many seconds are left until it cannot be shown any more, 0 if that is so. `now`: seconds since 1970.
+    pub fn seconds_left(&self, now: i64) -> u64 {
+        let left = self.next_update.map_or(0, |next| next.saturating_sub(now));
+        u64::try_from(left).unwrap_or_default()
     }
 
     /// Whether it can be shown. `now`: seconds since 1970.

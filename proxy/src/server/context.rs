@@ -1,7 +1,7 @@
 //! What every conversion and every worker may use.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use outrigger_proto::pb::envoy::config::core::v3::Node;
 
@@ -15,7 +15,7 @@ use crate::route::provider::RouteProviders;
 use crate::runtime::Runtime;
 use crate::secrets::{CertificateInventory, SecretStore};
 use crate::stats::{Scope, Store};
-use crate::upstream::{ClusterNames, OnDemandClusters};
+use crate::upstream::{ClusterId, ClusterNames, OnDemandClusters};
 use crate::xds::Subscriptions;
 
 /// The services of the process. Made once, shared by main and workers.
@@ -51,6 +51,9 @@ pub struct ServerContext {
     pub certificates: CertificateInventory,
     /// Who this proxy is.
     pub local_info: LocalInfo,
+    /// `cluster_manager.local_cluster_name`: the cluster whose hosts are this proxy and its like. Set once, before anything else
+    /// is converted.
+    pub local_cluster: OnceLock<ClusterId>,
     /// Set by `POST /healthcheck/fail`: the proxy asks to be taken out of service.
     pub health_check_failed: AtomicBool,
     /// Set while the whole server drains: connections end as soon as their streams allow.
@@ -107,6 +110,7 @@ impl ServerContext {
             main: MainJobs::default(),
             certificates: CertificateInventory::default(),
             local_info,
+            local_cluster: OnceLock::new(),
             health_check_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }

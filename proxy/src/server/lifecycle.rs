@@ -331,13 +331,16 @@ impl Server {
         };
         let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let certificates = &self.context.certificates;
         self.stats.update(ServerFigures {
             uptime: self.started_at.elapsed().as_secs(),
             connections: self.context.overload.connections.active(),
             state: u64::from((state as i32).unsigned_abs()),
             live,
             heap: Jemalloc.usage(),
-            days_until_first_cert_expiring: self.context.certificates.days_until_first_expires(now),
+            days_until_first_cert_expiring: certificates.days_until_first_expires(now),
+            seconds_until_first_ocsp_response_expiring: certificates
+                .seconds_until_first_response_expires(now),
         });
     }
 

@@ -43,6 +43,12 @@ impl Resources {
         cluster_protos.extend(google_grpc_clusters(bootstrap));
         let names = cluster_protos.iter().map(|cluster| &*cluster.name);
         context.cluster_names.set_static(names);
+        convert_cluster_manager(
+            bootstrap.cluster_manager.clone(),
+            &cluster_protos,
+            context,
+            report,
+        );
         for (index, secret) in statics.secrets.into_iter().enumerate() {
             let place = format!("static_resources.secrets[{index}]");
             let resource = format!("secret \"{}\"", secret.name);
@@ -58,7 +64,6 @@ impl Resources {
             let root = ConfigPath::root(report, "bootstrap");
             AdminSetup::from_proto(proto, context, &root.field("admin")).ok()
         });
-        check_cluster_manager(bootstrap.cluster_manager.clone(), report);
         Self {
             clusters,
             cluster_protos,
@@ -102,7 +107,12 @@ fn convert_overload(
 }
 
 /// What the bootstrap says of the cluster manager as a whole.
-fn check_cluster_manager(proto: Option<pb::ClusterManager>, report: &ConfigReport) {
+fn convert_cluster_manager(
+    proto: Option<pb::ClusterManager>,
+    clusters: &[Cluster],
+    context: &Arc<ServerContext>,
+    report: &ConfigReport,
+) {
     let Some(proto) = proto else {
         return;
     };
@@ -128,10 +138,25 @@ fn check_cluster_manager(proto: Option<pb::ClusterManager>, report: &ConfigRepor
     }
     let _ = path.unsupported_if_set("upstream_bind_config", upstream_bind_config);
     let _ = path.unsupported_if_set("load_stats_config", load_stats_config);
-    if !local_cluster_name.is_empty() {
-        path.field("local_cluster_name")
-            .reject("is not supported: it asks for zone-aware routing, and hosts of all zones are chosen alike");
+    if local_cluster_name.is_empty() {
+        return;
     }
+    if !clusters
+        .iter()
+        .any(|cluster| cluster.name == local_cluster_name)
+    {
+        path.field("local_cluster_name").reject(format!(
+            "local cluster '{local_cluster_name}' must be defined"
+        ));
+        return;
+    }
+    tracing::warn!(
+        cluster = local_cluster_name,
+        "The local cluster divides limits of rates; hosts of all zones are chosen alike."
+    );
+    let id = context.cluster_names.id(&local_cluster_name);
+    // It is set once only: a process has one bootstrap.
+    let _ = context.local_cluster.set(id);
 }
 
 /// Converts all listeners. What is wrong with them is in the report.

@@ -55,6 +55,8 @@ pub struct ServerFigures {
     pub heap: Option<HeapUsage>,
     /// None: there are no certificates.
     pub days_until_first_cert_expiring: Option<u32>,
+    /// None: there are no OCSP responses.
+    pub seconds_until_first_ocsp_response_expiring: Option<u64>,
 }
 
 impl ServerStats {
@@ -92,6 +94,7 @@ impl ServerStats {
             live,
             heap,
             days_until_first_cert_expiring,
+            seconds_until_first_ocsp_response_expiring,
         } = figures;
         self.group.uptime().set(uptime);
         self.group.total_connections().set(connections);
@@ -101,6 +104,11 @@ impl ServerStats {
         self.group
             .days_until_first_cert_expiring()
             .set(u64::from(days));
+        if let Some(seconds) = seconds_until_first_ocsp_response_expiring {
+            self.group
+                .seconds_until_first_ocsp_response_expiring()
+                .set(seconds);
+        }
         if let Some(heap) = heap {
             self.group.memory_allocated().set(heap.allocated);
             self.group.memory_heap_size().set(heap.heap_size);
@@ -137,6 +145,7 @@ mod tests {
                 ..HeapUsage::default()
             }),
             days_until_first_cert_expiring: None,
+            seconds_until_first_ocsp_response_expiring: Some(60),
         });
         let request = Request {
             used_only: true,
@@ -146,6 +155,7 @@ mod tests {
         for line in [
             "server.concurrency: 4",
             "server.days_until_first_cert_expiring: 4294967295",
+            "server.seconds_until_first_ocsp_response_expiring: 60",
             "server.live: 0",
             "server.memory_allocated: 10",
             "server.state: 1",

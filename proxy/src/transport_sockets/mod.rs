@@ -99,6 +99,8 @@ pub struct UpstreamSocketOptions {
     pub verify_names: Vec<Box<str>>,
     /// Whom the header of the PROXY protocol names that the connection begins with, if the cluster sends one.
     pub proxied: Option<ProxyProtocolData>,
+    /// The protocols to offer by ALPN in place of the configured ones. Empty: those.
+    pub alpn: Vec<Box<str>>,
 }
 
 /// A connection that is ready for use.

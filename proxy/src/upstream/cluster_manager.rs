@@ -27,11 +27,13 @@ use super::discovery::Resolver;
 use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
-use super::host::{Health, Host, HostIdentity};
+use super::health_check::HealthChecker;
+use super::host::{Health, HealthFlag, Host, HostIdentity};
+use super::host_health::{HealthChanges, HealthPublisher, HostReports};
 use super::lazy_cluster::{ColdState, EdsEvent, LazyCluster, Maker};
 use super::load_balancer::{HashTables, Policy, SubsetTable};
 use super::on_demand::OnDemandManager;
-use super::pool::SocketSettings;
+use super::pool::{Connector, SocketConnector, SocketSettings};
 use super::priority_set::{HostGroup, HostSet, PrioritySet};
 use crate::runtime::{Runtime, RuntimeInteger};
 use crate::server::{InitManager, ServerContext};
@@ -65,6 +67,10 @@ pub struct Cluster {
     pub(super) drop_overload: AtomicU32,
     /// What they are dropped for.
     pub(super) drop_category: ArcSwapOption<String>,
+    /// What has become of single hosts since `hosts` was replaced.
+    pub(super) health_changes: HealthChanges,
+    /// What main should look at; none: nobody watches over the health of the hosts.
+    pub(super) reports: Option<Box<HostReports>>,
     /// Of the table that it is in.
     changes: Arc<Changes>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
@@ -78,6 +84,8 @@ pub struct ClusterManager {
     pub(super) server: Arc<ServerContext>,
     pub(super) workers: usize,
     resolver: Rc<dyn Resolver>,
+    /// Makes the connections of health checks.
+    connector: Rc<dyn Connector>,
     table: Arc<ClusterTable>,
     /// What makes clusters when they are needed.
     maker: Arc<Maker>,
@@ -123,6 +131,8 @@ pub(super) struct Managed {
     pub(super) cluster: Arc<LazyCluster>,
     /// Finds hosts for as long as the cluster lives.
     pub(super) discovery: Discovery,
+    /// Checks the hosts, if they are checked.
+    health_checker: Option<Rc<HealthChecker>>,
     /// What it waits for before it is used.
     waits: Option<Waits>,
     /// What it was made of; none: the bootstrap.
@@ -132,6 +142,8 @@ pub(super) struct Managed {
 struct Waits {
     hosts_found: Cell<bool>,
     init: InitManager,
+    /// Whether each host has been checked once, or need not be.
+    checked: Cell<bool>,
 }
 
 /// How a cluster finds its hosts.
@@ -193,6 +205,8 @@ impl Cluster {
         let maintenance = format!("upstream.maintenance_mode.{}", info.name);
         let maintenance_mode = runtime.integer(&maintenance, 0);
         Self {
+            reports: info.health_check.is_some().then(Box::default),
+            health_changes: HealthChanges::default(),
             info: Arc::new(info),
             hosts: ArcSwap::default(),
             hosts_version: AtomicU64::new(0),
@@ -206,7 +220,21 @@ impl Cluster {
 
     /// Publishes a new set of hosts, and counts what changed.
     pub fn set_hosts(&self, set: PrioritySet) {
-        let members = Membership::new(&self.hosts.load(), &set, &self.info.transport);
+        {
+            let old = self.hosts.load();
+            if self.info.health_check.is_some() {
+                self.await_health_checks(&set, &old);
+            }
+            self.count_members(&Membership::new(&old, &set, &self.info.transport));
+        }
+        self.store_hosts(set);
+        self.announce();
+        if let Some(reports) = &self.reports {
+            reports.hosts_replaced();
+        }
+    }
+
+    fn count_members(&self, members: &Membership) {
         let stats = &self.info.endpoint_stats;
         if members.changes > 0 {
             stats.membership_change().add(members.changes);
@@ -223,17 +251,26 @@ impl Cluster {
         if members.degraded > 0 || stats.membership_degraded().is_used() {
             stats.membership_degraded().set(members.degraded);
         }
-        self.store_hosts(set);
-        self.changes.add(&[self.info.id]);
     }
 
     /// Takes a set of hosts without a word to anybody.
     pub(super) fn store_hosts(&self, mut set: PrioritySet) {
         let old = self.hosts.load();
+        if self.reports.is_some() {
+            set.places = set.find_places();
+        }
         set.hash_tables = self.hash_tables(&set);
         set.subsets = self.subsets(&set, &old);
+        for host in set.hosts() {
+            host.set_counted(host.standing());
+        }
         self.hosts.store(Arc::new(set));
+    }
+
+    /// Tells workers that there is something new.
+    pub(super) fn announce(&self) {
         self.hosts_version.fetch_add(1, Relaxed);
+        self.changes.add(&[self.info.id]);
     }
 
     /// Says which requests are dropped from now on: no more than `load_balancing_policy.drop_overload_limit` percent.
@@ -246,6 +283,52 @@ impl Cluster {
         self.drop_overload.store(per_million, Relaxed);
         let category = drop.map(|drop| Arc::new(drop.category.clone()));
         self.drop_category.store(category);
+    }
+
+    /// Whether load balancers are made of all hosts at once, and not of those of each priority.
+    pub(super) fn is_built_from_all_hosts(&self) -> bool {
+        let settings = &self.info.settings.load_balancer;
+        settings.subset.is_some() || matches!(settings.policy, Policy::Hash(_))
+    }
+
+    /// Publishes the same hosts again, with all that is made of them.
+    pub(super) fn rebuild(&self) {
+        let old = self.hosts.load();
+        let mut set = PrioritySet::clone(&old);
+        set.hash_tables = self.hash_tables(&set);
+        set.subsets = self.subsets(&set, &old);
+        self.hosts.store(Arc::new(set));
+    }
+
+    /// A new host gets no requests before a health check has succeeded. One that only moves to another locality is known.
+    fn await_health_checks(&self, set: &PrioritySet, old: &PrioritySet) {
+        let known: HashSet<_> = old.hosts().map(|host| host.identity()).collect();
+        let mut by_address = None;
+        for host in set.hosts() {
+            if known.contains(&host.identity()) || host.has_no_health_checks() {
+                continue;
+            }
+            let by_address = by_address.get_or_insert_with(|| -> HashMap<_, _> {
+                old.hosts().map(|host| (&host.address, host)).collect()
+            });
+            let same = by_address.get(&host.address).filter(|old| {
+                old.health_check_address() == host.health_check_address()
+                    && !old.has_no_health_checks()
+            });
+            let checked = HealthFlag::FailedActiveHc as u32
+                | HealthFlag::DegradedActiveHc as u32
+                | HealthFlag::PendingActiveHc as u32
+                | HealthFlag::ActiveHcTimeout as u32;
+            let settings = &self.info.settings.load_balancer;
+            let flags = match same {
+                Some(same) => same.health.get(),
+                None if settings.ignore_new_hosts_until_first_hc => {
+                    HealthFlag::FailedActiveHc as u32 | HealthFlag::PendingActiveHc as u32
+                }
+                None => HealthFlag::FailedActiveHc as u32,
+            };
+            host.health.replace_among(checked, flags);
+        }
     }
 
     /// What load balancers that hash read, for the hosts as they are now.
@@ -318,6 +401,7 @@ impl ClusterInfo {
             timeout_budget_stats: None,
             request_response_size_stats: None,
             transport: UpstreamTransport::default(),
+            health_check: None,
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
@@ -377,6 +461,7 @@ impl ClusterManager {
             server,
             workers,
             resolver,
+            connector: Rc::new(SocketConnector),
             table,
             maker,
             clusters: RefCell::default(),
@@ -492,9 +577,12 @@ impl ClusterManager {
         let named = dns.is_some() && wait_for_warm && has_names(&assignment);
         let must_find_hosts = eds.is_some() || named;
         let is_ready = init.is_ready();
-        let waits = (must_find_hosts || !is_ready).then(|| Waits {
+        let health_checker = self.health_checker(&cluster);
+        let must_check = health_checker.is_some();
+        let waits = (must_find_hosts || !is_ready || must_check).then(|| Waits {
             hosts_found: Cell::new(!must_find_hosts),
             init: init.clone(),
+            checked: Cell::new(!must_check),
         });
         let discovery = match (eds, dns) {
             (Some(settings), _) => Discovery::Eds(EdsDiscovery::new(self, &cluster, settings)),
@@ -515,6 +603,7 @@ impl ClusterManager {
         let managed = Managed {
             cluster: cluster.clone(),
             discovery,
+            health_checker,
             waits,
             accepted,
         };
@@ -536,6 +625,9 @@ impl ClusterManager {
         }
         if is_dynamic && self.is_warming(&cluster) {
             cluster.count(EdsEvent::Warming(true));
+        }
+        if must_check {
+            self.activate_if_warm(&cluster);
         }
         if !is_ready {
             let (manager, cluster) = (Rc::downgrade(self), Arc::downgrade(&cluster));
@@ -625,9 +717,21 @@ impl ClusterManager {
     /// A cluster that has all that it waits for takes the place of an older one.
     fn activate_if_warm(self: &Rc<Self>, cluster: &Arc<LazyCluster>) {
         let id = cluster.id();
+        if let Some(checker) = self.checker_to_start(cluster) {
+            let (manager, waiting) = (Rc::downgrade(self), Arc::downgrade(cluster));
+            checker.start(Box::new(move || {
+                if let (Some(manager), Some(cluster)) = (manager.upgrade(), waiting.upgrade()) {
+                    manager.hosts_checked(&cluster);
+                }
+            }));
+            // Where there is nothing to wait for, that has been called already.
+            return;
+        }
         let mut batch = Batch::default();
         self.change(id, |entry| {
-            let is_warm = |waits: &Waits| waits.hosts_found.get() && waits.init.is_ready();
+            let is_warm = |waits: &Waits| {
+                waits.hosts_found.get() && waits.init.is_ready() && waits.checked.get()
+            };
             let waits = entry
                 .warming_as(cluster)
                 .and_then(|managed| managed.waits.as_ref());
@@ -645,6 +749,37 @@ impl ClusterManager {
             cluster.count(EdsEvent::Warming(false));
         }
         self.publish(batch);
+    }
+
+    /// The health checks of a warming cluster, if all that they wait for is there and they do not run yet.
+    fn checker_to_start(&self, cluster: &Arc<LazyCluster>) -> Option<Rc<HealthChecker>> {
+        let clusters = self.clusters.borrow();
+        let managed = clusters.get(&cluster.id())?.warming_as(cluster)?;
+        let waits = managed.waits.as_ref()?;
+        let checker = managed.health_checker.as_ref()?;
+        let may_start = waits.hosts_found.get() && waits.init.is_ready() && !checker.has_started();
+        may_start.then(|| checker.clone())
+    }
+
+    /// Each host of a cluster has been checked once.
+    fn hosts_checked(self: &Rc<Self>, cluster: &Arc<LazyCluster>) {
+        let checker = self.change(cluster.id(), |entry| {
+            let managed = entry.warming_as(cluster)?;
+            managed.waits.as_ref()?.checked.set(true);
+            managed.health_checker.clone()
+        });
+        if let Some(checker) = checker {
+            checker.activate();
+            self.activate_if_warm(cluster);
+        }
+    }
+
+    fn health_checker(&self, cluster: &LazyCluster) -> Option<Rc<HealthChecker>> {
+        // A cluster that is checked is made at once.
+        let cluster = cluster.get_if_made()?;
+        cluster.info.health_check.as_ref()?;
+        let publisher = HealthPublisher::new(cluster, Some(self.stats.clone()));
+        HealthChecker::new(cluster, publisher, &self.connector, &self.server.runtime)
     }
 
     /// Whether this very cluster is not yet in use.
@@ -675,6 +810,7 @@ impl ClusterManager {
             request_response_sizes,
             http_filters,
             transport,
+            health_check,
             init,
         } = config;
         if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
@@ -698,7 +834,10 @@ impl ClusterManager {
             init,
         };
         let body = accepted.map(|accepted| accepted.body.clone());
-        let may_wait = is_eds && http_filters.is_none() && settings.load_balancer.subset.is_none();
+        let may_wait = is_eds
+            && http_filters.is_none()
+            && health_check.is_none()
+            && settings.load_balancer.subset.is_none();
         if let (Some(body), true, false) = (body, may_wait, is_touched) {
             let state = ColdState {
                 alt_stat_name: alt_stat_name.into(),
@@ -717,6 +856,7 @@ impl ClusterManager {
         info.metadata = metadata;
         info.http_filters = http_filters;
         info.transport = transport;
+        info.health_check = health_check;
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));

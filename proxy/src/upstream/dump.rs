@@ -18,6 +18,7 @@ use super::cluster_manager::{Accepted, ClusterManager, Discovery, Entry, Managed
 use super::host::{Health, Host, Locality};
 use super::priority_set::HostSet;
 use crate::config::json_to_struct;
+use crate::net::Address;
 use crate::stream_info::DynamicMetadata;
 use crate::xds::ResourceKind;
 
@@ -179,6 +180,16 @@ fn lb_endpoint(host: &Host) -> endpoint::LbEndpoint {
         Health::Degraded => core::HealthStatus::Degraded,
         Health::Unhealthy => core::HealthStatus::Unhealthy,
     };
+    // What was configured is shown as what it comes to, as far as the message of Envoy goes.
+    let elsewhere = host.health_check_address();
+    let health_check = HealthCheckConfig {
+        hostname: host.health_check_hostname().to_owned(),
+        port_value: match elsewhere {
+            Address::Ip(ip) if *elsewhere != host.address => ip.port().into(),
+            _ => 0,
+        },
+        ..HealthCheckConfig::default()
+    };
     let additional = host.additional_addresses.iter();
     endpoint::LbEndpoint {
         health_status: health.into(),
@@ -187,7 +198,7 @@ fn lb_endpoint(host: &Host) -> endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
             endpoint::Endpoint {
                 address: Some(host.address.to_proto()),
-                health_check_config: Some(HealthCheckConfig::default()),
+                health_check_config: Some(health_check),
                 hostname: host.hostname.to_string(),
                 additional_addresses: additional
                     .map(|additional| AdditionalAddress {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pool::HostPools;
@@ -25,16 +26,31 @@ pub struct Host {
     pub locality: Arc<Locality>,
     /// `LbEndpoint.metadata`.
     pub metadata: DynamicMetadata,
+    /// `LocalityLbEndpoints.metadata`, shared by the hosts of the locality.
+    pub locality_metadata: Option<Arc<DynamicMetadata>>,
     /// `LbEndpoint.load_balancing_weight`, 1.. Default 1.
     pub weight: u32,
     /// `LocalityLbEndpoints.priority`: 0 is tried first.
     pub priority: u32,
     /// Whether the metadata call it a canary (`envoy.lb`, `canary`).
     pub canary: bool,
+    /// `Endpoint.health_check_config`, where it says anything.
+    pub health_check: Option<Box<HostHealthCheck>>,
     /// Why it may not be well: bits of [`HealthFlag`].
     pub health: HealthFlags,
     /// What happened on it.
     pub stats: HostStats,
+}
+
+/// `Endpoint.HealthCheckConfig`: how the active health checks of one host differ from those of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostHealthCheck {
+    /// Where it is checked; none: where its requests go.
+    pub address: Option<Address>,
+    /// The host that checks name; empty: what the health check says, or the name of the cluster.
+    pub hostname: Box<str>,
+    /// Whether it is not checked at all.
+    pub disabled: bool,
 }
 
 /// `envoy.config.core.v3.Locality`.
@@ -64,6 +80,14 @@ pub enum HealthFlag {
     DegradedEdsHealth = 16,
     /// `health_status` of the endpoint is `DRAINING`.
     EdsStatusDraining = 32,
+    /// Its discovery has taken it away, and it stays for as long as its health checks succeed.
+    PendingDynamicRemoval = 64,
+    /// It has not been checked yet, and counts nowhere until it is (`ignore_new_hosts_until_first_hc`).
+    PendingActiveHc = 128,
+    /// It has said that it fails (`x-envoy-immediate-health-check-fail`), and counts nowhere until it succeeds.
+    ExcludedViaImmediateHcFail = 256,
+    /// The last health check was not answered in time.
+    ActiveHcTimeout = 512,
 }
 
 /// A set of [`HealthFlag`]s that main changes and everybody reads.
@@ -89,6 +113,8 @@ pub struct HostStats(Arc<HostState>);
 #[derive(Debug)]
 struct HostState {
     flags: AtomicU32,
+    /// How it stands in the counts of its cluster: a [`Standing`]. Main alone writes and reads it.
+    counted: AtomicU32,
     workers: u32,
     shards: OnceLock<Box<[HostShard]>>,
 }
@@ -119,6 +145,10 @@ pub struct WorkerHost {
     handle: Rc<HostHandle>,
     /// Since when its health checks have not failed, as far as a load balancer wanted to know.
     healthy_since: Cell<Option<Instant>>,
+    /// Its place among all hosts of its priority, in the load balancer of the whole cluster.
+    pub(super) place: Cell<u32>,
+    /// As how the load balancer of the whole cluster counts it.
+    pub(super) counted: Cell<Standing>,
     pub(super) pools: Rc<HostPools>,
 }
 
@@ -128,6 +158,8 @@ pub(super) struct HostHandle {
     pub(super) host: Arc<Host>,
     /// The shard of the host's stats that this worker writes.
     shard: usize,
+    /// Rung when it fails.
+    pub(super) failures: Rc<Notify>,
 }
 
 impl Host {
@@ -140,17 +172,58 @@ impl Host {
             hostname: Arc::default(),
             locality: nowhere(),
             metadata: DynamicMetadata::default(),
+            locality_metadata: None,
             weight: 1,
             priority: 0,
             canary: false,
+            health_check: None,
             health: HealthFlags(stats.0.clone()),
             stats,
         }
     }
 
-    /// Whether it does not count where the share of healthy hosts is asked for: `health_status` is `DRAINING`.
+    /// Whether it does not count where the share of healthy hosts is asked for: it drains by itself, has said that it fails, or
+    /// is waiting for its first health check.
     pub fn is_excluded(&self) -> bool {
-        self.health.has(HealthFlag::EdsStatusDraining)
+        let excluded = HealthFlag::EdsStatusDraining as u32
+            | HealthFlag::PendingActiveHc as u32
+            | HealthFlag::ExcludedViaImmediateHcFail as u32;
+        self.health.get() & excluded != 0
+    }
+
+    /// Where it is checked.
+    pub fn health_check_address(&self) -> &Address {
+        let own = self.health_check.as_ref();
+        own.and_then(|own| own.address.as_ref())
+            .unwrap_or(&self.address)
+    }
+
+    /// The host that its checks name, if it says so itself.
+    pub fn health_check_hostname(&self) -> &str {
+        self.health_check.as_ref().map_or("", |own| &own.hostname)
+    }
+
+    /// Whether active health checks leave it alone.
+    pub fn has_no_health_checks(&self) -> bool {
+        self.health_check.as_ref().is_some_and(|own| own.disabled)
+    }
+
+    /// How it counts among the hosts of its cluster.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            health: self.coarse_health(),
+            excluded: self.is_excluded(),
+        }
+    }
+
+    /// As how it was last counted. Of main alone.
+    pub(super) fn counted(&self) -> Standing {
+        Standing::from_bits(self.stats.0.counted.load(Relaxed))
+    }
+
+    /// Remembers as how it is counted.
+    pub(super) fn set_counted(&self, standing: Standing) {
+        self.stats.0.counted.store(standing.bits(), Relaxed);
     }
 
     /// The same host as `old` with another configuration: it keeps the stats, the health and the connections of `old`.
@@ -165,7 +238,7 @@ impl Host {
 
     /// Tells hosts apart: the same for as long as a host stays, whatever becomes of its configuration.
     pub(super) fn identity(&self) -> HostIdentity {
-        HostIdentity(Arc::as_ptr(&self.stats.0))
+        HostIdentity(Arc::as_ptr(&self.stats.0).addr())
     }
 
     /// How far it can be used.
@@ -186,9 +259,35 @@ impl Host {
     }
 }
 
-/// Which host, among those that are alive.
+/// Which host, among those that are alive: the address of what stays of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct HostIdentity(*const HostState);
+pub(super) struct HostIdentity(usize);
+
+/// How a host counts among those of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) health: Health,
+    /// It does not count where shares are asked for.
+    pub(super) excluded: bool,
+}
+
+impl Standing {
+    fn bits(self) -> u32 {
+        self.health as u32 | u32::from(self.excluded) << 2
+    }
+
+    fn from_bits(bits: u32) -> Self {
+        let health = match bits & 3 {
+            0 => Health::Unhealthy,
+            1 => Health::Degraded,
+            _ => Health::Healthy,
+        };
+        Self {
+            health,
+            excluded: bits & 4 != 0,
+        }
+    }
+}
 
 /// Hosts without a locality share one.
 fn nowhere() -> Arc<Locality> {
@@ -217,6 +316,12 @@ impl HealthFlags {
         self.0.flags.fetch_or(flag as u32, Relaxed);
     }
 
+    /// Replaces those flags that are among `mask`, and leaves all others.
+    pub fn replace_among(&self, mask: u32, bits: u32) {
+        self.0.flags.fetch_and(!mask | bits, Relaxed);
+        self.0.flags.fetch_or(bits & mask, Relaxed);
+    }
+
     /// Clears a flag.
     pub fn clear(&self, flag: HealthFlag) {
         self.0.flags.fetch_and(!(flag as u32), Relaxed);
@@ -240,6 +345,7 @@ impl HostStats {
     pub fn new(workers: usize) -> Self {
         Self(Arc::new(HostState {
             flags: AtomicU32::new(0),
+            counted: AtomicU32::new(0),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
             shards: OnceLock::new(),
         }))
@@ -275,9 +381,16 @@ impl WorkerHost {
 
     /// The host with empty pools, on the worker whose stats shard is `shard`.
     pub fn on_worker(host: Arc<Host>, shard: usize) -> Self {
+        let standing = host.standing();
         Self {
-            handle: Rc::new(HostHandle { host, shard }),
+            handle: Rc::new(HostHandle {
+                host,
+                shard,
+                failures: Rc::default(),
+            }),
             healthy_since: Cell::new(None),
+            place: Cell::new(0),
+            counted: Cell::new(standing),
             pools: Rc::default(),
         }
     }
@@ -291,8 +404,11 @@ impl WorkerHost {
             handle: Rc::new(HostHandle {
                 host: host.clone(),
                 shard: self.handle.shard,
+                failures: self.handle.failures.clone(),
             }),
             healthy_since: self.healthy_since.clone(),
+            place: self.place.clone(),
+            counted: self.counted.clone(),
             pools: self.pools.clone(),
         })
     }
@@ -329,6 +445,13 @@ impl WorkerHost {
 
     pub(super) fn handle(&self) -> &Rc<HostHandle> {
         &self.handle
+    }
+
+    /// Its health checks fail, or it was ejected: what was made for it is not used again, and TCP connections end where the cluster
+    /// says so.
+    pub(super) fn fail(&self) {
+        self.pools.drain();
+        self.handle.failures.notify_waiters();
     }
 
     /// Ends every idle connection, and lets those in use end with their streams.

@@ -5,7 +5,7 @@
 //! that asks for the cluster, on whatever thread, makes it for all. Discovery, warming and stats do not wait for that: what
 //! `/stats`, `/clusters` and `/config_dump` show is made for the page, of every such cluster in turn, and dropped with it.
 //!
-//! Clusters with filters of their own or with subsets, and new versions of those that streams have touched, are made when they
+//! Clusters with health checks, with filters of their own or with subsets, and new versions of those that streams have touched, are made when they
 //! come.
 
 use std::collections::HashMap;
@@ -257,7 +257,7 @@ impl LazyCluster {
             let drops = |assignment: &LoadAssignment| assignment.drop_overload.clone();
             let is_dropped = drops(&assignment);
             let old = state.hosts(workers);
-            let (new, difference) = next_hosts(assignment, &old, workers);
+            let (new, difference) = next_hosts(assignment, &old, None, workers);
             // What says the same in another order changes nothing.
             if difference != Difference::default()
                 || is_dropped != state.assignment().as_ref().and_then(drops)
@@ -465,7 +465,7 @@ impl ColdState {
     /// The hosts as they were assigned last.
     fn hosts(&self, workers: usize) -> PrioritySet {
         let mut set = match self.assignment() {
-            Some(assignment) => next_hosts(assignment, &PrioritySet::default(), workers).0,
+            Some(assignment) => next_hosts(assignment, &PrioritySet::default(), None, workers).0,
             None => PrioritySet::default(),
         };
         set.keep_priorities(self.priorities);

@@ -11,7 +11,9 @@ mod dump;
 mod dynamic_clusters;
 #[cfg(test)]
 mod dynamic_tests;
+mod health_check;
 mod host;
+mod host_health;
 mod lazy_cluster;
 #[cfg(test)]
 mod lazy_tests;
@@ -33,7 +35,9 @@ pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats};
 pub use cluster_names::{ClusterId, ClusterNames, NamedClusters};
 pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
-pub use host::{Health, HealthFlag, Host, HostStat, HostStats, Locality, WorkerHost};
+pub use host::{
+    Health, HealthFlag, Host, HostHealthCheck, HostStat, HostStats, Locality, WorkerHost,
+};
 pub use load_balancer::{LB_NAMESPACE, LoadBalancerContext, MetadataMatch};
 pub use on_demand::OnDemandClusters;
 pub use pool::{RequestGuard, RetryGuard};

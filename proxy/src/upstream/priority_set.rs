@@ -1,12 +1,13 @@
 //! The hosts of a cluster by priority.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::host::{Health, Host, Locality};
+use super::host::{Health, Host, HostIdentity, Locality};
 use super::load_balancer::{HashTables, SubsetTable};
 
 /// The hosts of a cluster at one moment. Immutable; a change makes a new one, in which unchanged hosts are the same.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PrioritySet {
     /// By priority, 0 first. There may be empty ones in between.
     pub priorities: Box<[HostSet]>,
@@ -18,10 +19,12 @@ pub struct PrioritySet {
     pub(super) hash_tables: Option<Arc<HashTables>>,
     /// With `lb_subset_config`; set likewise.
     pub(super) subsets: Option<Arc<SubsetTable>>,
+    /// Where each host is: its priority, and its index there. Of clusters that watch over the health of their hosts; set likewise.
+    pub(super) places: Option<Arc<HashMap<HostIdentity, (u32, u32)>>>,
 }
 
 /// The hosts of one priority.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HostSet {
     /// All of them.
     pub hosts: Box<[Arc<Host>]>,
@@ -30,7 +33,7 @@ pub struct HostSet {
 }
 
 /// The hosts of one locality.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LocalityHosts {
     /// Where they are.
     pub locality: Arc<Locality>,
@@ -70,6 +73,7 @@ impl PrioritySet {
             weighted_priority_health,
             hash_tables: None,
             subsets: None,
+            places: None,
         }
     }
 
@@ -82,6 +86,54 @@ impl PrioritySet {
         }
     }
 
+    pub(super) fn find_places(&self) -> Option<Arc<HashMap<HostIdentity, (u32, u32)>>> {
+        let priorities = (0..).zip(&self.priorities);
+        let places = priorities.flat_map(|(priority, set)| {
+            let hosts = (0..).zip(&set.hosts);
+            hosts.map(move |(at, host)| (host.identity(), (priority, at)))
+        });
+        Some(Arc::new(places.collect()))
+    }
+
+    /// The same without a host.
+    pub(super) fn without(&self, gone: HostIdentity) -> Self {
+        let groups = self.groups().into_iter().map(|mut group| {
+            group.hosts.retain(|host| host.identity() != gone);
+            group
+        });
+        let mut set = Self::new(
+            groups,
+            self.overprovisioning_factor,
+            self.weighted_priority_health,
+        );
+        let mut priorities = std::mem::take(&mut set.priorities).into_vec();
+        priorities.resize_with(self.priorities.len(), HostSet::default);
+        set.priorities = priorities.into();
+        set
+    }
+
+    /// The hosts by priority and locality, as they could have been given.
+    fn groups(&self) -> Vec<HostGroup> {
+        let mut groups: Vec<HostGroup> = Vec::new();
+        for (priority, set) in (0..).zip(&self.priorities) {
+            for host in &set.hosts {
+                let known = groups
+                    .iter_mut()
+                    .find(|group| group.priority == priority && group.locality == host.locality);
+                match known {
+                    Some(group) => group.hosts.push(host.clone()),
+                    None => groups.push(HostGroup {
+                        locality: host.locality.clone(),
+                        weight: set.weight_of(&host.locality),
+                        priority,
+                        hosts: vec![host.clone()],
+                    }),
+                }
+            }
+        }
+        groups
+    }
+
     /// All hosts of all priorities.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.priorities.iter().flat_map(|set| set.hosts.iter())
@@ -92,6 +144,16 @@ impl PrioritySet {
         self.hosts()
             .filter(|host| host.coarse_health() == health)
             .count()
+    }
+}
+
+impl HostSet {
+    /// The weight of a locality; 0 where localities have none.
+    pub(super) fn weight_of(&self, locality: &Locality) -> u32 {
+        let mut localities = self.localities.iter();
+        localities
+            .find(|known| *known.locality == *locality)
+            .map_or(0, |known| known.weight)
     }
 }
 

@@ -108,6 +108,10 @@ impl Host {
             failed_outlier_check: self.health.has(HealthFlag::FailedOutlierCheck),
             failed_active_degraded_check: self.health.has(HealthFlag::DegradedActiveHc),
             eds_health_status: eds.into(),
+            pending_dynamic_removal: self.health.has(HealthFlag::PendingDynamicRemoval),
+            pending_active_hc: self.health.has(HealthFlag::PendingActiveHc),
+            excluded_via_immediate_hc_fail: self.health.has(HealthFlag::ExcludedViaImmediateHcFail),
+            active_hc_timeout: self.health.has(HealthFlag::ActiveHcTimeout),
             ..pb::HostHealthStatus::default()
         }
     }

@@ -12,13 +12,15 @@ use super::circuit_breaker::{Resource, RoutingPriority};
 use super::cluster::{ClusterInfo, CodeOrigin, CodeStats};
 use super::cluster_manager::Cluster;
 use super::cluster_table::{Changed, ClusterTable};
-use super::host::WorkerHost;
+use super::host::{HealthFlag, Host, WorkerHost};
+use super::host_health::{HealthChange, HostReport, Missed};
 use super::lazy_cluster::LazyCluster;
 use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
 use super::pool::{
     self, Acquire, Connector, PoolError, RequestGuard, RetryGuard, SocketConnector, StreamRequest,
     TcpUpstream,
 };
+use super::priority_set::PrioritySet;
 use super::{ClusterId, NamedClusters};
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
@@ -46,6 +48,10 @@ pub struct WorkerCluster {
     balancer: RefCell<WorkerLoadBalancer>,
     /// The version of the hosts that the balancer agrees with.
     seen: Cell<u64>,
+    /// The hosts of that version.
+    hosts: RefCell<Arc<PrioritySet>>,
+    /// How many changes of the health of single hosts it agrees with.
+    seen_health: Cell<u64>,
 }
 
 /// A cluster without its hosts: what connections and requests hold on to.
@@ -213,6 +219,8 @@ impl WorkerCluster {
                 cluster.panic_threshold.clone(),
             )),
             seen: Cell::new(u64::MAX),
+            hosts: RefCell::default(),
+            seen_health: Cell::new(cluster.health_changes.version()),
             handle: Rc::new(ClusterHandle {
                 info: cluster.info.clone(),
                 cluster,
@@ -364,10 +372,57 @@ impl WorkerCluster {
             return;
         }
         self.seen.set(version);
-        let hosts = self.handle.cluster.hosts.load_full();
-        let gone = self.balancer.borrow_mut().update(&hosts, self.handle.shard);
+        let ClusterHandle { cluster, shard, .. } = &*self.handle;
+        let hosts = cluster.hosts.load_full();
+        let (version, missed) = cluster.health_changes.since(self.seen_health.get());
+        self.seen_health.set(version);
+        let is_same = Arc::ptr_eq(&hosts, &self.hosts.borrow());
+        let mut balancer = self.balancer.borrow_mut();
+        let gone = match &missed {
+            Missed::These(changes) if is_same => {
+                let counted = changes.iter().filter_map(|change| match change {
+                    HealthChange::Counted(host) => Some(*host),
+                    HealthChange::Failed(_) => None,
+                });
+                balancer.health_changed(&hosts, counted);
+                Vec::new()
+            }
+            _ => balancer.update(&hosts, *shard),
+        };
         for host in gone {
             host.drain();
+        }
+        match missed {
+            Missed::These(changes) => {
+                for change in changes {
+                    if let HealthChange::Failed(host) = change
+                        && let Some(host) = balancer.find(&hosts, host)
+                    {
+                        host.fail();
+                    }
+                }
+            }
+            Missed::Anything => {
+                let failed = balancer.hosts().filter(|host| {
+                    host.health.has(HealthFlag::FailedActiveHc)
+                        || host.health.has(HealthFlag::FailedOutlierCheck)
+                });
+                failed.for_each(|host| host.fail());
+            }
+        }
+        self.hosts.replace(hosts);
+    }
+
+    /// A response of `host` asked to be taken for a failed health check.
+    #[cold]
+    pub fn report_immediate_failure(&self, host: &Host) {
+        let cluster = &self.handle.cluster;
+        if cluster.info.health_check.is_none() {
+            return;
+        }
+        host.health.set(HealthFlag::ExcludedViaImmediateHcFail);
+        if let Some(reports) = &cluster.reports {
+            reports.add(HostReport::ImmediateFailure(host.identity()));
         }
     }
 }
@@ -402,12 +457,7 @@ impl ClusterHandle {
 
     pub(super) fn http1_settings(&self) -> Rc<ClientHttp1Settings> {
         let (settings, _) = self.http1.get_or_init(|| {
-            let http = &self.info.settings.http;
-            let settings = ClientHttp1Settings {
-                options: http.http1.clone(),
-                max_response_headers_kb: http.common.max_response_headers_kb,
-                max_headers_count: http.common.max_headers_count,
-            };
+            let settings = self.info.client_http1_settings();
             let stats = Http1CodecStats::new(&self.info.scope.scope("http1."));
             (Rc::new(settings), stats)
         });
@@ -425,17 +475,33 @@ impl ClusterHandle {
 
     fn http2(&self) -> &(Rc<ClientHttp2Settings>, Rc<Http2CodecStats>) {
         self.http2.get_or_init(|| {
-            let settings = &self.info.settings;
             let stats = Rc::new(Http2CodecStats::new(&self.info.scope.scope("http2.")));
-            let settings = ClientHttp2Settings {
-                options: settings.http.http2.clone(),
-                max_response_headers_kb: settings.http.common.max_response_headers_kb,
-                max_headers_count: settings.http.common.max_headers_count,
-                buffer_limit: usize::try_from(settings.per_connection_buffer_limit_bytes)
-                    .unwrap_or(usize::MAX),
-            };
-            (Rc::new(settings), stats)
+            (Rc::new(self.info.client_http2_settings()), stats)
         })
+    }
+}
+
+impl ClusterInfo {
+    /// How the codec of an HTTP/1 connection is set up.
+    pub(super) fn client_http1_settings(&self) -> ClientHttp1Settings {
+        let http = &self.settings.http;
+        ClientHttp1Settings {
+            options: http.http1.clone(),
+            max_response_headers_kb: http.common.max_response_headers_kb,
+            max_headers_count: http.common.max_headers_count,
+        }
+    }
+
+    /// The same of an HTTP/2 connection.
+    pub(super) fn client_http2_settings(&self) -> ClientHttp2Settings {
+        let settings = &self.settings;
+        ClientHttp2Settings {
+            options: settings.http.http2.clone(),
+            max_response_headers_kb: settings.http.common.max_response_headers_kb,
+            max_headers_count: settings.http.common.max_headers_count,
+            buffer_limit: usize::try_from(settings.per_connection_buffer_limit_bytes)
+                .unwrap_or(usize::MAX),
+        }
     }
 }
 

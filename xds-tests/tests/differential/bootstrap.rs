@@ -32,7 +32,9 @@ const LOG: &[(&str, &str)] = &[
 pub fn render(cases: &[(&Case, &Names)], folder: &Path) -> String {
     let mut listeners = String::new();
     let mut clusters = String::new();
+    let mut more = String::new();
     for (case, names) in cases {
+        more.push_str(&names.fill(&case.bootstrap, folder));
         listeners.push_str(&names.fill(&listener(case), folder));
         clusters.push_str(&names.fill(&self::clusters(case), folder));
     }
@@ -53,7 +55,7 @@ pub fn render(cases: &[(&Case, &Names)], folder: &Path) -> String {
     format!(
         "node: {{ id: differential, cluster: stories }}\n\
          admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\n\
-         {runtime}static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
+         {more}{runtime}static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
     )
 }
 

@@ -64,6 +64,7 @@ pub struct Case {
     pub log_lines: Option<usize>,
     pub stats: Vec<String>,
     pub runtime: Vec<(&'static str, u32)>,
+    pub bootstrap: String,
     pub pages: Vec<(String, String)>,
     pub in_order: bool,
     pub any_order: bool,
@@ -93,6 +94,7 @@ pub fn case(title: &'static str) -> Case {
         steps: Vec::new(),
         log_lines: None,
         runtime: vec![],
+        bootstrap: String::new(),
         stats: Vec::new(),
         pages: Vec::new(),
         in_order: false,
@@ -207,6 +209,12 @@ impl Case {
     /// Whole clusters beside those of the backends.
     pub fn clusters(mut self, yaml: &str) -> Self {
         self.more_clusters.push_str(&dedent(yaml));
+        self
+    }
+
+    /// More fields of the bootstrap, for all cases of the theme.
+    pub fn bootstrap(mut self, yaml: &str) -> Self {
+        self.bootstrap.push_str(&dedent(yaml));
         self
     }
 

@@ -24,17 +24,21 @@ mod attempts;
 mod bootstrap;
 mod case;
 mod clients;
+mod compression;
+mod credentials;
 mod descriptors;
 mod filters;
 mod frames;
 mod framing;
 mod hashing;
 mod hcm;
+mod health_checks;
 mod hedging;
 mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod local_limits;
 mod malformed;
 mod matching;
 mod names;
@@ -77,6 +81,7 @@ const THEMES: &[Theme] = &[
     ("malformed", malformed::cases),
     ("framing", framing::cases),
     ("upgrades", upgrades::cases),
+    ("local_limits", local_limits::cases),
     ("router", router::cases),
     ("retries", retries::cases),
     ("attempts", attempts::cases),
@@ -84,9 +89,12 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
+    ("health_checks", health_checks::cases),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
+    ("compression", compression::cases),
     ("jwt", jwt::cases),
+    ("credentials", credentials::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::feature::{Feature, GOOD, ca, compare};
+use crate::feature::{Feature, GOOD, ca, compare, pair};
+use crate::peers::HCM;
 use crate::pki::Pki;
 
 const WRONG: &str = "SAN_matcher,_certificate_SANs_are_[*.star.example,_a*.part.example,_Host.Example,_Some.Body@mail.example,_127.0.0.9,_2001:db8::1,_spiffe://td/ns/n/sa/names,_user@realm]";
@@ -186,6 +187,139 @@ fn forwarding(pki: &Pki) -> Vec<Feature> {
             ";Chain=\"-----BEGIN%20CERTIFICATE",
         ),
         set("xfcc_issuer", "issuer: true", ";Issuer=\"CN=Test CA\""),
+        Feature::new("xfcc_of_two_uris", pki)
+            .certificates(&[pair(pki, "two_uris", "two_uris", "")])
+            .common(&format!("validation_context: {{ {} }}", ca(pki, "")))
+            .manager("forward_client_cert_details: SANITIZE_SET, set_current_client_cert_details: { uri: true },")
+            .talk("two_uris", "xfcc=By=spiffe://td/first;By=spiffe://td/second;Hash="),
+    ]
+}
+
+/// What a client says of other certificates, instead of what it always says here; none: nothing.
+fn says(value: Option<&str>) -> String {
+    let mutation = match value {
+        None => "remove: x-forwarded-client-cert".to_owned(),
+        Some(value) => format!(
+            "append: {{ header: {{ key: x-forwarded-client-cert, value: '{value}' }}, append_action: OVERWRITE_IF_EXISTS_OR_ADD }}"
+        ),
+    };
+    format!(
+        "early_header_mutation_extensions: [ {{ name: early, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation, mutations: [ {{ {mutation} }} ] }} }} ],"
+    )
+}
+
+fn as_json(pki: &Pki) -> Vec<Feature> {
+    const ALL: &str = "subject: true, uri: true, dns: true, cert: true, chain: true, issuer: true";
+    let with = |title, server: &str, how: &str, before: &str, shows| {
+        Feature::new(title, pki)
+            .certificates(&[pair(pki, server, server, "")])
+            .common(&format!("validation_context: {{ {} }}", ca(pki, "")))
+            .manager(&format!("forward_client_cert_details: {how} }}, {before}"))
+            .talk("names", shows)
+            .talk("two_uris", GOOD)
+            .talk("no_san", GOOD)
+            .talk("deep", GOOD)
+            .talk("", GOOD)
+    };
+    let set =
+        |details: &str| format!("SANITIZE_SET, set_current_client_cert_details: {{ {details}");
+    let append =
+        |details: &str| format!("APPEND_FORWARD, set_current_client_cert_details: {{ {details}");
+    let json = "format: JSON, subject: true";
+    let object = "[{\"hash\":\"a\"}]";
+    vec![
+        with(
+            "json_nothing_more",
+            "server",
+            &set("format: JSON"),
+            "",
+            "xfcc=[{\"by\":[\"spiffe://td/ns/a/sa/b\"],\"hash\":\"",
+        ),
+        with(
+            "json_all",
+            "two_uris",
+            &set(&format!("format: JSON, {ALL}")),
+            "",
+            "\"chain\":[\"-----BEGIN CERTIFICATE-----\\n",
+        ),
+        with(
+            "json_of_nameless_server",
+            "no_san",
+            &set("format: JSON, uri: true, dns: true"),
+            "",
+            "\"uri\":[\"spiffe://td/ns/n/sa/names\"],\"dns\":[\"*.star.example\",",
+        ),
+        with(
+            "json_after_nothing",
+            "server",
+            &append(json),
+            &says(None),
+            "xfcc=[{\"by\":[",
+        ),
+        with(
+            "json_after_json",
+            "server",
+            &append(json),
+            &says(Some(object)),
+            "xfcc=[{\"hash\":\"a\"},{\"by\":[",
+        ),
+        with(
+            "json_after_text",
+            "server",
+            &append(json),
+            "",
+            "xfcc=By=before,By=spiffe://td/ns/a/sa/b;Hash=",
+        ),
+        with(
+            "text_after_json",
+            "server",
+            &append("subject: true"),
+            &says(Some(object)),
+            "xfcc=[{\"hash\":\"a\"},{\"by\":[",
+        ),
+        with(
+            "text_after_broken_json",
+            "server",
+            &append("subject: true"),
+            &says(Some("[{\"hash\":")),
+            "xfcc=[{\"hash\":,By=spiffe:",
+        ),
+    ]
+}
+
+fn chosen(pki: &Pki) -> Vec<Feature> {
+    let action = |config: &str| {
+        format!(
+            "{{ action: {{ name: a, typed_config: {{ \"@type\": {HCM}.ForwardClientCertConfig, {config} }} }} }}"
+        )
+    };
+    let set = action(
+        "forward_client_cert_details: SANITIZE_SET, set_current_client_cert_details: { subject: true, format: JSON }",
+    );
+    let keep = action("forward_client_cert_details: FORWARD_ONLY");
+    let trusted = format!(
+        "matcher_list: {{ matchers: [ {{ predicate: {{ single_predicate: {{ input: {{ name: i, typed_config: {{ \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-forwarded-client-cert }} }}, value_match: {{ prefix: \"By=be\" }} }} }}, on_match: {keep} }} ] }}, on_no_match: {set}"
+    );
+    let subject = format!(
+        "matcher_tree: {{ input: {{ name: i, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput }} }}, exact_match_map: {{ map: {{ \"CN=no_san\": {keep} }} }} }}"
+    );
+    let with = |title, matcher: &str, before: &str| {
+        Feature::new(title, pki)
+            .common(&format!("validation_context: {{ {} }}", ca(pki, "")))
+            .manager(&format!(
+                "forward_client_cert_details: SANITIZE_SET, forward_client_cert_matcher: {{ {matcher} }}, {before}"
+            ))
+    };
+    vec![
+        with("chosen_by_header", &trusted, "")
+            .talk("names", "xfcc=By=before")
+            .talk("", "xfcc=-"),
+        with("chosen_by_no_header", &trusted, &says(None))
+            .talk("names", "\"subject\":\"CN=names\"}]")
+            .talk("", "xfcc=-"),
+        with("chosen_by_certificate", &subject, "")
+            .talk("no_san", "xfcc=By=before")
+            .talk("names", "xfcc=By=spiffe://td/ns/a/sa/b;Hash="),
     ]
 }
 
@@ -200,4 +334,12 @@ async fn clients_are_known_by_their_names_as_with_envoy() {
 #[tokio::test]
 async fn certificates_are_forwarded_as_by_envoy() {
     compare("tls_forwarding", forwarding).await;
+}
+
+#[tokio::test]
+async fn certificates_are_forwarded_as_json_and_by_choice_as_by_envoy() {
+    compare("tls_forwarding_json", |pki| {
+        [as_json(pki), chosen(pki)].into_iter().flatten().collect()
+    })
+    .await;
 }

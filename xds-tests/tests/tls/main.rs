@@ -13,6 +13,7 @@
     reason = "a program exports nothing; `pub` marks what other files use"
 )]
 
+mod certificates;
 mod downstream;
 mod feature;
 mod features;

@@ -43,6 +43,12 @@ impl Pki {
                 dns("second.example"),
             ];
         });
+        pki.leaf("two_uris", &ca, 2035, |params| {
+            params.subject_alt_names = vec![
+                SanType::URI("spiffe://td/first".try_into().unwrap()),
+                SanType::URI("spiffe://td/second".try_into().unwrap()),
+            ];
+        });
         pki.leaf("expired", &ca, 2021, |params| {
             params.subject_alt_names = vec![dns("client.example")];
         });

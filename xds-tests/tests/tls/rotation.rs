@@ -1,5 +1,8 @@
 //! Two sidecars with mTLS between them, whose certificates, keys and roots are replaced while they work.
 //!
+//! Requests are due at an even pace, and every one that is due must be answered with 200. Each rotation lasts until clients of the
+//! sidecars have come back with its certificate, over connections that were made after it.
+//!
 //! A rotation is what Kubernetes does: a folder with a new version, and a link that is moved onto it. A root is replaced in three
 //! rotations: both roots are trusted, then the leaves are of the new one, then the old one is gone.
 
@@ -13,11 +16,11 @@ use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
 use outrigger_xds_tests::proxy::{Proxy, admin_get};
-use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::peers::{HCM, ROUTER};
 use crate::pki::{Authority, params};
@@ -28,11 +31,18 @@ const SOCKETS: usize = 1_000;
 /// Requests per second, and the connections that carry them.
 const RATE: u64 = 1_000;
 const CLIENTS: u64 = 20;
+/// The time between two requests of a client.
+const PACE: Duration = Duration::from_micros(1_000_000 * CLIENTS / RATE);
+/// The connections that sidecars make, and the requests that are answered, before the next rotation.
+const HANDSHAKES: u64 = 2;
+const REQUESTS: u64 = 25;
 
 /// A folder whose link `data` is moved from version to version.
 pub struct Secrets {
     pub folder: PathBuf,
-    version: usize,
+    version: u8,
+    /// The serial number of the certificates: the version with which they came.
+    serial: u8,
     root: (Authority, String),
     /// What is trusted, in PEM.
     trusted: String,
@@ -56,6 +66,7 @@ impl Secrets {
             trusted: root.1.clone(),
             root,
             version: 0,
+            serial: 0,
             folder,
         };
         let shown = secrets.folder.display().to_string();
@@ -88,7 +99,7 @@ impl Secrets {
     fn rotate(&mut self, old: &mut Option<String>) {
         match self.version % 3 {
             1 => {
-                let new = authority(self.version);
+                let new = authority(self.version.into());
                 *old = Some(std::mem::replace(&mut self.root, new).1);
                 self.trusted = format!("{}{}", old.as_deref().unwrap_or_default(), self.root.1);
                 self.write(false);
@@ -105,10 +116,14 @@ impl Secrets {
         let new = self.folder.join(format!("v{}", self.version));
         fs::create_dir_all(&new).unwrap();
         fs::write(new.join("root.crt"), &self.trusted).unwrap();
+        if leaves {
+            self.serial = self.version + 1;
+        }
         for name in ["server", "client"] {
             if leaves {
                 let mut params = params(name, 2035);
                 let uri = format!("spiffe://td/ns/n/sa/{name}");
+                params.serial_number = Some(SerialNumber::from(vec![self.serial]));
                 params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
                 let key = KeyPair::generate().unwrap();
                 let pem = params.signed_by(&key, &self.root.0).unwrap().pem();
@@ -166,7 +181,7 @@ pub fn inner(folder: &Path, sockets: u16) -> String {
     {ADDRESS}
     filter_chains:
     - {socket}
-      filters: [ {{ name: hcm, typed_config: {{ "@type": {HCM}, stat_prefix: http, {UPGRADES}, route_config: {{ virtual_hosts: [ {{ name: v, domains: ["*"], routes: [ {{ match: {{ path: /ws }}, route: {{ cluster: sockets, timeout: 0s }} }}, {{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: ok }} }} }} ] }} ] }}, http_filters: [ {ROUTER} ] }} }} ]
+      filters: [ {{ name: hcm, typed_config: {{ "@type": {HCM}, stat_prefix: http, {UPGRADES}, route_config: {{ response_headers_to_add: [ {{ header: {{ key: x-serial, value: "%DOWNSTREAM_PEER_SERIAL%" }} }} ], virtual_hosts: [ {{ name: v, domains: ["*"], routes: [ {{ match: {{ path: /ws }}, route: {{ cluster: sockets, timeout: 0s }} }}, {{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: ok }} }} }} ] }} ] }}, http_filters: [ {ROUTER} ] }} }} ]
   - name: tcp
     {ADDRESS}
     filter_chains:
@@ -215,16 +230,29 @@ pub fn outer(folder: &Path, http: SocketAddr, tcp: SocketAddr) -> String {
 struct Tally {
     good: Cell<u64>,
     bad: RefCell<Vec<String>>,
-    done: Cell<bool>,
+    /// The serial number of the newest certificate that the sidecar of the server has seen.
+    newest: Cell<u8>,
+    /// From when on no more requests are due.
+    end: Cell<Option<Instant>>,
 }
 
-/// Sends requests on one connection at an even pace, until it is told to end.
-async fn load(address: SocketAddr, tally: Rc<Tally>) {
+/// The certificate with which the request of this answer came.
+fn serial(answer: &str) -> Option<u8> {
+    let rest = answer.split("x-serial: ").nth(1)?;
+    u8::from_str_radix(rest.lines().next()?, 16).ok()
+}
+
+/// Sends requests on one connection at an even pace, and all that are due until the end; late ones at once.
+async fn load(address: SocketAddr, tally: Rc<Tally>, start: Instant) {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    let mut pace = interval(Duration::from_micros(1_000_000 * CLIENTS / RATE));
     let mut buffer = Vec::new();
-    while !tally.done.get() {
-        pace.tick().await;
+    let mut due = start;
+    loop {
+        sleep_until(due).await;
+        if tally.end.get().is_some_and(|end| due >= end) {
+            return;
+        }
+        due += PACE;
         let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         stream.write_all(request).await.expect("the sidecar reads");
         buffer.clear();
@@ -239,6 +267,8 @@ async fn load(address: SocketAddr, tally: Rc<Tally>) {
                 return;
             }
         }
+        let newest = serial(&String::from_utf8_lossy(&buffer)).expect("there was a certificate");
+        tally.newest.set(tally.newest.get().max(newest));
         tally.good.set(tally.good.get() + 1);
     }
 }
@@ -319,6 +349,26 @@ async fn taken(inner: &Proxy, outer: &Proxy, before: (u64, u64)) -> (u64, u64) {
     }
 }
 
+/// Waits until the sidecars have used a rotation: on new connections, and with the certificate that is valid now.
+async fn used(inner: &Proxy, tally: &Tally, serial: u8) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    let handshakes = stat(inner, HANDSHAKE).await + HANDSHAKES;
+    let requests = tally.good.get() + REQUESTS;
+    while tally.newest.get() != serial
+        || tally.good.get() < requests
+        || stat(inner, HANDSHAKE).await < handshakes
+    {
+        assert!(
+            Instant::now() < patience,
+            "certificate {serial} is not used: {:?}",
+            tally.newest
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const HANDSHAKE: &str = "listener.inner.ssl.handshake";
+
 async fn updates(inner: &Proxy, outer: &Proxy) -> (u64, u64) {
     (
         stat(
@@ -367,20 +417,19 @@ async fn story() {
         sockets.push(web_socket(http).await);
     }
     let tally = Rc::new(Tally::default());
+    let start = Instant::now();
     let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
-        .map(|_| spawn_local(load(http, tally.clone())))
+        .map(|_| spawn_local(load(http, tally.clone(), start)))
         .collect();
     sleep(Duration::from_millis(500)).await;
 
-    let start = Instant::now();
     let mut old = None;
     let mut before = updates(&inner, &outer).await;
     let mut memory = None;
     for number in 0..ROTATIONS {
         secrets.rotate(&mut old);
         before = taken(&inner, &outer, before).await;
-        // Some requests with what is new, among them on new connections.
-        sleep(Duration::from_millis(50)).await;
+        used(&inner, &tally, secrets.serial).await;
         for socket in sockets.iter_mut().skip(number).step_by(ROTATIONS) {
             assert!(
                 echoes(socket).await,
@@ -392,28 +441,30 @@ async fn story() {
         }
     }
     let took = start.elapsed();
-    tally.done.set(true);
+    tally.end.set(Some(start + took));
     for client in clients {
         client.await.unwrap();
     }
+    let late = start.elapsed() - took;
     assert!(tally.bad.borrow().is_empty(), "{:?}", tally.bad.borrow());
     let mut lost = 0;
     for stream in idle.iter_mut().chain(&mut sockets) {
         lost += usize::from(!echoes(stream).await);
     }
     assert_eq!(lost, 0, "connections are lost");
-    let rate = tally.good.get() * 1_000 / u64::try_from(took.as_millis()).unwrap();
-    let handshakes = stat(&inner, "listener.inner.ssl.handshake").await;
+    let due = u64::try_from(took.as_nanos().div_ceil(PACE.as_nanos())).unwrap() * CLIENTS;
+    let rate = due * 1_000 / u64::try_from((took + late).as_millis()).unwrap();
+    let handshakes = stat(&inner, HANDSHAKE).await;
     let failed = stat(&outer, "cluster.http.upstream_cx_connect_fail").await;
     let end = (inner.resident().unwrap(), outer.resident().unwrap());
     println!(
-        "{ROTATIONS} rotations in {took:?}: {} requests ({rate}/s), {SOCKETS} WebSockets, {handshakes} handshakes, {failed} failed; resident {memory:?}, then {end:?} bytes",
+        "{ROTATIONS} rotations in {took:?} and {late:?}: {} requests ({rate}/s), {SOCKETS} WebSockets, {handshakes} handshakes, {failed} failed; resident {memory:?}, then {end:?} bytes",
         tally.good.get()
     );
     assert_eq!(failed, 0, "connections failed");
-    assert!(handshakes > 200, "there were only {handshakes} handshakes");
-    // On a machine that does much else at the time.
-    assert!(rate * 2 > RATE, "only {rate} requests per second");
+    assert_eq!(tally.good.get(), due, "requests that were due");
+    // The last ones may be late, on a machine that does much else at the time.
+    assert!(rate * 10 > RATE * 9, "only {rate} requests per second");
     for ((quarter, end), name) in [memory.unwrap().0, memory.unwrap().1]
         .into_iter()
         .zip([end.0, end.1])

@@ -16,27 +16,29 @@ use tokio::time::sleep;
 use crate::peers::{EXPIRED, HCM, NO_ISSUER, ROUTER, Server, file_log, line};
 use crate::pki::Pki;
 
-const UPSTREAM_LOG: &str = "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% why=%UPSTREAM_TRANSPORT_FAILURE_REASON% v=%UPSTREAM_TLS_VERSION% c=%UPSTREAM_TLS_CIPHER% subject=%UPSTREAM_PEER_SUBJECT% issuer=%UPSTREAM_PEER_ISSUER% uri=%UPSTREAM_PEER_URI_SAN% local=%UPSTREAM_LOCAL_URI_SAN% sni=%UPSTREAM_SERVER_NAME%";
+const UPSTREAM_LOG: &str = "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% why=%UPSTREAM_TRANSPORT_FAILURE_REASON% v=%UPSTREAM_TLS_VERSION% c=%UPSTREAM_TLS_CIPHER% subject=%UPSTREAM_PEER_SUBJECT% issuer=%UPSTREAM_PEER_ISSUER% uri=%UPSTREAM_PEER_URI_SAN% local=%UPSTREAM_LOCAL_URI_SAN% sni=%UPSTREAM_SERVER_NAME% group=%UPSTREAM_TLS_GROUP% dns=%UPSTREAM_PEER_DNS_SAN% ip=%UPSTREAM_PEER_IP_SAN% pem=%UPSTREAM_PEER_CERT% from=%UPSTREAM_PEER_CERT_V_START% %UPSTREAM_PEER_CERT_V_START(%Y-%m-%d)% to=%UPSTREAM_PEER_CERT_V_END% %UPSTREAM_PEER_CERT_V_END(%s)% ours=%UPSTREAM_LOCAL_DNS_SAN% %UPSTREAM_LOCAL_IP_SAN%";
 
 /// The clusters: name, port, fields of the common context, fields around it, and part of what Envoy writes.
 #[expect(clippy::too_many_lines, reason = "a table of cases may be long")]
 fn clusters(
     pki: &Pki,
-    ports: [u16; 7],
+    ports: [u16; 8],
 ) -> Vec<(&'static str, u16, String, &'static str, &'static str)> {
-    let [good, mutual, expired, only13, wraps, revoked, plain] = ports;
+    let [good, mutual, expired, only13, wraps, revoked, names, plain] = ports;
     let ca = |name: &str, more: &str| {
         format!(
             "validation_context: {{ trusted_ca: {{ filename: {} }}{more} }}",
             pki.crt(name)
         )
     };
-    let own = format!(
-        "{}, tls_certificates: [ {{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }} }} ]",
-        ca("ca", ""),
-        pki.crt("client"),
-        pki.key("client")
-    );
+    let own = |name: &str| {
+        format!(
+            "{}, tls_certificates: [ {{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }} }} ]",
+            ca("ca", ""),
+            pki.crt(name),
+            pki.key(name)
+        )
+    };
     let wrong = ca(
         "ca",
         ", match_typed_subject_alt_names: [ { san_type: URI, matcher: { exact: x } } ]",
@@ -80,9 +82,33 @@ fn clusters(
         (
             "mutual",
             mutual,
-            own,
+            own("client"),
             "sni: server.example",
             "local=spiffe://td/ns/c/sa/d",
+        ),
+        (
+            "names_of_every_kind",
+            names,
+            ca("ca", ""),
+            "sni: server.example",
+            "dns=*.star.example,a*.part.example,Host.Example ip=127.0.0.9,2001:db8::1 pem=-----BEGIN%20CERTIFICATE",
+        ),
+        (
+            "names_of_every_kind_13",
+            names,
+            format!(
+                "{}, tls_params: {{ tls_maximum_protocol_version: TLSv1_3 }}",
+                ca("ca", "")
+            ),
+            "sni: server.example",
+            "from=2020-01-01T00:00:00.000Z 2020-01-01 to=2035-01-01T00:00:00.000Z 2051222400",
+        ),
+        (
+            "own_names",
+            mutual,
+            own("names"),
+            "sni: server.example",
+            "ours=*.star.example,a*.part.example,Host.Example 127.0.0.9,2001:db8::1",
         ),
         (
             "no_certificate",
@@ -176,7 +202,7 @@ fn clusters(
     ]
 }
 
-fn upstream(pki: &Pki, ports: [u16; 7], folder: &Path) -> String {
+fn upstream(pki: &Pki, ports: [u16; 8], folder: &Path) -> String {
     let log = file_log(&folder.join("access.log"), UPSTREAM_LOG);
     let mut routes = String::new();
     let mut all = String::new();
@@ -234,7 +260,7 @@ fn plain_server() -> u16 {
     port
 }
 
-async fn ask(binary: &Path, pki: &Pki, ports: [u16; 7], folder: &Path) -> Vec<String> {
+async fn ask(binary: &Path, pki: &Pki, ports: [u16; 8], folder: &Path) -> Vec<String> {
     fs::create_dir_all(folder).unwrap();
     let proxy = Proxy::start(binary, &upstream(pki, ports, folder), folder)
         .await
@@ -270,11 +296,12 @@ async fn servers_are_judged_as_envoy_judges_them() {
         Server::start(&pki, "server", &["-tls1_3"]),
         Server::start(&pki, "wraps", &[]),
         Server::start(&pki, "revoked", &[]),
+        Server::start(&pki, "names", &[]),
     ];
     let plain = plain_server();
-    let [good, mutual, expired, only13, wraps, revoked] =
+    let [good, mutual, expired, only13, wraps, revoked, names] =
         servers.each_ref().map(|server| server.port);
-    let ports = [good, mutual, expired, only13, wraps, revoked, plain];
+    let ports = [good, mutual, expired, only13, wraps, revoked, names, plain];
     sleep(Duration::from_millis(500)).await;
     let envoy = ask(
         &binaries::envoy().unwrap(),

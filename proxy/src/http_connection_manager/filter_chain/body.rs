@@ -71,11 +71,18 @@ impl<D: Direction> Chain<D> {
                     return Step::Stop(flow);
                 };
                 let (mut before, _) = self.take_buffer(position);
-                if before.is_empty() {
-                    return Step::On(data, end);
+                let data = if before.is_empty() {
+                    data
+                } else {
+                    before.extend_from_slice(&data);
+                    before.freeze()
+                };
+                match env.effects.trailers.take() {
+                    Some(trailers) if end.is_end() => {
+                        Step::Stop(self.end_with(position, data, trailers, filters, env))
+                    }
+                    _ => Step::On(data, end),
                 }
-                before.extend_from_slice(&data);
-                Step::On(before.freeze(), end)
             }
             DataStatus::StopIterationAndBuffer => {
                 held.limit_is_error = true;
@@ -91,13 +98,28 @@ impl<D: Direction> Chain<D> {
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::Wait(future) => {
-                held.wait = Some(future);
-                held.state = State::DataWaits;
+                held.wait(State::DataWaits, future);
                 self.hold(position, &data, end);
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::LocalReply(reply) => Step::Stop(Flow::LocalReply(reply)),
         }
+    }
+
+    /// The last data of a body goes on, and trailers that a filter has added to it.
+    fn end_with(
+        &mut self,
+        position: usize,
+        data: Bytes,
+        trailers: Fields,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        if !data.is_empty() {
+            let flow = self.run_data(position + 1, filters, env, data, EndStream::No);
+            let Flow::Done = flow else { return flow };
+        }
+        self.run_trailers(position + 1, filters, env, trailers)
     }
 
     pub(super) fn resume_data(
@@ -121,7 +143,8 @@ impl<D: Direction> Chain<D> {
         self.buffered = self.buffered.saturating_sub(before) + buffer.len();
         let held = &mut self.held[position];
         held.buffer = buffer;
-        held.state = State::Open;
+        held.wake();
+        Self::choose_route_anew(filters, env);
         let flow = self.send_injected(position, filters, env);
         let Flow::Done = flow else { return flow };
         let held = &mut self.held[position];
@@ -132,8 +155,7 @@ impl<D: Direction> Chain<D> {
                 self.release(position, filters, env)
             }
             DataStatus::Wait(future) => {
-                held.wait = Some(future);
-                held.state = State::DataWaits;
+                held.wait(State::DataWaits, future);
                 Flow::Done
             }
             DataStatus::StopIterationAndBuffer => {
@@ -149,6 +171,34 @@ impl<D: Direction> Chain<D> {
                 }
             }
             DataStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    pub(super) fn resume_trailers(
+        &mut self,
+        position: usize,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let index = D::index(position, filters.len());
+        let (filter, _, slot) = &mut filters.list[index];
+        let status = D::resume_trailers(&mut **filter, &mut context(env, slot.number));
+        self.held[position].wake();
+        Self::choose_route_anew(filters, env);
+        match status {
+            TrailersStatus::Continue => {
+                let flow = self.continue_head(position, filters, env);
+                let Flow::Done = flow else { return flow };
+                let flow = self.send_injected(position, filters, env);
+                let Flow::Done = flow else { return flow };
+                self.release(position, filters, env)
+            }
+            TrailersStatus::StopIteration => self.send_injected(position, filters, env),
+            TrailersStatus::Wait(future) => {
+                self.held[position].wait(State::TrailersWait, future);
+                self.send_injected(position, filters, env)
+            }
+            TrailersStatus::LocalReply(reply) => Flow::LocalReply(reply),
         }
     }
 
@@ -196,8 +246,7 @@ impl<D: Direction> Chain<D> {
                 TrailersStatus::Wait(future) => {
                     let held = &mut self.held[position];
                     held.trailers = Some(trailers);
-                    held.wait = Some(future);
-                    held.state = State::TrailersWait;
+                    held.wait(State::TrailersWait, future);
                     return self.send_injected(position, filters, env);
                 }
                 TrailersStatus::LocalReply(reply) => return Flow::LocalReply(reply),

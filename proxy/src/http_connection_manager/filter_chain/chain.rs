@@ -31,6 +31,26 @@ pub(super) struct Held {
     pub(super) wait: Option<LocalBoxFuture<'static, ()>>,
     /// More than the limit is an error, not a reason to stop reading.
     pub(super) limit_is_error: bool,
+    /// Before data or trailers that wait, the head is held as well.
+    head_held: bool,
+}
+
+impl Held {
+    /// Holds data or trailers, and the head before them if it is held already, until the future ends.
+    pub(super) fn wait(&mut self, state: State, future: LocalBoxFuture<'static, ()>) {
+        self.head_held |= matches!(self.state, State::HeadStopped(_));
+        self.state = state;
+        self.wait = Some(future);
+        self.limit_is_error = false;
+    }
+
+    /// What `wait` ends in.
+    pub(super) fn wake(&mut self) {
+        self.state = match std::mem::take(&mut self.head_held) {
+            true => State::HeadStopped(EndStream::No),
+            false => State::Open,
+        };
+    }
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -159,10 +179,7 @@ impl<D: Direction> Chain<D> {
         match self.held[position].state {
             State::AllStopped(end) => self.one_head(position, filters, env, end, true),
             State::DataWaits => self.resume_data(position, filters, env),
-            State::TrailersWait => {
-                self.held[position].state = State::Open;
-                self.release(position, filters, env)
-            }
+            State::TrailersWait => self.resume_trailers(position, filters, env),
             State::Open | State::HeadStopped(_) => Flow::Done,
         }
     }
@@ -197,12 +214,7 @@ impl<D: Direction> Chain<D> {
         } else {
             HeadersStatus::Continue
         };
-        if std::mem::take(&mut env.effects.route_cleared) {
-            let slots = env.routes.resolve(env.request, env.info);
-            if let Some(slots) = slots {
-                filters.renumber(&slots);
-            }
-        }
+        Self::choose_route_anew(filters, env);
         let status = Self::look_for_routes(status, filters, env);
         let held = &mut self.held[position];
         held.state = State::Open;
@@ -234,6 +246,16 @@ impl<D: Direction> Chain<D> {
                 Flow::Done
             }
             HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    /// Chooses the route again if a filter has cleared it.
+    #[inline]
+    pub(super) fn choose_route_anew(filters: &mut Filters, env: &mut ChainEnv<'_>) {
+        if std::mem::take(&mut env.effects.route_cleared)
+            && let Some(slots) = env.routes.resolve(env.request, env.info)
+        {
+            filters.renumber(&slots);
         }
     }
 

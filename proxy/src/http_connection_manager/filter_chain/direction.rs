@@ -53,6 +53,8 @@ pub trait Direction {
         cx: &mut StreamContext<'_>,
         trailers: &mut Fields,
     ) -> TrailersStatus;
+    /// `resume_decode_trailers`; those of a response go on.
+    fn resume_trailers(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>) -> TrailersStatus;
 }
 
 impl Direction for Decode {
@@ -110,6 +112,10 @@ impl Direction for Decode {
         trailers: &mut Fields,
     ) -> TrailersStatus {
         filter.decode_trailers(cx, trailers)
+    }
+
+    fn resume_trailers(filter: &mut dyn HttpFilter, cx: &mut StreamContext<'_>) -> TrailersStatus {
+        filter.resume_decode_trailers(cx)
     }
 }
 
@@ -171,5 +177,9 @@ impl Direction for Encode {
         trailers: &mut Fields,
     ) -> TrailersStatus {
         filter.encode_trailers(cx, trailers)
+    }
+
+    fn resume_trailers(_: &mut dyn HttpFilter, _: &mut StreamContext<'_>) -> TrailersStatus {
+        TrailersStatus::Continue
     }
 }

@@ -94,6 +94,8 @@ pub(super) struct DynamicFilter {
 
 /// What the configuration of a filter is converted for.
 struct Place {
+    /// What the filter is called.
+    name: Box<str>,
     server: Arc<ServerContext>,
     scope: Scope,
     upstream: bool,
@@ -123,6 +125,7 @@ impl DynamicFilter {
             type_urls,
         } = proto;
         let place = Place {
+            name: name.into(),
             server: cx.server.clone(),
             scope: cx.scope.clone(),
             upstream,
@@ -238,7 +241,7 @@ impl Place {
             scope: &self.scope,
             init,
         };
-        factory.from_proto(config, &cx, path)
+        factory.named_from_proto(&self.name, config, &cx, path)
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
-use outrigger_proto::pb::envoy::config::route::v3 as route_pb;
 use outrigger_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -16,6 +15,7 @@ use super::Stats;
 use super::keys::KeySet;
 use crate::config::{ConfigPath, Rejected};
 use crate::http::{Known, Protocol, RequestHead};
+use crate::http_filters::core_retry_policy::retry_policy as retry_policy_of;
 use crate::route::RetryPolicy;
 use crate::server::{FactoryContext, InitTarget, Worker};
 use crate::upstream::ClusterId;
@@ -83,7 +83,7 @@ impl RemoteKeys {
                 .reject(format!("\"{uri}\" is not an absolute URI of http or https"))
         })?;
         let cache_duration = path.duration("cache_duration", cache_duration);
-        let retry_policy = path.optional("retry_policy", retry_policy, self::retry_policy);
+        let retry_policy = path.optional("retry_policy", retry_policy, retry_policy_of);
         let ahead = path.optional("async_fetch", async_fetch, |proto, path| {
             let pb::JwksAsyncFetch {
                 fast_listener,
@@ -218,44 +218,6 @@ fn split_uri(uri: &str) -> Option<(&str, &str, &str)> {
     let (authority, path) = rest.split_at(end);
     let path = path.split('#').next().unwrap_or_default();
     (!authority.is_empty()).then_some((scheme, authority, if path.is_empty() { "/" } else { path }))
-}
-
-/// As Envoy turns a policy of the core API into one of a route.
-fn retry_policy(proto: core::RetryPolicy, path: &ConfigPath<'_>) -> Result<RetryPolicy, Rejected> {
-    let core::RetryPolicy {
-        retry_back_off,
-        num_retries,
-        retry_on,
-        retry_priority,
-        retry_host_predicate,
-        host_selection_retry_max_attempts,
-    } = proto;
-    path.unsupported_if_set("retry_priority", retry_priority)?;
-    path.unsupported_if_set("retry_host_predicate", retry_host_predicate)?;
-    // Of the host predicates alone.
-    let _ = host_selection_retry_max_attempts;
-    let retry_back_off = retry_back_off.map(|back_off| {
-        let core::BackoffStrategy {
-            base_interval,
-            max_interval,
-        } = back_off;
-        route_pb::retry_policy::RetryBackOff {
-            base_interval,
-            max_interval,
-        }
-    });
-    let retry_on = if retry_on.is_empty() {
-        "5xx,gateway-error,connect-failure,reset".to_owned()
-    } else {
-        retry_on
-    };
-    let policy = route_pb::RetryPolicy {
-        retry_on,
-        num_retries,
-        retry_back_off,
-        ..Default::default()
-    };
-    RetryPolicy::from_proto(policy, path)
 }
 
 #[cfg(test)]

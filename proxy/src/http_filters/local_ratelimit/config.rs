@@ -1,16 +1,16 @@
 //! What a local rate limit configuration says.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::extensions::filters::http::local_ratelimit::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::v3 as type_pb;
 
 use super::Stats;
-use super::limiter::{BucketSettings, DescriptorSettings, Limiter, LimiterSettings};
+use super::limiter::{DescriptorSettings, Limiter, LimiterSettings};
 use crate::config::{ConfigPath, Rejected};
-use crate::route::{HeaderParser, RateLimit};
+use crate::rate_limit::BucketSettings;
+use crate::route::{HeaderParser, RateLimit, RateLimitPlace};
 use crate::runtime::RuntimeFraction;
 use crate::server::FactoryContext;
 
@@ -35,12 +35,11 @@ pub(super) struct LimitConfig {
     /// In the place of those of the route.
     pub(super) rate_limits: Box<[RateLimit]>,
     pub(super) limiter: Limiter,
+    /// The buckets are for all members of the local cluster together.
+    pub(super) of_local_cluster: bool,
     /// One limiter per connection, made like this.
     pub(super) per_connection: Option<LimiterSettings>,
 }
-
-/// Shorter intervals are refused, as in Envoy.
-const SHORTEST_FILL: Duration = Duration::from_millis(50);
 
 impl LimitConfig {
     pub(super) fn from_proto(
@@ -71,10 +70,22 @@ impl LimitConfig {
         } = proto;
         let missing = per_route && token_bucket.is_none();
         let stat_prefix = path.non_empty("stat_prefix", stat_prefix);
-        let cluster_share =
-            path.unsupported_if_set("local_cluster_rate_limit", local_cluster_rate_limit);
+        let shares = local_cluster_rate_limit.map(|common::LocalClusterRateLimit {}| {
+            let path = path.field("local_cluster_rate_limit");
+            if local_rate_limit_per_downstream_connection {
+                return Err(path.reject(
+                    "local_cluster_rate_limit is set and local_rate_limit_per_downstream_connection is set to true",
+                ));
+            }
+            match cx.server.local_cluster.get() {
+                Some(_) => Ok(()),
+                None => Err(path.reject(
+                    "local_cluster_rate_limit is set but no local cluster name is present",
+                )),
+            }
+        });
         let default = path.optional("token_bucket", token_bucket, |bucket, path| {
-            bucket_settings(bucket, false, path)
+            BucketSettings::from_proto(bucket, "", path)
         });
         let fraction = |name: &str, proto| {
             path.optional(name, proto, |proto, path| {
@@ -98,11 +109,11 @@ impl LimitConfig {
         );
         let vh_rate_limits = path.enumeration("vh_rate_limits", vh_rate_limits);
         let rate_limits = path.each("rate_limits", rate_limits, |limit, path| {
-            RateLimit::from_proto(limit, cx, path)
+            RateLimit::of_filter(limit, RateLimitPlace::LocalFilter, cx, path)
         });
         let max_dynamic = max_dynamic_descriptors.map_or(20, |most| most.value);
         let max_dynamic = path.in_range("max_dynamic_descriptors", max_dynamic, 1..=u32::MAX);
-        cluster_share?;
+        let of_local_cluster = shares.transpose()?.is_some();
         if missing {
             return Err(path
                 .field("token_bucket")
@@ -132,6 +143,7 @@ impl LimitConfig {
             has_descriptors: !settings.descriptors.is_empty(),
             rate_limits: rate_limits?.into(),
             limiter: Limiter::new(&settings),
+            of_local_cluster,
             per_connection: local_rate_limit_per_downstream_connection.then_some(settings),
         })
     }
@@ -144,35 +156,6 @@ fn http_status(status: Option<type_pb::HttpStatus>) -> u16 {
         .ok()
         .filter(|code| (400..=599).contains(code))
         .unwrap_or(429)
-}
-
-fn bucket_settings(
-    proto: type_pb::TokenBucket,
-    of_descriptor: bool,
-    path: &ConfigPath<'_>,
-) -> Result<BucketSettings, Rejected> {
-    let type_pb::TokenBucket {
-        max_tokens,
-        tokens_per_fill,
-        fill_interval,
-    } = proto;
-    let interval = path.required("fill_interval", fill_interval)?;
-    let interval = path
-        .positive_duration("fill_interval", Some(interval))?
-        .unwrap_or(SHORTEST_FILL);
-    let tokens_per_fill = tokens_per_fill.map_or(1, |tokens| tokens.value);
-    let tokens_per_fill = path.in_range("tokens_per_fill", tokens_per_fill, 1..=u32::MAX)?;
-    if max_tokens > 0 && interval < SHORTEST_FILL {
-        let what = if of_descriptor { "descriptor " } else { "" };
-        return Err(path.field("fill_interval").reject(format!(
-            "local rate limit {what}token bucket fill timer must be >= 50ms"
-        )));
-    }
-    Ok(BucketSettings {
-        max_tokens,
-        tokens_per_fill,
-        fill_interval: interval,
-    })
 }
 
 fn descriptor_settings(
@@ -196,7 +179,7 @@ fn descriptor_settings(
             })
         };
         let bucket = path.required("token_bucket", token_bucket)?;
-        let bucket = bucket_settings(bucket, true, &path.field("token_bucket"));
+        let bucket = BucketSettings::from_proto(bucket, "descriptor ", &path.field("token_bucket"));
         let entries: Box<[(Box<str>, Box<str>)]> = entries?.into();
         if !seen.insert(entries.clone()) {
             let text: Vec<_> = entries.iter().map(|(k, v)| format!("{k}={v}")).collect();

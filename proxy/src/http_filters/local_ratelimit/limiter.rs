@@ -2,26 +2,23 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
-use super::bucket::TokenBucket;
+use crate::rate_limit::{BucketSettings, TokenBucket};
 use crate::route::Descriptor;
 
 /// Keys and values of a descriptor.
 type Entries = Box<[(Box<str>, Box<str>)]>;
 
-/// A `TokenBucket` of the API.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BucketSettings {
-    pub(super) max_tokens: u32,
-    pub(super) tokens_per_fill: u32,
-    pub(super) fill_interval: Duration,
-}
+/// A map whose keys are hashes already.
+type ByHash<T> = HashMap<u64, SmallVec<[T; 1]>, BuildHasherDefault<Hashed>>;
 
 /// A `LocalRateLimitDescriptor`.
 #[derive(Debug, Clone)]
@@ -41,13 +38,19 @@ pub(super) struct LimiterSettings {
     pub(super) max_dynamic_descriptors: usize,
 }
 
+/// A bucket, and whether it only counts what it would refuse.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    tokens: TokenBucket,
+    pub(super) shadow_mode: bool,
+}
+
 /// Buckets by descriptor, and one for all requests.
 #[derive(Debug)]
 pub(super) struct Limiter {
     default: Default,
     hasher: RandomState,
-    /// By the hash of the entries.
-    exact: HashMap<u64, SmallVec<[(Entries, Arc<TokenBucket>); 1]>>,
+    exact: ByHash<(Entries, Arc<Bucket>)>,
     dynamic: Vec<Dynamic>,
     always_consume_default: bool,
 }
@@ -58,7 +61,7 @@ enum Default {
     None,
     /// Nothing passes.
     Deny,
-    Bucket(Arc<TokenBucket>),
+    Bucket(Arc<Bucket>),
 }
 
 /// A descriptor in which entries without a value stand for any: each combination has a bucket of its own.
@@ -66,44 +69,56 @@ enum Default {
 struct Dynamic {
     settings: DescriptorSettings,
     most: usize,
-    /// Only requests that match the descriptor wait for each other here, as in Envoy.
-    buckets: Mutex<RecentBuckets>,
+    origin: Instant,
+    /// Read for each request that matches the descriptor, written where one brings a new value.
+    buckets: RwLock<RecentBuckets>,
 }
 
-/// Buckets in the order of their last use.
+/// Buckets in the order of their last use, as far as it was looked at.
 #[derive(Debug, Default)]
 struct RecentBuckets {
-    by_entries: HashMap<Entries, (u64, Arc<TokenBucket>)>,
-    by_use: BTreeMap<u64, Entries>,
-    uses: u64,
+    by_hash: ByHash<Kept>,
+    /// By last use and number; the value is the hash.
+    order: BTreeMap<(u64, u64), u64>,
+    made: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entries: Entries,
+    bucket: Arc<Bucket>,
+    number: u64,
+    /// The last use, in nanoseconds since the origin; `order` may have an earlier one.
+    used: AtomicU64,
+}
+
+/// A bucket that a request was counted in.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    Exact(&'a Arc<Bucket>),
+    Dynamic(Arc<Bucket>),
 }
 
 /// What became of a request.
 #[derive(Debug)]
-pub(super) struct Decision {
+pub(super) struct Decision<'a> {
     pub(super) allowed: bool,
     /// The bucket that decided.
-    pub(super) bucket: Option<Arc<TokenBucket>>,
+    pub(super) bucket: Option<Found<'a>>,
+    /// Whether the rule wants clients to be told; none: as the filter says.
+    pub(super) x_ratelimit: Option<bool>,
 }
 
 impl Limiter {
     pub(super) fn new(settings: &LimiterSettings) -> Self {
-        let make = |bucket: BucketSettings, shadow| {
-            Arc::new(TokenBucket::new(
-                bucket.max_tokens,
-                bucket.tokens_per_fill,
-                bucket.fill_interval,
-                shadow,
-            ))
-        };
         let mut limiter = Self {
             default: match settings.default {
                 None => Default::None,
                 Some(bucket) if bucket.max_tokens == 0 => Default::Deny,
-                Some(bucket) => Default::Bucket(make(bucket, false)),
+                Some(bucket) => Default::Bucket(Arc::new(Bucket::new(&bucket, false))),
             },
             hasher: RandomState::new(),
-            exact: HashMap::new(),
+            exact: ByHash::default(),
             dynamic: Vec::new(),
             always_consume_default: settings.always_consume_default,
         };
@@ -112,12 +127,13 @@ impl Limiter {
                 limiter.dynamic.push(Dynamic {
                     settings: descriptor.clone(),
                     most: settings.max_dynamic_descriptors,
-                    buckets: Mutex::default(),
+                    origin: Instant::now(),
+                    buckets: RwLock::default(),
                 });
                 continue;
             }
             let hash = limiter.hash(descriptor.entries.iter().map(|(k, v)| (&**k, &**v)));
-            let bucket = make(descriptor.bucket, descriptor.shadow_mode);
+            let bucket = Arc::new(Bucket::new(&descriptor.bucket, descriptor.shadow_mode));
             let entries = descriptor.entries.clone();
             limiter
                 .exact
@@ -128,63 +144,79 @@ impl Limiter {
         limiter
     }
 
-    /// Takes the tokens of a request.
-    pub(super) fn check(&self, descriptors: &[Descriptor<'_>]) -> Decision {
-        let mut matched: SmallVec<[(Arc<TokenBucket>, &Descriptor<'_>); 4]> = descriptors
+    /// Takes the tokens of a request. `share` is the part of all buckets that belongs to this process.
+    pub(super) fn check<'a>(
+        &'a self,
+        descriptors: &[Descriptor<'_>],
+        now: Instant,
+        share: f64,
+    ) -> Decision<'a> {
+        let mut matched: SmallVec<[(Found<'a>, &Descriptor<'_>); 2]> = descriptors
             .iter()
-            .filter_map(|descriptor| Some((self.find(descriptor)?, descriptor)))
+            .filter_map(|descriptor| Some((self.find(descriptor, now)?, descriptor)))
             .collect();
-        // The slowest bucket is asked first.
-        matched.sort_by(|(a, _), (b, _)| a.fill_rate().total_cmp(&b.fill_rate()));
+        if matched.len() > 1 {
+            // The slowest bucket is asked first.
+            matched.sort_by(|(a, _), (b, _)| a.fill_rate().total_cmp(&b.fill_rate()));
+        }
         let mut shadowed = None;
-        for (bucket, descriptor) in &matched {
+        for (at, (bucket, descriptor)) in matched.iter().enumerate() {
             let hits = descriptor.hits_addend;
             if let (true, Some(hits)) = (descriptor.is_negative_hits, hits) {
-                bucket.refill(hits);
-            } else if !bucket.consume(hits.unwrap_or(1)) {
+                bucket.refill(now, hits);
+            } else if !bucket.consume(now, hits.unwrap_or(1), share) {
                 if !bucket.shadow_mode {
-                    return Decision::new(false, Some(bucket.clone()));
+                    return Decision::of(false, matched.into_iter().nth(at));
                 }
-                shadowed.get_or_insert_with(|| bucket.clone());
+                shadowed.get_or_insert(at);
             }
         }
-        let first = matched.first().map(|(bucket, _)| bucket.clone());
         let mut of_default = None;
-        if first.is_none() || self.always_consume_default {
+        if matched.is_empty() || self.always_consume_default {
             match &self.default {
                 Default::None => {}
                 Default::Deny => return Decision::new(false, None),
-                Default::Bucket(bucket) if bucket.consume(1) => of_default = Some(bucket.clone()),
-                Default::Bucket(bucket) => return Decision::new(false, Some(bucket.clone())),
+                Default::Bucket(bucket) => {
+                    let allowed = bucket.consume(now, 1, share);
+                    if !allowed {
+                        return Decision::new(false, Some(Found::Exact(bucket)));
+                    }
+                    of_default = Some(Found::Exact(bucket));
+                }
             }
         }
         match shadowed {
-            Some(bucket) => Decision::new(false, Some(bucket)),
-            None => Decision::new(true, first.or(of_default)),
+            Some(at) => Decision::of(false, matched.into_iter().nth(at)),
+            None if matched.is_empty() => Decision::new(true, of_default),
+            None => Decision::of(true, matched.into_iter().next()),
         }
     }
 
-    fn find(&self, descriptor: &Descriptor<'_>) -> Option<Arc<TokenBucket>> {
-        let hash = self.hash(descriptor.entries.iter().map(|(k, v)| (&**k, &**v)));
+    fn find(&self, descriptor: &Descriptor<'_>, now: Instant) -> Option<Found<'_>> {
+        let entries = &*descriptor.entries;
+        let hash = self.hash(entries.iter().map(|(k, v)| (&**k, &**v)));
         let exact = self.exact.get(&hash).and_then(|same| {
             same.iter()
-                .find(|(entries, _)| matches(entries, &descriptor.entries, false))
+                .find(|(configured, _)| matches(configured, entries, false))
         });
         match exact {
-            Some((_, bucket)) => Some(bucket.clone()),
+            Some((_, bucket)) => Some(Found::Exact(bucket)),
             None => self
                 .dynamic
                 .iter()
-                .find(|dynamic| matches(&dynamic.settings.entries, &descriptor.entries, true))
-                .map(|dynamic| dynamic.bucket(&descriptor.entries)),
+                .find(|dynamic| matches(&dynamic.settings.entries, entries, true))
+                .map(|dynamic| Found::Dynamic(dynamic.bucket(hash, entries, now))),
         }
     }
 
+    /// One hash over all entries, so that nothing has to be collected.
     fn hash<'a>(&self, entries: impl Iterator<Item = (&'a str, &'a str)>) -> u64 {
-        // Combined in order, so that nothing has to be collected.
-        entries.fold(0, |sum: u64, entry| {
-            sum.rotate_left(5) ^ self.hasher.hash_one(entry)
-        })
+        let mut hasher = self.hasher.build_hasher();
+        for (key, value) in entries {
+            key.hash(&mut hasher);
+            value.hash(&mut hasher);
+        }
+        hasher.finish()
     }
 }
 
@@ -197,43 +229,150 @@ fn matches(entries: &Entries, request: &[(Cow<'_, str>, Cow<'_, str>)], any: boo
 }
 
 impl Dynamic {
-    fn bucket(&self, request: &[(Cow<'_, str>, Cow<'_, str>)]) -> Arc<TokenBucket> {
-        let key: Entries = request
+    fn bucket(
+        &self,
+        hash: u64,
+        request: &[(Cow<'_, str>, Cow<'_, str>)],
+        now: Instant,
+    ) -> Arc<Bucket> {
+        let now = now.saturating_duration_since(self.origin).as_nanos();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.read().find(hash, request, now) {
+            return bucket;
+        }
+        let mut recent = self.buckets.write();
+        // Another worker may have been faster.
+        if let Some(bucket) = recent.find(hash, request, now) {
+            return bucket;
+        }
+        let settings = &self.settings;
+        let bucket = Arc::new(Bucket::new(&settings.bucket, settings.shadow_mode));
+        let entries = request
             .iter()
             .map(|(key, value)| (Box::from(&**key), Box::from(&**value)))
             .collect();
-        let mut recent = self.buckets.lock();
-        recent.uses += 1;
-        let now = recent.uses;
-        let RecentBuckets {
-            by_entries, by_use, ..
-        } = &mut *recent;
-        if let Some((used, bucket)) = by_entries.get_mut(&key) {
-            by_use.remove(used);
-            *used = now;
-            by_use.insert(now, key);
-            return bucket.clone();
-        }
-        let settings = &self.settings;
-        let bucket = Arc::new(TokenBucket::new(
-            settings.bucket.max_tokens,
-            settings.bucket.tokens_per_fill,
-            settings.bucket.fill_interval,
-            settings.shadow_mode,
-        ));
-        by_use.insert(now, key.clone());
-        by_entries.insert(key, (now, bucket.clone()));
-        if by_entries.len() > self.most
-            && let Some((_, oldest)) = by_use.pop_first()
-        {
-            by_entries.remove(&oldest);
+        recent.add(hash, entries, bucket.clone(), now);
+        if recent.order.len() > self.most {
+            recent.forget_oldest();
         }
         bucket
     }
 }
 
-impl Decision {
-    fn new(allowed: bool, bucket: Option<Arc<TokenBucket>>) -> Self {
-        Self { allowed, bucket }
+impl RecentBuckets {
+    fn find(
+        &self,
+        hash: u64,
+        request: &[(Cow<'_, str>, Cow<'_, str>)],
+        now: u64,
+    ) -> Option<Arc<Bucket>> {
+        let same = self.by_hash.get(&hash)?;
+        let kept = same
+            .iter()
+            .find(|kept| matches(&kept.entries, request, false))?;
+        kept.used.store(now, Relaxed);
+        Some(kept.bucket.clone())
+    }
+
+    fn add(&mut self, hash: u64, entries: Entries, bucket: Arc<Bucket>, now: u64) {
+        self.made += 1;
+        self.order.insert((now, self.made), hash);
+        self.by_hash.entry(hash).or_default().push(Kept {
+            entries,
+            bucket,
+            number: self.made,
+            used: AtomicU64::new(now),
+        });
+    }
+
+    /// Those that were used since they were put in order are put in order again, until one was not.
+    fn forget_oldest(&mut self) {
+        while let Some(((listed, number), hash)) = self.order.pop_first() {
+            let Some(same) = self.by_hash.get_mut(&hash) else {
+                return;
+            };
+            let Some(at) = same.iter().position(|kept| kept.number == number) else {
+                return;
+            };
+            match same.get(at).map(|kept| kept.used.load(Relaxed)) {
+                Some(used) if used > listed => {
+                    self.order.insert((used, number), hash);
+                }
+                _ => {
+                    same.swap_remove(at);
+                    if same.is_empty() {
+                        self.by_hash.remove(&hash);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Bucket {
+    fn new(settings: &BucketSettings, shadow_mode: bool) -> Self {
+        Self {
+            tokens: TokenBucket::new(settings),
+            shadow_mode,
+        }
+    }
+}
+
+impl Deref for Bucket {
+    type Target = TokenBucket;
+
+    fn deref(&self) -> &TokenBucket {
+        &self.tokens
+    }
+}
+
+impl Deref for Found<'_> {
+    type Target = Arc<Bucket>;
+
+    fn deref(&self) -> &Arc<Bucket> {
+        match self {
+            Self::Exact(bucket) => bucket,
+            Self::Dynamic(bucket) => bucket,
+        }
+    }
+}
+
+impl<'a> Decision<'a> {
+    fn new(allowed: bool, bucket: Option<Found<'a>>) -> Self {
+        Self {
+            allowed,
+            bucket,
+            x_ratelimit: None,
+        }
+    }
+
+    fn of(allowed: bool, matched: Option<(Found<'a>, &Descriptor<'_>)>) -> Self {
+        Self {
+            allowed,
+            x_ratelimit: matched.as_ref().and_then(|(_, of)| of.x_ratelimit),
+            bucket: matched.map(|(bucket, _)| bucket),
+        }
+    }
+}
+
+/// Takes a hash for what it is.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Never used for keys that are hashes; any mixture does.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
     }
 }

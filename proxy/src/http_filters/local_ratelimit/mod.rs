@@ -5,18 +5,19 @@
 //! Stats: `<stat_prefix>.http_local_rate_limit.{enabled,enforced,ok,rate_limited,shadow_mode}`.
 //! Details: `local_rate_limited`. Flag: `RL`.
 //!
-//! Deviations: `local_cluster_rate_limit` is refused.
+//! Deviations: none.
 
-mod bucket;
 mod config;
 mod limiter;
 
+use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3::VhRateLimitsOptions;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, LocalReply,
@@ -24,12 +25,12 @@ use super::{
 };
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{EndStream, HeaderName, RequestHead, ResponseHead};
+use crate::rate_limit::local_share;
 use crate::route::{Descriptor, RateLimit};
 use crate::server::{FactoryContext, ServerContext, Worker};
 use crate::stream_info::{FilterStateObject, ResponseFlag, StreamInfo};
-use bucket::TokenBucket;
 use config::LimitConfig;
-use limiter::{Decision, Limiter};
+use limiter::{Bucket, Decision, Limiter, LimiterSettings};
 
 /// Makes local rate limit filters.
 pub(super) struct Factory;
@@ -97,11 +98,46 @@ impl HttpFilterConfig for LimitConfig {
 struct LocalRateLimit {
     config: Rc<Arc<LimitConfig>>,
     /// The bucket that the response tells the client about.
-    shown: Option<Arc<TokenBucket>>,
+    shown: Option<Arc<Bucket>>,
 }
 
 /// The limiter of one connection.
 struct PerConnection(Limiter);
+
+/// The limiter of a connection, as long as a request asks it.
+enum OfConnection {
+    New(Rc<PerConnection>),
+    /// Always a `PerConnection`.
+    Known(Rc<dyn FilterStateObject>),
+}
+
+impl PerConnection {
+    fn of(info: &StreamInfo, settings: &LimiterSettings) -> OfConnection {
+        let mut state = info.connection.filter_state.borrow_mut();
+        if state.get_as::<Self>(PER_CONNECTION).is_some()
+            && let Some(known) = state.get(PER_CONNECTION)
+        {
+            return OfConnection::Known(known.clone());
+        }
+        let made = Rc::new(Self(Limiter::new(settings)));
+        state.set(PER_CONNECTION, made.clone());
+        OfConnection::New(made)
+    }
+}
+
+impl OfConnection {
+    #[allow(clippy::expect_used, reason = "stated by the expectation")]
+    fn limiter(&self) -> &Limiter {
+        match self {
+            Self::New(made) => &made.0,
+            Self::Known(known) => {
+                let object: &dyn Any = &**known;
+                let known = object.downcast_ref::<PerConnection>();
+                &known.expect("its type was looked at before").0
+            }
+        }
+    }
+}
 
 impl FilterStateObject for PerConnection {
     fn serialize_as_string(&self) -> Option<String> {
@@ -137,12 +173,27 @@ impl HttpFilter for LocalRateLimit {
             return HeadersStatus::Continue;
         }
         config.stats.enabled().inc();
+        let of_connection;
+        let limiter = match &config.per_connection {
+            None => &config.limiter,
+            Some(settings) => {
+                of_connection = PerConnection::of(cx.info, settings);
+                of_connection.limiter()
+            }
+        };
+        let share = match config.of_local_cluster {
+            false => 1.0,
+            true => local_share(cx.worker),
+        };
         let decision = {
             let descriptors = descriptors(config, head, cx.info, &cx.worker.server);
-            check(config, cx.info, &descriptors)
+            limiter.check(&descriptors, Instant::now(), share)
         };
-        if config.enable_x_ratelimit_headers {
-            self.shown.clone_from(&decision.bucket);
+        if decision
+            .x_ratelimit
+            .unwrap_or(config.enable_x_ratelimit_headers)
+        {
+            self.shown = decision.bucket.as_deref().cloned();
         }
         if decision.allowed {
             config.stats.ok().inc();
@@ -183,19 +234,6 @@ impl HttpFilter for LocalRateLimit {
     }
 }
 
-fn check(config: &LimitConfig, info: &StreamInfo, descriptors: &[Descriptor<'_>]) -> Decision {
-    let Some(settings) = &config.per_connection else {
-        return config.limiter.check(descriptors);
-    };
-    let mut state = info.connection.filter_state.borrow_mut();
-    if let Some(limiter) = state.get_as::<PerConnection>(PER_CONNECTION) {
-        return limiter.0.check(descriptors);
-    }
-    let limiter = Rc::new(PerConnection(Limiter::new(settings)));
-    state.set(PER_CONNECTION, limiter.clone());
-    limiter.0.check(descriptors)
-}
-
 /// What the request is counted under, beside the default bucket.
 fn descriptors<'a>(
     config: &'a LimitConfig,
@@ -209,7 +247,9 @@ fn descriptors<'a>(
     }
     let mut add = |limits: &'a [RateLimit], stage: Option<u32>| {
         let applies = |limit: &&RateLimit| {
-            !limit.apply_on_stream_done && stage.is_none_or(|stage| limit.stage == stage)
+            // As in Envoy a route's rule for ended streams counts like any other.
+            limit.enabled.is_none()
+                && stage.map_or(!limit.apply_on_stream_done, |stage| limit.stage == stage)
         };
         out.extend(
             limits
@@ -242,7 +282,7 @@ fn descriptors<'a>(
 
 fn refusal(
     config: &LimitConfig,
-    decision: &Decision,
+    decision: &Decision<'_>,
     request: &RequestHead,
     info: &StreamInfo,
 ) -> LocalReply {

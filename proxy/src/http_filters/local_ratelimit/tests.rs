@@ -207,20 +207,26 @@ fn a_descriptor_has_a_bucket_of_its_own() {
     assert!(passes(&harness, &[]));
 }
 
-#[test]
-fn an_entry_without_value_makes_a_bucket_for_each_and_forgets_the_oldest() {
+#[tokio::test(start_paused = true)]
+async fn an_entry_without_value_makes_a_bucket_for_each_and_forgets_the_oldest() {
     let harness = Harness::new(&pb::LocalRateLimit {
         descriptors: vec![descriptor("", 1)],
         rate_limits: vec![by_header()],
         max_dynamic_descriptors: Some(wkt::UInt32Value { value: 2 }),
         ..limit(100)
     });
-    assert!(passes(&harness, &[("x-k", "a")]));
-    assert!(!passes(&harness, &[("x-k", "a")]));
-    assert!(passes(&harness, &[("x-k", "b")]));
-    assert!(!passes(&harness, &[("x-k", "a")]), "a was used last");
-    assert!(passes(&harness, &[("x-k", "c")]));
-    assert!(passes(&harness, &[("x-k", "b")]), "b was forgotten");
+    for (value, expected, why) in [
+        ("a", true, "a is new"),
+        ("a", false, "a has had its token"),
+        ("b", true, "b is new"),
+        ("a", false, "a was used last"),
+        ("c", true, "c is new"),
+        ("a", false, "a is still there"),
+        ("b", true, "b was forgotten"),
+    ] {
+        assert_eq!(passes(&harness, &[("x-k", value)]), expected, "{why}");
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
 }
 
 #[test]
@@ -348,6 +354,10 @@ fn what_cannot_be_counted_is_refused_with_its_path() {
     let mut config = pb::LocalRateLimit {
         descriptors: vec![descriptor("v", 1), descriptor("v", 2)],
         local_cluster_rate_limit: Some(common::LocalClusterRateLimit {}),
+        rate_limits: vec![route_pb::RateLimit {
+            disable_key: "x".to_owned(),
+            ..by_header()
+        }],
         ..limit(1)
     };
     config.token_bucket.as_mut().unwrap().fill_interval = Some(wkt::Duration {
@@ -361,7 +371,8 @@ fn what_cannot_be_counted_is_refused_with_its_path() {
         found,
         [
             "config / descriptors[1]: duplicate descriptor in the local rate descriptor: k=v",
-            "config / local_cluster_rate_limit: is not supported",
+            "config / local_cluster_rate_limit: local_cluster_rate_limit is set but no local cluster name is present",
+            "config / rate_limits[0]: 'stage' field and 'disable_key' field are not supported",
             "config / token_bucket / fill_interval: local rate limit token bucket fill timer must be >= 50ms",
         ]
     );

@@ -8,7 +8,6 @@
 //! if it is idempotent and had no body; Envoy answers 503.
 //! Deviations: a CONNECT that ends here (`connect_config`) passes no upstream filters.
 //! Deviations: stats by zone (`cluster.<name>.zone.*`) are not kept.
-//! Deviations: `x-envoy-immediate-health-check-fail` of a response marks no host.
 //! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;
 //! Envoy's change the only one.
 

@@ -23,6 +23,9 @@ impl Router {
         // A protocol switch that nobody asked for has no bytes for anybody behind it.
         let end = EndStream::from(end.is_end() || head.status == 101 && !self.is_upgrade);
         let mut must_not_retry = false;
+        if head.fields.contains(Known::EnvoyImmediateHealthCheckFail) {
+            self.host_asks_to_fail();
+        }
         if self.retry.is_active() {
             match self.retry_head(env, &head) {
                 RetryDecision::No => {}
@@ -42,6 +45,14 @@ impl Router {
             return RouterEvent::Progress;
         }
         self.accept_head(env, head, end, now)
+    }
+
+    /// A response says that its host should be taken for unhealthy (`x-envoy-immediate-health-check-fail`).
+    #[cold]
+    fn host_asks_to_fail(&self) {
+        if let (State::Attempt(attempt), Some(cluster)) = (&self.state, &self.cluster) {
+            cluster.report_immediate_failure(attempt.host());
+        }
     }
 
     /// Whether a response is tried again; flags the stream where it should be and is not.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::matching::common_inputs::network::v3 as network;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as http;
 use outrigger_proto::pb::xds::core::v3::TypedExtensionConfig;
@@ -52,6 +53,26 @@ pub(super) enum Input {
     PeerUris,
     PeerDnsNames,
     PeerSubject,
+}
+
+/// One of the things that matchers look at, for others that want to see it.
+#[derive(Debug)]
+pub struct DataInput(Input);
+
+impl DataInput {
+    /// Converts the extension that chooses it.
+    pub fn from_proto(
+        proto: core::TypedExtensionConfig,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let core::TypedExtensionConfig { name, typed_config } = proto;
+        Input::from_proto(TypedExtensionConfig { name, typed_config }, path).map(Self)
+    }
+
+    /// What is there, as text; none: nothing.
+    pub fn text<'a>(&'a self, data: &MatchingData<'a>) -> Option<Cow<'a, [u8]>> {
+        self.0.text(data)
+    }
 }
 
 const NETWORK: &str = "envoy.extensions.matching.common_inputs.network.v3.";

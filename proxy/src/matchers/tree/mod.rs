@@ -24,7 +24,7 @@ use pb::matcher::matcher_list::{FieldMatcher, Predicate as PbPredicate, predicat
 use pb::matcher::matcher_tree::{MatchMap, TreeType};
 use pb::matcher::{MatcherList, MatcherTree, MatcherType, OnMatch as PbOnMatch, on_match};
 
-pub use input::MatchingData;
+pub use input::{DataInput, MatchingData};
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::server::FactoryContext;

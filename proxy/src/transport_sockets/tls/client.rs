@@ -147,7 +147,9 @@ impl UpstreamTls {
             return Err("TLS error: Secret is not supplied by SDS".into());
         };
         let (server_name, name) = self.server_name(request);
+        let asked = request.options.map_or(&[][..], |options| &options.alpn);
         let alpn = match self.common.alpn.is_empty() {
+            _ if !asked.is_empty() => asked.iter().map(|name| name.as_bytes().to_vec()).collect(),
             true => request
                 .alpn_fallback
                 .iter()

@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::parameters::{Parameters, Side};
 use super::stats::TlsStats;
-use super::verify::Validation;
+use super::verify::{Origin, Validation};
 use crate::config::{ConfigPath, ConfigReport, Rejected};
 use crate::secrets::{InUse, SecretCell, SecretKind, SecretWatcher, TlsCertificate};
 use crate::server::FactoryContext;
@@ -47,7 +47,10 @@ impl Materials {
     /// A digest of whom peers are validated by.
     pub(super) fn trust(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
-        let trusted = self.validation.iter().flat_map(|found| &found.trusted);
+        let trusted = self
+            .validation
+            .iter()
+            .flat_map(|found| found.trusted.iter());
         trusted.for_each(|certificate| context.update(certificate.der()));
         let mut out = [0; 32];
         out.copy_from_slice(context.finish().as_ref());
@@ -56,12 +59,14 @@ impl Materials {
 
     /// The same as `/certs` shows it.
     pub(super) fn in_use(&self) -> InUse {
-        let ca = self.validation.as_ref().and_then(|validation| {
-            let first = validation.trusted.first()?;
-            Some((Arc::new(first.clone()), validation.ca_path.clone()))
+        let shown = self.validation.as_ref();
+        let shown = shown.filter(|validation| validation.origin != Origin::System);
+        let (authorities, ca_path) = shown.map_or_else(Default::default, |validation| {
+            (validation.trusted.clone(), validation.ca_path.clone())
         });
         InUse {
-            ca,
+            authorities,
+            ca_path,
             chains: self.certificates.clone(),
         }
     }
@@ -119,14 +124,23 @@ fn count_expirations<T: Rebuild>(context: &T, materials: &Materials) {
         };
         context.stats().expires(&name, certificate.leaf.not_after);
     }
-    if let Some(validation) = &materials.validation {
-        let name = match &common.validation.secret {
-            Some(cell) => cell.name.to_string(),
-            None => format!("unnamed_ca_cert_{UNNAMED}"),
-        };
-        match validation.trusted.first() {
-            Some(ca) => context.stats().expires(&name, ca.not_after),
-            None => context.stats().expires("unnamed_ca_cert", i64::MAX),
+    let Some(validation) = &materials.validation else {
+        return;
+    };
+    let secret = common.validation.secret.as_ref().map(|cell| &*cell.name);
+    let ends = validation.trusted.iter().map(|ca| ca.not_after);
+    if validation.origin == Origin::TrustDomains {
+        let name = secret.unwrap_or("unnamed_ca_cert");
+        for (index, end) in ends.enumerate() {
+            context.stats().expires(&format!("{name}_{index}"), end);
+        }
+        return;
+    }
+    match ends.min().filter(|_| validation.origin != Origin::System) {
+        None => context.stats().expires("unnamed_ca_cert", i64::MAX),
+        Some(end) => {
+            let unnamed = format!("unnamed_ca_cert_{UNNAMED}");
+            context.stats().expires(secret.unwrap_or(&unnamed), end);
         }
     }
 }

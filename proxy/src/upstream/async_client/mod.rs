@@ -69,6 +69,8 @@ pub struct RequestOptions {
     pub max_request_bytes: u64,
     /// The most bytes of a response body that is taken as a whole. Default 1 MiB.
     pub max_response_bytes: usize,
+    /// Adds the address of this proxy to `x-forwarded-for`. Default true.
+    pub send_xff: bool,
 }
 
 impl Default for RequestOptions {
@@ -80,6 +82,7 @@ impl Default for RequestOptions {
             hash_key: None,
             max_request_bytes: 1024 * 1024,
             max_response_bytes: 1024 * 1024,
+            send_xff: true,
         }
     }
 }
@@ -173,9 +176,10 @@ impl AsyncClient {
         options: RequestOptions,
     ) -> impl Future<Output = Result<Response, ClientError>> + use<> {
         head.fields.set(Known::EnvoyInternal, "true");
-        if let Some(address) = self
-            .address
-            .get_or_init(|| local_address().map(|ip| ip.to_string().into()))
+        if options.send_xff
+            && let Some(address) = self
+                .address
+                .get_or_init(|| local_address().map(|ip| ip.to_string().into()))
         {
             head.fields
                 .append_to(Known::ForwardedFor, b",", address.as_bytes());

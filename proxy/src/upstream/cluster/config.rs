@@ -3,7 +3,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
 //! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`.
 //! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
-//! Deviations: discovery by original destination, health checks and outlier detection are refused by name.
+//! Deviations: discovery by original destination and outlier detection are refused by name; a cluster has one health check at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::matchers::metadata_from_proto;
 use crate::server::{FactoryContext, InitManager, ServerContext};
 use crate::stream_info::DynamicMetadata;
 use crate::upstream::cluster_manager::stats_scope;
+use crate::upstream::health_check::HealthCheckConfig;
 use crate::upstream::load_balancer::LegacyPolicy;
 
 /// A converted cluster, from which the cluster manager makes one.
@@ -50,6 +51,7 @@ pub struct ClusterConfig {
     /// `HttpProtocolOptions.http_filters`; none: the router's count.
     pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
     pub(in crate::upstream) transport: UpstreamTransport,
+    pub(in crate::upstream) health_check: Option<Arc<HealthCheckConfig>>,
     /// What must be there before the cluster may be used, beside its hosts.
     pub(in crate::upstream) init: InitManager,
 }
@@ -108,9 +110,8 @@ impl ClusterConfig {
             metadata,
             protocol_selection,
             upstream_connection_options,
-            // What fails a host's health while it is in use is refused above.
-            close_connections_on_host_health_failure: _,
-            ignore_health_on_host_removal: _,
+            close_connections_on_host_health_failure,
+            ignore_health_on_host_removal,
             filters,
             load_balancing_policy,
             lrs_server,
@@ -132,7 +133,6 @@ impl ClusterConfig {
                 "per_connection_buffer_high_watermark_timeout",
                 per_connection_buffer_high_watermark_timeout,
             ),
-            path.unsupported_if_set("health_checks", health_checks),
             path.unsupported_if_set("outlier_detection", outlier_detection),
             path.unsupported_if_set("filters", filters),
             path.unsupported_if_set("lrs_server", lrs_server),
@@ -202,6 +202,15 @@ impl ClusterConfig {
         };
         let assignment =
             LoadAssignment::from_proto(load_assignment, &path.field("load_assignment"));
+        let health_check = match health_checks.len() {
+            0..=1 => path.each("health_checks", health_checks, |proto, path| {
+                HealthCheckConfig::from_proto(proto, &cx, path).map(Arc::new)
+            }),
+            many => Err(path
+                .field("health_checks")
+                .reject(format!("has {many} health checks, and one is supported"))),
+        };
+        let health_check = health_check.map(|mut checks| checks.pop());
         let pb::TrackClusterStats {
             timeout_budgets,
             request_response_sizes,
@@ -213,6 +222,7 @@ impl ClusterConfig {
             result?;
         }
         let (eds, assignment) = (eds?, assignment?);
+        let health_check = health_check?;
         let dns = match discovery? {
             Discovery::Dns(dns) => Some(dns),
             Discovery::Static | Discovery::Eds => None,
@@ -229,6 +239,14 @@ impl ClusterConfig {
             check_addresses(dns.as_ref(), &assignment, path)?;
         }
         let (http, http_filters) = http?;
+        if health_check.as_ref().is_some_and(|check| check.is_grpc())
+            && http.protocol == ProtocolChoice::Http1
+        {
+            return Err(path.reject(format!(
+                "{} cluster must support HTTP/2 for gRPC healthchecking",
+                name.as_deref().unwrap_or_default()
+            )));
+        }
         let transport = transport?;
         if http.protocol == ProtocolChoice::Auto && !transport.supports_alpn() {
             return Err(path.reject(
@@ -247,6 +265,8 @@ impl ClusterConfig {
                 circuit_breakers: breakers?.unwrap_or_default(),
                 load_balancer: load_balancer?,
                 sockets: sockets?,
+                close_connections_on_host_health_failure,
+                ignore_health_on_host_removal,
             },
             metadata: metadata.map(metadata_from_proto).unwrap_or_default(),
             assignment,
@@ -258,6 +278,7 @@ impl ClusterConfig {
             request_response_sizes,
             http_filters,
             transport,
+            health_check,
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::matchers::metadata_from_proto;
 use crate::net::Address;
 use crate::stream_info::DynamicMetadata;
-use crate::upstream::host::{HealthFlag, Host, Locality};
+use crate::upstream::host::{HealthFlag, Host, HostHealthCheck, Locality};
 
 /// All endpoints of a cluster, as they are configured.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(in crate::upstream) struct DropOverload {
 #[derive(Debug)]
 pub(in crate::upstream) struct LocalityEndpoints {
     pub(in crate::upstream) locality: Arc<Locality>,
+    /// For who counts requests by it.
+    pub(in crate::upstream) metadata: Option<Arc<DynamicMetadata>>,
     pub(in crate::upstream) weight: u32,
     pub(in crate::upstream) priority: u32,
     pub(in crate::upstream) endpoints: Vec<EndpointConfig>,
@@ -55,6 +57,19 @@ pub(in crate::upstream) struct EndpointConfig {
     pub(in crate::upstream) weight: u32,
     /// Bits of `HealthFlag`.
     pub(in crate::upstream) health: u32,
+    /// None: it is checked like all others.
+    health_check: Option<Box<EndpointHealthCheck>>,
+}
+
+/// `Endpoint.health_check_config`.
+#[derive(Debug)]
+struct EndpointHealthCheck {
+    /// None: that of the endpoint.
+    address: Option<Address>,
+    /// In place of that of the address; 0: that one.
+    port: u16,
+    hostname: Box<str>,
+    disabled: bool,
 }
 
 /// Where an endpoint is, or the name by which DNS knows it.
@@ -202,8 +217,7 @@ impl LocalityEndpoints {
     fn from_proto(proto: pb::LocalityLbEndpoints, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         let pb::LocalityLbEndpoints {
             locality,
-            // Read by no load balancer here, and by none of Envoy's that are supported.
-            metadata: _,
+            metadata,
             lb_endpoints,
             load_balancing_weight,
             priority,
@@ -233,6 +247,7 @@ impl LocalityEndpoints {
         }
         Ok(Self {
             locality: Arc::new(locality.map(Locality::from).unwrap_or_default()),
+            metadata: metadata.map(metadata_from_proto).map(Arc::new),
             weight: load_balancing_weight.map_or(0, |v| v.value),
             priority: priority?,
             endpoints,
@@ -280,8 +295,7 @@ impl EndpointConfig {
         let path = path.field("endpoint");
         let pb::Endpoint {
             address,
-            // Of active health checks, which are refused where they are configured.
-            health_check_config: _,
+            health_check_config,
             hostname,
             additional_addresses,
             // Of the stats of single endpoints, which are refused where they are configured.
@@ -290,6 +304,11 @@ impl EndpointConfig {
         let address = path
             .required("address", address)
             .and_then(|address| EndpointAddress::from_proto(address, &path.field("address")));
+        let health_check = path.optional(
+            "health_check_config",
+            health_check_config,
+            EndpointHealthCheck::from_proto,
+        );
         let additional = path.each(
             "additional_addresses",
             additional_addresses,
@@ -305,14 +324,81 @@ impl EndpointConfig {
                 }
             },
         );
+        let (address, health_check) = (address?, health_check?.flatten());
+        if let (EndpointAddress::Resolved(Address::Pipe(_)), Some(check)) =
+            (&address, &health_check)
+            && check.port != 0
+            && check.address.is_none()
+        {
+            return Err(path
+                .field("health_check_config")
+                .reject("Invalid host configuration: non-zero port for non-IP address"));
+        }
         Ok(Self {
             health: health?,
             weight: weight?,
-            address: address?,
+            address,
+            health_check: health_check.map(Box::new),
             additional_addresses: additional?.into(),
             hostname,
             metadata: metadata.map(metadata_from_proto).unwrap_or_default(),
         })
+    }
+}
+
+impl EndpointHealthCheck {
+    /// None where it says nothing.
+    fn from_proto(
+        proto: pb::endpoint::HealthCheckConfig,
+        path: &ConfigPath<'_>,
+    ) -> Result<Option<Self>, Rejected> {
+        let pb::endpoint::HealthCheckConfig {
+            port_value,
+            hostname,
+            address,
+            disable_active_health_check,
+        } = proto;
+        let port = u16::try_from(port_value).map_err(|_| {
+            path.field("port_value")
+                .reject(format!("{port_value} is not in 0..=65535"))
+        });
+        let address =
+            path.optional(
+                "address",
+                address,
+                |address, path| match EndpointAddress::from_proto(address, path)? {
+                    EndpointAddress::Resolved(address) => Ok(address),
+                    EndpointAddress::Name { host, .. } => {
+                        Err(path.reject(format!("{host:?} is not an IP address")))
+                    }
+                },
+            );
+        let (port, address) = (port?, address?);
+        if port != 0 && matches!(address, Some(Address::Pipe(_))) {
+            return Err(path.reject("Invalid host configuration: non-zero port for non-IP address"));
+        }
+        let says_nothing =
+            port == 0 && address.is_none() && hostname.is_empty() && !disable_active_health_check;
+        Ok((!says_nothing).then(|| Self {
+            address,
+            port,
+            hostname: hostname.into(),
+            disabled: disable_active_health_check,
+        }))
+    }
+
+    /// The same for a host at `address`.
+    fn of_host(&self, address: &Address) -> HostHealthCheck {
+        let checked = self.address.as_ref().unwrap_or(address);
+        let checked = match (checked, self.port) {
+            (Address::Ip(ip), port) if port != 0 => Address::Ip(SocketAddr::new(ip.ip(), port)),
+            (checked, _) => checked.clone(),
+        };
+        HostHealthCheck {
+            address: (checked != *address).then_some(checked),
+            hostname: self.hostname.clone(),
+            disabled: self.disabled,
+        }
     }
 }
 
@@ -393,6 +479,15 @@ impl EndpointAddress {
 }
 
 impl EndpointConfig {
+    /// How the health checks of a host at `address` differ from those of others.
+    pub(in crate::upstream) fn host_health_check(
+        &self,
+        address: &Address,
+    ) -> Option<Box<HostHealthCheck>> {
+        let own = self.health_check.as_ref()?;
+        Some(Box::new(own.of_host(address)))
+    }
+
     /// The host at `address`.
     pub(in crate::upstream) fn host(
         &self,
@@ -401,12 +496,14 @@ impl EndpointConfig {
         workers: usize,
     ) -> Host {
         let mut host = Host::new(address, workers);
+        host.health_check = self.host_health_check(&host.address);
         host.additional_addresses = self.additional_addresses.clone();
         if !self.hostname.is_empty() {
             host.hostname = self.hostname.as_str().into();
         }
         host.locality = locality.locality.clone();
         host.metadata = self.metadata.clone();
+        host.locality_metadata.clone_from(&locality.metadata);
         host.weight = self.weight;
         host.priority = locality.priority;
         host.canary =

@@ -31,6 +31,7 @@ pub use transport::UpstreamTransport;
 
 use super::ClusterId;
 use super::circuit_breaker::{CircuitBreakerSettings, CircuitBreakers};
+use super::health_check::HealthCheckConfig;
 use super::load_balancer::LoadBalancerSettings;
 use super::pool::SocketSettings;
 use crate::http_filters::chain_config::ChainConfig;
@@ -64,6 +65,8 @@ pub struct ClusterInfo {
     pub request_response_size_stats: Option<RequestResponseSizeStats>,
     /// The filters of requests to it, in place of the router's; none: the router's.
     pub http_filters: Option<Arc<ChainConfig>>,
+    /// How its hosts are checked; none: they are not.
+    pub(in crate::upstream) health_check: Option<Arc<HealthCheckConfig>>,
     /// What makes its connections ready.
     pub transport: UpstreamTransport,
     /// What is in use of its limits.
@@ -87,6 +90,10 @@ pub struct ClusterSettings {
     pub load_balancer: LoadBalancerSettings,
     /// How sockets are set up.
     pub sockets: SocketSettings,
+    /// Whether TCP connections end when the health checks of their host fail.
+    pub close_connections_on_host_health_failure: bool,
+    /// Whether hosts that discovery takes away go, however healthy they are.
+    pub ignore_health_on_host_removal: bool,
 }
 
 impl Default for ClusterSettings {
@@ -98,6 +105,8 @@ impl Default for ClusterSettings {
             circuit_breakers: CircuitBreakerSettings::default(),
             load_balancer: LoadBalancerSettings::default(),
             sockets: SocketSettings::default(),
+            close_connections_on_host_health_failure: false,
+            ignore_health_on_host_removal: false,
         }
     }
 }

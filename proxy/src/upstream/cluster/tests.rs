@@ -69,10 +69,12 @@ load_assignment:
     assert_eq!(
         paths,
         [
-            "cluster / health_checks",
             "cluster / eds_cluster_config",
             "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / load_balancing_weight",
             "cluster / load_assignment / endpoints[0] / lb_endpoints[0] / endpoint / address / socket_address / port_value",
+            "cluster / health_checks[0] / unhealthy_threshold",
+            "cluster / health_checks[0] / healthy_threshold",
+            "cluster / health_checks[0] / health_checker",
         ]
     );
 }
@@ -87,6 +89,51 @@ fn a_name_in_a_static_cluster_is_refused_with_advice() {
         ]
     );
     assert!(convert(&format!("name: a\ntype: STRICT_DNS\n{yaml}")).is_ok());
+}
+
+#[test]
+fn health_checks_that_envoy_refuses_are_refused_in_its_words() {
+    let check = |kind: &str| {
+        let yaml = format!(
+            "health_checks: [{{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, {kind}}}]"
+        );
+        let found = errors(&yaml);
+        assert_eq!(found.len(), 1, "{kind}: {found:?}");
+        let (_, text) = found[0].split_once(": ").unwrap();
+        text.to_owned()
+    };
+    let http = |fields: &str| check(&format!("http_health_check: {{path: /, {fields}}}"));
+    assert_eq!(
+        http("send: {text: '00'}"),
+        "HTTP health check cannot specify a request payload with method 'GET'. Only methods that support a request body (POST, PUT, PATCH, OPTIONS) can be used with payload."
+    );
+    assert_eq!(http("receive: [{text: '0g'}]"), "invalid hex string '0g'");
+    assert_eq!(
+        http("receive: [{text: '000102'}], response_buffer_size: 2"),
+        "The expected response length '3' is over than http health response buffer size '2'"
+    );
+    assert_eq!(
+        http("expected_statuses: [{start: 200, end: 200}]"),
+        "Invalid http expected status range: expecting start < end, but found start=200 and end=200"
+    );
+    assert_eq!(
+        http("expected_statuses: [{start: 99, end: 200}]"),
+        "Invalid http expected status range: expecting start >= 100, but found start=99"
+    );
+    assert_eq!(
+        http("retriable_statuses: [{start: 200, end: 601}]"),
+        "Invalid http retriable status range: expecting end <= 600, but found end=601"
+    );
+    assert_eq!(
+        check("grpc_health_check: {}"),
+        "a cluster must support HTTP/2 for gRPC healthchecking"
+    );
+    assert_eq!(
+        check("tcp_health_check: {send: {text: x}}"),
+        "invalid hex string 'x'"
+    );
+    assert!(check("custom_health_check: {name: redis}").contains("is not supported"));
+    assert!(http("codec_client_type: HTTP3").contains("HTTP3 is not supported"));
 }
 
 #[test]

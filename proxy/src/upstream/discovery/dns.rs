@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use super::{DnsError, Resolved, Resolver};
+use super::{DnsError, Resolved, Resolver, outlives_discovery};
 use crate::net::Address;
 use crate::server::Random;
 use crate::upstream::cluster::{
     DnsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
 use crate::upstream::cluster_manager::Cluster;
-use crate::upstream::host::Host;
+use crate::upstream::host::{HealthFlag, Host};
 use crate::upstream::priority_set::{HostGroup, PrioritySet};
 
 /// The names of a cluster, each with a task. Dropped, they are no longer resolved.
@@ -118,6 +118,12 @@ impl Drop for DnsDiscovery {
     }
 }
 
+/// It was there for its health checks alone, and they fail.
+fn is_removed(host: &Host) -> bool {
+    host.health.has(HealthFlag::PendingDynamicRemoval)
+        && host.health.has(HealthFlag::FailedActiveHc)
+}
+
 async fn resolve_for_ever(names: Rc<Names>, at: At, name: String, port: u16) {
     let mut failures = 0;
     loop {
@@ -160,8 +166,19 @@ impl Names {
         } else {
             self.hosts_at(at, name, addresses)
         };
+        let mut new = new;
         let mut hosts = self.hosts.borrow_mut();
         let old = &mut hosts[at.locality][at.endpoint];
+        for host in &new {
+            host.health.clear(HealthFlag::PendingDynamicRemoval);
+        }
+        for host in old.iter() {
+            let is_gone = !new.iter().any(|new| new.address == host.address);
+            if is_gone && outlives_discovery(&self.cluster.info, host) {
+                host.health.set(HealthFlag::PendingDynamicRemoval);
+                new.push(host.clone());
+            }
+        }
         let same = old.len() == new.len()
             && new
                 .iter()
@@ -239,7 +256,12 @@ impl Names {
                 locality: locality.locality.clone(),
                 weight: locality.weight,
                 priority: locality.priority,
-                hosts: hosts.iter().flatten().cloned().collect(),
+                hosts: hosts
+                    .iter()
+                    .flatten()
+                    .filter(|host| !is_removed(host))
+                    .cloned()
+                    .collect(),
             });
         let set = PrioritySet::new(
             groups,

@@ -19,14 +19,15 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::outlives_discovery;
 use crate::config::ConfigPath;
 use crate::net::Address;
 use crate::stats::Scope;
 use crate::upstream::cluster::{
-    EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
+    ClusterInfo, EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
 use crate::upstream::cluster_manager::ClusterManager;
-use crate::upstream::host::{Host, HostIdentity, Locality};
+use crate::upstream::host::{HealthFlag, Host, HostIdentity, Locality};
 use crate::upstream::lazy_cluster::{EdsEvent, LazyCluster};
 use crate::upstream::priority_set::{HostGroup, HostSet, PrioritySet};
 use crate::xds::{
@@ -425,7 +426,9 @@ impl Eds {
         let cluster = self.cluster.get();
         let drop = assignment.drop_overload.as_ref();
         cluster.set_drop_overload(&manager.server.runtime, drop);
-        let (set, difference) = next_hosts(assignment, &cluster.hosts.load(), manager.workers);
+        let known = cluster.hosts.load();
+        let (set, difference) =
+            next_hosts(assignment, &known, Some(&cluster.info), manager.workers);
         if difference != Difference::default() {
             let stats = &cluster.info.endpoint_stats;
             stats.max_host_weight().set(heaviest(&set).into());
@@ -444,12 +447,14 @@ pub(in crate::upstream) fn heaviest(set: &PrioritySet) -> u32 {
 }
 
 /// The hosts of an assignment. Those that are `known` by their address stay what they are, as long as they stay in their locality;
-/// of endpoints with the same address the first one counts.
+/// of endpoints with the same address the first one counts. Without `info` nobody checks them.
 pub(in crate::upstream) fn next_hosts(
     assignment: LoadAssignment,
     known: &PrioritySet,
+    info: Option<&ClusterInfo>,
     workers: usize,
 ) -> (PrioritySet, Difference) {
+    let is_checked = info.is_some_and(|info| info.health_check.is_some());
     let by_address: HashMap<&Address, &Arc<Host>> =
         known.hosts().map(|host| (&host.address, host)).collect();
     let mut seen = HashSet::new();
@@ -466,7 +471,10 @@ pub(in crate::upstream) fn next_hosts(
                 continue;
             }
             let old = by_address.get(address).copied();
-            let old = old.filter(|old| old.locality == locality.locality);
+            let old = old.filter(|old| {
+                old.locality == locality.locality
+                    && !(is_checked && is_checked_otherwise(endpoint, old))
+            });
             let Some(old) = old else {
                 let host = endpoint.host(locality, address.clone(), workers);
                 hosts.push(Arc::new(host));
@@ -484,6 +492,28 @@ pub(in crate::upstream) fn next_hosts(
             priority: locality.priority,
             hosts,
         });
+    }
+    for (priority, set) in (0..).zip(&known.priorities) {
+        for host in &set.hosts {
+            let is_gone = !kept.contains(&host.identity()) && !seen.contains(&host.address);
+            if !(is_gone && info.is_some_and(|info| outlives_discovery(info, host))) {
+                continue;
+            }
+            host.health.set(HealthFlag::PendingDynamicRemoval);
+            kept.insert(host.identity());
+            let group = groups
+                .iter_mut()
+                .find(|group| group.priority == priority && group.locality == host.locality);
+            match group {
+                Some(group) => group.hosts.push(host.clone()),
+                None => groups.push(HostGroup {
+                    locality: host.locality.clone(),
+                    weight: set.weight_of(&host.locality),
+                    priority,
+                    hosts: vec![host.clone()],
+                }),
+            }
+        }
     }
     let mut set = PrioritySet::new(
         groups.into_iter(),
@@ -505,7 +535,9 @@ fn next_host(
     workers: usize,
 ) -> (Arc<Host>, bool) {
     let health_changed = old.health.replace_discovered(endpoint.health);
+    old.health.clear(HealthFlag::PendingDynamicRemoval);
     let is_same = old.weight == endpoint.weight
+        && old.health_check == endpoint.host_health_check(&old.address)
         && old.priority == locality.priority
         && old.metadata == endpoint.metadata;
     if is_same {
@@ -516,6 +548,14 @@ fn next_host(
     let new = new.in_place_of(old);
     new.health.replace(health);
     (Arc::new(new), true)
+}
+
+/// Whether what is known of a host was found elsewhere than where it is looked for now.
+fn is_checked_otherwise(endpoint: &EndpointConfig, old: &Host) -> bool {
+    let new = endpoint.host_health_check(&old.address);
+    let address = new.as_ref().and_then(|new| new.address.as_ref());
+    *address.unwrap_or(&old.address) != *old.health_check_address()
+        || new.is_some_and(|new| new.disabled) != old.has_no_health_checks()
 }
 
 /// What of a set is not a matter of single hosts.

@@ -7,3 +7,21 @@ mod resolver;
 mod tests;
 
 pub use resolver::{DnsError, HickoryResolver, Resolved, Resolver};
+
+use super::cluster::ClusterInfo;
+use super::cluster_manager::Cluster;
+use super::host::{HealthFlag, Host, HostIdentity};
+
+/// Whether a host that is no longer found stays: its health checks succeed, which are believed more than its discovery.
+fn outlives_discovery(info: &ClusterInfo, host: &Host) -> bool {
+    info.health_check.is_some()
+        && !info.settings.ignore_health_on_host_removal
+        && !host.health.has(HealthFlag::FailedActiveHc)
+        && !host.health.has(HealthFlag::FailedEdsHealth)
+}
+
+/// Takes a host away that was there for its health checks alone, which now fail.
+pub(super) fn remove_host(cluster: &Cluster, host: HostIdentity) {
+    let set = cluster.hosts.load();
+    cluster.set_hosts(set.without(host));
+}

@@ -1,5 +1,7 @@
 //! `lb_policy`, `load_balancing_policy` and `common_lb_config` become settings.
 
+use std::time::Duration;
+
 use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3::cluster as legacy;
 use outrigger_proto::pb::envoy::config::core::v3::{RuntimeDouble, TypedExtensionConfig};
@@ -32,6 +34,11 @@ pub struct LoadBalancerSettings {
     pub fail_traffic_on_panic: bool,
     /// Below which percentage of usable hosts a priority is in panic. Default 50; 0 disables.
     pub healthy_panic_threshold: u32,
+    /// `update_merge_window`: changes of the health of hosts within this time of the last one reach workers together. Default 1 s;
+    /// zero: each at once.
+    pub update_merge_window: Duration,
+    /// Whether hosts count nowhere before their first health check.
+    pub ignore_new_hosts_until_first_hc: bool,
     /// With `lb_subset_config`; each subset is balanced by the settings above.
     pub subset: Option<Box<SubsetSettings>>,
     /// How new hosts get their share: round robin and least request alone.
@@ -123,6 +130,8 @@ impl Default for LoadBalancerSettings {
             locality_weighted: false,
             fail_traffic_on_panic: false,
             healthy_panic_threshold: 50,
+            update_merge_window: UPDATE_MERGE_WINDOW,
+            ignore_new_hosts_until_first_hc: false,
             subset: None,
             slow_start: None,
             override_host: None,
@@ -138,13 +147,13 @@ impl LegacyPolicy {
         let common = common_lb_config(self.common, &path.field("common_lb_config"));
         let consistent = common
             .as_ref()
-            .map_or_else(|_| Consistent::default(), |c| c.2);
+            .map_or_else(|_| Consistent::default(), |c| c.consistent);
         let policy = match self.typed {
             Some(typed) => typed_policy(typed, &path.field("load_balancing_policy")).map(Ok),
             None => enum_policy(self.lb_policy, self.lb_config, consistent, path).map(Err),
         };
         let subset = path.optional("lb_subset_config", self.subset, SubsetSettings::from_legacy);
-        let (healthy_panic_threshold, legacy_mode, _) = common?;
+        let common = common?;
         let subset = subset?.flatten().map(Box::new);
         // A typed policy brings its own view of localities and subsets; those of the cluster are for the enum alone.
         let Typed {
@@ -155,7 +164,7 @@ impl LegacyPolicy {
             override_host,
         } = policy?.unwrap_or_else(|(policy, slow_start)| Typed {
             policy,
-            mode: legacy_mode,
+            mode: common.mode,
             subset,
             slow_start,
             override_host: None,
@@ -164,7 +173,9 @@ impl LegacyPolicy {
             policy,
             locality_weighted: mode.weighted,
             fail_traffic_on_panic: mode.fail_traffic_on_panic,
-            healthy_panic_threshold,
+            healthy_panic_threshold: common.healthy_panic_threshold,
+            update_merge_window: common.update_merge_window,
+            ignore_new_hosts_until_first_hc: common.ignore_new_hosts_until_first_hc,
             subset,
             slow_start,
             override_host,
@@ -175,16 +186,14 @@ impl LegacyPolicy {
 fn common_lb_config(
     proto: Option<legacy::CommonLbConfig>,
     path: &ConfigPath<'_>,
-) -> Result<(u32, LocalityMode, Consistent), Rejected> {
+) -> Result<Common, Rejected> {
     use legacy::common_lb_config::{
         LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
     };
     let legacy::CommonLbConfig {
         healthy_panic_threshold,
-        // Merging updates changes when hosts come, not which.
-        update_merge_window: _,
-        // Without active health checks there is no first one to wait for.
-        ignore_new_hosts_until_first_hc: _,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
         consistent_hashing_lb_config,
         // Of the override host policy and of stateful sessions, which are not among those supported.
@@ -192,6 +201,7 @@ fn common_lb_config(
         locality_config_specifier,
     } = proto.unwrap_or_default();
     let threshold = path.percent("healthy_panic_threshold", healthy_panic_threshold);
+    let window = path.duration("update_merge_window", update_merge_window);
     let close = path.unsupported_if_set(
         "close_connections_on_host_set_change",
         close_connections_on_host_set_change,
@@ -220,7 +230,25 @@ fn common_lb_config(
     );
     close?;
     let threshold = threshold?.map_or(50, percent_of);
-    Ok((threshold, mode, consistent?))
+    Ok(Common {
+        healthy_panic_threshold: threshold,
+        mode,
+        consistent: consistent?,
+        update_merge_window: window?.unwrap_or(UPDATE_MERGE_WINDOW),
+        ignore_new_hosts_until_first_hc,
+    })
+}
+
+/// The default of `update_merge_window`.
+const UPDATE_MERGE_WINDOW: Duration = Duration::from_secs(1);
+
+/// A converted `CommonLbConfig`.
+struct Common {
+    healthy_panic_threshold: u32,
+    mode: LocalityMode,
+    consistent: Consistent,
+    update_merge_window: Duration,
+    ignore_new_hosts_until_first_hc: bool,
 }
 
 fn percent_of(share: f64) -> u32 {

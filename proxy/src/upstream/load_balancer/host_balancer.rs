@@ -3,10 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::edf::Edf;
 use super::hashing::{HashSettings, HashTables, Load, hash_of};
 use super::pick::Pick;
-use super::priority_load::PriorityLoad;
+use super::priority_load::{PriorityCounts, PriorityLoad};
 use super::{LoadBalancerContext, LoadBalancerSettings, Policy};
 use crate::upstream::cluster::ClusterInfo;
 use crate::upstream::host::{Health, WorkerHost};
@@ -16,6 +18,8 @@ use crate::upstream::priority_set::{HostSet, PrioritySet};
 #[derive(Default)]
 pub(super) struct HostBalancer {
     load: PriorityLoad,
+    /// What the load follows from.
+    counts: Vec<PriorityCounts>,
     priorities: Vec<Priority>,
     /// Of hashing policies, shared with all workers.
     tables: Option<Arc<HashTables>>,
@@ -51,14 +55,73 @@ impl HostBalancer {
         let settings = &info.settings.load_balancer;
         let factor = set.overprovisioning_factor;
         let priorities = hosts.into_iter().zip(&set.priorities);
+        let counts: Vec<_> = set.priorities.iter().map(PriorityCounts::new).collect();
+        let how = (factor, set.weighted_priority_health);
         Self {
-            load: PriorityLoad::new(set, panic_threshold),
+            load: PriorityLoad::of_counts(&counts, how, panic_threshold),
+            counts,
             priorities: priorities
                 .map(|(all, hosts)| Priority::new(all, hosts, factor, settings))
                 .collect(),
             tables: set.hash_tables.clone(),
             panic_threshold,
         }
+    }
+
+    /// Numbers the hosts, and takes note of how each is counted, so that changes of single ones can be followed.
+    pub(super) fn remember(&mut self) {
+        for (priority, counts) in self.priorities.iter().zip(&mut self.counts) {
+            *counts = PriorityCounts::default();
+            for (place, host) in (0..).zip(priority.all.hosts()) {
+                let standing = host.standing();
+                host.place.set(place);
+                host.counted.set(standing);
+                counts.add(standing, host.weight);
+            }
+        }
+    }
+
+    /// Follows changes of the health of the hosts at these places, after `remember`. It costs what has changed, but for hosts that
+    /// have weights.
+    pub(super) fn health_changed(
+        &mut self,
+        info: &ClusterInfo,
+        set: &PrioritySet,
+        places: impl Iterator<Item = (u32, u32)>,
+    ) {
+        let settings = &info.settings.load_balancer;
+        let mut stale = Vec::new();
+        for (priority, at) in places {
+            let index = usize::try_from(priority).unwrap_or(usize::MAX);
+            let Some(host) = self.host(index, at).cloned() else {
+                continue;
+            };
+            // Lists may have been made while main was changing it: equal does not mean that there is nothing to do.
+            let new = host.standing();
+            let old = host.counted.replace(new);
+            if settings.slow_start.is_some() {
+                host.note_health(Instant::now());
+            }
+            if let Some(counts) = self.counts.get_mut(index) {
+                counts.recount(old, new, host.weight);
+            }
+            if let Some(hosts) = self.priorities.get_mut(index) {
+                hosts.moved(&host, new.health);
+                if settings.locality_weighted && !stale.contains(&index) {
+                    stale.push(index);
+                }
+            }
+        }
+        let factor = set.overprovisioning_factor;
+        for index in stale {
+            if let (Some(hosts), Some(set)) =
+                (self.priorities.get_mut(index), set.priorities.get(index))
+            {
+                hosts.weigh_localities(set, factor, settings);
+            }
+        }
+        let how = (factor, set.weighted_priority_health);
+        self.load = PriorityLoad::of_counts(&self.counts, how, self.panic_threshold);
     }
 
     /// All hosts.
@@ -189,6 +252,29 @@ impl Priority {
             degraded_localities: by_locality(Health::Degraded),
             all: Pick::new(all, settings.slow_start),
         }
+    }
+}
+
+impl Priority {
+    /// A host is in this state of health.
+    fn moved(&mut self, host: &Rc<WorkerHost>, health: Health) {
+        for (pick, of) in [
+            (&mut self.healthy, Health::Healthy),
+            (&mut self.degraded, Health::Degraded),
+        ] {
+            match of == health {
+                true => pick.insert(host),
+                false => pick.remove(host),
+            }
+        }
+    }
+
+    fn weigh_localities(&mut self, set: &HostSet, factor: u32, settings: &LoadBalancerSettings) {
+        let all = self.all.hosts();
+        let healthy = Localities::new(all, set, (factor, settings), Health::Healthy);
+        let degraded = Localities::new(all, set, (factor, settings), Health::Degraded);
+        self.healthy_localities = healthy;
+        self.degraded_localities = degraded;
     }
 }
 

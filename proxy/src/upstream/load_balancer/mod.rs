@@ -48,7 +48,7 @@ use self::host_balancer::HostBalancer;
 use self::override_host::HostsByAddress;
 use self::worker_subsets::WorkerSubsets;
 use super::cluster::ClusterInfo;
-use super::host::{Host, WorkerHost};
+use super::host::{Host, HostIdentity, WorkerHost};
 use super::priority_set::PrioritySet;
 use crate::runtime::RuntimeInteger;
 
@@ -142,6 +142,7 @@ impl WorkerLoadBalancer {
         }
         let threshold = self.panic_threshold.get().min(100);
         self.all = HostBalancer::new(&self.info, set, hosts, threshold);
+        self.all.remember();
         if self.info.settings.load_balancer.override_host.is_some() {
             let hosts = self.all.hosts();
             let named = hosts.map(|host| (host.address.to_string().into(), host.clone()));
@@ -150,6 +151,23 @@ impl WorkerLoadBalancer {
         self.subsets = set.subsets.clone().map(WorkerSubsets::new);
         let gone = old.into_iter().zip(kept).filter(|(_, kept)| !kept);
         gone.map(|(host, _)| host).collect()
+    }
+
+    /// Follows changes of the health of single hosts of `set`, which is the one that was last taken over.
+    pub(super) fn health_changed(
+        &mut self,
+        set: &PrioritySet,
+        hosts: impl Iterator<Item = HostIdentity>,
+    ) {
+        let places = set.places.as_deref();
+        let places = hosts.filter_map(|host| places?.get(&host).copied());
+        self.all.health_changed(&self.info, set, places);
+    }
+
+    /// The host of this identity, if `set` is the one that was last taken over.
+    pub(super) fn find(&self, set: &PrioritySet, host: HostIdentity) -> Option<&Rc<WorkerHost>> {
+        let (priority, at) = set.places.as_ref()?.get(&host).copied()?;
+        self.all.host(usize::try_from(priority).ok()?, at)
     }
 
     /// A host, or none if none may be used.

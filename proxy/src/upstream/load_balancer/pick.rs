@@ -51,6 +51,67 @@ impl Pick {
         &self.hosts
     }
 
+    /// Takes a host away. Hosts are in the order of their places.
+    pub(super) fn remove(&mut self, host: &Rc<WorkerHost>) {
+        let at = self.position(host);
+        if self
+            .hosts
+            .get(at)
+            .is_none_or(|known| !Rc::ptr_eq(known, host))
+        {
+            return;
+        }
+        self.hosts.remove(at);
+        // Whose turn it was stays.
+        self.cursor = match self.cursor {
+            Some(0) if at == 0 => None,
+            Some(last) if at <= last => Some(last - 1),
+            other => other,
+        };
+        if self.schedule.is_some() {
+            self.reschedule();
+        }
+    }
+
+    /// Adds a host in its place.
+    pub(super) fn insert(&mut self, host: &Rc<WorkerHost>) {
+        let at = self.position(host);
+        if self
+            .hosts
+            .get(at)
+            .is_some_and(|known| Rc::ptr_eq(known, host))
+        {
+            return;
+        }
+        self.hosts.insert(at, host.clone());
+        if let Some(last) = &mut self.cursor
+            && at <= *last
+        {
+            *last += 1;
+        }
+        let is_lighter = self.hosts[0].weight != host.weight
+            || self
+                .hosts
+                .get(1)
+                .is_some_and(|other| other.weight != host.weight);
+        if self.schedule.is_some() || is_lighter || self.slow_start.is_some() {
+            self.reschedule();
+        }
+    }
+
+    fn position(&self, host: &WorkerHost) -> usize {
+        let place = host.place.get();
+        self.hosts
+            .partition_point(|known| known.place.get() < place)
+    }
+
+    fn reschedule(&mut self) {
+        let hosts = std::mem::take(&mut self.hosts);
+        let cursor = self.cursor;
+        *self = Self::new(hosts, self.slow_start);
+        self.cursor = cursor;
+    }
+
     pub(super) fn choose(
         &mut self,
         policy: &Policy,

@@ -1,6 +1,6 @@
 //! Which share of the requests each priority gets, by how many of its hosts are well.
 
-use super::super::host::Health;
+use super::super::host::{Health, Standing};
 use super::super::priority_set::{HostSet, PrioritySet};
 use super::LoadBalancerContext;
 
@@ -14,6 +14,18 @@ pub(super) struct PriorityLoad {
     available: Vec<(u32, u32)>,
 }
 
+/// How many hosts of a priority are how well.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PriorityCounts {
+    /// All, excluded ones too.
+    hosts: usize,
+    /// Each host is one.
+    plain: Counts,
+    /// Each host is its weight.
+    weighted: Counts,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     all: u64,
     healthy: u64,
@@ -23,7 +35,21 @@ struct Counts {
 impl PriorityLoad {
     /// The load that follows from the hosts. `panic_threshold` is in percent.
     pub(super) fn new(set: &PrioritySet, panic_threshold: u64) -> Self {
-        let priorities = &set.priorities;
+        let counts: Vec<_> = set.priorities.iter().map(PriorityCounts::new).collect();
+        let factor = set.overprovisioning_factor;
+        Self::of_counts(
+            &counts,
+            (factor, set.weighted_priority_health),
+            panic_threshold,
+        )
+    }
+
+    /// The same where it is known how many hosts there are.
+    pub(super) fn of_counts(
+        priorities: &[PriorityCounts],
+        (factor, weighted): (u32, bool),
+        panic_threshold: u64,
+    ) -> Self {
         let mut load = Self {
             healthy: vec![0; priorities.len()],
             degraded: vec![0; priorities.len()],
@@ -33,11 +59,14 @@ impl PriorityLoad {
         if priorities.is_empty() {
             return load;
         }
-        let factor = u64::from(set.overprovisioning_factor);
+        let factor = u64::from(factor);
         let (healthy, degraded): (Vec<_>, Vec<_>) = priorities
             .iter()
             .map(|hosts| {
-                let counts = Counts::new(hosts, set.weighted_priority_health);
+                let counts = match weighted {
+                    true => &hosts.weighted,
+                    false => &hosts.plain,
+                };
                 let percent = |part: u64| match counts.all {
                     0 => 0,
                     all => u32::try_from((factor * part / all).min(100)).unwrap_or(100),
@@ -151,9 +180,9 @@ impl PriorityLoad {
     }
 
     /// Everything is in panic: each priority gets what its number of hosts says.
-    fn distribute_by_size(&mut self, priorities: &[HostSet]) {
+    fn distribute_by_size(&mut self, priorities: &[PriorityCounts]) {
         self.degraded.fill(0);
-        let total: usize = priorities.iter().map(|set| set.hosts.len()).sum();
+        let total: usize = priorities.iter().map(|set| set.hosts).sum();
         if total == 0 {
             self.healthy.fill(0);
             self.healthy[0] = 100;
@@ -161,34 +190,56 @@ impl PriorityLoad {
         }
         let mut left = 100;
         for (load, set) in self.healthy.iter_mut().zip(priorities) {
-            *load = u32::try_from(100 * set.hosts.len() / total).unwrap_or(100);
+            *load = u32::try_from(100 * set.hosts / total).unwrap_or(100);
             left -= *load;
         }
-        if let Some(first) = priorities.iter().position(|set| !set.hosts.is_empty()) {
+        if let Some(first) = priorities.iter().position(|set| set.hosts > 0) {
             self.healthy[first] += left;
         }
     }
 }
 
-impl Counts {
-    fn new(set: &HostSet, weighted: bool) -> Self {
-        let mut counts = Self {
-            all: 0,
-            healthy: 0,
-            degraded: 0,
-        };
-        // Hosts that drain by themselves are not missing.
-        let counted = set.hosts.iter().filter(|host| !host.is_excluded());
-        for host in counted {
-            let n = if weighted { u64::from(host.weight) } else { 1 };
-            counts.all += n;
-            match host.coarse_health() {
-                Health::Healthy => counts.healthy += n,
-                Health::Degraded => counts.degraded += n,
-                Health::Unhealthy => {}
-            }
+impl PriorityCounts {
+    pub(super) fn new(set: &HostSet) -> Self {
+        let mut counts = Self::default();
+        for host in &set.hosts {
+            counts.add(host.standing(), host.weight);
         }
         counts
+    }
+
+    /// A host counts otherwise than before.
+    pub(super) fn recount(&mut self, old: Standing, new: Standing, weight: u32) {
+        for (counts, n) in [
+            (&mut self.plain, 1),
+            (&mut self.weighted, u64::from(weight)),
+        ] {
+            counts.change(old, |count| count.saturating_sub(n));
+            counts.change(new, |count| count + n);
+        }
+    }
+
+    /// One host more.
+    pub(super) fn add(&mut self, standing: Standing, weight: u32) {
+        self.hosts += 1;
+        self.plain.change(standing, |count| count + 1);
+        self.weighted
+            .change(standing, |count| count + u64::from(weight));
+    }
+}
+
+impl Counts {
+    /// Hosts that drain by themselves are not missing.
+    fn change(&mut self, standing: Standing, change: impl Fn(u64) -> u64) {
+        if standing.excluded {
+            return;
+        }
+        self.all = change(self.all);
+        match standing.health {
+            Health::Healthy => self.healthy = change(self.healthy),
+            Health::Degraded => self.degraded = change(self.degraded),
+            Health::Unhealthy => {}
+        }
     }
 }
 
@@ -201,8 +252,8 @@ fn assign(loads: &mut [u32], available: &[u32], total: u32, left: &mut u32) -> O
     available.iter().position(|available| *available > 0)
 }
 
-fn is_in_panic(set: &HostSet, threshold: u64) -> bool {
-    let counts = Counts::new(set, false);
+fn is_in_panic(set: &PriorityCounts, threshold: u64) -> bool {
+    let counts = &set.plain;
     match counts.all {
         0 => threshold > 0,
         all => 100 * counts.healthy / all + 100 * counts.degraded / all < threshold,

@@ -53,7 +53,7 @@ use crate::transport_sockets::{UpstreamConnected, UpstreamSocketOptions, Upstrea
 #[derive(Default)]
 pub(super) struct HostPools {
     /// Of requests that ask nothing of their connection.
-    plain: OnceCell<Rc<PoolSet>>,
+    plain: RefCell<Option<Rc<PoolSet>>>,
     /// Of those that do.
     by_options: RefCell<HashMap<Rc<UpstreamSocketOptions>, Rc<PoolSet>>>,
 }
@@ -102,7 +102,7 @@ pub(super) fn new_http_stream(
     }
     let slot = request.priority as usize;
     let pools = match &request.options {
-        None => host.pools.plain.get_or_init(Rc::default).clone(),
+        None => host.pools.plain(),
         Some(options) => host.pools.with_options(options),
     };
     let protocol = match cluster.info.settings.http.protocol {
@@ -135,9 +135,17 @@ pub(super) fn new_http_stream(
 }
 
 impl HostPools {
-    /// Ends idle connections; those in use end with their streams.
+    fn plain(&self) -> Rc<PoolSet> {
+        self.plain
+            .borrow_mut()
+            .get_or_insert_with(Rc::default)
+            .clone()
+    }
+
+    /// Ends idle connections; those in use end with their streams. What comes later gets new ones.
     pub(super) fn drain(&self) {
-        self.plain.get().into_iter().for_each(|pools| pools.drain());
+        let plain = self.plain.take();
+        plain.into_iter().for_each(|pools| pools.drain());
         let others = self.by_options.take();
         others.values().for_each(|pools| pools.drain());
     }

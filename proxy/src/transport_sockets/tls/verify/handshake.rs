@@ -82,7 +82,7 @@ impl ClientVerifier {
         }
         let mut hints: Vec<DistinguishedName> = Vec::new();
         if !validation.suppress_client_ca_list {
-            for certificate in &validation.trusted {
+            for certificate in validation.trusted.iter() {
                 let name = DistinguishedName::from(certificate.raw_subject().to_vec());
                 if !hints.iter().any(|hint| hint.as_ref() == name.as_ref()) {
                     hints.push(name);

@@ -37,13 +37,26 @@ pub(super) enum Peer {
     Server,
 }
 
+/// Where the authorities come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// From `trusted_ca`, if there are any.
+    #[default]
+    Configuration,
+    /// From the system: they are shown nowhere.
+    System,
+    /// From the bundles of trust domains: each is shown by itself.
+    TrustDomains,
+}
+
 /// A converted `CertificateValidationContext`.
 #[derive(Debug, Default)]
 pub(super) struct Validation {
     /// `trusted_ca`: any of them may end a chain.
-    pub(super) trusted: Vec<Certificate>,
+    pub(super) trusted: Arc<[Certificate]>,
     /// Where `trusted_ca` was found; for `/certs`.
     pub(super) ca_path: Box<str>,
+    pub(super) origin: Origin,
     anchors: Vec<TrustAnchor<'static>>,
     crls: Vec<Crl>,
     rules: ChainRules,
@@ -96,7 +109,7 @@ pub(super) enum FailureStat {
 fn spiffe_from(
     config: core::TypedExtensionConfig,
     path: &ConfigPath<'_>,
-) -> Result<(Spiffe, Box<str>), Rejected> {
+) -> Result<(Spiffe, Box<str>, Vec<Certificate>), Rejected> {
     let core::TypedExtensionConfig {
         name: _,
         typed_config,
@@ -150,9 +163,13 @@ impl Validation {
             custom_validator_config,
             spiffe_from,
         );
+        let mut origin = Origin::default();
         let ca = match (trusted_ca, system_root_certs) {
             (Some(source), _) => data_source(source, &path.field("trusted_ca")).map(Some),
-            (None, Some(SystemRootCerts {})) => system_roots(path).map(Some),
+            (None, Some(SystemRootCerts {})) => {
+                origin = Origin::System;
+                system_roots(path).map(Some)
+            }
             (None, None) => Ok(None),
         };
         let ca = ca.and_then(|text| match text {
@@ -182,10 +199,11 @@ impl Validation {
         );
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         let (mut trusted, mut crls) = ca?;
-        let spiffe = spiffe?.map(|(spiffe, place)| {
+        let spiffe = spiffe?.map(|(spiffe, place, all)| {
             ca_path = place;
+            origin = Origin::TrustDomains;
             // Shown to clients, and to whoever asks for our authorities.
-            trusted = spiffe.trusted().cloned().collect();
+            trusted = all;
             spiffe
         });
         crls.extend(crl?.unwrap_or_default());
@@ -198,8 +216,9 @@ impl Validation {
         }
         Ok(Self {
             anchors: anchors(&trusted),
-            trusted,
+            trusted: trusted.into(),
             ca_path,
+            origin,
             rules: ChainRules {
                 allow_expired: allow_expired_certificate,
                 only_leaf_crl: only_verify_leaf_cert_crl,

@@ -27,24 +27,26 @@ struct Bundle {
 }
 
 impl Spiffe {
-    /// Converts the message. Gives also the place of the first authority, as `/certs` shows it.
+    /// Converts the message. Gives also the place of the last bundle, as `/certs` shows it, and all authorities.
     pub(super) fn from_proto(
         proto: pb::SpiffeCertValidatorConfig,
         path: &ConfigPath<'_>,
-    ) -> Result<(Self, Box<str>), Rejected> {
+    ) -> Result<(Self, Box<str>, Vec<Certificate>), Rejected> {
         let pb::SpiffeCertValidatorConfig {
             trust_domains,
             trust_bundles,
         } = proto;
         if let Some(source) = trust_bundles {
             let path = path.field("trust_bundles");
-            let place = source_name(Some(&source));
             let text = data_source(source, &path)?;
             let bundles = from_json(&text).map_err(|error| path.reject(error))?;
-            return Ok((Self(bundles), place));
+            let all = bundles.values().flat_map(|bundle| &bundle.trusted);
+            let all = all.cloned().collect();
+            return Ok((Self(bundles), "".into(), all));
         }
         let mut bundles = BTreeMap::new();
-        let mut first: Box<str> = "".into();
+        let mut last = String::new();
+        let mut all = Vec::new();
         let domains = path.each("trust_domains", trust_domains, |domain, path| {
             let TrustDomain {
                 name,
@@ -61,9 +63,8 @@ impl Spiffe {
             Ok((name, place, trusted, crls))
         })?;
         for (name, place, trusted, crls) in domains {
-            if first.is_empty() {
-                first = place.into();
-            }
+            last = place;
+            all.extend(trusted.iter().cloned());
             let bundle = Bundle::new(trusted, crls);
             if bundles.insert(name.as_str().into(), bundle).is_some() {
                 return Err(path.field("trust_domains").reject(format!(
@@ -71,12 +72,7 @@ impl Spiffe {
                 )));
             }
         }
-        Ok((Self(bundles), first))
-    }
-
-    /// All authorities.
-    pub(super) fn trusted(&self) -> impl Iterator<Item = &Certificate> {
-        self.0.values().flat_map(|bundle| &bundle.trusted)
+        Ok((Self(bundles), last.into(), all))
     }
 }
 

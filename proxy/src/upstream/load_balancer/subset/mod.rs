@@ -340,6 +340,7 @@ impl Subset {
             weighted_priority_health: whole.weighted_priority_health,
             hash_tables: None,
             subsets: None,
+            places: None,
         };
         let balancer = &info.settings.load_balancer;
         if let Policy::Hash(hashing) = &balancer.policy {

@@ -2,17 +2,23 @@
 //! proxy needs to reach the control plane.
 //!
 //! The directory gets `key.pem` (mode 0600), `certificate.pem` and `roots.pem`; `certificate.yaml` and `roots.yaml`,
-//! through which a proxy of Envoy's kind takes over each new certificate without a restart; and `bootstrap.yaml`.
+//! through which a proxy of Envoy's kind takes over each new certificate without a restart; `bootstrap.yaml`; and
+//! `grpc-bootstrap.json` for a process whose gRPC needs no proxy.
+
+mod files;
+mod grpc;
+mod socket;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::ClientConfig;
 use serde_json::{Value as Json, json};
 
 use crate::admin::api::{SignRequest, Signed};
@@ -34,6 +40,8 @@ pub struct Agent {
     pub node: String,
     /// Where the proxy's admin interface is to listen.
     pub admin: Option<SocketAddr>,
+    /// A UNIX socket by which gRPC reaches the control plane through the agent, without TLS of its own.
+    pub socket: Option<PathBuf>,
 }
 
 impl Agent {
@@ -45,6 +53,12 @@ impl Agent {
         fs::create_dir_all(&self.directory).map_err(|error| at(&self.directory, error))?;
         if self.roots.is_some() && self.renewal().is_none_or(|due| due <= SystemTime::now()) {
             self.sign("/v1/enroll", self.token.clone()).await?;
+        }
+        if !self.node.starts_with("gateway/") {
+            self.write("grpc-bootstrap.json", &self.grpc_bootstrap(), 0o644)?;
+        }
+        if self.node.starts_with("grpc/") {
+            return Ok(());
         }
         self.write("bootstrap.yaml", &self.bootstrap(), 0o644)
     }
@@ -78,23 +92,13 @@ impl Agent {
             token,
             request: request.pem().map_err(bad)?,
         };
-        let own = match path {
-            "/v1/renew" => Some((
-                Client::file(&self.directory.join("certificate.pem"))?,
-                Client::file(&self.directory.join("key.pem"))?,
-            )),
-            _ => None,
+        let tls = match (path, &self.roots) {
+            ("/v1/enroll", Some(roots)) => Client::tls(roots, None)?,
+            _ => self.own_tls()?,
         };
-        let roots = match (&own, &self.roots) {
-            (None, Some(roots)) => roots.clone(),
-            _ => Client::file(&self.directory.join("roots.pem"))?,
-        };
-        let own = own
-            .as_ref()
-            .map(|(certificate, key)| (certificate.as_str(), key.as_str()));
         let client = Client {
             server: self.server.clone(),
-            tls: Some(Client::tls(&roots, own)?),
+            tls: Some(tls),
             token: None,
         };
         let answer = client
@@ -103,9 +107,12 @@ impl Agent {
         let signed: Signed = serde_json::from_str(&answer)
             .map_err(|error| ClientError::Protocol(error.to_string()))?;
         tracing::info!(identity = signed.identity, "A certificate was received.");
-        self.write("key.pem", &key.serialize_pem(), 0o600)?;
-        self.write("certificate.pem", &signed.certificate, 0o644)?;
-        self.write("roots.pem", &signed.roots, 0o644)?;
+        let set = [
+            ("key.pem", &*key.serialize_pem(), 0o600),
+            ("certificate.pem", &signed.certificate, 0o644),
+            ("roots.pem", &signed.roots, 0o644),
+        ];
+        files::write_set(&self.directory, &set).map_err(|error| at(&self.directory, error))?;
         self.write(
             "certificate.yaml",
             &secret(
@@ -133,6 +140,14 @@ impl Agent {
             ),
             0o644,
         )
+    }
+
+    /// TLS with the certificate that was written last.
+    fn own_tls(&self) -> Result<Arc<ClientConfig>, ClientError> {
+        let certificate = Client::file(&self.path("certificate.pem"))?;
+        let key = Client::file(&self.path("key.pem"))?;
+        let roots = Client::file(&self.path("roots.pem"))?;
+        Client::tls(&roots, Some((&certificate, &key)))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -220,21 +235,9 @@ impl Agent {
         serde_json::to_string_pretty(&bootstrap).unwrap_or_default() + "\n"
     }
 
-    /// Replaces a file as a whole, by a move, which proxies watch for.
     fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), ClientError> {
-        let path = self.path(name);
-        let new = self.path(&format!(".{name}.new"));
-        let write = || -> io::Result<()> {
-            let _ = fs::remove_file(&new);
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&new)?;
-            file.write_all(text.as_bytes())?;
-            fs::rename(&new, &path)
-        };
-        write().map_err(|error| at(&path, error))
+        files::write(&self.directory, (name, text, mode))
+            .map_err(|error| at(&self.path(name), error))
     }
 }
 

@@ -1,0 +1,68 @@
+//! An authorizer that is asked by gRPC.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+
+use crate::config::{ConfigPath, Rejected};
+use crate::server::ServerContext;
+use crate::upstream::async_client::{AsyncClient, GrpcError, GrpcService, RequestOptions};
+
+/// The service `envoy.service.auth.v3.Authorization` behind a cluster.
+#[derive(Debug)]
+pub struct GrpcAuthorizer {
+    service: GrpcService,
+    /// None: it may take for ever.
+    timeout: Option<Duration>,
+}
+
+impl GrpcAuthorizer {
+    /// Converts a `GrpcService`. Without `timeout`, an answer may take 200 ms.
+    pub fn from_proto(
+        proto: core::GrpcService,
+        server: &Arc<ServerContext>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let default = proto.timeout.is_none().then_some(DEFAULT_TIMEOUT);
+        let service = GrpcService::from_proto(proto, server, path)?;
+        Ok(Self {
+            timeout: default.or(service.timeout),
+            service,
+        })
+    }
+
+    /// Asks once.
+    pub fn check(
+        &self,
+        client: &AsyncClient,
+        request: &CheckRequest,
+    ) -> impl Future<Output = Result<CheckResponse, GrpcError>> + use<> {
+        let mut metadata = self.service.metadata();
+        if let Some(timeout) = self.timeout {
+            let millis = timeout.as_millis().to_string();
+            metadata.append("x-envoy-expected-rq-timeout-ms", millis);
+        }
+        let options = RequestOptions {
+            timeout: self.timeout,
+            ..RequestOptions::default()
+        };
+        let most = self.service.max_receive_message_length;
+        let most = most.and_then(|most| usize::try_from(most).ok());
+        client.unary(
+            self.service.cluster,
+            (&self.service.authority, CHECK),
+            &metadata,
+            request,
+            options,
+            most.unwrap_or(MAX_MESSAGE_BYTES),
+        )
+    }
+}
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(200);
+/// The most that an answer may have where the configuration does not say.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

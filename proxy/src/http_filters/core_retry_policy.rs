@@ -1,0 +1,67 @@
+//! `envoy.config.core.v3.RetryPolicy`: when requests of a filter's own are tried again.
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+use outrigger_proto::pb::envoy::config::route::v3 as route_pb;
+use outrigger_proto::pb::google::protobuf::Duration;
+
+use crate::config::{ConfigPath, Rejected};
+use crate::route::RetryPolicy;
+
+/// Converts a policy of the core API into one of a route. As in Envoy, an attempt may take as long as the longest wait between two.
+pub(super) fn retry_policy(
+    proto: core::RetryPolicy,
+    path: &ConfigPath<'_>,
+) -> Result<RetryPolicy, Rejected> {
+    let core::RetryPolicy {
+        retry_back_off,
+        num_retries,
+        retry_on,
+        retry_priority,
+        retry_host_predicate,
+        host_selection_retry_max_attempts,
+    } = proto;
+    path.unsupported_if_set("retry_priority", retry_priority)?;
+    path.unsupported_if_set("retry_host_predicate", retry_host_predicate)?;
+    // Of the host predicates alone.
+    let _ = host_selection_retry_max_attempts;
+    let core::BackoffStrategy {
+        base_interval,
+        max_interval,
+    } = retry_back_off.unwrap_or_default();
+    let base_interval = base_interval.unwrap_or(SECOND);
+    let max_interval = max_interval.unwrap_or_else(|| tenfold(base_interval));
+    let retry_on = if retry_on.is_empty() {
+        "5xx,gateway-error,connect-failure,reset".to_owned()
+    } else {
+        retry_on
+    };
+    let policy = route_pb::RetryPolicy {
+        retry_on,
+        num_retries,
+        retry_back_off: Some(route_pb::retry_policy::RetryBackOff {
+            base_interval: Some(base_interval),
+            max_interval: Some(max_interval),
+        }),
+        per_try_timeout: Some(max_interval),
+        ..Default::default()
+    };
+    RetryPolicy::from_proto(policy, path)
+}
+
+fn tenfold(duration: Duration) -> Duration {
+    let nanos = i64::from(duration.nanos).saturating_mul(10);
+    Duration {
+        seconds: duration
+            .seconds
+            .saturating_mul(10)
+            .saturating_add(nanos / NANOS),
+        nanos: i32::try_from(nanos % NANOS).unwrap_or_default(),
+    }
+}
+
+const NANOS: i64 = 1_000_000_000;
+/// The shortest wait, where the policy does not say.
+const SECOND: Duration = Duration {
+    seconds: 1,
+    nanos: 0,
+};

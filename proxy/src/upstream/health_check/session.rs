@@ -1,0 +1,335 @@
+//! The checks of one host: when, and what becomes of the host.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::debug;
+
+use super::Inner;
+use super::config::{CheckKind, LastCheck};
+use super::connection::Link;
+use super::event_log::{Event, FailureType};
+use crate::upstream::WorkerHost;
+use crate::upstream::host::{HealthFlag, Host};
+
+/// The checks of one host.
+pub(super) struct Session {
+    inner: Rc<Inner>,
+    host: RefCell<Rc<WorkerHost>>,
+    /// Nothing is known of the host yet.
+    first_check: Cell<bool>,
+    /// Successes in a row of a host that is unhealthy, and failures of one that is healthy.
+    healthy: Cell<u32>,
+    unhealthy: Cell<u32>,
+    task: RefCell<Option<JoinHandle<()>>>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Healthy {
+        /// It works, and would rather not.
+        degraded: bool,
+    },
+    Failed {
+        failure: FailureType,
+        /// It counts towards the threshold like a failure of the network.
+        retriable: bool,
+        /// What was answered; 0: nothing.
+        http_status: u16,
+    },
+}
+
+/// How a check changes what is known of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transition {
+    Unchanged,
+    /// A threshold is not reached yet.
+    Pending,
+    Changed,
+}
+
+impl Outcome {
+    pub(super) fn failed(failure: FailureType) -> Self {
+        Self::Failed {
+            failure,
+            retriable: false,
+            http_status: 0,
+        }
+    }
+
+    /// The host has answered, and not well.
+    pub(super) fn of_host(http_status: u16, retriable: bool) -> Self {
+        Self::Failed {
+            failure: FailureType::Active,
+            retriable,
+            http_status,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn start(inner: &Rc<Inner>, host: &Arc<Host>) -> Rc<Self> {
+        if !host.health.has(HealthFlag::FailedActiveHc) {
+            inner.stats.healthy().inc();
+        }
+        if host.health.has(HealthFlag::DegradedActiveHc) {
+            inner.stats.degraded().inc();
+        }
+        let session = Rc::new(Self {
+            inner: inner.clone(),
+            host: RefCell::new(Rc::new(WorkerHost::new(host.clone()))),
+            first_check: Cell::new(true),
+            healthy: Cell::new(0),
+            unhealthy: Cell::new(0),
+            task: RefCell::default(),
+        });
+        let task = tokio::task::spawn_local(run(session.clone()));
+        session.task.replace(Some(task));
+        session
+    }
+
+    /// The same host with the configuration that it has now.
+    pub(super) fn set_host(&self, host: &Arc<Host>) {
+        if !Arc::ptr_eq(self.host.borrow().shared(), host) {
+            self.host.replace(Rc::new(WorkerHost::new(host.clone())));
+        }
+    }
+
+    /// No more checks. True if the first one has not ended.
+    pub(super) fn end(&self) -> bool {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let host = self.host.borrow();
+            if !host.health.has(HealthFlag::FailedActiveHc) {
+                self.inner.stats.healthy().dec();
+            }
+            if host.health.has(HealthFlag::DegradedActiveHc) {
+                self.inner.stats.degraded().dec();
+            }
+        }
+        self.first_check.get()
+    }
+
+    /// Ordinary traffic has shown that the host fails.
+    pub(super) fn fail_passively(&self) {
+        self.set_unhealthy(FailureType::Passive, false, 0);
+    }
+
+    /// Takes over what a check found; how long to wait until the next one.
+    fn finish(&self, outcome: Outcome) -> Duration {
+        let (succeeded, transition) = match outcome {
+            Outcome::Healthy { degraded } => (true, self.set_healthy(degraded)),
+            Outcome::Failed {
+                failure,
+                retriable,
+                http_status,
+            } => (false, self.set_unhealthy(failure, retriable, http_status)),
+        };
+        let last = LastCheck {
+            succeeded,
+            change_pending: transition == Transition::Pending,
+        };
+        let intervals = &self.inner.config.intervals;
+        let base = intervals.after(last, self.inner.has_traffic());
+        self.inner.with_jitter(base, intervals.jitter)
+    }
+
+    fn set_healthy(&self, degraded: bool) -> Transition {
+        let (inner, host) = (&*self.inner, self.host.borrow().clone());
+        let config = &inner.config;
+        self.unhealthy.set(0);
+        let mut transition = Transition::Unchanged;
+        if host.health.has(HealthFlag::FailedActiveHc) {
+            // The first success ever is enough, so that a start is quick.
+            let successes = self.healthy.get() + 1;
+            if self.first_check.get() || successes == config.healthy_threshold {
+                host.health.clear(HealthFlag::ActiveHcTimeout);
+                host.health.clear(HealthFlag::ExcludedViaImmediateHcFail);
+                host.health.clear(HealthFlag::FailedActiveHc);
+                inner.stats.healthy().inc();
+                transition = Transition::Changed;
+                let first_check = self.first_check.get();
+                self.log(Event::AddHealthy { first_check });
+            } else {
+                self.healthy.set(successes);
+                transition = Transition::Pending;
+            }
+        }
+        if transition != Transition::Changed && config.always_log_success {
+            self.log(Event::Success);
+        }
+        transition = clear_pending(&host, transition);
+        if degraded != host.health.has(HealthFlag::DegradedActiveHc) {
+            if degraded {
+                host.health.set(HealthFlag::DegradedActiveHc);
+                // As in Envoy, which never takes it back.
+                inner.stats.degraded().inc();
+                self.log(Event::Degraded);
+            } else {
+                self.log(Event::NoLongerDegraded);
+                host.health.clear(HealthFlag::DegradedActiveHc);
+            }
+            if transition == Transition::Unchanged {
+                transition = Transition::Changed;
+            }
+        }
+        inner.stats.success().inc();
+        self.ended(&host, transition);
+        transition
+    }
+
+    fn set_unhealthy(&self, failure: FailureType, retriable: bool, http_status: u16) -> Transition {
+        let (inner, host) = (&*self.inner, self.host.borrow().clone());
+        let config = &inner.config;
+        self.healthy.set(0);
+        let mut transition = Transition::Unchanged;
+        if !host.health.has(HealthFlag::FailedActiveHc) {
+            let failures = self.unhealthy.get() + 1;
+            let at_once = !failure.is_of_network() && !retriable;
+            if !at_once {
+                self.unhealthy.set(failures);
+            }
+            if at_once || failures == config.unhealthy_threshold {
+                host.health.set(HealthFlag::FailedActiveHc);
+                inner.stats.healthy().dec();
+                transition = Transition::Changed;
+                self.log(Event::EjectUnhealthy {
+                    failure,
+                    http_status,
+                });
+            } else {
+                transition = Transition::Pending;
+            }
+        }
+        let failed = host.health.has(HealthFlag::FailedActiveHc);
+        if failure == FailureType::NetworkTimeout && failed {
+            host.health.set(HealthFlag::ActiveHcTimeout);
+        } else {
+            host.health.clear(HealthFlag::ActiveHcTimeout);
+        }
+        transition = clear_pending(&host, transition);
+        if self.first_check.get() || config.always_log_failures {
+            self.log(Event::Failure {
+                failure,
+                first_check: self.first_check.get(),
+                http_status,
+            });
+        }
+        inner.stats.failure().inc();
+        if failure.is_of_network() {
+            inner.stats.network_failure().inc();
+        } else if failure == FailureType::Passive {
+            inner.stats.passive_failure().inc();
+        }
+        self.ended(&host, transition);
+        transition
+    }
+
+    fn ended(&self, host: &Host, transition: Transition) {
+        self.first_check.set(false);
+        if transition == Transition::Changed {
+            debug!(
+                cluster = &*self.inner.cluster.info.name,
+                host = %host.address,
+                failed = host.health.has(HealthFlag::FailedActiveHc),
+                "The health of a host has changed."
+            );
+            self.inner.host_changed(host);
+        }
+        self.inner.check_ended();
+    }
+
+    fn log(&self, event: Event) {
+        if let Some(log) = &self.inner.config.event_log {
+            log.log(&self.inner.cluster.info.name, &self.host.borrow(), event);
+        }
+    }
+}
+
+/// A host that has been checked is not waiting for that any longer.
+fn clear_pending(host: &Host, transition: Transition) -> Transition {
+    if !host.health.has(HealthFlag::PendingActiveHc) {
+        return transition;
+    }
+    host.health.clear(HealthFlag::PendingActiveHc);
+    Transition::Changed
+}
+
+async fn run(session: Rc<Session>) {
+    let inner = session.inner.clone();
+    let config = inner.config.clone();
+    let jitter = config.intervals.initial_jitter;
+    if !jitter.is_zero() {
+        sleep(inner.with_jitter(Duration::ZERO, jitter)).await;
+    }
+    let mut link = Link::None;
+    loop {
+        let checked = timeout(config.timeout, check(&session, &mut link)).await;
+        let outcome = checked.unwrap_or_else(|_| {
+            // The stream of a call is reset; everything else ends with its connection.
+            if !matches!((&config.kind, &link), (CheckKind::Grpc(_), Link::Http2(_)))
+                || !config.reuse_connection
+            {
+                link = Link::None;
+            }
+            Outcome::failed(FailureType::NetworkTimeout)
+        });
+        let mut next = Instant::now() + session.finish(outcome);
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(next) => break,
+                () = link.gone() => {
+                    let was_tcp = matches!(link, Link::Tcp(_));
+                    link = Link::None;
+                    if was_tcp {
+                        let lost = Outcome::failed(FailureType::Network);
+                        next = Instant::now() + session.finish(lost);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn check(session: &Session, link: &mut Link) -> Outcome {
+    let inner = &*session.inner;
+    inner.stats.attempt().inc();
+    let host = session.host.borrow().clone();
+    match &inner.config.kind {
+        CheckKind::Http(http) => http.check(inner, &host, link).await,
+        CheckKind::Tcp(tcp) => tcp.check(inner, &host, link).await,
+        CheckKind::Grpc(grpc) => grpc.check(inner, &host, link).await,
+    }
+}
+
+impl Inner {
+    /// Whether anything was ever sent to the cluster.
+    fn has_traffic(&self) -> bool {
+        let stats = &self.cluster.info.stats;
+        stats.upstream_cx_total().is_used()
+            || stats.upstream_cx_tx_bytes_total().is_used()
+            || stats.upstream_cx_rx_bytes_total().is_used()
+    }
+
+    /// Whole milliseconds, one at least.
+    fn with_jitter(&self, base: Duration, jitter: Duration) -> Duration {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let random_below = |limit: u64| match limit {
+            0 => 0,
+            limit => self.random.next() % limit,
+        };
+        let base = millis(base);
+        let percent = u64::from(self.config.intervals.jitter_percent);
+        let jittered = base
+            .saturating_add(random_below(percent.saturating_mul(base) / 100))
+            .saturating_add(random_below(millis(jitter)));
+        let bounded = jittered.min(self.max_interval.get());
+        Duration::from_millis(bounded.max(self.min_interval.get()).max(1))
+    }
+}

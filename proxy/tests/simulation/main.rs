@@ -1,0 +1,123 @@
+//! Everything between a client and its upstreams in a simulated world: connection manager, route, router with retries, load
+//! balancing, pools, circuit breakers and discovery are the real ones; the network, the hosts, DNS, the clock and chance are
+//! made by a seed. A seed is replayed by `SEED=7 cargo test -p outrigger --test simulation`; `SEEDS=n` runs that many.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test, whose numbers are small"
+)]
+
+mod clients;
+mod hosts;
+mod invariants;
+mod scenario;
+mod wire;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use invariants::Violation;
+use scenario::{Plant, Scenario};
+use world::{Summary, run};
+
+/// Virtual seconds under load, at least.
+const SECONDS: u64 = 60;
+/// Requests, at least.
+const REQUESTS: u64 = 2_000;
+
+#[test]
+fn a_thousand_worlds_keep_every_promise() {
+    let first = variable("SEED").unwrap_or(1);
+    let count = match variable("SEED") {
+        Some(_) => 1,
+        None => variable("SEEDS").unwrap_or(1_000),
+    };
+    let next = AtomicU64::new(first);
+    let totals: Vec<(Summary, Vec<String>)> = std::thread::scope(|scope| {
+        let work = || {
+            let mut total = Summary::default();
+            let mut broken = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Relaxed);
+                if seed >= first + count || broken.len() > 3 {
+                    return (total, broken);
+                }
+                match judged(seed) {
+                    Ok(summary) => total.add(&summary),
+                    Err(why) => broken.push(format!("seed {seed}: {why}")),
+                }
+            }
+        };
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let mut total = Summary::default();
+    let mut broken = Vec::new();
+    for (summary, why) in totals {
+        total.add(&summary);
+        broken.extend(why);
+    }
+    println!("{total:?}");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    // A world in which nothing happens keeps every promise, too.
+    if count >= 100 {
+        total.assert_eventful();
+    }
+}
+
+#[test]
+fn a_seed_is_the_same_world_each_time() {
+    for seed in [3, 4, 5, 6] {
+        let [first, second] = [(); 2].map(|()| run(&Scenario::of(seed), None));
+        assert_eq!(
+            first.unwrap().trace,
+            second.unwrap().trace,
+            "of the seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_request_that_is_sent_twice_is_found() {
+    let found = planted(Plant::DoubleSend);
+    assert!(matches!(found, Violation::SentTwice { .. }), "{found}");
+}
+
+#[test]
+fn a_counter_that_leaks_is_found() {
+    let found = planted(Plant::LeakedCounter);
+    assert!(matches!(found, Violation::NotZero { .. }), "{found}");
+}
+
+#[test]
+fn an_answer_that_gets_lost_is_found() {
+    let found = planted(Plant::LostAnswer);
+    assert!(matches!(found, Violation::Unanswered { .. }), "{found}");
+}
+
+/// What is found in the first of some worlds in which something is found, with this fault in it.
+fn planted(plant: Plant) -> Violation {
+    (1..20)
+        .find_map(|seed| run(&Scenario::of(seed), Some(plant)).err())
+        .expect("the fault is found in one of twenty worlds")
+}
+
+fn judged(seed: u64) -> Result<Summary, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(&Scenario::of(seed), None)));
+    let summary = outcome
+        .map_err(|_| "a panic; see above".to_owned())?
+        .map_err(|violation| violation.to_string())?;
+    assert!(summary.virtual_seconds >= SECONDS && summary.requests >= REQUESTS);
+    Ok(summary)
+}
+
+fn variable(name: &str) -> Option<u64> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a test has no command line of its own"
+    )]
+    std::env::var(name).ok()?.parse().ok()
+}

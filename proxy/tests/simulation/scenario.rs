@@ -1,0 +1,173 @@
+//! What a seed decides before the world begins: the configuration, and who behaves how.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use outrigger::server::Random;
+
+/// A fault that is put into a world on purpose, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// Something sends a request to a second host as well.
+    DoubleSend,
+    /// A place in a circuit breaker is taken and never given back.
+    LeakedCounter,
+    /// A client never gets what the proxy has answered.
+    LostAnswer,
+}
+
+/// One world.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    /// By priority, how many hosts.
+    pub(crate) hosts: Vec<u8>,
+    /// Whether hosts leave and come back by DNS.
+    pub(crate) dns: bool,
+    pub(crate) http2: bool,
+    pub(crate) clients: u64,
+    pub(crate) policy: &'static str,
+    pub(crate) retries: u32,
+    pub(crate) route_timeout: Duration,
+    pub(crate) per_try_timeout: Option<Duration>,
+    pub(crate) breakers: Breakers,
+    /// How bad the world is: of a hundred phases of a host, how many are not good ones.
+    pub(crate) trouble: u64,
+}
+
+/// `circuit_breakers` of the cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Breakers {
+    pub(crate) connections: u64,
+    pub(crate) pending: u64,
+    pub(crate) requests: u64,
+    pub(crate) retries: u64,
+    /// `retry_budget` in place of `max_retries`.
+    pub(crate) budget: bool,
+}
+
+impl Scenario {
+    pub(crate) fn of(seed: u64) -> Self {
+        let random = Random::new(seed);
+        let pick = |from: u64, to: u64| from + random.next() % (to - from + 1);
+        let priorities = pick(1, 2);
+        let hosts = (0..priorities).map(|_| pick(2, 6) as u8).collect();
+        let tight = pick(0, 2) == 0;
+        let limit = |small: u64, large: u64| if tight { pick(1, small) } else { large };
+        Self {
+            seed,
+            hosts,
+            dns: pick(0, 1) == 1,
+            http2: pick(0, 2) == 0,
+            clients: pick(20, 40),
+            policy: [
+                "ROUND_ROBIN",
+                "LEAST_REQUEST",
+                "RANDOM",
+                "RING_HASH",
+                "MAGLEV",
+            ][pick(0, 4) as usize],
+            retries: pick(0, 3) as u32,
+            route_timeout: Duration::from_millis(pick(500, 8_000)),
+            per_try_timeout: (pick(0, 1) == 1).then(|| Duration::from_millis(pick(100, 1_500))),
+            breakers: Breakers {
+                connections: limit(20, 200),
+                pending: limit(20, 200),
+                requests: limit(20, 200),
+                retries: limit(5, 50),
+                budget: pick(0, 3) == 0,
+            },
+            trouble: pick(0, 60),
+        }
+    }
+
+    /// The cluster, as its users write it.
+    pub(crate) fn cluster(&self) -> String {
+        let Breakers {
+            connections,
+            pending,
+            requests,
+            retries,
+            budget,
+        } = self.breakers;
+        let retries = match budget {
+            true => {
+                "retry_budget: { budget_percent: { value: 20.0 }, min_retry_concurrency: 3 }".into()
+            }
+            false => format!("max_retries: {retries}"),
+        };
+        let mut yaml = format!(
+            "name: c
+connect_timeout: 0.5s
+lb_policy: {}
+type: {}
+dns_refresh_rate: 1s
+circuit_breakers: {{ thresholds: [{{ track_remaining: true, max_connections: {connections}, max_pending_requests: {pending}, max_requests: {requests}, {retries} }}] }}
+",
+            self.policy,
+            if self.dns { "STRICT_DNS" } else { "STATIC" },
+        );
+        if self.http2 {
+            yaml.push_str(
+                "typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: { http2_protocol_options: {} }
+",
+            );
+        }
+        yaml.push_str("load_assignment:\n  cluster_name: c\n  endpoints:\n");
+        for (priority, count) in self.hosts.iter().enumerate() {
+            let _ = write!(yaml, "  - priority: {priority}\n    lb_endpoints:\n");
+            let addresses: Vec<String> = match self.dns {
+                true => vec![format!("p{priority}.sim")],
+                false => (0..*count).map(|n| address(priority, n)).collect(),
+            };
+            for address in addresses {
+                let _ = writeln!(
+                    yaml,
+                    "    - endpoint: {{ address: {{ socket_address: {{ address: {address}, port_value: 80 }} }} }}"
+                );
+            }
+        }
+        yaml
+    }
+
+    /// The connection manager, likewise.
+    pub(crate) fn manager(&self) -> String {
+        let per_try = self.per_try_timeout.map_or_else(String::new, |timeout| {
+            format!(", per_try_timeout: {:.3}s", timeout.as_secs_f64())
+        });
+        let retry = match self.retries {
+            0 => String::new(),
+            n => format!(
+                "retry_policy: {{ retry_on: \"5xx,reset,connect-failure,refused-stream\", num_retries: {n}{per_try} }}"
+            ),
+        };
+        format!(
+            "stat_prefix: s
+codec_type: HTTP1
+use_remote_address: true
+http_filters: [{{ name: router, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
+route_config:
+  virtual_hosts:
+  - name: v
+    domains: [\"*\"]
+    include_request_attempt_count: true
+    routes:
+    - match: {{ prefix: / }}
+      route:
+        cluster: c
+        timeout: {:.3}s
+        hash_policy: [{{ header: {{ header_name: x-key }} }}]
+        {retry}
+",
+            self.route_timeout.as_secs_f64(),
+        )
+    }
+}
+
+/// The address of a host, without its port.
+pub(crate) fn address(priority: usize, number: u8) -> String {
+    format!("10.{priority}.0.{}", number + 1)
+}
