@@ -4,6 +4,7 @@
 //! Stats: `cluster.<name>.{update_attempt,update_success,update_rejected,update_failure,update_empty,update_no_rebuild}`,
 //! `init_fetch_timeout`, `update_time`, `update_duration`, `version`, `version_text`, `assignment_stale`,
 //! `assignment_timeout_received`, `assignment_use_cached`; `cluster_manager.cluster_updated`.
+//! Deviations: `default.total_match_count` counts hosts that come; Envoy counts each endpoint with each assignment.
 //! Deviations: endpoints by reference (`leds_cluster_locality_config`, `endpoint_name`, `named_endpoints`) are refused.
 //!
 //! `update_merge_window` is of changes that health checks make: what an assignment changes is published at once, as in Envoy.
