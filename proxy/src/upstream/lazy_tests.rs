@@ -164,6 +164,22 @@ async fn clusters_of_every_kind_look_the_same_untouched() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn hosts_of_an_untouched_cluster_find_their_transport_sockets() {
+    let raw = "{name: raw, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}";
+    let more = format!(
+        "transport_socket_matches: [{{name: m, match: {{x: y}}, transport_socket: {raw}}}]"
+    );
+    let matched = ", metadata: {filter_metadata: {envoy.transport_socket_match: {x: y}}}";
+    looks_the_same(&[
+        Step::Cluster(with(&eds_cluster("a"), &more)),
+        Step::Endpoints(assignment("a", &[(1, matched), (2, "")])),
+        Step::Endpoints(assignment("a", &[(1, matched), (2, ""), (3, matched)])),
+        Step::Endpoints(assignment("a", &[(4, "")])),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn a_new_version_of_an_untouched_cluster_counts_on() {
     let harness = Harness::new();
     harness.clusters(&[eds_cluster("a")]).unwrap();
