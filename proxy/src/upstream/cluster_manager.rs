@@ -424,10 +424,9 @@ impl Membership {
         let priorities = 0..old.priorities.len().max(new.priorities.len());
         let changed = priorities.filter(|at| members(old, *at) != members(new, *at));
         // Those that get the socket of the cluster.
-        let matched = new.hosts().filter(|host| {
-            !known.contains(&host.identity())
-                && !(transport.has_matches() && transport.count(&host.metadata))
-        });
+        let is_new = |host: &&Arc<Host>| !known.contains(&host.identity());
+        let has_own = |host: &Host| transport.has_matches() && transport.count(&host.metadata);
+        let matched = new.hosts().filter(is_new).filter(|host| !has_own(host));
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Self {
             changes: count(changed.count()),

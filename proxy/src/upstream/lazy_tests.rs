@@ -215,7 +215,7 @@ async fn a_cluster_is_made_once_for_all_workers_and_its_next_version_at_once() {
         &eds_cluster("a"),
         "metadata: {filter_metadata: {x: {y: z}}}",
     );
-    harness.clusters(&[named.clone()]).unwrap();
+    harness.clusters(std::slice::from_ref(&named)).unwrap();
     let sent = [assignment("a", &[(1, "")])];
     harness
         .deliver(ResourceKind::Endpoints, &sent, &[])
