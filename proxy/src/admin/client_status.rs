@@ -191,7 +191,9 @@ impl Contents {
             client_status: status.into(),
             error_state: error.map(|error| admin_pb::UpdateFailureState {
                 failed_configuration: match status {
-                    ClientResourceStatus::Nacked => refused(),
+                    ClientResourceStatus::Nacked => {
+                        error.failed_configuration.clone().or_else(refused)
+                    }
                     _ => None,
                 },
                 ..error

@@ -453,7 +453,7 @@ impl RouteResolver for Routes<'_> {
     }
 
     fn find_host(&self, head: &RequestHead) -> Option<LocalBoxFuture<'static, ()>> {
-        let provider = self.hcm.routes.provider(head)?;
+        let provider = self.hcm.routes.provider()?;
         let host = std::str::from_utf8(head.authority()?).ok()?;
         let found = provider.find_host(&host.to_ascii_lowercase())?;
         Some(Box::pin(found))

@@ -106,16 +106,12 @@ impl WorkerRoutes {
         Some(self.of_scope(scopes, head))
     }
 
-    /// Where the table for this head comes from; none: it does not change.
-    pub(super) fn provider(&self, head: &RequestHead) -> Option<Arc<RouteProvider>> {
-        let Some(scopes) = &self.scopes else {
-            return self.one.provider.clone();
-        };
-        let HcmRoutes::Scoped(config) = &scopes.config.routes else {
-            return None;
-        };
-        let tables = scopes.tables.borrow();
-        tables.find(&config.builder, head)?.table.provider.clone()
+    /// Where the table comes from; none: it does not change, or scopes choose it, under which nobody is asked for virtual hosts.
+    pub(super) fn provider(&self) -> Option<Arc<RouteProvider>> {
+        match &self.scopes {
+            Some(_) => None,
+            None => self.one.provider.clone(),
+        }
     }
 
     fn of_scope(&self, scopes: &WorkerScopes, head: &RequestHead) -> Rc<Routing> {

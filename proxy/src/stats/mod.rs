@@ -20,7 +20,7 @@ mod tags;
 pub use config::StatsConfig;
 pub use group::{CounterRef, Flushed, GaugeRef, Group, HistogramRef, Kind, StatDef, Unit};
 pub use histogram::{Bucket, HistogramData};
-pub use store::{Counter, Gauge, Histogram, Scope, Store, TextReadout};
+pub use store::{Counter, Gauge, Histogram, Scope, StatsSource, Store, TextReadout};
 
 use std::cell::Cell;
 

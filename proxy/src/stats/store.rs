@@ -18,8 +18,24 @@ pub struct Store {
 
 struct Inner {
     workers: usize,
-    config: OnceLock<StatsConfig>,
+    config: Arc<OnceLock<StatsConfig>>,
     registry: Mutex<Registry>,
+    source: OnceLock<Weak<dyn StatsSource>>,
+}
+
+/// Has stats of what is not made yet: they are made when somebody looks.
+pub trait StatsSource: Send + Sync {
+    /// Their groups, as they would be, and as of the last flush. It may make some of `store` itself.
+    fn groups(&self, store: &Store) -> Vec<Arc<Group>>;
+
+    /// Their texts, by name.
+    fn texts(&self, store: &Store) -> Vec<(Arc<str>, String)>;
+
+    /// Sets their counters back to zero.
+    fn reset_counters(&self);
+
+    /// About how many prefixes these would be.
+    fn registered(&self) -> usize;
 }
 
 /// What is registered dies with its owners. Entries of the dead are swept when the table has doubled since the last sweep.
@@ -67,10 +83,39 @@ impl Store {
         Self {
             inner: Arc::new(Inner {
                 workers,
-                config: OnceLock::new(),
+                config: Arc::default(),
                 registry: Mutex::default(),
+                source: OnceLock::new(),
             }),
         }
+    }
+
+    /// An empty store of the same configuration, for stats that are shown once.
+    pub fn detached(&self) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                workers: 0,
+                config: self.inner.config.clone(),
+                registry: Mutex::default(),
+                source: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Shows the stats of `source`, too, for as long as it lives. There is one: a second call changes nothing.
+    pub fn set_source(&self, source: Weak<dyn StatsSource>) {
+        let _ = self.inner.source.set(source);
+    }
+
+    fn source(&self) -> Option<Arc<dyn StatsSource>> {
+        self.inner.source.get()?.upgrade()
+    }
+
+    /// Whether anything alive has registered stats under this very prefix.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        let registry = self.inner.registry.lock();
+        let alike = registry.groups.get(prefix);
+        alike.is_some_and(|alike| alike.iter().any(|group| group.strong_count() > 0))
     }
 
     /// Sets the bootstrap's `stats_config`. It holds for what is registered from now on: call it before all else, and once;
@@ -102,6 +147,13 @@ impl Store {
 
     /// Every group that is alive. Order is not defined.
     pub fn groups(&self) -> Vec<Arc<Group>> {
+        let source = self.source();
+        let mut groups = source.map_or_else(Vec::new, |source| source.groups(self));
+        groups.append(&mut self.registered_groups());
+        groups
+    }
+
+    fn registered_groups(&self) -> Vec<Arc<Group>> {
         let registry = self.inner.registry.lock();
         let groups = registry.groups.values().flatten();
         groups.filter_map(Weak::upgrade).collect()
@@ -109,24 +161,33 @@ impl Store {
 
     /// Every text that is alive, by name. Order is not defined.
     pub fn texts(&self) -> Vec<(Arc<str>, String)> {
+        let source = self.source();
+        let mut texts = source.map_or_else(Vec::new, |source| source.texts(self));
+        texts.retain(|(name, _)| !self.config().matcher.rejects(name));
         let registry = self.inner.registry.lock();
         let alive = registry.texts.iter();
-        alive
-            .filter_map(|(name, text)| Some((name.clone(), text.upgrade()?.lock().clone())))
-            .collect()
+        texts.extend(
+            alive.filter_map(|(name, text)| Some((name.clone(), text.upgrade()?.lock().clone()))),
+        );
+        texts
     }
 
     /// Takes stock of all histograms. Called once for each `stats_flush_interval`; what is shown of a histogram is what the
     /// last call found.
     pub fn flush(&self) {
-        self.groups().iter().for_each(|group| group.flush());
+        self.registered_groups()
+            .iter()
+            .for_each(|group| group.flush());
     }
 
     /// Sets all counters back to zero.
     pub fn reset_counters(&self) {
-        self.groups()
+        self.registered_groups()
             .iter()
             .for_each(|group| group.reset_counters());
+        if let Some(source) = self.source() {
+            source.reset_counters();
+        }
     }
 
     /// The group with this name and these stats: the same one while anybody holds it.
@@ -168,7 +229,8 @@ impl Store {
 
     /// How many prefixes and names are registered, which bounds the work of showing all stats.
     pub fn registered(&self) -> usize {
-        self.inner.registry.lock().groups.len()
+        let unmade = self.source().map_or(0, |source| source.registered());
+        self.inner.registry.lock().groups.len() + unmade
     }
 }
 

@@ -30,16 +30,17 @@ use super::dynamic_clusters::Cds;
 use super::health_check::HealthChecker;
 use super::host::{Health, HealthFlag, Host, HostIdentity, Locality};
 use super::host_health::{HealthChanges, HealthPublisher, HostReports};
+use super::lazy_cluster::{ColdState, EdsEvent, LazyCluster, Maker};
 use super::load_balancer::{HashTables, Policy, SubsetTable, ZoneRouting};
 use super::on_demand::OnDemandManager;
 use super::outlier_detection::{OutlierDetector, SuccessRates};
 use super::pool::{Connector, SocketConnector, SocketSettings};
-use super::priority_set::{HostGroup, PrioritySet};
+use super::priority_set::{HostGroup, HostSet, PrioritySet};
 use crate::access_loggers::LogFile;
 use crate::config::Fraction;
-use crate::runtime::RuntimeInteger;
+use crate::runtime::{Runtime, RuntimeInteger};
 use crate::server::{InitManager, Random, ServerContext};
-use crate::stats::Scope;
+use crate::stats::{Scope, StatsSource};
 
 crate::stats_group! {
     /// What the cluster manager does.
@@ -97,6 +98,8 @@ pub struct ClusterManager {
     /// Seeds the random numbers of health checks and outlier detection.
     random: Random,
     table: Arc<ClusterTable>,
+    /// What makes clusters when they are needed.
+    maker: Arc<Maker>,
     pub(super) stats: ClusterManagerStats,
     pub(super) clusters: RefCell<HashMap<ClusterId, Entry>>,
     /// Settings that clusters share.
@@ -138,7 +141,7 @@ pub(super) struct Entry {
 }
 
 pub(super) struct Managed {
-    pub(super) cluster: Arc<Cluster>,
+    pub(super) cluster: Arc<LazyCluster>,
     /// Finds hosts for as long as the cluster lives.
     pub(super) discovery: Discovery,
     /// Checks the hosts, if they are checked.
@@ -171,7 +174,7 @@ pub(super) enum Discovery {
 /// A configuration that was accepted while the process runs.
 pub(super) struct Accepted {
     /// The encoded cluster, as it came.
-    pub(super) body: Box<[u8]>,
+    pub(super) body: Arc<[u8]>,
     pub(super) version: Arc<str>,
     pub(super) at: SystemTime,
 }
@@ -179,9 +182,22 @@ pub(super) struct Accepted {
 /// Changes that are published together.
 #[derive(Default)]
 pub(super) struct Batch {
-    published: Vec<(ClusterId, Option<Arc<Cluster>>)>,
+    published: Vec<(ClusterId, Option<Arc<LazyCluster>>)>,
     /// What they replace.
     replaced: Vec<Managed>,
+}
+
+/// What a change of hosts means for the stats of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Membership {
+    /// How many priorities have other members.
+    pub(super) changes: u64,
+    pub(super) total: u64,
+    pub(super) healthy: u64,
+    pub(super) degraded: u64,
+    pub(super) excluded: u64,
+    /// How many hosts are new and get the transport socket of the cluster.
+    pub(super) matched: u64,
 }
 
 const DROP_OVERLOAD_LIMIT: &str = "load_balancing_policy.drop_overload_limit";
@@ -192,20 +208,17 @@ const SHARED_SETTINGS: usize = 64;
 impl Cluster {
     /// A cluster on its own, without a manager: for tests, and for what is not configured by name.
     pub fn new(info: ClusterInfo, hosts: PrioritySet) -> Self {
-        let threshold = info.settings.load_balancer.healthy_panic_threshold;
-        let runtime = crate::runtime::Runtime::default();
-        let panic_threshold = runtime.integer("", threshold.into());
-        let values = (panic_threshold, runtime.integer("", 0));
-        let cluster = Self::empty(info, Arc::default(), values);
+        let cluster = Self::empty(info, Arc::default(), &Runtime::default());
         cluster.set_hosts(hosts);
         cluster
     }
 
-    fn empty(
-        info: ClusterInfo,
-        changes: Arc<Changes>,
-        (panic_threshold, maintenance_mode): (RuntimeInteger, RuntimeInteger),
-    ) -> Self {
+    /// A cluster without hosts, as yet.
+    pub(super) fn empty(info: ClusterInfo, changes: Arc<Changes>, runtime: &Runtime) -> Self {
+        let threshold = info.settings.load_balancer.healthy_panic_threshold;
+        let panic_threshold = runtime.integer("upstream.healthy_panic_threshold", threshold.into());
+        let maintenance = format!("upstream.maintenance_mode.{}", info.name);
+        let maintenance_mode = runtime.integer(&maintenance, 0);
         Self {
             reports: info.health_check.is_some().then(Box::default),
             outliers: info.outlier_detection.is_some().then(Box::default),
@@ -224,11 +237,43 @@ impl Cluster {
     }
 
     /// Publishes a new set of hosts, and counts what changed.
-    pub fn set_hosts(&self, mut set: PrioritySet) {
-        let old = self.hosts.load();
-        if self.info.health_check.is_some() {
-            self.await_health_checks(&set, &old);
+    pub fn set_hosts(&self, set: PrioritySet) {
+        {
+            let old = self.hosts.load();
+            if self.info.health_check.is_some() {
+                self.await_health_checks(&set, &old);
+            }
+            self.count_members(&Membership::new(&old, &set, &self.info.transport));
         }
+        self.store_hosts(set);
+        self.announce();
+        for reports in [&self.reports, &self.outliers].into_iter().flatten() {
+            reports.hosts_replaced();
+        }
+    }
+
+    fn count_members(&self, members: &Membership) {
+        let stats = &self.info.endpoint_stats;
+        if members.changes > 0 {
+            stats.membership_change().add(members.changes);
+        }
+        self.info
+            .socket_match_stats
+            .total_match_count()
+            .add(members.matched);
+        stats.membership_healthy().set(members.healthy);
+        stats.membership_total().set(members.total);
+        if members.excluded > 0 || stats.membership_excluded().is_used() {
+            stats.membership_excluded().set(members.excluded);
+        }
+        if members.degraded > 0 || stats.membership_degraded().is_used() {
+            stats.membership_degraded().set(members.degraded);
+        }
+    }
+
+    /// Takes a set of hosts without a word to anybody.
+    pub(super) fn store_hosts(&self, mut set: PrioritySet) {
+        let old = self.hosts.load();
         if self.outliers.is_some() {
             set.hosts().for_each(|host| host.make_monitor());
         }
@@ -237,65 +282,28 @@ impl Cluster {
         }
         set.hash_tables = self.hash_tables(&set);
         set.subsets = self.subsets(&set, &old);
-        let identity = |host: &Arc<Host>| host.identity();
-        let known: HashSet<_> = old.hosts().map(identity).collect();
-        let kept = set
-            .hosts()
-            .filter(|host| known.contains(&host.identity()))
-            .count();
-        let stats = &self.info.endpoint_stats;
-        let priorities = old.priorities.len().max(set.priorities.len());
-        for at in 0..priorities {
-            let members = |set: &PrioritySet| -> HashSet<HostIdentity> {
-                let hosts = set.priorities.get(at).into_iter();
-                hosts.flat_map(|set| &set.hosts).map(identity).collect()
-            };
-            if members(&old) != members(&set) {
-                stats.membership_change().inc();
-            }
-        }
-        let new = u64::try_from(set.hosts().count() - kept).unwrap_or(u64::MAX);
-        let transport = &self.info.transport;
-        let elsewhere = match transport.has_matches() {
-            false => 0,
-            true => set
-                .hosts()
-                .filter(|host| !known.contains(&host.identity()) && transport.count(&host.metadata))
-                .count(),
-        };
-        let elsewhere = u64::try_from(elsewhere).unwrap_or(u64::MAX);
-        let counted = new.saturating_sub(elsewhere);
-        self.info
-            .socket_match_stats
-            .total_match_count()
-            .add(counted);
-        let count = |health| u64::try_from(set.count(health)).unwrap_or(u64::MAX);
-        let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
-        let total = u64::try_from(set.hosts().count()).unwrap_or(u64::MAX);
-        stats.membership_healthy().set(healthy);
-        stats.membership_total().set(total);
-        let excluded = set.hosts().filter(|host| host.is_excluded()).count();
-        if excluded > 0 || stats.membership_excluded().is_used() {
-            let excluded = u64::try_from(excluded).unwrap_or(u64::MAX);
-            stats.membership_excluded().set(excluded);
-        }
-        if degraded > 0 || stats.membership_degraded().is_used() {
-            stats.membership_degraded().set(degraded);
-        }
         for host in set.hosts() {
             host.set_counted(host.standing());
         }
         self.hosts.store(Arc::new(set));
-        self.announce();
-        for reports in [&self.reports, &self.outliers].into_iter().flatten() {
-            reports.hosts_replaced();
-        }
     }
 
     /// Tells workers that there is something new.
     pub(super) fn announce(&self) {
         self.hosts_version.fetch_add(1, Relaxed);
         self.changes.add(&[self.info.id]);
+    }
+
+    /// Says which requests are dropped from now on: no more than `load_balancing_policy.drop_overload_limit` percent.
+    pub(super) fn set_drop_overload(&self, runtime: &Runtime, drop: Option<&DropOverload>) {
+        let per_million = drop.map_or(0, |drop| {
+            let limit = runtime.integer(DROP_OVERLOAD_LIMIT, 100);
+            let limit = u32::try_from(limit.get()).unwrap_or(100).min(100);
+            drop.per_million.min(limit * 10_000)
+        });
+        self.drop_overload.store(per_million, Relaxed);
+        let category = drop.map(|drop| Arc::new(drop.category.clone()));
+        self.drop_category.store(category);
     }
 
     /// Whether load balancers are made of all hosts at once, and not of those of each priority.
@@ -384,11 +392,25 @@ impl ClusterInfo {
     ) -> Self {
         let id = server.cluster_names.id(name);
         let name = server.cluster_names.name(id).unwrap_or_else(|| name.into());
+        let scope = match alt_stat_name {
+            "" => stats_scope(server, &name),
+            other => stats_scope(server, other),
+        };
+        Self::with_scope(id, name, alt_stat_name, scope, settings)
+    }
+
+    /// A cluster with its stats in `scope`.
+    pub(super) fn with_scope(
+        id: ClusterId,
+        name: Arc<str>,
+        alt_stat_name: &str,
+        scope: Scope,
+        settings: Arc<ClusterSettings>,
+    ) -> Self {
         let observability_name = match alt_stat_name {
             "" => name.clone(),
             other => other.into(),
         };
-        let scope = stats_scope(server, &observability_name);
         Self {
             id,
             name,
@@ -411,10 +433,41 @@ impl ClusterInfo {
     }
 }
 
+impl Membership {
+    /// What changes when `new` hosts take the place of `old` ones, of which some may be the same.
+    pub(super) fn new(old: &PrioritySet, new: &PrioritySet, transport: &UpstreamTransport) -> Self {
+        let identity = |host: &Arc<Host>| host.identity();
+        let known: HashSet<_> = old.hosts().map(identity).collect();
+        let members = |set: &PrioritySet, at| -> HashSet<HostIdentity> {
+            let hosts = set.priorities.get(at).into_iter();
+            let hosts = hosts.flat_map(|set: &HostSet| &set.hosts);
+            hosts.map(identity).collect()
+        };
+        let priorities = 0..old.priorities.len().max(new.priorities.len());
+        let changed = priorities.filter(|at| members(old, *at) != members(new, *at));
+        // Those that get the socket of the cluster.
+        let is_new = |host: &&Arc<Host>| !known.contains(&host.identity());
+        let has_own = |host: &Host| transport.has_matches() && transport.count(&host.metadata);
+        let matched = new.hosts().filter(is_new).filter(|host| !has_own(host));
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        Self {
+            changes: count(changed.count()),
+            total: count(new.hosts().count()),
+            healthy: count(new.count(Health::Healthy)),
+            degraded: count(new.count(Health::Degraded)),
+            excluded: count(new.hosts().filter(|host| host.is_excluded()).count()),
+            matched: count(matched.count()),
+        }
+    }
+}
+
 /// Where the stats of a cluster are. Colons would end a name in text formats.
+pub(super) fn stats_prefix(observability_name: &str) -> String {
+    format!("cluster.{}.", observability_name.replace(':', "_"))
+}
+
 pub(super) fn stats_scope(server: &ServerContext, observability_name: &str) -> Scope {
-    let name = observability_name.replace(':', "_");
-    server.stats.scope(&format!("cluster.{name}."))
+    server.stats.scope(&stats_prefix(observability_name))
 }
 
 impl ClusterManager {
@@ -437,6 +490,10 @@ impl ClusterManager {
         connector: Rc<dyn Connector>,
         seed: u64,
     ) -> Rc<Self> {
+        let table: Arc<ClusterTable> = Arc::default();
+        let maker = Maker::new(&server, table.changes(), workers);
+        let weak: std::sync::Weak<dyn StatsSource> = Arc::downgrade(&maker) as _;
+        server.stats.set_source(weak);
         Rc::new(Self {
             stats: ClusterManagerStats::new(&server.stats.scope("cluster_manager.")),
             server,
@@ -444,7 +501,8 @@ impl ClusterManager {
             resolver,
             connector,
             random: Random::new(seed),
-            table: Arc::default(),
+            table,
+            maker,
             clusters: RefCell::default(),
             settings: RefCell::default(),
             bind: RefCell::default(),
@@ -517,11 +575,11 @@ impl ClusterManager {
         self.tally.subscribe()
     }
 
-    /// The clusters in use, sorted by name.
+    /// The clusters in use, sorted by name, as pages show them.
     pub fn clusters(&self) -> Vec<Arc<Cluster>> {
         let clusters = self.clusters.borrow();
         let active = clusters.values().filter_map(|entry| entry.active.as_ref());
-        let mut active: Vec<_> = active.map(|managed| managed.cluster.clone()).collect();
+        let mut active: Vec<_> = active.map(|managed| managed.cluster.shown()).collect();
         active.sort_by(|a, b| a.info.name.cmp(&b.info.name));
         active
     }
@@ -531,7 +589,7 @@ impl ClusterManager {
         let clusters = self.clusters.borrow();
         let warming = clusters.values().filter_map(|entry| entry.warming.as_ref());
         let mut names: Vec<_> = warming
-            .map(|managed| managed.cluster.info.name.clone())
+            .map(|managed| managed.cluster.name().clone())
             .collect();
         names.sort();
         names
@@ -544,8 +602,8 @@ impl ClusterManager {
         accepted: Option<Accepted>,
         batch: &mut Batch,
     ) {
-        let (cluster, config) = self.make(config);
-        let id = cluster.info.id;
+        let (cluster, config) = self.make(config, accepted.as_ref());
+        let id = cluster.id();
         if accepted.is_some() {
             self.server.cluster_names.set_dynamic(id, true);
         }
@@ -572,8 +630,9 @@ impl ClusterManager {
                 _resolving: self.resolve(&cluster, assignment, settings),
             },
             (None, None) => {
-                self.set_drop_overload(&cluster, assignment.drop_overload.as_ref());
-                cluster.set_hosts(assignment.into_hosts(self.workers));
+                let drop = assignment.drop_overload.as_ref();
+                cluster.get().set_drop_overload(&self.server.runtime, drop);
+                cluster.get().set_hosts(assignment.into_hosts(self.workers));
                 Discovery::Static
             }
         };
@@ -606,7 +665,7 @@ impl ClusterManager {
             false => self.stats.cluster_added().inc(),
         }
         if is_dynamic && self.is_warming(&cluster) {
-            cluster.info.update_stats.warming_state().set(1);
+            cluster.count(EdsEvent::Warming(true));
         }
         if must_check {
             self.activate_if_warm(&cluster);
@@ -656,7 +715,7 @@ impl ClusterManager {
             .collect();
         self.table.replace(published);
         for cluster in found {
-            self.is_found(&cluster.info.name);
+            self.is_found(cluster.name());
         }
         drop(replaced);
         self.start_eds();
@@ -684,8 +743,8 @@ impl ClusterManager {
     }
 
     /// A cluster has found its first hosts, or gives up the wait for them.
-    pub(super) fn hosts_found(self: &Rc<Self>, cluster: &Arc<Cluster>) {
-        let is_warming = self.change(cluster.info.id, |entry| {
+    pub(super) fn hosts_found(self: &Rc<Self>, cluster: &Arc<LazyCluster>) {
+        let is_warming = self.change(cluster.id(), |entry| {
             let waits = entry
                 .warming_as(cluster)
                 .and_then(|managed| managed.waits.as_ref());
@@ -697,8 +756,8 @@ impl ClusterManager {
     }
 
     /// A cluster that has all that it waits for takes the place of an older one.
-    fn activate_if_warm(self: &Rc<Self>, cluster: &Arc<Cluster>) {
-        let id = cluster.info.id;
+    fn activate_if_warm(self: &Rc<Self>, cluster: &Arc<LazyCluster>) {
+        let id = cluster.id();
         if let Some(checker) = self.checker_to_start(cluster) {
             let (manager, waiting) = (Rc::downgrade(self), Arc::downgrade(cluster));
             checker.start(Box::new(move || {
@@ -727,18 +786,16 @@ impl ClusterManager {
             }
         });
         if !batch.published.is_empty() {
-            info!(cluster = &*cluster.info.name, "Cluster is warm.");
-            if cluster.info.update_stats.warming_state().is_used() {
-                cluster.info.update_stats.warming_state().set(0);
-            }
+            info!(cluster = &**cluster.name(), "Cluster is warm.");
+            cluster.count(EdsEvent::Warming(false));
         }
         self.publish(batch);
     }
 
     /// The health checks of a warming cluster, if all that they wait for is there and they do not run yet.
-    fn checker_to_start(&self, cluster: &Arc<Cluster>) -> Option<Rc<HealthChecker>> {
+    fn checker_to_start(&self, cluster: &Arc<LazyCluster>) -> Option<Rc<HealthChecker>> {
         let clusters = self.clusters.borrow();
-        let managed = clusters.get(&cluster.info.id)?.warming_as(cluster)?;
+        let managed = clusters.get(&cluster.id())?.warming_as(cluster)?;
         let waits = managed.waits.as_ref()?;
         let checker = managed.health_checker.as_ref()?;
         let may_start = waits.hosts_found.get() && waits.init.is_ready() && !checker.has_started();
@@ -746,8 +803,8 @@ impl ClusterManager {
     }
 
     /// Each host of a cluster has been checked once.
-    fn hosts_checked(self: &Rc<Self>, cluster: &Arc<Cluster>) {
-        let checker = self.change(cluster.info.id, |entry| {
+    fn hosts_checked(self: &Rc<Self>, cluster: &Arc<LazyCluster>) {
+        let checker = self.change(cluster.id(), |entry| {
             let managed = entry.warming_as(cluster)?;
             managed.waits.as_ref()?.checked.set(true);
             managed.health_checker.clone()
@@ -766,8 +823,12 @@ impl ClusterManager {
     /// Who watches over the hosts of a cluster.
     fn watch_health(
         &self,
-        cluster: &Arc<Cluster>,
+        cluster: &LazyCluster,
     ) -> (Option<Rc<HealthChecker>>, Option<Rc<OutlierDetector>>) {
+        // A cluster that is watched is made at once.
+        let Some(cluster) = cluster.get_if_made() else {
+            return (None, None);
+        };
         let info = &cluster.info;
         if info.health_check.is_none() && info.outlier_detection.is_none() {
             return (None, None);
@@ -796,14 +857,19 @@ impl ClusterManager {
     }
 
     /// Whether this very cluster is not yet in use.
-    pub(super) fn is_warming(&self, cluster: &Arc<Cluster>) -> bool {
+    pub(super) fn is_warming(&self, cluster: &Arc<LazyCluster>) -> bool {
         let clusters = self.clusters.borrow();
-        let entry = clusters.get(&cluster.info.id);
+        let entry = clusters.get(&cluster.id());
         entry.is_some_and(|entry| entry.warming_as(cluster).is_some())
     }
 
-    /// What of a configuration is not a matter of finding hosts.
-    fn make(&self, config: ClusterConfig) -> (Arc<Cluster>, HostSource) {
+    /// What of a configuration is not a matter of finding hosts. One that came while the process runs and gets its hosts by EDS
+    /// is made when it is needed, unless it replaces a version that was.
+    fn make(
+        &self,
+        config: ClusterConfig,
+        accepted: Option<&Accepted>,
+    ) -> (Arc<LazyCluster>, HostSource) {
         let ClusterConfig {
             name,
             alt_stat_name,
@@ -829,10 +895,41 @@ impl ClusterManager {
             };
         }
         let settings = self.share(settings);
-        let threshold = self.server.runtime.integer(
-            "upstream.healthy_panic_threshold",
-            settings.load_balancer.healthy_panic_threshold.into(),
-        );
+        let id = self.server.cluster_names.id(&name);
+        let zone_routing = self.zone_routing(id, &settings);
+        let before = self.newest(id);
+        let is_touched = before
+            .as_ref()
+            .is_some_and(|before| before.get_if_made().is_some());
+        let is_eds = eds.is_some();
+        let source = HostSource {
+            assignment,
+            dns,
+            eds,
+            wait_for_warm,
+            init,
+        };
+        let body = accepted.map(|accepted| accepted.body.clone());
+        let may_wait = is_eds
+            && http_filters.is_none()
+            && health_check.is_none()
+            && outlier_detection.is_none()
+            && zone_routing.is_none()
+            && settings.load_balancer.subset.is_none();
+        if let (Some(body), true, false) = (body, may_wait, is_touched) {
+            let state = ColdState {
+                alt_stat_name: alt_stat_name.into(),
+                has_metadata: metadata.iter().next().is_some(),
+                timeout_budgets,
+                request_response_sizes,
+                transport: (!transport.is_plain()).then(|| Box::new(transport)),
+                ..ColdState::new(body, settings)
+            };
+            let name = self.server.cluster_names.name(id);
+            let name = name.unwrap_or_default();
+            let cluster = LazyCluster::cold(id, name, state, &self.maker, before.as_deref());
+            return (cluster, source);
+        }
         let mut info = ClusterInfo::with_names(&self.server, &name, &alt_stat_name, settings);
         info.metadata = metadata;
         info.http_filters = http_filters;
@@ -842,29 +939,35 @@ impl ClusterManager {
         info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
         info.request_response_size_stats =
             request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));
-        let maintenance = format!("upstream.maintenance_mode.{name}");
-        let values = (threshold, self.server.runtime.integer(&maintenance, 0));
-        let mut cluster = Cluster::empty(info, self.table.changes().clone(), values);
-        cluster.zone_routing = self.zone_routing(&cluster.info);
-        let source = HostSource {
-            assignment,
-            dns,
-            eds,
-            wait_for_warm,
-            init,
+        let changes = self.table.changes().clone();
+        let mut cluster = Cluster::empty(info, changes, &self.server.runtime);
+        cluster.zone_routing = zone_routing;
+        let cluster = Arc::new(cluster);
+        let cluster = match is_eds {
+            true => LazyCluster::made_with_eds(cluster),
+            false => LazyCluster::made(cluster),
         };
-        (Arc::new(cluster), source)
+        (cluster, source)
+    }
+
+    /// The version of a cluster that came last.
+    fn newest(&self, id: ClusterId) -> Option<Arc<LazyCluster>> {
+        let clusters = self.clusters.borrow();
+        let entry = clusters.get(&id)?;
+        let newest = entry.warming.as_ref().or(entry.active.as_ref())?;
+        Some(newest.cluster.clone())
     }
 
     fn resolve(
         self: &Rc<Self>,
-        cluster: &Arc<Cluster>,
+        lazy: &Arc<LazyCluster>,
         assignment: LoadAssignment,
         settings: DnsSettings,
     ) -> DnsDiscovery {
-        self.set_drop_overload(cluster, assignment.drop_overload.as_ref());
+        let cluster = lazy.get();
+        cluster.set_drop_overload(&self.server.runtime, assignment.drop_overload.as_ref());
         let manager = Rc::downgrade(self);
-        let warm = Arc::downgrade(cluster);
+        let warm = Arc::downgrade(lazy);
         let ready = Box::new(move || {
             if let (Some(manager), Some(cluster)) = (manager.upgrade(), warm.upgrade()) {
                 manager.hosts_found(&cluster);
@@ -875,24 +978,16 @@ impl ClusterManager {
         DnsDiscovery::start(cluster, settings, assignment, environment, ready)
     }
 
-    /// Says which requests to a cluster are dropped from now on: no more than `load_balancing_policy.drop_overload_limit` percent.
-    pub(super) fn set_drop_overload(&self, cluster: &Cluster, drop: Option<&DropOverload>) {
-        let per_million = drop.map_or(0, |drop| {
-            let limit = self.server.runtime.integer(DROP_OVERLOAD_LIMIT, 100);
-            let limit = u32::try_from(limit.get()).unwrap_or(100).min(100);
-            drop.per_million.min(limit * 10_000)
-        });
-        cluster.drop_overload.store(per_million, Relaxed);
-        let category = drop.map(|drop| Arc::new(drop.category.clone()));
-        cluster.drop_category.store(category);
-    }
-
     /// How zones matter for a cluster: where the process has a local cluster, which is another one.
-    fn zone_routing(&self, info: &ClusterInfo) -> Option<Arc<ZoneRouting>> {
+    fn zone_routing(
+        &self,
+        id: ClusterId,
+        settings: &ClusterSettings,
+    ) -> Option<Arc<ZoneRouting>> {
         let local_cluster = *self.server.local_cluster.get()?;
         self.table.set_local(local_cluster);
-        let settings = info.settings.load_balancer.zone_aware?;
-        if info.id == local_cluster {
+        let settings = settings.load_balancer.zone_aware?;
+        if id == local_cluster {
             return None;
         }
         let runtime = &self.server.runtime;
@@ -967,7 +1062,7 @@ impl Entry {
     }
 
     /// The version that is warming, if it is this one.
-    fn warming_as(&self, cluster: &Arc<Cluster>) -> Option<&Managed> {
+    fn warming_as(&self, cluster: &Arc<LazyCluster>) -> Option<&Managed> {
         let is_this = |warming: &&Managed| Arc::ptr_eq(&warming.cluster, cluster);
         self.warming.as_ref().filter(is_this)
     }

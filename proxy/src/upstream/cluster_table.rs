@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::ClusterId;
 use super::cluster_manager::Cluster;
+use super::lazy_cluster::LazyCluster;
 use super::priority_set::PrioritySet;
 
 /// The table of all clusters, by number. Main writes it, workers read it.
@@ -48,13 +49,19 @@ const REMEMBERED: usize = 1024;
 
 /// Places for clusters that never move: each block is twice as long as the one before.
 #[derive(Default)]
-struct Slots([OnceLock<Box<[ArcSwapOption<Cluster>]>>; 27]);
+struct Slots([OnceLock<Box<[ArcSwapOption<LazyCluster>]>>; 27]);
 
 const FIRST_BLOCK: usize = 64;
 
 impl ClusterTable {
-    /// The cluster with this number, if there is one.
+    /// The cluster with this number, if there is one. It is made now if nobody has asked for it before.
     pub fn get(&self, id: ClusterId) -> Option<Arc<Cluster>> {
+        let cluster = self.find(id)?;
+        Some(cluster.get().clone())
+    }
+
+    /// The same as it is held.
+    pub(super) fn find(&self, id: ClusterId) -> Option<Arc<LazyCluster>> {
         self.slots.get(id)?.load_full()
     }
 
@@ -75,7 +82,7 @@ impl ClusterTable {
     }
 
     /// All clusters.
-    pub(super) fn all(&self) -> impl Iterator<Item = Arc<Cluster>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Arc<LazyCluster>> {
         let blocks = self.slots.0.iter().filter_map(OnceLock::get);
         blocks.flatten().filter_map(ArcSwapOption::load_full)
     }
@@ -92,7 +99,7 @@ impl ClusterTable {
 
     pub(super) fn replace(
         &self,
-        changes: impl IntoIterator<Item = (ClusterId, Option<Arc<Cluster>>)>,
+        changes: impl IntoIterator<Item = (ClusterId, Option<Arc<LazyCluster>>)>,
     ) {
         let changed = changes.into_iter().map(|(id, cluster)| {
             self.slots.get_or_make(id).store(cluster);
@@ -142,7 +149,7 @@ impl Changes {
 }
 
 impl Slots {
-    fn get(&self, id: ClusterId) -> Option<&ArcSwapOption<Cluster>> {
+    fn get(&self, id: ClusterId) -> Option<&ArcSwapOption<LazyCluster>> {
         let (block, at) = place(id);
         self.0.get(block)?.get()?.get(at)
     }
@@ -151,7 +158,7 @@ impl Slots {
         clippy::indexing_slicing,
         reason = "a number has a place in one of the blocks, since it has 32 bits"
     )]
-    fn get_or_make(&self, id: ClusterId) -> &ArcSwapOption<Cluster> {
+    fn get_or_make(&self, id: ClusterId) -> &ArcSwapOption<LazyCluster> {
         let (block, at) = place(id);
         let slots = self.0[block].get_or_init(|| {
             (0..FIRST_BLOCK << block)

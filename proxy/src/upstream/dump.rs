@@ -75,7 +75,7 @@ impl ClusterManager {
             .values()
             .filter_map(|entry| entry.active.as_ref())
             .collect();
-        active.sort_by(|a, b| a.cluster.info.name.cmp(&b.cluster.info.name));
+        active.sort_by(|a, b| a.cluster.name().cmp(b.cluster.name()));
         let mut dump = pb::EndpointsConfigDump::default();
         for managed in active {
             let endpoint_config = Some(pack(&assignment(managed)));
@@ -110,7 +110,7 @@ fn dynamic_cluster(accepted: &Accepted) -> DynamicCluster {
 /// The hosts of a cluster in the form in which they could have been assigned.
 fn assignment(managed: &Managed) -> endpoint::ClusterLoadAssignment {
     use endpoint::cluster_load_assignment::{Policy, policy::DropOverload};
-    let cluster = &managed.cluster;
+    let cluster = managed.cluster.shown();
     let name = match &managed.discovery {
         Discovery::Eds(eds) => eds.service_name(),
         Discovery::Static | Discovery::Dns { .. } => &cluster.info.name,

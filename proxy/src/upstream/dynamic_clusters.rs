@@ -165,7 +165,7 @@ impl ClusterManager {
                 body: resource
                     .body
                     .as_ref()
-                    .map(|body| body.value.as_slice().into())
+                    .map(|body| Arc::from(body.value.as_slice()))
                     .unwrap_or_default(),
                 version: resource.version.clone(),
                 at: SystemTime::now(),

@@ -17,9 +17,9 @@ use crate::xds::{
 };
 
 /// A manager whose clusters come from a management server.
-struct Harness {
-    server: Arc<ServerContext>,
-    manager: Rc<ClusterManager>,
+pub(super) struct Harness {
+    pub(super) server: Arc<ServerContext>,
+    pub(super) manager: Rc<ClusterManager>,
     client: Rc<XdsClient>,
     source: XdsSource,
 }
@@ -33,7 +33,7 @@ fn parse<M: prost::Name + Default>(yaml: &str) -> M {
     load(&[source], UnknownFields::Refuse).unwrap()
 }
 
-fn cluster(yaml: &str) -> XdsResource {
+pub(super) fn cluster(yaml: &str) -> XdsResource {
     let proto: pb::Cluster = parse(yaml);
     XdsResource {
         name: proto.name.as_str().into(),
@@ -43,7 +43,7 @@ fn cluster(yaml: &str) -> XdsResource {
     }
 }
 
-fn endpoints(yaml: &str) -> XdsResource {
+pub(super) fn endpoints(yaml: &str) -> XdsResource {
     let proto: ClusterLoadAssignment = parse(yaml);
     XdsResource {
         name: proto.cluster_name.as_str().into(),
@@ -53,24 +53,24 @@ fn endpoints(yaml: &str) -> XdsResource {
     }
 }
 
-fn static_cluster(name: &str, port: u16) -> String {
+pub(super) fn static_cluster(name: &str, port: u16) -> String {
     format!(
         "{{name: {name}, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}}}"
     )
 }
 
-fn eds_cluster(name: &str) -> String {
+pub(super) fn eds_cluster(name: &str) -> String {
     format!(
         "{{name: {name}, type: EDS, eds_cluster_config: {{eds_config: {{ads: {{}}}}}}, connect_timeout: 1s}}"
     )
 }
 
 /// An assignment of endpoints at these ports of 127.0.0.1, each with what else it says.
-fn assignment(name: &str, ports: &[(u16, &str)]) -> XdsResource {
+pub(super) fn assignment(name: &str, ports: &[(u16, &str)]) -> XdsResource {
     endpoints(&assignment_text(name, ports))
 }
 
-fn assignment_text(name: &str, ports: &[(u16, &str)]) -> String {
+pub(super) fn assignment_text(name: &str, ports: &[(u16, &str)]) -> String {
     let endpoint = |(port, rest): &(u16, &str)| {
         format!(
             "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}{rest}}}"
@@ -84,7 +84,7 @@ fn assignment_text(name: &str, ports: &[(u16, &str)]) -> String {
 }
 
 impl Harness {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_static(&[])
     }
 
@@ -111,7 +111,7 @@ impl Harness {
         }
     }
 
-    fn deliver(
+    pub(super) fn deliver(
         &self,
         kind: ResourceKind,
         sent: &[XdsResource],
@@ -122,20 +122,20 @@ impl Harness {
             .deliver(&self.source, kind, "v1", sent, &removed)
     }
 
-    fn clusters(&self, sent: &[String]) -> Result<(), Vec<Refused>> {
+    pub(super) fn clusters(&self, sent: &[String]) -> Result<(), Vec<Refused>> {
         let sent: Vec<_> = sent.iter().map(|yaml| cluster(yaml)).collect();
         self.deliver(ResourceKind::Cluster, &sent, &[])
     }
 
-    fn endpoints(&self, sent: XdsResource) -> Result<(), Vec<Refused>> {
+    pub(super) fn endpoints(&self, sent: XdsResource) -> Result<(), Vec<Refused>> {
         self.deliver(ResourceKind::Endpoints, &[sent], &[])
     }
 
-    fn id(&self, name: &str) -> ClusterId {
+    pub(super) fn id(&self, name: &str) -> ClusterId {
         self.server.cluster_names.id(name)
     }
 
-    fn get(&self, name: &str) -> Option<Arc<Cluster>> {
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Cluster>> {
         self.manager.table().get(self.id(name))
     }
 
@@ -153,7 +153,7 @@ impl Harness {
     }
 
     /// The values of stats by name.
-    fn stat(&self, name: &str) -> u64 {
+    pub(super) fn stat(&self, name: &str) -> u64 {
         let (prefix, last) = name.rsplit_once('.').unwrap();
         let prefix = format!("{prefix}.");
         let groups = self.server.stats.groups();

@@ -14,6 +14,9 @@ mod dynamic_tests;
 mod health_check;
 mod host;
 mod host_health;
+mod lazy_cluster;
+#[cfg(test)]
+mod lazy_tests;
 pub mod load_balancer;
 mod on_demand;
 mod outlier_detection;

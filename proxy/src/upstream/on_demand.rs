@@ -123,7 +123,7 @@ impl ClusterManager {
             done,
         } = request;
         let id = self.server.cluster_names.find(&name);
-        if id.is_some_and(|id| self.table().get(id).is_some()) {
+        if id.is_some_and(|id| self.table().find(id).is_some()) {
             return;
         }
         let mut waiting = self.on_demand.waiting.borrow_mut();

@@ -77,6 +77,15 @@ impl PrioritySet {
         }
     }
 
+    /// Adds priorities without hosts until there are `count`.
+    pub(super) fn keep_priorities(&mut self, count: usize) {
+        if count > self.priorities.len() {
+            let mut priorities = std::mem::take(&mut self.priorities).into_vec();
+            priorities.resize_with(count, HostSet::default);
+            self.priorities = priorities.into();
+        }
+    }
+
     pub(super) fn find_places(&self) -> Option<Arc<HashMap<HostIdentity, (u32, u32)>>> {
         let priorities = (0..).zip(&self.priorities);
         let places = priorities.flat_map(|(priority, set)| {

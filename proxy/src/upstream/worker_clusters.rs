@@ -14,6 +14,7 @@ use super::cluster_manager::Cluster;
 use super::cluster_table::{Changed, ClusterTable};
 use super::host::{HealthFlag, Host, WorkerHost};
 use super::host_health::{HealthChange, HostReport, Missed};
+use super::lazy_cluster::LazyCluster;
 use super::load_balancer::{LoadBalancerContext, WorkerLoadBalancer};
 use super::outlier_detection::{HostResult, OutlierDetectionConfig};
 use super::pool::{
@@ -133,10 +134,10 @@ impl WorkerClusters {
 
     fn learn_name(&self, id: ClusterId) {
         if let Some(names) = &mut *self.names.borrow_mut()
-            && let Some(cluster) = self.table.get(id)
-            && !names.contains_key(&cluster.info.name)
+            && let Some(cluster) = self.table.find(id)
+            && !names.contains_key(cluster.name())
         {
-            names.insert(cluster.info.name.clone(), id);
+            names.insert(cluster.name().clone(), id);
         }
     }
 
@@ -160,8 +161,9 @@ impl WorkerClusters {
         let Some(known) = known else {
             return;
         };
-        let now = self.table.get(id);
-        if now.is_some_and(|now| Arc::ptr_eq(&now, &known.handle.cluster)) {
+        let now = self.table.find(id);
+        let now = now.as_deref().and_then(LazyCluster::get_if_made);
+        if now.is_some_and(|now| Arc::ptr_eq(now, &known.handle.cluster)) {
             known.refresh();
             return;
         }
@@ -209,7 +211,7 @@ impl NamedClusters for WorkerClusters {
         let mut names = self.names.borrow_mut();
         let names = names.get_or_insert_with(|| {
             let all = self.table.all();
-            all.map(|cluster| (cluster.info.name.clone(), cluster.info.id))
+            all.map(|cluster| (cluster.name().clone(), cluster.id()))
                 .collect()
         });
         names.get(name).copied()
@@ -594,7 +596,7 @@ mod tests {
             let info = ClusterInfo::new(&server, name, Arc::default());
             let id = info.id;
             let cluster = Cluster::new(info, PrioritySet::default());
-            table.replace([(id, Some(Arc::new(cluster)))]);
+            table.replace([(id, Some(LazyCluster::made(Arc::new(cluster))))]);
             id
         };
         let first = add("first");

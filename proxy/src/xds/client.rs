@@ -355,6 +355,12 @@ impl XdsClient {
     }
 }
 
+impl Drop for XdsClient {
+    fn drop(&mut self) {
+        self.subscribers.clear();
+    }
+}
+
 impl fmt::Debug for XdsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("XdsClient").finish_non_exhaustive()

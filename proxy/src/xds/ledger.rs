@@ -77,12 +77,16 @@ impl Ledger {
                 continue;
             }
             if let Some(refused) = by_name.get(&*resource.name) {
-                self.fail(
+                let body = resource.body.clone().filter(|_| self.keeps_refused());
+                let entry = self.fail(
                     refused,
                     &resource.version,
                     ClientResourceStatus::Nacked,
                     now,
                 );
+                if let Some(error) = &mut entry.error {
+                    error.failed_configuration = body;
+                }
                 continue;
             }
             let keeps_body = matches!(self.kind, ResourceKind::Runtime | ResourceKind::VirtualHost);
@@ -123,6 +127,18 @@ impl Ledger {
         }
     }
 
+    /// Whether what was refused is kept here: what nothing else keeps, and where nothing private stands in.
+    fn keeps_refused(&self) -> bool {
+        matches!(
+            self.kind,
+            ResourceKind::RouteConfiguration
+                | ResourceKind::Endpoints
+                | ResourceKind::ScopedRoute
+                | ResourceKind::VirtualHost
+                | ResourceKind::Runtime
+        )
+    }
+
     /// What was in force of a resource stays so.
     fn fail(
         &mut self,
@@ -130,7 +146,7 @@ impl Ledger {
         version: &Arc<str>,
         status: ClientResourceStatus,
         now: SystemTime,
-    ) {
+    ) -> &mut Entry {
         let entry = self.entries.entry(refused.name.clone());
         let entry = entry.or_insert_with(|| Entry::new(status));
         entry.status = status;
@@ -140,6 +156,7 @@ impl Ledger {
             details: refused.reason.clone(),
             version_info: version.to_string(),
         }));
+        entry
     }
 
     /// Nobody waits for the first answer about these names any more.

@@ -80,6 +80,13 @@ impl Subscribers {
         self.all.borrow_mut().insert(number, subscriber);
     }
 
+    /// Lets go of all. Subscriptions and places hold each other.
+    pub(super) fn clear(&self) {
+        let all = std::mem::take(&mut *self.all.borrow_mut());
+        // One that goes may look at the others.
+        drop(all);
+    }
+
     pub(super) fn remove(&self, number: u64) -> Option<Subscriber> {
         let subscriber = self.all.borrow_mut().remove(&number)?;
         if let Some(deadline) = subscriber.deadline {

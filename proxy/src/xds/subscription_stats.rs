@@ -1,4 +1,6 @@
 //! What every subscription counts.
+//!
+//! Deviations: an update of an incremental stream that is refused is one `update_attempt`; Envoy counts two where it could decode all of it.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

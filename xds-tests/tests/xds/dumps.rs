@@ -171,3 +171,62 @@ fn what_is_refused_and_what_warms_is_shown_beside_what_is_in_force() {
         },
     );
 }
+
+/// What the pages say of a cluster without what differs from run to run: the port of its endpoint, times, traffic.
+async fn pages(stage: &Stage, cluster: &str, endpoint: &str) -> Vec<String> {
+    let start = format!("cluster.{cluster}.");
+    let stats = stage.page("/stats").await;
+    let wanted = [
+        "membership",
+        "update_attempt",
+        "update_empty",
+        "update_failure",
+        "update_no_rebuild",
+        "update_rejected",
+        "update_success",
+        "version",
+        "max_host_weight",
+        "warming_state",
+        "upstream_rq_total",
+        "upstream_cx_total",
+    ];
+    let named = |line: &&str| wanted.iter().any(|name| line.contains(name));
+    let stats = stats.lines().filter(|line| line.starts_with(&start));
+    let mut lines: Vec<String> = stats.filter(named).map(ToOwned::to_owned).collect();
+    let clusters = stage.page("/clusters").await;
+    let start = format!("{cluster}::");
+    let of_cluster = clusters.lines().filter(|line| line.starts_with(&start));
+    lines.extend(of_cluster.map(|line| line.replace(endpoint, "ENDPOINT")));
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_cluster_that_nobody_uses_is_shown_as_one_in_use() {
+    tell("unused", &AGGREGATED, async |stage| {
+        let (one, two) = (stage.backend("one").await, stage.backend("two").await);
+        let source = stage.source();
+        stage.plane.set(Kind::Cds, [eds_cluster("e", &source)]);
+        stage.plane.set(Kind::Lds, [listener("l", "e")]);
+        stage.plane.set(Kind::Eds, [endpoints("e", &[one])]);
+        stage.run().await;
+        let again = stage.plane.push_again(Kind::Eds);
+        stage.plane.acked(Kind::Eds, &again).await;
+        for line in pages(stage, "e", &one.to_string()).await {
+            stage.note(format!("again: {line}"));
+        }
+        let moved = stage.plane.set(Kind::Eds, [endpoints("e", &[two])]);
+        stage.plane.acked(Kind::Eds, &moved).await;
+        for line in pages(stage, "e", &two.to_string()).await {
+            stage.note(format!("moved: {line}"));
+        }
+        let dump = dump(stage, "include_eds&resource=dynamic_endpoint_configs").await;
+        stage.note(dump.to_string());
+        // The first request.
+        stage.answers("l", 200, "two").await;
+        let lines = pages(stage, "e", &two.to_string()).await;
+        for line in lines.iter().filter(|line| line.starts_with("cluster.")) {
+            stage.note(format!("used: {line}"));
+        }
+    });
+}

@@ -70,7 +70,7 @@ fn runtime_layers_are_followed_and_laid_over_each_other() {
         stage.note(runtime_value(stage, "story.key").await);
         stage
             .note_stats(&[
-                "runtime.layer.update_success",
+                "runtime.update_success",
                 "runtime.num_layers",
                 "runtime.num_keys",
             ])

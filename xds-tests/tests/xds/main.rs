@@ -29,6 +29,7 @@ mod secrets;
 mod services;
 mod stage;
 mod status;
+mod subscriptions;
 mod traffic;
 mod transports;
 mod warming;

@@ -150,3 +150,148 @@ fn a_virtual_host_that_does_not_exist_is_not_found() {
         assert_eq!(request(stage, "host: example.com").await.body, "one");
     });
 }
+
+/// A scope whose key is the header `x-scope`.
+fn scope(name: &str, routes: &str, more: &str) -> Resource {
+    Resource::yaml(
+        Kind::Srds,
+        &format!(
+            "name: {name}\nroute_configuration_name: {routes}\nkey: {{ fragments: [{{ string_key: {name} }}] }}\n{more}"
+        ),
+    )
+}
+
+/// Routes by scope.
+fn scoped_routes(source: &str) -> String {
+    format!(
+        "scoped_routes: {{ name: scopes, scope_key_builder: {{ fragments: [{{ header_value_extractor: {{ name: x-scope, index: 0 }} }}] }}, rds_config_source: {source}, scoped_rds: {{ scoped_rds_config_source: {source} }} }}"
+    )
+}
+
+#[test]
+fn nobody_is_asked_for_a_virtual_host_of_a_scope() {
+    tell("vhds-in-scope", &DELTA, async |stage| {
+        let (one, two) = (stage.backend("one").await, stage.backend("two").await);
+        let source = stage.source();
+        stage
+            .plane
+            .set(Kind::Cds, [cluster("a", one), cluster("b", two)]);
+        let filter = manager(&scoped_routes(&source), "");
+        stage.plane.set(Kind::Lds, [listener_with("l", &filter)]);
+        stage.plane.set(
+            Kind::Srds,
+            [scope("first", "r", ""), scope("second", "s", "")],
+        );
+        let table = |name: &str| {
+            let table = format!("name: {name}\nvhds: {{ config_source: {source} }}");
+            Resource::yaml(Kind::Rds, &table)
+        };
+        stage.plane.set(Kind::Rds, [table("r"), table("s")]);
+        stage.plane.set(
+            Kind::Vhds,
+            [
+                host("r/known", "example.com", "a", "r/example.com"),
+                host("s/known", "example.com", "b", "s/example.com"),
+            ],
+        );
+        stage.run().await;
+        for (name, says) in [("first", "one"), ("second", "two")] {
+            let head = format!("host: example.com\r\nx-scope: {name}");
+            assert_eq!(request(stage, &head).await.body, says);
+        }
+        for scope in ["second", "third"] {
+            let reply = request(stage, &format!("host: other.com\r\nx-scope: {scope}")).await;
+            stage.note(format!("{reply:?}"));
+            assert_eq!(reply.status, 404);
+        }
+        // What the control plane gives unasked is there.
+        stage
+            .plane
+            .put(Kind::Vhds, host("s/other", "other.com", "a", "s/other.com"));
+        let given = async {
+            let head = "host: other.com\r\nx-scope: second";
+            while request(stage, head).await.body != "one" {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let given = tokio::time::timeout(Duration::from_secs(10), given).await;
+        given.expect("the host that was given is found");
+        let names = |ask: &outrigger_xds_tests::plane::Ask| ask.names.clone();
+        let mut asked: Vec<_> = stage
+            .plane
+            .asks(Kind::Vhds)
+            .iter()
+            .flat_map(names)
+            .collect();
+        asked.sort();
+        stage.note(format!("{asked:?}"));
+    });
+}
+
+#[test]
+fn a_cluster_is_asked_for_by_a_request_of_a_scope() {
+    tell("odcds-in-scope", &DELTA, async |stage| {
+        let two = stage.backend("two").await;
+        let source = stage.source();
+        let filter = manager(
+            &scoped_routes(&source),
+            &format!("odcds: {{ source: {source}, timeout: 1s }}"),
+        );
+        stage.plane.set(Kind::Cds, []);
+        stage.plane.set(Kind::Lds, [listener_with("l", &filter)]);
+        stage.plane.set(Kind::Srds, [scope("first", "r", "")]);
+        let table = "name: r\nvirtual_hosts: [{ name: all, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster_header: x-cluster } }] }]";
+        stage
+            .plane
+            .set(Kind::Rds, [Resource::yaml(Kind::Rds, table)]);
+        stage.run().await;
+        let asked = request(stage, "host: example.com\r\nx-scope: first\r\nx-cluster: b");
+        let answered = async {
+            let asks =
+                |ask: &outrigger_xds_tests::plane::Ask| ask.kind == Kind::Cds && ask.names == ["b"];
+            stage.plane.expect("a request for the cluster", asks).await;
+            stage.plane.put(Kind::Cds, cluster("b", two));
+        };
+        let (reply, ()) = tokio::join!(asked, answered);
+        assert_eq!((reply.status, reply.body.as_str()), (200, "two"));
+    });
+}
+
+#[test]
+fn a_scope_that_is_loaded_on_demand_serves_its_first_request() {
+    tell("srds-on-demand", &DELTA, async |stage| {
+        let (one, two) = (stage.backend("one").await, stage.backend("two").await);
+        let source = stage.source();
+        stage
+            .plane
+            .set(Kind::Cds, [cluster("a", one), cluster("b", two)]);
+        let filter = manager(&scoped_routes(&source), "");
+        stage.plane.set(Kind::Lds, [listener_with("l", &filter)]);
+        stage.plane.set(
+            Kind::Srds,
+            [
+                scope("first", "r", ""),
+                scope("late", "s", "on_demand: true"),
+            ],
+        );
+        stage.plane.set(
+            Kind::Rds,
+            [
+                crate::resources::routes("r", "a"),
+                crate::resources::routes("s", "b"),
+            ],
+        );
+        stage.run().await;
+        let first = request(stage, "host: example.com\r\nx-scope: first").await;
+        assert_eq!(first.body, "one");
+        let late = request(stage, "host: example.com\r\nx-scope: late").await;
+        assert_eq!((late.status, late.body.as_str()), (200, "two"));
+        stage
+            .note_stats(&[
+                "http.ingress.scoped_rds.scopes.all_scopes",
+                "http.ingress.scoped_rds.scopes.on_demand_scopes",
+                "http.ingress.scoped_rds.scopes.active_scopes",
+            ])
+            .await;
+    });
+}

@@ -30,7 +30,7 @@ fn certificate_and_key(name: &str, subject: &str) -> (Resource, String) {
 }
 
 /// A certificate for this name, and its key.
-fn self_signed(subject: &str) -> (String, String) {
+pub fn self_signed(subject: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![format!("{subject}.example")]).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();

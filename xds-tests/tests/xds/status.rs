@@ -18,7 +18,9 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::tokio_stream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::resources::{bad_cluster, cluster, eds_cluster, endpoints, rds_listener, routes};
+use crate::resources::{
+    bad_cluster, bad_listener, bad_routes, cluster, eds_cluster, endpoints, rds_listener, routes,
+};
 use crate::stage::{AGGREGATED, SOON, STREAMS, Stage, Transport, tell_alone};
 
 const WHY: &str = "it has no such service";
@@ -204,6 +206,59 @@ fn what_is_refused_is_told_of_with_what_is_in_force() {
         let cluster = Cluster::decode(&*refused.xds_config.unwrap().value).unwrap();
         assert_eq!(cluster.name, "a");
         assert_eq!(refused.error_state.unwrap().version_info, second);
+    });
+}
+
+/// Of every kind: what is in force stays told of, with why its successor was refused and what that was.
+#[test]
+fn the_error_of_a_refused_resource_is_told_of_for_every_kind() {
+    tell_alone("status-errors", &STREAMS, WHY, async |stage| {
+        let address = stage.backend("first").await;
+        let source = stage.source();
+        stage.more = format!(
+            "layered_runtime: {{ layers: [{{ name: dynamic, rtds_layer: {{ name: layer, rtds_config: {source} }} }}] }}"
+        );
+        let layer = |text: &str| Resource::yaml(Kind::Rtds, text);
+        stage
+            .plane
+            .set(Kind::Rtds, [layer("name: layer\nlayer: { a: b }")]);
+        stage.plane.set(Kind::Cds, [eds_cluster("e", &source)]);
+        stage.plane.set(Kind::Eds, [endpoints("e", &[address])]);
+        stage
+            .plane
+            .set(Kind::Lds, [rds_listener("l", "r", &source)]);
+        stage.plane.set(Kind::Rds, [routes("r", "e")]);
+        stage.run().await;
+        stage.answers("l", 200, "first").await;
+        for (kind, name, bad, says) in [
+            (Kind::Cds, "e", bad_cluster("e"), "not-an-ip"),
+            (Kind::Lds, "l", bad_listener("l"), "filter_chains"),
+            (Kind::Rds, "r", bad_routes("r"), "same"),
+            (
+                Kind::Eds,
+                "e",
+                Resource::yaml(Kind::Eds, "cluster_name: e\nendpoints: [{ priority: 500 }]"),
+                "priority",
+            ),
+        ] {
+            let before = told(stage, kind, name, Status::Acked).await;
+            let version = stage.plane.set(kind, [bad.clone()]);
+            let refused = told(stage, kind, name, Status::Nacked).await;
+            assert_eq!(refused.version_info, before.version_info, "{kind:?}");
+            assert_eq!(refused.xds_config, before.xds_config, "{kind:?}");
+            let error = refused.error_state.unwrap();
+            assert_eq!(error.version_info, version, "{kind:?}");
+            assert!(error.details.contains(says), "{kind:?}: {}", error.details);
+            assert!(error.last_update_attempt.is_some(), "{kind:?}");
+            let failed = error.failed_configuration.map(|any| any.value);
+            let sent = bad.body.map(|any| any.value);
+            assert_eq!(failed, sent, "{kind:?}");
+            stage.answers("l", 200, "first").await;
+        }
+        // An accepted version ends it.
+        stage.plane.set(Kind::Rds, [routes("r", "e")]);
+        let mended = told(stage, Kind::Rds, "r", Status::Acked).await;
+        assert_eq!(mended.error_state, None);
     });
 }
 

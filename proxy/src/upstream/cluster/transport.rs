@@ -84,6 +84,11 @@ impl UpstreamTransport {
         found.is_some()
     }
 
+    /// Whether connections to all hosts are plain.
+    pub(in crate::upstream) fn is_plain(&self) -> bool {
+        self.default.is_none() && self.matches.is_empty()
+    }
+
     /// Whether hosts may have a socket of their own.
     pub(in crate::upstream) fn has_matches(&self) -> bool {
         !self.matches.is_empty()

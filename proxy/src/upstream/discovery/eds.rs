@@ -4,6 +4,7 @@
 //! Stats: `cluster.<name>.{update_attempt,update_success,update_rejected,update_failure,update_empty,update_no_rebuild}`,
 //! `init_fetch_timeout`, `update_time`, `update_duration`, `version`, `version_text`, `assignment_stale`,
 //! `assignment_timeout_received`, `assignment_use_cached`; `cluster_manager.cluster_updated`.
+//! Deviations: `default.total_match_count` counts hosts that come; Envoy counts each endpoint with each assignment.
 //! Deviations: endpoints by reference (`leds_cluster_locality_config`, `endpoint_name`, `named_endpoints`) are refused.
 //!
 //! `update_merge_window` is of changes that health checks make: what an assignment changes is published at once, as in Envoy.
@@ -12,7 +13,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use prost::Message;
@@ -22,13 +23,13 @@ use tokio::time::Instant;
 use super::outlives_discovery;
 use crate::config::ConfigPath;
 use crate::net::Address;
-use crate::route::xx_hash64;
-use crate::stats::{Scope, TextReadout};
+use crate::stats::Scope;
 use crate::upstream::cluster::{
     ClusterInfo, EdsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
-use crate::upstream::cluster_manager::{Cluster, ClusterManager};
+use crate::upstream::cluster_manager::ClusterManager;
 use crate::upstream::host::{HealthFlag, Host, HostIdentity, Locality};
+use crate::upstream::lazy_cluster::{EdsEvent, LazyCluster};
 use crate::upstream::priority_set::{HostGroup, HostSet, PrioritySet};
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
@@ -37,7 +38,7 @@ use crate::xds::{
 
 crate::stats_group! {
     /// What a subscription counts beside that which every cluster has.
-    struct EdsStats {
+    pub(in crate::upstream) struct EdsStats {
         counter init_fetch_timeout;
         histogram update_duration (Milliseconds);
         counter update_rejected;
@@ -61,7 +62,7 @@ pub(in crate::upstream) struct EdsManager {
 #[derive(Default)]
 struct Cached {
     users: usize,
-    body: Option<Rc<[u8]>>,
+    body: Option<Arc<[u8]>>,
 }
 
 /// The endpoints of one cluster. Dropped, they are no longer asked for.
@@ -74,17 +75,15 @@ pub(in crate::upstream) struct EdsDiscovery {
 struct Eds {
     me: Weak<Eds>,
     manager: Weak<ClusterManager>,
-    cluster: Arc<Cluster>,
+    cluster: Arc<LazyCluster>,
     settings: EdsSettings,
-    stats: EdsStats,
-    version_text: TextReadout,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
     /// The encoded assignment in force.
-    accepted: Option<Rc<[u8]>>,
+    accepted: Option<Arc<[u8]>>,
     /// How long it holds without an update.
     stale_after: Option<Duration>,
     stale: Timer,
@@ -96,7 +95,7 @@ struct Timer(Option<JoinHandle<()>>);
 
 /// How hosts differ from those before.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Difference {
+pub(in crate::upstream) struct Difference {
     /// Hosts came, or went.
     members: bool,
     /// Anything about those that stayed.
@@ -119,11 +118,11 @@ impl EdsManager {
         self.client.borrow().clone()
     }
 
-    fn cached(&self, name: &str) -> Option<Rc<[u8]>> {
+    fn cached(&self, name: &str) -> Option<Arc<[u8]>> {
         self.cache.borrow().get(name)?.body.clone()
     }
 
-    fn cache(&self, name: &str, body: Option<Rc<[u8]>>) {
+    fn cache(&self, name: &str, body: Option<Arc<[u8]>>) {
         if let Some(cached) = self.cache.borrow_mut().get_mut(name) {
             cached.body = body;
         }
@@ -193,17 +192,14 @@ impl ClusterManager {
 impl EdsDiscovery {
     pub(in crate::upstream) fn new(
         manager: &Rc<ClusterManager>,
-        cluster: &Arc<Cluster>,
+        cluster: &Arc<LazyCluster>,
         settings: EdsSettings,
     ) -> Rc<Self> {
         manager.eds.add_user(&settings.service_name);
-        let scope = &cluster.info.scope;
         let eds = Rc::new_cyclic(|me| Eds {
             me: me.clone(),
             manager: Rc::downgrade(manager),
             cluster: cluster.clone(),
-            stats: EdsStats::new(scope),
-            version_text: scope.text_readout("version_text"),
             settings,
             state: RefCell::default(),
         });
@@ -231,7 +227,7 @@ impl EdsDiscovery {
                 ..
             } = &self.eds.settings;
             if !source.is_file() {
-                self.eds.cluster.info.update_stats.update_attempt().inc();
+                self.eds.cluster.count(EdsEvent::Attempt);
             }
             let interest = Interest::name(service_name.clone());
             let watcher = self.eds.clone();
@@ -251,36 +247,31 @@ impl Drop for EdsDiscovery {
 
 impl Watcher for Eds {
     fn scope(&self) -> Option<Scope> {
-        Some(self.cluster.info.scope.clone())
+        self.cluster.scope()
     }
 
     fn on_update(&self, update: &Update<'_>) -> Result<(), Vec<Refused>> {
         let began = Instant::now();
         let result = self.take(update);
-        let stats = &self.cluster.info.update_stats;
-        stats.update_attempt().inc();
-        if result.is_ok() {
-            stats.update_success().inc();
-            stats.version().set(xx_hash64(update.version.as_bytes(), 0));
-            self.version_text.set(&**update.version);
-            let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-            self.stats.update_time().set(millis(now));
-            self.stats.update_duration().record(millis(began.elapsed()));
-        } else {
-            self.stats.update_rejected().inc();
-        }
+        self.cluster.count(EdsEvent::Attempt);
+        self.cluster.count(match result {
+            Ok(()) => EdsEvent::Taken {
+                version: update.version,
+                took: began.elapsed(),
+            },
+            Err(_) => EdsEvent::Refused,
+        });
         self.hosts_found();
         result.map_err(|refused| vec![refused])
     }
 
     fn on_fetch_failed(&self, why: FetchFailure) {
-        let stats = &self.cluster.info.update_stats;
-        stats.update_attempt().inc();
+        self.cluster.count(EdsEvent::Attempt);
         match why {
             // It is tried again; whoever waits goes on waiting until the time for it is over.
-            FetchFailure::ConnectionFailure => stats.update_failure().inc(),
+            FetchFailure::ConnectionFailure => self.cluster.count(EdsEvent::Failure),
             FetchFailure::Timeout => {
-                self.stats.init_fetch_timeout().inc();
+                self.cluster.count(EdsEvent::Timeout);
                 if self.state.borrow().accepted.is_none() {
                     self.use_cached();
                 }
@@ -298,7 +289,7 @@ impl Eds {
             .and_then(|sent| Some((sent, sent.body.as_ref()?)));
         let Some((resource, body)) = sent else {
             // What was assigned stays, as in Envoy.
-            self.cluster.info.update_stats.update_empty().inc();
+            self.cluster.count(EdsEvent::Empty);
             if !update.removed.is_empty() {
                 self.cache(None);
             }
@@ -306,12 +297,12 @@ impl Eds {
         };
         let is_known = self.state.borrow().accepted.as_deref() == Some(&*body.value);
         if is_known {
-            self.cluster.info.update_stats.update_no_rebuild().inc();
+            self.cluster.count(EdsEvent::Unchanged);
         } else {
             let assignment = self.convert(resource)?;
             let stale_after = assignment.stale_after;
-            self.apply(assignment);
-            let body: Rc<[u8]> = Rc::from(&*body.value);
+            let body: Arc<[u8]> = Arc::from(&*body.value);
+            self.apply(assignment, Some(&body));
             let mut state = self.state.borrow_mut();
             state.stale_after = stale_after;
             state.accepted = Some(body);
@@ -369,14 +360,13 @@ impl Eds {
             }),
         };
         if let Ok(assignment) = self.convert(&resource) {
-            let stats = &self.cluster.info.update_stats;
-            stats.assignment_use_cached().inc();
-            self.apply(assignment);
+            self.cluster.count(EdsEvent::FromCache);
+            self.apply(assignment, Some(&body));
             self.state.borrow_mut().accepted = Some(body);
         }
     }
 
-    fn cache(&self, body: Option<Rc<[u8]>>) {
+    fn cache(&self, body: Option<Arc<[u8]>>) {
         if let (true, Some(manager)) = (self.settings.is_aggregated, self.manager.upgrade()) {
             manager.eds.cache(&self.settings.service_name, body);
         }
@@ -395,8 +385,7 @@ impl Eds {
             state.stale = Timer::default();
             return;
         };
-        let stats = &self.cluster.info.update_stats;
-        stats.assignment_timeout_received().inc();
+        self.cluster.count(EdsEvent::WillBeStale);
         let me = self.me.clone();
         state.stale = Timer::after(after, move || {
             if let Some(eds) = me.upgrade() {
@@ -413,48 +402,60 @@ impl Eds {
             state.stale_after = None;
         }
         self.cache(None);
-        self.apply(LoadAssignment::default());
-        self.cluster.info.update_stats.assignment_stale().inc();
+        self.apply(LoadAssignment::default(), None);
+        self.cluster.count(EdsEvent::Stale);
     }
 
-    /// Makes an assignment the one in force.
-    fn apply(&self, assignment: LoadAssignment) {
+    /// Makes an assignment, and what it was made of, the one in force.
+    fn apply(&self, assignment: LoadAssignment, body: Option<&Arc<[u8]>>) {
         let Some(manager) = self.manager.upgrade() else {
             return;
         };
-        manager.set_drop_overload(&self.cluster, assignment.drop_overload.as_ref());
-        let known = self.cluster.hosts.load();
-        let (set, difference) = next_hosts(assignment, &known, &self.cluster.info, manager.workers);
+        let difference = match self.cluster.assign(assignment, body.cloned()) {
+            Ok(difference) => difference,
+            Err(assignment) => self.assign_made(assignment, &manager),
+        };
         if difference == Difference::default() {
-            self.cluster.info.update_stats.update_no_rebuild().inc();
-            return;
-        }
-        if !manager.is_warming(&self.cluster) {
+            self.cluster.count(EdsEvent::Unchanged);
+        } else if !manager.is_warming(&self.cluster) {
             manager.stats.cluster_updated().inc();
         }
-        self.publish(set);
     }
 
-    fn publish(&self, set: PrioritySet) {
-        // Envoy counts each priority in turn, from 1, and what is left is the last one's.
-        let last = set.priorities.last();
-        let weights = last.iter().flat_map(|set| &set.hosts);
-        let heaviest = weights.map(|host| host.weight).max().unwrap_or(1);
-        let stats = &self.cluster.info.endpoint_stats;
-        stats.max_host_weight().set(heaviest.into());
-        self.cluster.set_hosts(set);
+    /// The same for a cluster that is made.
+    fn assign_made(&self, assignment: LoadAssignment, manager: &ClusterManager) -> Difference {
+        let cluster = self.cluster.get();
+        let drop = assignment.drop_overload.as_ref();
+        cluster.set_drop_overload(&manager.server.runtime, drop);
+        let known = cluster.hosts.load();
+        let (set, difference) =
+            next_hosts(assignment, &known, Some(&cluster.info), manager.workers);
+        if difference != Difference::default() {
+            let stats = &cluster.info.endpoint_stats;
+            stats.max_host_weight().set(heaviest(&set).into());
+            cluster.set_hosts(set);
+        }
+        difference
     }
 }
 
+/// The weight that `max_host_weight` tells.
+pub(in crate::upstream) fn heaviest(set: &PrioritySet) -> u32 {
+    // Envoy counts each priority in turn, from 1, and what is left is the last one's.
+    let last = set.priorities.last();
+    let weights = last.iter().flat_map(|set| &set.hosts);
+    weights.map(|host| host.weight).max().unwrap_or(1)
+}
+
 /// The hosts of an assignment. Those that are `known` by their address stay what they are, as long as they stay in their locality;
-/// of endpoints with the same address the first one counts.
-fn next_hosts(
+/// of endpoints with the same address the first one counts. Without `info` nobody checks them.
+pub(in crate::upstream) fn next_hosts(
     assignment: LoadAssignment,
     known: &PrioritySet,
-    info: &ClusterInfo,
+    info: Option<&ClusterInfo>,
     workers: usize,
 ) -> (PrioritySet, Difference) {
-    let is_checked = info.health_check.is_some();
+    let is_checked = info.is_some_and(|info| info.health_check.is_some());
     let by_address: HashMap<&Address, &Arc<Host>> =
         known.hosts().map(|host| (&host.address, host)).collect();
     let mut seen = HashSet::new();
@@ -496,7 +497,7 @@ fn next_hosts(
     for (priority, set) in (0..).zip(&known.priorities) {
         for host in &set.hosts {
             let is_gone = !kept.contains(&host.identity()) && !seen.contains(&host.address);
-            if !(is_gone && outlives_discovery(info, host)) {
+            if !(is_gone && info.is_some_and(|info| outlives_discovery(info, host))) {
                 continue;
             }
             host.health.set(HealthFlag::PendingDynamicRemoval);
@@ -521,12 +522,7 @@ fn next_hosts(
         assignment.weighted_priority_health,
     );
     // A priority that was there once stays, without hosts.
-    let missing = known.priorities.len().saturating_sub(set.priorities.len());
-    if missing > 0 {
-        let mut priorities = std::mem::take(&mut set.priorities).into_vec();
-        priorities.extend((0..missing).map(|_| HostSet::default()));
-        set.priorities = priorities.into();
-    }
+    set.keep_priorities(known.priorities.len());
     difference.members |= kept.len() != by_address.len();
     difference.properties |= shape(&set) != shape(known);
     (set, difference)
@@ -579,10 +575,6 @@ fn locality_weights(priority: &HostSet) -> BTreeMap<&Locality, u32> {
     localities
         .map(|locality| (&*locality.locality, locality.weight))
         .collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Timer {
