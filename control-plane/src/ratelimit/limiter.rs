@@ -242,13 +242,13 @@ mod tests {
         let limiter = limiter();
         let user = asked(&[("user", "ann")]);
         let first = limiter
-            .check("apis", &[user.clone()], NOW)
+            .check("apis", std::slice::from_ref(&user), NOW)
             .remove(0)
             .unwrap();
         assert_eq!((first.remaining, first.wait), (1, 0));
-        let _ = limiter.check("apis", &[user.clone()], NOW);
+        let _ = limiter.check("apis", std::slice::from_ref(&user), NOW);
         let refused = limiter
-            .check("apis", &[user.clone()], NOW)
+            .check("apis", std::slice::from_ref(&user), NOW)
             .remove(0)
             .unwrap();
         assert!(!refused.passes);
@@ -269,7 +269,7 @@ mod tests {
         };
         let check = || {
             limiter
-                .check("apis", &[own.clone()], NOW)
+                .check("apis", std::slice::from_ref(&own), NOW)
                 .remove(0)
                 .unwrap()
         };

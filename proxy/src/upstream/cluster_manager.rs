@@ -979,11 +979,7 @@ impl ClusterManager {
     }
 
     /// How zones matter for a cluster: where the process has a local cluster, which is another one.
-    fn zone_routing(
-        &self,
-        id: ClusterId,
-        settings: &ClusterSettings,
-    ) -> Option<Arc<ZoneRouting>> {
+    fn zone_routing(&self, id: ClusterId, settings: &ClusterSettings) -> Option<Arc<ZoneRouting>> {
         let local_cluster = *self.server.local_cluster.get()?;
         self.table.set_local(local_cluster);
         let settings = settings.load_balancer.zone_aware?;
