@@ -21,6 +21,8 @@ const EXTENSIONS: &[(&str, &[&str])] = &[
             "router",
             "test_support",
             "token_bucket",
+            "core_retry_policy",
+            "mutation_rules",
             "headers",
             "query",
         ],
