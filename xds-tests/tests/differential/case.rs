@@ -68,6 +68,8 @@ pub struct Case {
     pub pages: Vec<(String, String)>,
     pub in_order: bool,
     pub any_order: bool,
+    /// Whether requests are compared without the connection that they came on.
+    pub connections_aside: bool,
     pub ends_somehow: bool,
     pub digits_aside: bool,
     pub shows: Vec<String>,
@@ -99,6 +101,7 @@ pub fn case(title: &'static str) -> Case {
         pages: Vec::new(),
         in_order: false,
         any_order: false,
+        connections_aside: false,
         ends_somehow: false,
         digits_aside: false,
         shows: Vec::new(),
@@ -352,6 +355,12 @@ impl Case {
     /// Compares fields in the order of the wire, where otherwise only the order within one name counts.
     pub fn in_order(mut self) -> Self {
         self.in_order = true;
+        self
+    }
+
+    /// Compares requests without the number of the connection that they came on, where it depends on how fast a backend is.
+    pub fn connections_aside(mut self) -> Self {
+        self.connections_aside = true;
         self
     }
 

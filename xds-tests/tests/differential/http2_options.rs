@@ -265,7 +265,9 @@ fn runtime() -> Vec<Case> {
         .runtime("http.max_requests_per_io_cycle", 2)
         .logs(12)
         .any_order()
+        .connections_aside()
         .shows([
+            "> GET / HTTP/1.1",
             "< HEADERS 1 200",
             "< HEADERS 23 200",
             "= connection 0: open",

@@ -244,6 +244,14 @@ impl Side {
                 *line = digits_aside(line);
             }
         }
+        if case.connections_aside {
+            for line in &mut lines {
+                let request = line.strip_prefix("> connection ");
+                if let Some((_, request)) = request.and_then(|line| line.split_once(": ")) {
+                    *line = format!("> {request}");
+                }
+            }
+        }
         if case.any_order {
             lines.sort();
         }
