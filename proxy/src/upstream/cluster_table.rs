@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::ClusterId;
-use super::cluster_manager::Cluster;
 use super::lazy_cluster::LazyCluster;
 use super::priority_set::PrioritySet;
+use super::shared_cluster::Cluster;
 
 /// The table of all clusters, by number. Main writes it, workers read it.
 #[derive(Default)]

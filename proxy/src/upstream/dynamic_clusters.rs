@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::cluster::ClusterConfig;
-use super::cluster_manager::{Accepted, Batch, Cluster, ClusterManager, Discovery, Entry};
+use super::cluster_manager::{Accepted, Batch, ClusterManager, Discovery, Entry};
 use super::dump::timestamp;
+use super::shared_cluster::Cluster;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::route::xx_hash64;
 use crate::server::InitTarget;

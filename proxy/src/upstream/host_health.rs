@@ -18,8 +18,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::cluster_manager::{Cluster, ClusterManagerStats};
+use super::cluster_manager::ClusterManagerStats;
 use super::host::{Host, HostIdentity};
+use super::shared_cluster::Cluster;
 
 /// What has become of single hosts since a worker last looked. Main adds to it.
 #[derive(Debug, Default)]

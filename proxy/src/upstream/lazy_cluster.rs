@@ -25,10 +25,10 @@ use super::cluster::{
     ClusterInfo, ClusterSettings, LoadAssignment, RequestResponseSizeStats, TimeoutBudgetStats,
     UpstreamTransport,
 };
-use super::cluster_manager::{Cluster, Membership};
 use super::cluster_table::Changes;
 use super::discovery::eds::{Difference, EdsStats, heaviest, next_hosts};
 use super::priority_set::PrioritySet;
+use super::shared_cluster::{Cluster, Membership};
 use crate::config::{ConfigPath, ConfigReport};
 use crate::matchers::metadata_from_proto;
 use crate::route::xx_hash64;
@@ -372,7 +372,7 @@ impl LazyCluster {
     }
 
     fn prefix(&self, state: &ColdState) -> String {
-        super::cluster_manager::stats_prefix(match &*state.alt_stat_name {
+        super::shared_cluster::stats_prefix(match &*state.alt_stat_name {
             "" => &self.name,
             other => other,
         })

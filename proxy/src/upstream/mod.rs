@@ -22,6 +22,7 @@ mod on_demand;
 mod outlier_detection;
 pub mod pool;
 mod priority_set;
+mod shared_cluster;
 mod status;
 #[cfg(test)]
 pub(crate) mod test_support;
@@ -32,7 +33,7 @@ pub use circuit_breaker::{
 };
 pub(crate) use cluster::CodeStats;
 pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin};
-pub use cluster_manager::{Cluster, ClusterManager, ClusterManagerStats};
+pub use cluster_manager::{ClusterManager, ClusterManagerStats};
 pub use cluster_names::{ClusterId, ClusterNames, NamedClusters};
 pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
@@ -44,4 +45,5 @@ pub use on_demand::OnDemandClusters;
 pub use outlier_detection::HostResult;
 pub use pool::{RequestGuard, RetryGuard};
 pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
+pub use shared_cluster::Cluster;
 pub use worker_clusters::{WorkerCluster, WorkerClusters};

@@ -9,9 +9,10 @@ use outrigger_proto::pb::envoy::r#type::v3::Percent;
 use outrigger_proto::pb::google::protobuf::UInt32Value;
 
 use super::circuit_breaker::Thresholds;
-use super::cluster_manager::{Cluster, ClusterManager};
+use super::cluster_manager::ClusterManager;
 use super::host::{HealthFlag, Host, HostStat, Locality};
 use super::outlier_detection::Monitor;
+use super::shared_cluster::Cluster;
 
 impl ClusterManager {
     /// Every cluster in use with its hosts, sorted by name.

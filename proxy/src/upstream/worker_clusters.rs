@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use super::circuit_breaker::{Resource, RoutingPriority};
 use super::cluster::{ClusterInfo, CodeOrigin, CodeStats};
-use super::cluster_manager::Cluster;
 use super::cluster_table::{Changed, ClusterTable};
 use super::host::{HealthFlag, Host, WorkerHost};
 use super::host_health::{HealthChange, HostReport, Missed};
@@ -22,6 +21,7 @@ use super::pool::{
     TcpUpstream,
 };
 use super::priority_set::PrioritySet;
+use super::shared_cluster::Cluster;
 use super::{ClusterId, NamedClusters};
 use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
 use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};

@@ -24,10 +24,10 @@ use crate::http_filters::chain_config::ChainConfig;
 use crate::matchers::metadata_from_proto;
 use crate::server::{FactoryContext, InitManager, ServerContext};
 use crate::stream_info::DynamicMetadata;
-use crate::upstream::cluster_manager::stats_scope;
 use crate::upstream::health_check::HealthCheckConfig;
 use crate::upstream::load_balancer::LegacyPolicy;
 use crate::upstream::outlier_detection::OutlierDetectionConfig;
+use crate::upstream::shared_cluster::stats_scope;
 
 /// A converted cluster, from which the cluster manager makes one.
 #[derive(Debug)]

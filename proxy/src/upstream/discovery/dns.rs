@@ -18,9 +18,9 @@ use crate::server::Random;
 use crate::upstream::cluster::{
     DnsSettings, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
-use crate::upstream::cluster_manager::Cluster;
 use crate::upstream::host::{HealthFlag, Host};
 use crate::upstream::priority_set::{HostGroup, PrioritySet};
+use crate::upstream::shared_cluster::Cluster;
 
 /// The names of a cluster, each with a task. Dropped, they are no longer resolved.
 #[derive(Debug)]

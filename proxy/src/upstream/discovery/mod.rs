@@ -9,8 +9,8 @@ mod tests;
 pub use resolver::{DnsError, HickoryResolver, Resolved, Resolver};
 
 use super::cluster::ClusterInfo;
-use super::cluster_manager::Cluster;
 use super::host::{HealthFlag, Host, HostIdentity};
+use super::shared_cluster::Cluster;
 
 /// Whether a host that is no longer found stays: its health checks succeed, which are believed more than its discovery.
 fn outlives_discovery(info: &ClusterInfo, host: &Host) -> bool {

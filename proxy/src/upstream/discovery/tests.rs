@@ -14,7 +14,8 @@ use crate::config::{ConfigPath, ConfigReport};
 use crate::http_filters::LocalBoxFuture;
 use crate::server::{LocalInfo, ServerContext};
 use crate::upstream::cluster::{ClusterConfig, LookupFamily, ResolverSettings};
-use crate::upstream::cluster_manager::{Cluster, ClusterManager};
+use crate::upstream::cluster_manager::ClusterManager;
+use crate::upstream::shared_cluster::Cluster;
 use crate::upstream::worker_clusters::WorkerClusters;
 
 /// Answers that the test gives, after a second each.

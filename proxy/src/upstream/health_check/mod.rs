@@ -32,11 +32,11 @@ pub(super) use config::HealthCheckConfig;
 pub(super) use event_log::rfc3339;
 
 use self::session::Session;
-use super::cluster_manager::Cluster;
 use super::host::{HealthFlag, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
 use super::outlier_detection::OutlierDetector;
 use super::pool::Connector;
+use super::shared_cluster::Cluster;
 use crate::config::Fraction;
 use crate::http_connection_manager::codec::Http2CodecStats;
 use crate::runtime::{Runtime, RuntimeFraction, RuntimeInteger};

@@ -31,9 +31,9 @@ pub(super) use monitor::Monitor;
 
 use self::event_log::{Action, Kind, Rates, Subject};
 use self::monitor::SuccessRate;
-use super::cluster_manager::Cluster;
 use super::host::{HealthFlag, Host, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
+use super::shared_cluster::Cluster;
 use crate::access_loggers::LogFile;
 use crate::server::Random;
 

@@ -18,9 +18,9 @@ use crate::upstream::circuit_breaker::Thresholds;
 use crate::upstream::cluster::{
     ClusterInfo, ClusterSettings, ClusterTrafficStats, CommonHttpOptions,
 };
-use crate::upstream::cluster_manager::Cluster;
 use crate::upstream::host::{Host, HostStat};
 use crate::upstream::priority_set::{HostGroup, PrioritySet};
+use crate::upstream::shared_cluster::Cluster;
 use crate::upstream::worker_clusters::WorkerCluster;
 
 /// Connections whose other ends the test holds.
