@@ -1,6 +1,8 @@
 //! `google_grpc` of a bootstrap: the same as `envoy_grpc` with a cluster that has the target for its only host.
 //!
-//! Deviations: credentials and settings of the gRPC library are refused; the cluster that stands for the target is to be seen.
+//! `ssl_credentials` are those of a TLS context that asks the target for a certificate of its own name or address.
+//!
+//! Deviations: other credentials and settings of the gRPC library are refused; the cluster that stands for the target is to be seen.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,11 +12,17 @@ use outrigger_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use outrigger_proto::pb::envoy::config::endpoint::v3 as endpoint;
+use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use outrigger_proto::pb::envoy::extensions::upstreams::http::v3 as http;
+use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher;
 use pb::config_source::ConfigSourceSpecifier;
+use pb::grpc_service::google_grpc::channel_credentials::CredentialSpecifier;
+use pb::grpc_service::google_grpc::{ChannelCredentials, SslCredentials};
 use pb::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
+use prost::Message;
 
 use crate::config::{ConfigPath, Rejected};
+use crate::route::xx_hash64;
 
 /// The options of a cluster that say that it speaks HTTP/2.
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -36,20 +44,36 @@ pub fn clusters(bootstrap: &Bootstrap) -> Vec<Cluster> {
     let services = ads.flat_map(|api| api.grpc_services.clone());
     let services = services.chain(sources.flat_map(of_source));
     let targets = services.filter_map(|service| match service.target_specifier {
-        Some(TargetSpecifier::GoogleGrpc(google)) => Some(google.target_uri),
+        Some(TargetSpecifier::GoogleGrpc(google)) => {
+            let ssl = ssl_credentials(google.channel_credentials.as_ref()).cloned();
+            Some((google.target_uri, ssl))
+        }
         _ => None,
     });
-    let clusters = targets.filter_map(|target| {
-        let name = cluster_name(&target);
-        Some((name.clone(), cluster(name, parse(&target)?)))
+    let clusters = targets.filter_map(|(target, ssl)| {
+        let name = cluster_name(&target, ssl.as_ref());
+        Some((name.clone(), cluster(name, parse(&target)?, ssl)))
     });
     let clusters: BTreeMap<String, Cluster> = clusters.collect();
     clusters.into_values().collect()
 }
 
-/// The cluster that stands for a target.
-fn cluster_name(target: &str) -> String {
-    format!("google_grpc.{target}")
+/// The cluster that stands for a target, one for each set of credentials.
+fn cluster_name(target: &str, ssl: Option<&SslCredentials>) -> String {
+    match ssl {
+        None => format!("google_grpc.{target}"),
+        Some(ssl) => {
+            let credentials = xx_hash64(&ssl.encode_to_vec(), 0);
+            format!("google_grpc.{target}.{credentials:016x}")
+        }
+    }
+}
+
+fn ssl_credentials(credentials: Option<&ChannelCredentials>) -> Option<&SslCredentials> {
+    match credentials?.credential_specifier.as_ref()? {
+        CredentialSpecifier::SslCredentials(ssl) => Some(ssl),
+        _ => None,
+    }
 }
 
 /// The same service by way of the cluster that stands for its target.
@@ -90,8 +114,10 @@ fn target(proto: GoogleGrpc, path: &ConfigPath<'_>) -> Result<(String, String), 
         per_stream_buffer_limit_bytes: _,
         channel_args,
     } = proto;
+    let ssl = ssl_credentials(channel_credentials.as_ref()).cloned();
+    let others = channel_credentials.filter(|_| ssl.is_none());
     let refused = [
-        path.unsupported_if_set("channel_credentials", channel_credentials),
+        path.unsupported_if_set("channel_credentials", others),
         path.unsupported_if_set("channel_credentials_plugin", channel_credentials_plugin),
         path.unsupported_if_set("call_credentials", call_credentials),
         path.unsupported_if_set("call_credentials_plugin", call_credentials_plugin),
@@ -110,7 +136,7 @@ fn target(proto: GoogleGrpc, path: &ConfigPath<'_>) -> Result<(String, String), 
         Place::Pipe(_) => "localhost".to_owned(),
         Place::Host(_, _) => without_scheme(&target).to_owned(),
     };
-    Ok((cluster_name(&target), authority))
+    Ok((cluster_name(&target, ssl.as_ref()), authority))
 }
 
 /// Where a target is.
@@ -150,7 +176,13 @@ fn parse(target: &str) -> Option<Place> {
     (!host.is_empty()).then(|| Place::Host(host.to_owned(), port))
 }
 
-fn cluster(name: String, place: Place) -> Cluster {
+fn cluster(name: String, place: Place, ssl: Option<SslCredentials>) -> Cluster {
+    let transport_socket = ssl.map(|ssl| pb::TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(pb::transport_socket::ConfigType::TypedConfig(pack(
+            &tls_context(ssl, &place),
+        ))),
+    });
     let (kind, address) = match place {
         Place::Pipe(path) => (
             cluster::DiscoveryType::Static,
@@ -192,7 +224,59 @@ fn cluster(name: String, place: Place) -> Cluster {
         }),
         name,
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(kind.into())),
+        transport_socket,
         typed_extension_protocol_options: [(OPTIONS.to_owned(), pack(&http2()))].into(),
+        ..Default::default()
+    }
+}
+
+/// What `ssl_credentials` mean: without `root_certs` those of the system are trusted, and the certificate must be that of the target.
+fn tls_context(ssl: SslCredentials, place: &Place) -> tls::UpstreamTlsContext {
+    use tls::common_tls_context::ValidationContextType;
+    use tls::subject_alt_name_matcher::SanType;
+    let SslCredentials {
+        root_certs,
+        private_key,
+        cert_chain,
+    } = ssl;
+    let (name, san_type) = match place {
+        Place::Pipe(_) => ("localhost", SanType::Dns),
+        Place::Host(host, _) if host.parse::<IpAddr>().is_ok() => (&**host, SanType::IpAddress),
+        Place::Host(host, _) => (&**host, SanType::Dns),
+    };
+    let of_target = tls::SubjectAltNameMatcher {
+        san_type: san_type.into(),
+        matcher: Some(matcher::StringMatcher {
+            match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(
+                name.to_owned(),
+            )),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let validation = tls::CertificateValidationContext {
+        system_root_certs: root_certs.is_none().then(Default::default),
+        trusted_ca: root_certs,
+        match_typed_subject_alt_names: vec![of_target],
+        ..Default::default()
+    };
+    let has_own = private_key.is_some() || cert_chain.is_some();
+    let own = has_own.then(|| tls::TlsCertificate {
+        private_key,
+        certificate_chain: cert_chain,
+        ..Default::default()
+    });
+    tls::UpstreamTlsContext {
+        sni: match san_type {
+            SanType::Dns => name.to_owned(),
+            _ => String::new(),
+        },
+        common_tls_context: Some(tls::CommonTlsContext {
+            alpn_protocols: vec!["h2".to_owned()],
+            tls_certificates: own.into_iter().collect(),
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -228,6 +312,43 @@ mod tests {
         let pipe = Some(Place::Pipe("/run/plane".to_owned()));
         assert_eq!(parse("unix:///run/plane"), pipe);
         assert_eq!(parse("unix:/run/plane"), pipe);
+    }
+
+    #[test]
+    fn each_set_of_credentials_has_a_cluster_of_its_own() {
+        let ssl = |root: &str| SslCredentials {
+            root_certs: Some(pb::DataSource {
+                specifier: Some(pb::data_source::Specifier::InlineString(root.to_owned())),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let plain = cluster_name("a:1", None);
+        let [first, second] = ["x", "y"].map(|root| cluster_name("a:1", Some(&ssl(root))));
+        assert!(plain != first && first != second);
+        assert_eq!(first, cluster_name("a:1", Some(&ssl("x"))));
+    }
+
+    #[test]
+    fn the_certificate_must_be_that_of_the_target() {
+        let context = |target: &str| {
+            let context = tls_context(SslCredentials::default(), &parse(target).unwrap());
+            let common = context.common_tls_context.unwrap();
+            let Some(tls::common_tls_context::ValidationContextType::ValidationContext(validation)) =
+                common.validation_context_type
+            else {
+                panic!("no validation")
+            };
+            assert!(validation.system_root_certs.is_some());
+            let names = validation.match_typed_subject_alt_names;
+            (context.sni, names[0].san_type())
+        };
+        use tls::subject_alt_name_matcher::SanType;
+        assert_eq!(
+            context("plane.example:1"),
+            ("plane.example".into(), SanType::Dns)
+        );
+        assert_eq!(context("127.0.0.1:1"), (String::new(), SanType::IpAddress));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -315,24 +316,82 @@ fn secrets_come_over_a_unix_socket() {
     });
 }
 
+/// Writes `name.crt` and `name.key`, of an authority if nobody has issued it.
+fn issued(
+    folder: &Path,
+    name: &str,
+    host: &str,
+    issuer: Option<&Issuer<'static, KeyPair>>,
+) -> Issuer<'static, KeyPair> {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let pem = match issuer {
+        Some(issuer) => params.signed_by(&key, issuer).unwrap().pem(),
+        None => {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.self_signed(&key).unwrap().pem()
+        }
+    };
+    std::fs::write(folder.join(format!("{name}.crt")), pem).unwrap();
+    std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    Issuer::new(params, key)
+}
+
+#[test]
+fn the_control_plane_is_reached_by_google_grpc_with_certificates() {
+    tell("google-grpc-tls", &AGGREGATED, async |stage| {
+        let folder = stage.folder.clone();
+        let ca = issued(&folder, "ca", "ca.example", None);
+        issued(&folder, "plane", "127.0.0.1", Some(&ca));
+        issued(&folder, "node", "node.example", Some(&ca));
+        let file = |name: &str| format!("{{ filename: {} }}", folder.join(name).display());
+        // Envoy stands before the control plane, and lets nobody in without a certificate.
+        let gate = format!(
+            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\nstatic_resources:\n  listeners:\n  - name: gate\n    stat_prefix: gate\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - transport_socket: {{ name: tls, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [{{ certificate_chain: {}, private_key: {} }}], validation_context: {{ trusted_ca: {} }} }} }} }}\n      filters: [{{ name: tcp, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: plane }} }}]\n  clusters:\n{}",
+            file("plane.crt"),
+            file("plane.key"),
+            file("ca.crt"),
+            way_to_plane(
+                "plane",
+                &format!(
+                    "socket_address: {{ address: 127.0.0.1, port_value: {} }}",
+                    stage.plane.address().port()
+                ),
+                ""
+            )
+        );
+        let envoy = binaries::envoy().unwrap();
+        let gate = Proxy::start(&envoy, &gate, &folder.join("gate")).await;
+        let gate = gate.unwrap();
+        let port = gate.listener("gate").expect("the gate is open").port();
+        stage.ads_services = format!(
+            "[{{ google_grpc: {{ target_uri: 'ipv4:127.0.0.1:{port}', stat_prefix: plane, channel_credentials: {{ ssl_credentials: {{ root_certs: {}, private_key: {}, cert_chain: {} }} }} }} }}]",
+            file("ca.crt"),
+            file("node.key"),
+            file("node.crt"),
+        );
+        let address = stage.backend("first").await;
+        stage.plane.set(Kind::Cds, [cluster("a", address)]);
+        stage.plane.set(Kind::Lds, [listener("l", "a")]);
+        stage.run().await;
+        stage.answers("l", 200, "first").await;
+        let (_, stats) = admin_get(gate.admin_address(), "/stats?filter=gate.ssl.handshake$")
+            .await
+            .unwrap();
+        assert!(
+            !stats.trim().is_empty() && !stats.contains(": 0"),
+            "{stats}"
+        );
+    });
+}
+
 #[test]
 fn secrets_come_from_a_control_plane_that_wants_a_certificate() {
     tell("sds-mtls", &[Transport::Ads], async |stage| {
         let folder = stage.folder.clone();
         let own = |name: &str, issuer: Option<&Issuer<'static, KeyPair>>| {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec![format!("{name}.example")]).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            let pem = match issuer {
-                Some(issuer) => params.signed_by(&key, issuer).unwrap().pem(),
-                None => {
-                    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-                    params.self_signed(&key).unwrap().pem()
-                }
-            };
-            std::fs::write(folder.join(format!("{name}.crt")), pem).unwrap();
-            std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-            Issuer::new(params, key)
+            issued(&folder, name, &format!("{name}.example"), issuer)
         };
         let ca = own("ca", None);
         own("plane", Some(&ca));
