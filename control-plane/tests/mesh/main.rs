@@ -140,10 +140,19 @@ spec:
         ]
         .concat(),
     );
-    eventually(|| through_a("/age").starts_with("b2").then_some(()));
-    assert!(through_a("/name").starts_with("b2"));
-    assert!(through_a("/path/long/er").starts_with("b2"));
-    assert!(through_a("/path").starts_with("b1"));
+    // Some rounds of it: while the split that was there before goes, one may come out right by chance.
+    let expected = [
+        ("/age", "b2"),
+        ("/name", "b2"),
+        ("/path/long/er", "b2"),
+        ("/path", "b1"),
+    ];
+    let holds = || {
+        expected
+            .iter()
+            .all(|(path, process)| through_a(path).starts_with(process))
+    };
+    eventually(|| (0..5).all(|_| holds()).then_some(()));
     mesh.remove("conflict.yaml");
     eventually(|| through_a("/age").starts_with("b1").then_some(()));
 }
