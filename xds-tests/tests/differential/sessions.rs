@@ -19,7 +19,13 @@ pub fn cases() -> Vec<Case> {
 
 /// A case whose cluster has two hosts: `@backend` answers one, `@second` answers two. Without a session, it is the first that is taken.
 fn two(title: &'static str, state: &str, fields: &str) -> Case {
-    two_of(title, state, fields, "", ["load_balancing_weight: 1000000", ""])
+    two_of(
+        title,
+        state,
+        fields,
+        "",
+        ["load_balancing_weight: 1000000", ""],
+    )
 }
 
 fn two_of(
