@@ -71,7 +71,8 @@ impl Names {
 
     /// Puts the words back in place of the names, and placeholders in place of what differs from run to run.
     pub fn strip(&self, text: &str, listener_port: u16) -> String {
-        let mut text = text.to_owned();
+        // First of all, for digits in the middle of one may be those of a port.
+        let mut text = strip_uuids(text);
         for (word, cluster, port) in &self.backends {
             text = text.replace(cluster.as_str(), &format!("@{word}"));
             for (packed, of) in packed_addresses(*port) {
@@ -83,7 +84,7 @@ impl Names {
         text = text
             .replace(&self.listener, "@listener")
             .replace(&self.stat, "@stat");
-        strip_uuids(&strip_ports(&text))
+        strip_ports(&text)
     }
 }
 
