@@ -110,12 +110,7 @@ impl Config {
         } = proto;
         let runtime = &cx.server.runtime;
         let enabled = path.optional("enabled", enabled, |flag, path| {
-            let core::RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, runtime, path)
         });
         let window = path.duration("sampling_window", sampling_window);
         let percent = |name: &str, proto, default: f64| match proto {

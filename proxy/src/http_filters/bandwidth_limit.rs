@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::http::bandwidth_limit::v3 as pb;
 use pb::bandwidth_limit::EnableMode;
 use tokio::time::Instant;
@@ -121,12 +120,7 @@ impl Config {
         let mode = path.enumeration::<EnableMode>("enable_mode", enable_mode);
         let fill_interval = path.duration("fill_interval", fill_interval);
         let enabled = path.optional("runtime_enabled", runtime_enabled, |flag, path| {
-            let RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(cx.server.runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
         let trailers = path.unsupported_if_set(
             "enable_response_trailers",

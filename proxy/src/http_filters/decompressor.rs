@@ -17,7 +17,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::http::decompressor::v3 as pb;
 use pb::decompressor::{CommonDirectionConfig, RequestDirectionConfig, ResponseDirectionConfig};
 
@@ -147,12 +146,7 @@ impl Direction {
             ignore_no_transform_header,
         } = proto.unwrap_or_default();
         let enabled = path.optional("enabled", enabled, |flag, path| {
-            let RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(cx.server.runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
         Ok(Self {
             enabled: enabled?.unwrap_or_else(|| cx.server.runtime.flag("", true)),

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::listener::local_ratelimit::v3 as pb;
 use tokio::time::Instant;
 
@@ -72,12 +71,7 @@ impl Config {
         let bucket = bucket
             .and_then(|bucket| BucketSettings::from_proto(bucket, "", &path.field("token_bucket")));
         let enabled = path.optional("runtime_enabled", runtime_enabled, |flag, path| {
-            let RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(cx.server.runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
         let scope = format!("listener_local_ratelimit.{}.", prefix?);
         Ok(Self {

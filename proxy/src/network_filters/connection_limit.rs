@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::network::connection_limit::v3 as pb;
 
 use super::{
@@ -85,12 +84,7 @@ impl Config {
             .and_then(|max| path.in_range("max_connections", max.value, 1..=u64::MAX));
         let delay = path.duration("delay", delay);
         let enabled = path.optional("runtime_enabled", runtime_enabled, |flag, path| {
-            let RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(cx.server.runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
         Ok(Self {
             max_connections: max?,

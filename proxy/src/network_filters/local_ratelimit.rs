@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock, Weak};
 
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3 as pb;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -89,12 +88,7 @@ impl Config {
         let settings = settings
             .and_then(|bucket| BucketSettings::from_proto(bucket, "", &path.field("token_bucket")));
         let enabled = path.optional("runtime_enabled", runtime_enabled, |flag, path| {
-            let RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(cx.server.runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
         let scope = format!("local_rate_limit.{}.", prefix?);
         Ok(Self {

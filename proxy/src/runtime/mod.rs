@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use outrigger_proto::pb::envoy::config::core::v3::{RuntimeFeatureFlag, RuntimeFractionalPercent};
 
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::stats::Store;
@@ -344,6 +344,20 @@ impl RuntimeInteger {
 }
 
 impl RuntimeFlag {
+    /// Converts a `RuntimeFeatureFlag`.
+    pub fn from_proto(
+        proto: RuntimeFeatureFlag,
+        runtime: &Runtime,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let RuntimeFeatureFlag {
+            default_value,
+            runtime_key,
+        } = proto;
+        let default = path.required("default_value", default_value)?.value;
+        Ok(runtime.flag(&runtime_key, default))
+    }
+
     /// Whether the switch is on.
     #[inline]
     pub fn get(&self) -> bool {

@@ -280,15 +280,10 @@ fn runtime_flag(
     runtime: &Runtime,
     path: &ConfigPath<'_>,
 ) -> Result<RuntimeFlag, Rejected> {
-    let Some(RuntimeFeatureFlag {
-        default_value,
-        runtime_key,
-    }) = proto
-    else {
-        return Ok(runtime.flag("", true));
-    };
-    let default = path.required("default_value", default_value)?.value;
-    Ok(runtime.flag(&runtime_key, default))
+    match proto {
+        Some(proto) => RuntimeFlag::from_proto(proto, runtime, path),
+        None => Ok(runtime.flag("", true)),
+    }
 }
 
 impl Direction {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrigger_proto::ours::outrigger::patch::envoy::extensions::filters::http::ext_authz::v3 as patch;
-use outrigger_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use outrigger_proto::pb::envoy::extensions::filters::http::ext_authz::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 use outrigger_proto::pb::envoy::r#type::v3::HttpStatus;
@@ -159,12 +158,7 @@ impl Config {
             MetadataMatcher::from_proto,
         );
         let deny = path.optional("deny_at_disable", deny_at_disable, |flag, path| {
-            let RuntimeFeatureFlag {
-                default_value,
-                runtime_key,
-            } = flag;
-            let default = path.required("default_value", default_value)?.value;
-            Ok(cx.server.runtime.flag(&runtime_key, default))
+            RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
         let rules = path.optional(
             "decoder_header_mutation_rules",
