@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
+use super::codec::ProtocolError;
 use super::codec::upgrade::request_from_http2;
 use super::config::Timeouts;
 use super::manager::Hcm;
@@ -51,8 +52,7 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
             None => return active.closed_by_peer(),
         },
     };
-    let sheds = || shed.sheds(LoadShedPoint::CreateCodec, || hcm.worker.random.next());
-    if !info.listener.bypass_overload_manager && sheds() {
+    if sheds(&hcm, &info, LoadShedPoint::CreateCodec) {
         hcm.config.stats.downstream_rq_overload_close().inc();
         return;
     }
@@ -71,6 +71,14 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
         Box::pin(serve_http1(context, io, &active)).await;
     }
     drop(active);
+}
+
+/// Whether the overload manager turns something away here.
+#[inline]
+fn sheds(hcm: &Hcm, info: &ConnectionInfo, point: LoadShedPoint) -> bool {
+    let worker = &hcm.worker;
+    let shed = &worker.server.overload.load_shed;
+    shed.sheds(point, || worker.random.next()) && !info.listener.bypass_overload_manager
 }
 
 /// What the streams of a connection share.
@@ -227,6 +235,18 @@ fn begin_http1<'a>(
         ))
     };
     match rest {
+        Rest::Request(Ok(Some(_))) if sheds(hcm, info, LoadShedPoint::Http1Abort) => {
+            *requests += 1;
+            stats.downstream_rq_overload_close().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, None);
+            stream.start_refused(&ProtocolError {
+                status: 500,
+                body: "Internal Server Error".into(),
+                details: "overload".into(),
+            });
+            Begun::Stream(stream, false)
+        }
         Rest::Request(Ok(Some((head, end)))) => {
             *requests += 1;
             let mut close = hcm
@@ -443,6 +463,9 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             Accepted::Stream(Some(stream)) => {
                 streams += 1;
                 of_cycle += 1;
+                if sheds(&hcm, &info, LoadShedPoint::Http2GoAway) {
+                    codec.announce_goaway();
+                }
                 spawn_http2_stream(&hcm, &info, buffer_limit, stream, &ended);
                 if hcm
                     .config
