@@ -467,12 +467,7 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
                     codec.announce_goaway();
                 }
                 spawn_http2_stream(&hcm, &info, buffer_limit, stream, &ended);
-                if hcm
-                    .config
-                    .max_requests_per_connection
-                    .is_some_and(|limit| streams == limit)
-                {
-                    hcm.config.stats.downstream_cx_max_requests_reached().inc();
+                if is_last_stream(&hcm, streams) {
                     codec.graceful_shutdown(drain_timeout);
                 }
             }
@@ -501,6 +496,15 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             }
         }
     }
+}
+
+/// Whether this stream of a connection, one after so many others, is to be its last.
+fn is_last_stream(hcm: &Hcm, streams: u32) -> bool {
+    let is_last = hcm.config.max_requests_per_connection == Some(streams);
+    if is_last {
+        hcm.config.stats.downstream_cx_max_requests_reached().inc();
+    }
+    is_last
 }
 
 /// Ends a connection whose client resets too many streams.
