@@ -108,7 +108,7 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
     } = &context;
     let mut codec =
         Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
-    let mut timer = Timer::default();
+    let mut timer = hcm.timers.take();
     let mut draining = None;
     let mut requests = 0u32;
     let mut ended_early;
@@ -137,6 +137,7 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 if under_request {
                     active.ends_under_request();
                 }
+                hcm.timers.put(timer);
                 return active.closed_by_peer();
             }
         };
@@ -144,7 +145,15 @@ async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnecti
             break;
         }
     }
-    Box::pin(close_http1(hcm, &mut codec, ended_early, active)).await;
+    Box::pin(close_http1(
+        hcm,
+        &mut codec,
+        &mut timer,
+        ended_early,
+        active,
+    ))
+    .await;
+    hcm.timers.put(timer);
 }
 
 /// What came of the wait for a request.
@@ -317,21 +326,33 @@ fn head_deadline(timeouts: &Timeouts, since: Instant) -> Option<(Instant, HeadTi
 async fn close_http1(
     hcm: &Rc<Hcm>,
     codec: &mut Http1Connection,
+    timer: &mut Timer,
     ended_early: bool,
     active: &ActiveConnection,
 ) {
     let Some(wait) = hcm.config.timeouts.delayed_close else {
         return;
     };
-    if !ended_early {
-        let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
-    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx)))
-        .await
-        .is_ok()
-    {
-        active.closed_by_peer();
-    } else {
-        hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
+    let mut until = None;
+    let closed = poll_fn(|cx| {
+        let closed = match ended_early {
+            true => codec.poll_wait_for_close(cx),
+            false => codec.poll_close(cx),
+        };
+        if closed.is_ready() {
+            return Poll::Ready(true);
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + wait);
+        match timer.poll(Some(until), cx) {
+            true => Poll::Ready(false),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    match (ended_early, closed) {
+        (false, _) => {}
+        (true, true) => active.closed_by_peer(),
+        (true, false) => hcm.config.stats.downstream_cx_delayed_close_timeout().inc(),
     }
 }
 

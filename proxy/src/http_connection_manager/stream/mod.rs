@@ -364,8 +364,11 @@ impl<S: ServerStream> Stream<S> {
         if self.deadlines.flush.is_some() && self.poll_broken(cx) {
             return Poll::Ready(());
         }
+        let timeouts = &self.hcm.config.timeouts;
+        if !self.ended_early && timeouts.delayed_close.is_some() {
+            self.codec.flush_with_close();
+        }
         if self.codec.poll_flush(cx).is_pending() {
-            let timeouts = &self.hcm.config.timeouts;
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
             let deadline = *self
                 .deadlines
