@@ -59,7 +59,7 @@ enum State {
 
 /// A handshake under way.
 pub(super) struct Handshake {
-    pub(super) connection: Connection,
+    pub(super) connection: Box<Connection>,
     pub(super) role: Role,
     pub(super) report: Option<Report>,
     /// The first bytes that came, to tell what else than TLS a peer speaks.
@@ -163,7 +163,7 @@ impl TlsStream {
             self.watch = Some(role.into_watch());
             return match result {
                 Ok(()) => {
-                    self.state = State::Open(Box::new(connection));
+                    self.state = State::Open(connection);
                     Poll::Ready(Ok(()))
                 }
                 Err(error) => Poll::Ready(Err(error)),
