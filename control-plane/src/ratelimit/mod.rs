@@ -14,6 +14,7 @@ mod service;
 mod store;
 mod window;
 
+pub(crate) use kind::window;
 pub use kind::{LimitSpec, MatchSpec, RateLimitSpec};
 pub use limiter::{Asked, Entry, Limiter, Verdict};
 pub use service::{Limits, serve};
