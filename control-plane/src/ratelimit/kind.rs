@@ -12,6 +12,10 @@ pub struct RateLimitSpec {
     /// The `domain` that proxies name. Default `outrigger`.
     #[serde(default = "default_domain")]
     pub domain: String,
+    /// Tells clients in `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset` how they are with the limit that has
+    /// least left. Default false.
+    #[serde(default)]
+    pub headers: bool,
     /// The limits.
     #[serde(deserialize_with = "some")]
     pub limits: Vec<LimitSpec>,
@@ -109,6 +113,7 @@ mod tests {
     fn a_limit_is_short_to_write() {
         let json = r#"{"limits": [{"match": [{"key": "user"}], "requests": 100, "per": "1m"}]}"#;
         let expected = RateLimitSpec {
+            headers: false,
             domain: "outrigger".to_owned(),
             limits: vec![LimitSpec {
                 name: String::new(),

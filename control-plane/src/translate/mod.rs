@@ -150,6 +150,8 @@ impl Translator {
     /// What a proxy is to have; nothing if there is no such workload or gateway.
     #[must_use]
     pub fn snapshot(&self, role: &Role, secrets: &dyn Secrets) -> Snapshot {
+        let span = tracing::debug_span!("snapshot", ?role, resources = tracing::field::Empty);
+        let _entered = span.enter();
         let mut builder = Builder {
             translator: self,
             snapshot: Snapshot::default(),
@@ -175,6 +177,8 @@ impl Translator {
                 }
             }
         }
+        builder.snapshot.pack();
+        span.record("resources", builder.snapshot.len());
         builder.snapshot
     }
 
