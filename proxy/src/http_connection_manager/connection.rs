@@ -23,6 +23,7 @@ use crate::http2::driver::STREAMS_PER_TURN;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
+use crate::overload::{LoadShedPoint, ScaledTimer};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 
@@ -37,14 +38,24 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
     } = connection;
     let active = ActiveConnection::new(&hcm, &info);
     let codec = hcm.config.codec_type;
+    let shed = &hcm.worker.server.overload.load_shed;
     let (io, protocol) = match codec {
-        CodecType::Auto => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
+        CodecType::Http2 if !shed.is_there(LoadShedPoint::CreateCodec) => (io, Protocol::Http2),
+        CodecType::Http1 | CodecType::Http3 if !shed.is_there(LoadShedPoint::CreateCodec) => {
+            (io, Protocol::Http11)
+        }
+        _ => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
+            Some((io, _)) if codec == CodecType::Http2 => (io, Protocol::Http2),
+            Some((io, _)) if codec == CodecType::Http1 => (io, Protocol::Http11),
             Some(found) => found,
             None => return active.closed_by_peer(),
         },
-        CodecType::Http2 => (io, Protocol::Http2),
-        CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
     };
+    let sheds = || shed.sheds(LoadShedPoint::CreateCodec, || hcm.worker.random.next());
+    if !info.listener.bypass_overload_manager && sheds() {
+        hcm.config.stats.downstream_rq_overload_close().inc();
+        return;
+    }
     let expires = expires(&hcm, &info);
     let context = ConnectionContext {
         hcm,
@@ -68,12 +79,41 @@ struct ConnectionContext {
     info: Rc<ConnectionInfo>,
     drain: Rc<dyn DrainSignal>,
     buffer_limit: usize,
-    /// `max_connection_duration`, with its jitter.
-    expires: Option<Instant>,
+    expires: Option<Age>,
 }
 
-/// When a connection is old enough.
-fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
+/// How old a connection may become: `max_connection_duration`, with its jitter.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    start: Instant,
+    most: Duration,
+}
+
+impl Age {
+    /// When the connection is old enough, as it is at the moment.
+    fn end(self, hcm: &Hcm) -> Instant {
+        let overload = &hcm.worker.server.overload;
+        overload.end(ScaledTimer::ConnectionMax, self.most, self.start)
+    }
+}
+
+/// When a connection without streams was so for too long, as it is at the moment.
+fn idle_end(hcm: &Hcm, since: Instant) -> Option<Instant> {
+    let idle = hcm.config.timeouts.idle?;
+    let overload = &hcm.worker.server.overload;
+    Some(overload.end(ScaledTimer::ConnectionIdle, idle, since))
+}
+
+/// When to look at those two.
+fn next_look(hcm: &Hcm, idle: Option<Instant>, max: Option<Instant>) -> Option<Instant> {
+    let overload = &hcm.worker.server.overload;
+    nearer(
+        idle.map(|end| overload.look_at(ScaledTimer::ConnectionIdle, end)),
+        max.map(|end| overload.look_at(ScaledTimer::ConnectionMax, end)),
+    )
+}
+
+fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Age> {
     let timeouts = &hcm.config.timeouts;
     let duration = timeouts.max_connection_duration?;
     let longest = duration.mul_f64(timeouts.max_connection_duration_jitter);
@@ -81,7 +121,10 @@ fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
         Ok(0) | Err(_) => Duration::ZERO,
         Ok(nanos) => Duration::from_nanos(hcm.worker.random.next() % nanos),
     };
-    Some(info.start + duration + jitter)
+    Some(Age {
+        start: info.start,
+        most: duration + jitter,
+    })
 }
 
 /// Why a connection without streams is given up.
@@ -264,7 +307,6 @@ async fn next_request(
 ) -> Rest {
     let ConnectionContext { hcm, drain, .. } = context;
     let timeouts = &hcm.config.timeouts;
-    let max = context.expires;
     let mut since: Option<Instant> = None;
     let mut head_since: Option<Instant> = None;
     poll_fn(|cx| {
@@ -284,26 +326,24 @@ async fn next_request(
                 }
             }
         }
-        let idle = timeouts
-            .idle
-            .map(|d| now + d)
-            .filter(|_| head_since.is_none());
         let head = head_since.and_then(|since| head_deadline(timeouts, since));
         let head_end = head.map(|(deadline, _)| deadline);
-        if !timer.poll(nearer(nearer(idle, head_end), max), cx) {
-            return Poll::Pending;
-        }
-        let now = Instant::now();
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
-        Poll::Ready(
+        loop {
+            let idle = idle_end(hcm, now).filter(|_| head_since.is_none());
+            let max = context.expires.map(|age| age.end(hcm));
+            if !timer.poll(nearer(next_look(hcm, idle, max), head_end), cx) {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
             if let Some((_, timeout)) = head.filter(|(deadline, _)| *deadline <= now) {
-                Rest::HeadersTimeout(timeout)
+                return Poll::Ready(Rest::HeadersTimeout(timeout));
             } else if passed(max) {
-                Rest::MaxDuration
-            } else {
-                Rest::IdleTimeout
-            },
-        )
+                return Poll::Ready(Rest::MaxDuration);
+            } else if passed(idle) {
+                return Poll::Ready(Rest::IdleTimeout);
+            }
+        }
     })
     .await
 }
@@ -403,9 +443,11 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
             if codec.active_streams() > 0 {
                 idle_since = Instant::now();
             }
-            let idle = hcm.config.timeouts.idle.map(|d| idle_since + d);
-            let deadline = nearer(idle, max.filter(|_| draining.is_some()));
-            if timer.poll(deadline, cx) {
+            if ended.take_drain() {
+                return Poll::Ready(Accepted::Overloaded);
+            }
+            let max = max.filter(|_| draining.is_some()).map(|age| age.end(&hcm));
+            if timer.poll(next_look(&hcm, idle_end(&hcm, idle_since), max), cx) {
                 Poll::Ready(Accepted::Deadline)
             } else {
                 Poll::Pending
@@ -440,12 +482,16 @@ async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnecti
                 hcm.config.stats.downstream_cx_drain_close().inc();
                 codec.graceful_shutdown(drain_timeout);
             }
-            Accepted::Deadline if max.is_some_and(|max| max <= Instant::now()) => {
+            Accepted::Overloaded => codec.graceful_shutdown(drain_timeout),
+            Accepted::Deadline if max.is_some_and(|age| age.end(&hcm) <= Instant::now()) => {
                 hcm.config.stats.downstream_cx_max_duration_reached().inc();
                 draining = None;
                 codec.graceful_shutdown(drain_timeout);
             }
             Accepted::Deadline if codec.active_streams() > 0 => idle_since = Instant::now(),
+            // It was only looked at.
+            Accepted::Deadline
+                if idle_end(&hcm, idle_since).is_none_or(|end| end > Instant::now()) => {}
             Accepted::Deadline => {
                 hcm.config.stats.downstream_cx_idle_timeout().inc();
                 codec.graceful_shutdown(drain_timeout);
@@ -496,6 +542,8 @@ enum Accepted {
     Stream(Option<AcceptedStream>),
     TooManyResets,
     Drain,
+    /// The overload manager wants the connection to end with its streams.
+    Overloaded,
     Deadline,
 }
 
@@ -525,6 +573,7 @@ fn spawn_http2_stream(
         head,
         buffer_limit,
     ));
+    stream.set_connection(ended);
     let (hcm, ended) = (hcm.clone(), ended.clone());
     tokio::task::spawn_local(async move {
         match begin {

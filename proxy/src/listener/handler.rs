@@ -21,7 +21,7 @@ use super::filter_chain::{FilterChain, WorkerFilterChain};
 use super::stats::WorkerListenerStats;
 use crate::access_loggers::AccessLogs;
 use crate::net::{Address, Io};
-use crate::overload::ConnectionGuard;
+use crate::overload::{ConnectionGuard, LoadShedPoint};
 use crate::server::{Worker, WorkerMessage, WorkerSender};
 use crate::stream_info::{ConnectionInfo, TrafficDirection};
 
@@ -351,7 +351,12 @@ impl ActiveListener {
             place
         };
         if !listener.bypass_overload_manager
-            && overload.reject_incoming_connections(self.worker.random.next())
+            && (overload.reject_incoming_connections(self.worker.random.next())
+                || overload
+                    .load_shed
+                    .sheds(LoadShedPoint::TcpListenerAccept, || {
+                        self.worker.random.next()
+                    }))
         {
             listener.stats.downstream_cx_overload_reject().inc();
             return None;
