@@ -29,6 +29,7 @@ mod compression;
 mod credentials;
 mod custom_responses;
 mod descriptors;
+mod expressions;
 mod ext_authz;
 mod filters;
 mod frames;
@@ -109,6 +110,7 @@ const THEMES: &[Theme] = &[
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("ext_authz", ext_authz::cases),
+    ("expressions", expressions::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("scopes", scopes::cases),
