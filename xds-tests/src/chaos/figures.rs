@@ -8,7 +8,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::load::Sample;
-use super::{Schedule, UPSTREAMS};
+use super::upstreams::Arrival;
+use super::{Behaviour, Schedule, UPSTREAMS};
 
 /// How long an upstream must have been well until its share of the load counts: all ejections have ended, all checks have
 /// succeeded.
@@ -40,6 +41,8 @@ pub struct Figures {
     pub spread: f64,
     /// How many attempts a request needed.
     pub attempts: f64,
+    /// How many of them came to an upstream that was slow, that failed, that reset, that was silent or behind a blackhole.
+    pub troubled: [usize; 4],
     /// Stats of the cluster.
     pub counts: Vec<(&'static str, u64)>,
 }
@@ -50,7 +53,7 @@ impl Figures {
         schedule: &Schedule,
         took: Duration,
         samples: &[Sample],
-        (arrivals, counts): (&[Vec<Duration>], Vec<(&'static str, u64)>),
+        (arrivals, counts): (&[Vec<Arrival>], Vec<(&'static str, u64)>),
     ) -> Self {
         let mut times: Vec<f64> = samples
             .iter()
@@ -71,6 +74,10 @@ impl Figures {
             count as f64 / samples.len() as f64
         };
         let attempts: usize = arrivals.iter().map(Vec::len).sum();
+        let troubled = |of: &[Behaviour]| {
+            let all = arrivals.iter().flatten();
+            all.filter(|(_, behaviour)| of.contains(behaviour)).count()
+        };
         Self {
             proxy: proxy.to_owned(),
             seed,
@@ -83,13 +90,19 @@ impl Figures {
             p999: at(0.999),
             spread: spread(schedule, took, arrivals),
             attempts: attempts as f64 / samples.len() as f64,
+            troubled: [
+                troubled(&[Behaviour::Slow]),
+                troubled(&[Behaviour::Failing]),
+                troubled(&[Behaviour::Resetting]),
+                troubled(&[Behaviour::Silent, Behaviour::Blackhole]),
+            ],
             counts,
         }
     }
 }
 
 /// See [`Figures::spread`].
-fn spread(schedule: &Schedule, took: Duration, arrivals: &[Vec<Duration>]) -> f64 {
+fn spread(schedule: &Schedule, took: Duration, arrivals: &[Vec<Arrival>]) -> f64 {
     let well = schedule.well(took);
     let slot = |number: u64| Duration::from_secs(number)..Duration::from_secs(number + 1);
     let (mut got, mut fair) = ([0.0; UPSTREAMS], [0.0; UPSTREAMS]);
@@ -105,7 +118,8 @@ fn spread(schedule: &Schedule, took: Duration, arrivals: &[Vec<Duration>]) -> f6
             })
             .collect();
         let count = |upstream: &usize| {
-            let inside = arrivals[*upstream].iter().filter(|at| slot.contains(at));
+            let inside = arrivals[*upstream].iter();
+            let inside = inside.filter(|(at, _)| slot.contains(at));
             inside.count() as f64
         };
         let counts: Vec<f64> = settled.iter().map(count).collect();
@@ -162,6 +176,9 @@ pub fn table(all: &[Figures]) -> String {
             one.spread,
             one.attempts
         );
+        for count in one.troubled {
+            let _ = write!(text, " {count:>6}");
+        }
         for (_, count) in &one.counts {
             let _ = write!(text, " {count:>9}");
         }

@@ -78,7 +78,7 @@ static_resources:
     connect_timeout: 0.25s
     eds_cluster_config: {{ eds_config: {{ ads: {{}}, resource_api_version: V3 }} }}
     circuit_breakers: {{ thresholds: [{{ max_connections: 1000, max_pending_requests: 500, max_requests: 1000, retry_budget: {{ budget_percent: {{ value: 25 }}, min_retry_concurrency: 20 }} }}] }}
-    health_checks: [{{ timeout: 0.5s, interval: 1s, interval_jitter: 0.1s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {{ path: /health }} }}]
+    health_checks: [{{ timeout: 0.5s, interval: 1s, interval_jitter: 0.1s, no_traffic_interval: 1s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {{ path: /health }} }}]
     outlier_detection: {{ consecutive_5xx: 5, consecutive_gateway_failure: 4, enforcing_consecutive_gateway_failure: 100, interval: 1s, base_ejection_time: 2s, max_ejection_time: 8s, max_ejection_percent: 40 }}
   - name: plane
     connect_timeout: 1s

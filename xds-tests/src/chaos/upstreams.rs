@@ -22,6 +22,9 @@ pub(super) const BODY: usize = 1024;
 /// What an upstream is like at a time.
 type State = (Behaviour, ShownByChecks);
 
+/// When a request came, and how the upstream behaved then.
+pub(super) type Arrival = (Duration, Behaviour);
+
 /// All upstreams. They end on drop.
 pub struct Upstreams {
     all: Vec<Rc<Upstream>>,
@@ -33,8 +36,8 @@ struct Upstream {
     address: SocketAddr,
     state: watch::Sender<State>,
     chance: Chance,
-    /// When requests came, since [`Upstreams::begin`]; health checks are none.
-    arrivals: RefCell<Vec<Duration>>,
+    /// When requests came, since [`Upstreams::begin`], and how they were received; health checks are none.
+    arrivals: RefCell<Vec<Arrival>>,
     begin: RefCell<Instant>,
 }
 
@@ -92,7 +95,7 @@ impl Upstreams {
     }
 
     /// By upstream, when requests came.
-    pub fn arrivals(&self) -> Vec<Vec<Duration>> {
+    pub(super) fn arrivals(&self) -> Vec<Vec<Arrival>> {
         let all = self.all.iter();
         all.map(|upstream| upstream.arrivals.borrow().clone())
             .collect()
@@ -189,7 +192,8 @@ impl Upstream {
             let Some(request) = request else { return };
             if !request.check {
                 let since = self.begin.borrow().elapsed();
-                self.arrivals.borrow_mut().push(since);
+                let behaviour = self.state.borrow().0;
+                self.arrivals.borrow_mut().push((since, behaviour));
             }
             let went_on = tokio::select! {
                 went_on = self.answer(&mut stream, &request) => went_on,
