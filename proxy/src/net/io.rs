@@ -195,6 +195,10 @@ impl AsyncRead for Io {
             let n = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..n]);
             self.prefix.advance(n);
+            if self.prefix.is_empty() {
+                // Even a part of nothing would keep the buffer that it was read into.
+                self.prefix = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         each!(self, stream => Pin::new(stream).poll_read(cx, buf))
