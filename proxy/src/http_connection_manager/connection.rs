@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
+use super::codec::ProtocolError;
 use super::codec::upgrade::request_from_http2;
 use super::config::Timeouts;
 use super::manager::Hcm;
@@ -70,9 +71,7 @@ async fn serve_sniffed(context: ConnectionContext, io: Io) -> Option<LocalBoxFut
         context.active.closed_by_peer();
         return None;
     };
-    let shed = &hcm.worker.server.overload.load_shed;
-    let sheds = || shed.sheds(LoadShedPoint::CreateCodec, || hcm.worker.random.next());
-    if !context.info.listener.bypass_overload_manager && sheds() {
+    if sheds(hcm, &context.info, LoadShedPoint::CreateCodec) {
         hcm.config.stats.downstream_rq_overload_close().inc();
         return None;
     }
@@ -91,6 +90,14 @@ fn serve_as(protocol: Protocol, context: ConnectionContext, io: Io) -> LocalBoxF
     } else {
         Box::pin(serve_http1(context, io, of_protocol))
     }
+}
+
+/// Whether the overload manager turns something away here.
+#[inline]
+fn sheds(hcm: &Hcm, info: &ConnectionInfo, point: LoadShedPoint) -> bool {
+    let worker = &hcm.worker;
+    let shed = &worker.server.overload.load_shed;
+    shed.sheds(point, || worker.random.next()) && !info.listener.bypass_overload_manager
 }
 
 /// What the streams of a connection share.
@@ -268,6 +275,18 @@ fn begin_http1<'a>(
         ))
     };
     match rest {
+        Rest::Request(Ok(Some(_))) if sheds(hcm, info, LoadShedPoint::Http1Abort) => {
+            *requests += 1;
+            stats.downstream_rq_overload_close().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, None);
+            stream.start_refused(&ProtocolError {
+                status: 500,
+                body: "Internal Server Error".into(),
+                details: "overload".into(),
+            });
+            Begun::Stream(stream, false)
+        }
         Rest::Request(Ok(Some((head, end)))) => {
             *requests += 1;
             let mut close = hcm
@@ -506,6 +525,9 @@ impl Http2Server {
                 Accepted::Stream(Some(stream)) => {
                     self.streams += 1;
                     self.of_cycle += 1;
+                    if sheds(hcm, &self.context.info, LoadShedPoint::Http2GoAway) {
+                        codec.announce_goaway();
+                    }
                     spawn_http2_stream(&self.context, stream, &self.ended);
                     let max = config.max_requests_per_connection;
                     if max.is_some_and(|limit| self.streams == limit) {

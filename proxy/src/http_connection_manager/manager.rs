@@ -24,7 +24,7 @@ use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
 use crate::http_filters::{LocalBoxFuture, LocalReply};
-use crate::overload::LoadShedPoint;
+use crate::overload::{Action, LoadShedPoint};
 use crate::route::{ClusterChoice, RouteAction, RouteTable, SelectedRoute, Selection};
 use crate::runtime::RuntimeInteger;
 use crate::server::Worker;
@@ -217,7 +217,8 @@ impl Hcm {
     fn sheds(&self, connection: &ConnectionInfo) -> bool {
         let overload = &self.worker.server.overload;
         let random = || self.worker.random.next();
-        (overload.stop_accepting_requests(random())
+        (overload.holds(Action::StopAcceptingRequests)
+            && overload.stop_accepting_requests(random())
             || overload
                 .load_shed
                 .sheds(LoadShedPoint::DecodeHeaders, random))
@@ -228,7 +229,8 @@ impl Hcm {
     #[inline]
     pub(super) fn disables_keepalive(&self, connection: &ConnectionInfo) -> bool {
         let overload = &self.worker.server.overload;
-        let disables = overload.disable_http_keepalive(self.worker.random.next())
+        let disables = overload.holds(Action::DisableHttpKeepalive)
+            && overload.disable_http_keepalive(self.worker.random.next())
             && !connection.listener.bypass_overload_manager;
         if disables {
             let stats = &self.config.stats;

@@ -26,6 +26,10 @@ pub enum LoadShedPoint {
     CreateCodec,
     /// A request is answered with 503 by the router.
     RouterDecode,
+    /// What comes on an HTTP/1 connection is answered with 500, and the connection closed.
+    Http1Abort,
+    /// An HTTP/2 connection on which something comes is told to go away.
+    Http2GoAway,
 }
 
 /// How strongly each point sheds. Shared by main and workers.
@@ -40,11 +44,13 @@ struct Point {
 
 impl LoadShedPoint {
     /// Every point.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::TcpListenerAccept,
         Self::DecodeHeaders,
         Self::CreateCodec,
         Self::RouterDecode,
+        Self::Http1Abort,
+        Self::Http2GoAway,
     ];
 
     /// The name in configurations and stats.
@@ -54,6 +60,8 @@ impl LoadShedPoint {
             Self::DecodeHeaders => "envoy.load_shed_points.http_connection_manager_decode_headers",
             Self::CreateCodec => "envoy.load_shed_points.hcm_ondata_creating_codec",
             Self::RouterDecode => "envoy.load_shed_points.http_downstream_filter_check",
+            Self::Http1Abort => "envoy.load_shed_points.http1_server_abort_dispatch",
+            Self::Http2GoAway => "envoy.load_shed_points.http2_server_go_away_on_dispatch",
         }
     }
 }

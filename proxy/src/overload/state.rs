@@ -113,6 +113,12 @@ impl OverloadState {
         self.is_saturated(Action::StopAcceptingConnections)
     }
 
+    /// Whether the action holds, in part or in full.
+    #[inline]
+    pub fn holds(&self, action: Action) -> bool {
+        self.actions[action as usize].load(Relaxed) != 0
+    }
+
     /// How long a timeout is at the moment.
     #[inline]
     pub fn timeout(&self, timer: ScaledTimer, configured: Duration) -> Duration {

@@ -132,22 +132,22 @@ async fn aggregates_that_are_members_of_each_other_have_the_hosts_of_others_alon
     let harness = Harness::new();
     harness
         .clusters(&[
-            aggregate("x", "y, x, a"),
-            aggregate("y", "x"),
+            aggregate("left", "right, left, a"),
+            aggregate("right", "left"),
             static_cluster("a", 1),
         ])
         .unwrap();
     harness.manager.all_ready().await;
     let worker = OnWorker::new(&harness);
-    assert_eq!(worker.ports(&harness, "x"), [1]);
-    assert!(worker.host(&harness, "y").is_none());
+    assert_eq!(worker.ports(&harness, "left"), [1]);
+    assert!(worker.host(&harness, "right").is_none());
     // Nothing holds itself: when the table forgets it, it is gone.
-    let gone = Arc::downgrade(&harness.get("x").unwrap());
+    let gone = Arc::downgrade(&harness.get("left").unwrap());
     harness
-        .deliver(ResourceKind::Cluster, &[], &["x", "y"])
+        .deliver(ResourceKind::Cluster, &[], &["left", "right"])
         .unwrap();
-    assert!(worker.clusters.get(harness.id("x")).is_none());
-    assert!(worker.clusters.get(harness.id("y")).is_none());
+    assert!(worker.clusters.get(harness.id("left")).is_none());
+    assert!(worker.clusters.get(harness.id("right")).is_none());
     tokio::task::yield_now().await;
     assert!(gone.upgrade().is_none());
 }

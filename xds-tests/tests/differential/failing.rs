@@ -142,11 +142,6 @@ fn several() -> Vec<Case> {
             "page @backend::127.0.0.1:@port:backend::health_flags::/degraded_active_hc",
             "stat cluster.@backend.membership_degraded: 1",
         ]),
-        named(
-            "several health checks need names of their own",
-            &[("one", HTTP), ("one", TCP)],
-        )
-        .shows(["the configuration is refused*"]),
     ]
 }
 
@@ -242,6 +237,7 @@ fn ejections() -> Vec<Case> {
             )
             .access_log("[]")
             .logs(0)
+            .connections_aside()
             .shows(["stat cluster.@backend.outlier_detection.ejections_enforced_total: 3"]),
         ejected(
             "an ejection lasts no longer than max_ejection_time",

@@ -114,6 +114,8 @@ const THEMES: &[Theme] = &[
     ("overload_accept", overload::accept),
     ("overload_decode", overload::decode),
     ("overload_codec", overload::codec),
+    ("overload_abort", overload::abort),
+    ("overload_go_away", overload::go_away),
     ("overload_router", overload::router),
     ("overload_timeouts", overload::timeouts),
     ("overload_scaled", overload::scaled),

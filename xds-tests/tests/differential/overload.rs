@@ -111,7 +111,7 @@ pub fn connections() -> Vec<Case> {
     let rejected = |title| action(case(title), "reject_incoming_connections");
     vec![
         rejected("reject_incoming_connections closes a connection at once")
-            .bytes("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .bytes("")
             .wait(300)
             .stats(["http.@stat.downstream_cx_total"])
             .logs(0)
@@ -191,6 +191,42 @@ pub fn codec() -> Vec<Case> {
     ]
 }
 
+pub fn abort() -> Vec<Case> {
+    vec![
+        point(
+            case("http1_server_abort_dispatch answers with 500 and closes"),
+            "http1_server_abort_dispatch",
+        )
+        .get("/")
+        .ends_somehow()
+        .stats([
+            "http.@stat.downstream_rq_overload_close",
+            "cluster.@backend.upstream_rq_total",
+        ])
+        .shows([
+            "< 500",
+            "< body Internal Server Error",
+            "log flags=DPE",
+            "log details=overload",
+            "= connection 0: closed",
+            "stat http.@stat.downstream_rq_overload_close: 1",
+        ]),
+    ]
+}
+
+pub fn go_away() -> Vec<Case> {
+    vec![
+        point(
+            case("http2_server_go_away_on_dispatch serves what has come"),
+            "http2_server_go_away_on_dispatch",
+        )
+        .http2()
+        .get("/")
+        .page("/stats", "http2.goaway_sent")
+        .shows(["< 200"]),
+    ]
+}
+
 pub fn router() -> Vec<Case> {
     vec![
         point(
@@ -215,20 +251,26 @@ pub fn timeouts() -> Vec<Case> {
                 "actions: [{{ name: envoy.overload_actions.reduce_timeouts, {TRIGGER}, typed_config: {{ \"@type\": type.googleapis.com/envoy.config.overload.v3.ScaleTimersOverloadActionConfig, timer_scale_factors: [{factors}] }} }}]"
             ),
         )
-        .hcm("delayed_close_timeout: 0s")
+        .hcm("delayed_close_timeout: 0s\ndrain_timeout: 0.1s")
     };
     const ALL: &str = "{ timer: HTTP_DOWNSTREAM_CONNECTION_IDLE, min_timeout: 0.3s }, { timer: HTTP_DOWNSTREAM_STREAM_IDLE, min_scale: { value: 0.05 } }, { timer: HTTP_DOWNSTREAM_CONNECTION_MAX, min_timeout: 0.3s }";
     vec![
-        reduced("reduce_timeouts shortens the idle timeout of connections", ALL)
-            .get("/")
-            .wait(900)
-            .stats(["http.@stat.downstream_cx_idle_timeout", "http.@stat.downstream_cx_active"])
-            .shows(["< 200", "stat http.@stat.downstream_cx_idle_timeout: 1"])
-            .both(),
+        reduced(
+            "reduce_timeouts shortens the idle timeout of connections",
+            ALL,
+        )
+        .get("/")
+        .wait(900)
+        .stats([
+            "http.@stat.downstream_cx_idle_timeout",
+            "http.@stat.downstream_cx_active",
+        ])
+        .shows(["< 200", "stat http.@stat.downstream_cx_idle_timeout: 1"])
+        .both(),
         reduced("reduce_timeouts does not make a timeout longer", ALL)
             .hcm("common_http_protocol_options: { idle_timeout: 0.1s }")
             .get("/")
-            .wait(250)
+            .wait(600)
             .stats(["http.@stat.downstream_cx_idle_timeout"])
             .shows(["stat http.@stat.downstream_cx_idle_timeout: 1"]),
         reduced("reduce_timeouts shortens the idle timeout of streams", ALL)
@@ -236,9 +278,15 @@ pub fn timeouts() -> Vec<Case> {
             .reply(late(2_000, "late"))
             .get("/")
             .stats(["http.@stat.downstream_rq_idle_timeout"])
-            .shows(["< 504", "log flags=SI", "stat http.@stat.downstream_rq_idle_timeout: 1"]),
+            .shows([
+                "< 504",
+                "log flags=SI",
+                "stat http.@stat.downstream_rq_idle_timeout: 1",
+            ]),
         reduced("reduce_timeouts shortens how old a connection becomes", ALL)
-            .hcm("common_http_protocol_options: { idle_timeout: 0s, max_connection_duration: 600s }\ndrain_timeout: 0.1s")
+            .hcm(
+                "common_http_protocol_options: { idle_timeout: 0s, max_connection_duration: 600s }",
+            )
             .get("/")
             .wait(900)
             .stats(["http.@stat.downstream_cx_max_duration_reached"])
@@ -265,7 +313,7 @@ pub fn scaled() -> Vec<Case> {
                 "page overload.mine.scale_percent: 50",
             ]),
         half("a timeout is shortened in part")
-            .hcm("delayed_close_timeout: 0s\ncommon_http_protocol_options: { idle_timeout: 2s }")
+            .hcm("delayed_close_timeout: 0s\ndrain_timeout: 0.1s\ncommon_http_protocol_options: { idle_timeout: 2s }")
             .get("/")
             .wait(500)
             .send(get("/second"))
