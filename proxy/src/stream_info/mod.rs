@@ -113,6 +113,9 @@ pub struct DynamicMetadata {
 }
 
 impl DynamicMetadata {
+    /// No values at all.
+    pub const EMPTY: Self = Self { namespaces: None };
+
     /// The values of a namespace.
     pub fn get(&self, namespace: &str) -> Option<&serde_json::Map<String, serde_json::Value>> {
         self.namespaces.as_ref()?.get(namespace)

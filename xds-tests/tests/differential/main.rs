@@ -30,6 +30,7 @@ mod compression;
 mod credentials;
 mod custom_responses;
 mod descriptors;
+mod expressions;
 mod ext_authz;
 mod failing;
 mod filters;
@@ -128,6 +129,7 @@ const THEMES: &[Theme] = &[
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("ext_authz", ext_authz::cases),
+    ("expressions", expressions::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
     ("zones", zones::cases),

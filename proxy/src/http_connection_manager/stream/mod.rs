@@ -47,6 +47,8 @@ pub(super) struct Stream<S: ServerStream> {
     encode: Chain<Encode>,
     router: Router,
     effects: Effects,
+    /// How often it has begun anew.
+    recreations: u32,
     request: Half,
     response: Half,
     /// The response goes out as it is, past the filters.
@@ -167,6 +169,7 @@ impl<S: ServerStream> Stream<S> {
             encode: Chain::default(),
             router,
             effects: Effects::default(),
+            recreations: 0,
             request: Half::Start,
             response: Half::Start,
             bypass_encode: false,
@@ -374,8 +377,11 @@ impl<S: ServerStream> Stream<S> {
         if self.deadlines.flush.is_some() && self.poll_broken(cx) {
             return Poll::Ready(());
         }
+        let timeouts = &self.hcm.config.timeouts;
+        if !self.ended_early && timeouts.delayed_close.is_some() {
+            self.codec.flush_with_close();
+        }
         if self.codec.poll_flush(cx).is_pending() {
-            let timeouts = &self.hcm.config.timeouts;
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
             let deadline = *self
                 .deadlines
@@ -736,6 +742,7 @@ impl<S: ServerStream> Stream<S> {
         match flow {
             Flow::Done => {}
             Flow::LocalReply(reply) => return self.local_reply(reply),
+            Flow::Recreate => return self.recreate_for_filter(),
             Flow::BufferFull => {
                 self.hcm.config.stats.downstream_rq_too_large().inc();
                 let reply = LocalReply::new(413, "request_payload_too_large")
@@ -746,8 +753,13 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        let recreations = self.recreations;
         let mut pieces = self.decode.take();
         for piece in pieces.drain(..) {
+            if self.recreations != recreations {
+                // What is left belongs to the stream that there was.
+                return;
+            }
             let event = match piece {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
                 Piece::Data(data, end) => self.data_to_router(data, end),

@@ -62,7 +62,7 @@ use crate::stream_info::OverrideHost;
 
 /// What a load balancer may ask about the request or connection that needs a host.
 pub trait LoadBalancerContext {
-    /// A random number, of the worker's generator.
+    /// A random number, of the worker's generator: another one each time, since who compares hosts draws more than once.
     fn random(&self) -> u64;
 
     /// The hash of the request by its route's `hash_policy`.
