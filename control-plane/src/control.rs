@@ -144,8 +144,14 @@ impl Control {
     pub fn input(&self, loaded: Result<Model, Vec<InputError>>) {
         match loaded {
             Ok(model) => {
+                let of_policies: Vec<_> = model
+                    .gateway_policies
+                    .iter()
+                    .filter_map(|(key, stored)| stored.object.spec.counted(key))
+                    .collect();
                 let limits = model.rate_limits.values();
-                self.limits.set(limits.map(|stored| &stored.object.spec));
+                let limits = limits.map(|stored| &stored.object.spec);
+                self.limits.set(limits.chain(&of_policies));
                 *self.model.lock() = Arc::new(model);
                 self.rebuild();
                 let mut input = self.input.lock();

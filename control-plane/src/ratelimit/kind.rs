@@ -76,7 +76,8 @@ fn some_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
     }
 }
 
-fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// A time such as `1m`, see [`LimitSpec::per`].
+pub(crate) fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let wrong = || D::Error::custom(format!("{text:?} is no time such as 10s, 1m, 24h or 30d"));
     let (number, unit) = text

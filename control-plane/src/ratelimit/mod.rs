@@ -15,6 +15,7 @@ mod shared;
 mod store;
 mod window;
 
+pub(crate) use kind::window;
 pub use kind::{LimitSpec, MatchSpec, RateLimitSpec};
 pub use limiter::{Asked, Counts, Entry, Limiter, Verdict};
 pub use service::{Limits, serve};

@@ -12,6 +12,7 @@ pub(crate) mod grpc;
 mod http;
 mod listener;
 pub mod own_streams;
+mod policy;
 mod rbac;
 mod refresh;
 mod route;
@@ -301,5 +302,7 @@ fn ads() -> Json {
 
 #[cfg(test)]
 mod edge_tests;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

@@ -306,7 +306,7 @@ fn is_certificates(text: &str) -> bool {
 
 /// The roots that this machine trusts. They are sent to the proxies, so that all trust the same, whatever their
 /// machines trust; read once. `SSL_CERT_FILE` names another file, as for OpenSSL; where it is of no use, there are none.
-fn system_roots() -> Option<Arc<str>> {
+pub(super) fn system_roots() -> Option<Arc<str>> {
     static ROOTS: OnceLock<Option<Arc<str>>> = OnceLock::new();
     const FILES: [&str; 5] = [
         "/etc/ssl/certs/ca-certificates.crt",
