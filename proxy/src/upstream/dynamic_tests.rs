@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::cluster::ClusterConfig;
 use super::*;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::server::{LocalInfo, ServerContext};
+use crate::server::{LocalInfo, Random, ServerContext};
 use crate::xds::{
     FetchFailure, Refused, Resource as XdsResource, ResourceKind, SourceKind, XdsClient, XdsSource,
 };
@@ -403,6 +403,14 @@ async fn an_assignment_that_changes_nothing_rebuilds_nothing() {
     assert_eq!(harness.stat("cluster.a.membership_change"), 1);
 }
 
+struct AnyHost(Random);
+
+impl LoadBalancerContext for AnyHost {
+    fn random(&self) -> u64 {
+        self.0.next()
+    }
+}
+
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn an_assignment_with_another_health_alone_keeps_the_hosts_and_tells_workers() {
     let harness = Harness::new();
@@ -416,7 +424,7 @@ async fn an_assignment_with_another_health_alone_keeps_the_hosts_and_tells_worke
         let mut chosen: Vec<String> = (0..4)
             .map(|_| {
                 on_worker
-                    .choose_host(&NoContext)
+                    .choose_host(&AnyHost(Random::new(7)))
                     .unwrap()
                     .address
                     .to_string()
