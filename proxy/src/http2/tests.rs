@@ -873,7 +873,7 @@ fn what_streams_needed_serves_the_next_ones_of_any_connection() {
         let mut peer = Peer::client_of(&settings());
         peer.send(&get(id, true));
         assert!(peer.connection.streams.capacity() > 0);
-        let left = super::room::rooms();
+        let left = room::rooms();
         peer.connection.accept();
         peer.connection
             .send_response(id, &ResponseHead::new(200), EndStream::Yes);
@@ -882,7 +882,7 @@ fn what_streams_needed_serves_the_next_ones_of_any_connection() {
         left
     };
     assert_eq!((answered(1), answered(1)), (0, 0));
-    assert_eq!(super::room::rooms(), 1);
+    assert_eq!(room::rooms(), 1);
 }
 
 /// What a server makes of these bytes, as text.
