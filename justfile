@@ -53,6 +53,10 @@ snap:
 fuzz target seconds="60":
     bash proxy/fuzz/run {{ target }} {{ seconds }}
 
+# Compares our HPACK with PyPI's: far more header blocks than the tests keep.
+hpack:
+    cargo test -p outrigger --test hpack -- --ignored --nocapture
+
 # Measures a release build against Envoy; BENCH is the folder of bench.py.
 bench BENCH *args:
     cargo build --release -p outrigger
