@@ -80,6 +80,8 @@ pub struct ListenerIdentity {
     pub traffic_direction: TrafficDirection,
     /// `Listener.metadata`, for formatters.
     pub metadata: DynamicMetadata,
+    /// `Listener.bypass_overload_manager`: whether nothing is turned away for the overload manager.
+    pub bypass_overload_manager: bool,
 }
 
 /// `envoy.config.core.v3.TrafficDirection`.

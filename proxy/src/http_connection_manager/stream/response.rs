@@ -340,6 +340,12 @@ impl<S: ServerStream> Stream<S> {
         {
             status.apply(head, info);
         }
+        if !self.close_connection && hcm.disables_keepalive(&info.connection) {
+            self.close_connection = true;
+            if let Some(ended) = &self.connection {
+                ended.drain();
+            }
+        }
         self.close_connection |=
             hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());
         // Nobody waits for the rest of a request that was answered already, where that would hold the connection up.
