@@ -112,7 +112,8 @@ impl HttpFilter for Bridge {
         let is_http1 = cx.info.protocol.is_some_and(|p| p.is_http1());
         self.bridges = is_http1 && (upgrades || head.is_grpc());
         if upgrades {
-            self.frames = Some(0);
+            // As in Envoy, a message over HTTP/2 is called gRPC and gets no frame.
+            self.frames = is_http1.then_some(0);
             head.fields.set(Known::ContentType, "application/grpc");
             // The frame makes it longer.
             head.fields.remove(Known::ContentLength);
@@ -207,9 +208,6 @@ impl HttpFilter for Bridge {
             head.fields.set(Known::GrpcMessage, message);
         }
         head.fields.set(Known::ContentLength, held.to_string());
-        if self.frames.is_some() {
-            head.fields.set(Known::ContentType, PROTOBUF);
-        }
         TrailersStatus::Continue
     }
 }
@@ -278,7 +276,6 @@ mod tests {
         let _ = stream.encode_trailers(&mut trailers);
         let fields = &stream.response.fields;
         assert_eq!(fields.get_str("content-length"), Some("2"));
-        assert_eq!(fields.get_str("content-type"), Some(PROTOBUF));
     }
 
     #[test]
