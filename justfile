@@ -72,6 +72,11 @@ bench-xds *args:
     cargo build --release -p outrigger
     cargo run -p outrigger-xds-tests --bin bench-xds -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
 
+# Measures what the filters of an API gateway, and 10,000 endpoints of one cluster, cost a release build, beside Envoy.
+bench-filters *args:
+    cargo build --release -p outrigger
+    ulimit -n "$(ulimit -Hn)" && cargo run -p outrigger-xds-tests --bin bench-filters -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+
 # Measures how fast the control plane pushes one endpoint to 1,000 proxies, and what it needs for it.
 bench-control-plane *args:
     ulimit -n "$(ulimit -Hn)" && cargo bench -p outrigger-control-plane --bench scale -- {{ args }}

@@ -11,6 +11,7 @@
 
 pub mod access_loggers;
 pub mod admin;
+pub mod cel;
 pub mod compression;
 pub mod config;
 pub mod explain;

@@ -7,6 +7,7 @@
 //! - [`check`] reads what authorizers are asked.
 //! - [`observation`] puts what was seen into lines, and compares them.
 //! - [`plane`] is a scripted control plane.
+//! - [`chaos`] is many upstreams in trouble, and a load.
 //! - [`client`] and [`backend`] are scripted peers for HTTP/1.1, HTTP/2 and TCP.
 //!
 //! Everything is on the loopback interface, on ports that the kernel chose, and bounded in time.
@@ -18,6 +19,7 @@
 
 pub mod backend;
 pub mod binaries;
+pub mod chaos;
 pub mod check;
 pub mod client;
 pub mod http1;

@@ -13,7 +13,7 @@ use super::kinds::{
     parse_duration,
 };
 use super::object::Object;
-use super::{backend_tls, ingress};
+use super::{backend_tls, check_gateway_policy, ingress};
 
 /// Takes a path such as `spec.rules[0].weight` and what is wrong there.
 pub(super) type Report<'a> = dyn FnMut(String, String) + 'a;
@@ -84,6 +84,10 @@ pub(super) fn check(object: &Object, report: &mut Report<'_>) {
         Object::MeshDefaults(defaults) => check_defaults(&defaults.spec, report),
         Object::TrafficPolicy(policy) => check_traffic(&policy.spec, report),
         Object::AuthorizationPolicy(policy) => check_authorization(&policy.spec, report),
+        Object::GatewayPolicy(policy) => check_gateway_policy::check(&policy.spec, report),
+        Object::JwtProvider(provider) => {
+            check_gateway_policy::check_provider(&provider.spec, report);
+        }
         Object::GatewayClass(_)
         | Object::ReferenceGrant(_)
         | Object::Secret(_)
@@ -368,7 +372,7 @@ fn check_defaults(spec: &MeshDefaultsSpec, report: &mut Report<'_>) {
     }
 }
 
-fn check_retries(path: &str, retries: &Retries, report: &mut Report<'_>) {
+pub(super) fn check_retries(path: &str, retries: &Retries, report: &mut Report<'_>) {
     check_range(
         &format!("{path}.attempts"),
         retries.attempts.into(),

@@ -473,7 +473,9 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration,
     parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     some_duration(deserializer).map(Some)
 }
 

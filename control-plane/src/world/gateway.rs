@@ -9,7 +9,9 @@ use gateway_api::apis::standard::gateways::{
 };
 
 use super::ingress;
-use super::{Gateway, GatewayListener, ListenerMode, Status, TlsSecret, identity, port_number};
+use super::{
+    Gateway, GatewayListener, ListenerMode, Policies, Status, TlsSecret, identity, port_number,
+};
 use crate::model::{Key, Kind, Model};
 
 /// The `controllerName` of the gateway classes that are ours.
@@ -171,6 +173,7 @@ fn resolve_listener(
         hostname: listener.hostname.clone(),
         mode,
         routes: Vec::new(),
+        policies: Policies::default(),
     })
 }
 

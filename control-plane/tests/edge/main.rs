@@ -14,8 +14,10 @@ mod names;
 mod rate_limits;
 mod rotation;
 mod scene;
+mod shared_limits;
 mod streams;
 mod theft;
+mod tracing;
 #[allow(dead_code, reason = "the mesh's story uses the rest of it")]
 #[path = "../mesh/world.rs"]
 mod world;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
+use super::codec::ProtocolError;
 use super::codec::upgrade::request_from_http2;
 use super::config::Timeouts;
 use super::manager::Hcm;
@@ -23,6 +24,7 @@ use crate::http2::driver::STREAMS_PER_TURN;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
+use crate::overload::{LoadShedPoint, ScaledTimer};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 
@@ -36,6 +38,8 @@ pub(super) fn serve(hcm: Rc<Hcm>, connection: Connection) -> LocalBoxFuture<'sta
         worker: _,
     } = connection;
     let codec = hcm.config.codec_type;
+    let shed = &hcm.worker.server.overload.load_shed;
+    let sniffs = codec == CodecType::Auto || shed.is_there(LoadShedPoint::CreateCodec);
     let context = ConnectionContext {
         active: ActiveConnection::new(&hcm, &info),
         expires: expires(&hcm, &info),
@@ -44,27 +48,37 @@ pub(super) fn serve(hcm: Rc<Hcm>, connection: Connection) -> LocalBoxFuture<'sta
         drain,
         buffer_limit,
     };
-    match codec {
-        CodecType::Auto => {
-            let sniffed = Box::pin(serve_sniffed(context, io));
-            // What serves the connection takes the place of what has looked at it.
-            Box::pin(async move {
-                if let Some(served) = sniffed.await {
-                    served.await;
-                }
-            })
-        }
-        CodecType::Http2 => serve_as(Protocol::Http2, context, io),
-        CodecType::Http1 | CodecType::Http3 => serve_as(Protocol::Http11, context, io),
+    if sniffs {
+        let sniffed = Box::pin(serve_sniffed(context, io));
+        // What serves the connection takes the place of what has looked at it.
+        return Box::pin(async move {
+            if let Some(served) = sniffed.await {
+                served.await;
+            }
+        });
     }
+    let protocol = match codec {
+        CodecType::Http2 => Protocol::Http2,
+        CodecType::Auto | CodecType::Http1 | CodecType::Http3 => Protocol::Http11,
+    };
+    serve_as(protocol, context, io)
 }
 
-/// What serves a connection once its first bytes are there. None: they never came.
+/// What serves a connection once its first bytes are there. None: they never came, or there is too much to do.
 async fn serve_sniffed(context: ConnectionContext, io: Io) -> Option<LocalBoxFuture<'static, ()>> {
-    let idle = context.hcm.config.timeouts.idle;
-    let Some((io, protocol)) = sniff(io, &context.info, idle).await else {
+    let hcm = &context.hcm;
+    let Some((io, found)) = sniff(io, &context.info, hcm.config.timeouts.idle).await else {
         context.active.closed_by_peer();
         return None;
+    };
+    if sheds(hcm, &context.info, LoadShedPoint::CreateCodec) {
+        hcm.config.stats.downstream_rq_overload_close().inc();
+        return None;
+    }
+    let protocol = match hcm.config.codec_type {
+        CodecType::Http2 => Protocol::Http2,
+        CodecType::Http1 => Protocol::Http11,
+        CodecType::Auto | CodecType::Http3 => found,
     };
     Some(serve_as(protocol, context, io))
 }
@@ -78,19 +92,56 @@ fn serve_as(protocol: Protocol, context: ConnectionContext, io: Io) -> LocalBoxF
     }
 }
 
+/// Whether the overload manager turns something away here.
+#[inline]
+fn sheds(hcm: &Hcm, info: &ConnectionInfo, point: LoadShedPoint) -> bool {
+    let worker = &hcm.worker;
+    let shed = &worker.server.overload.load_shed;
+    shed.sheds(point, || worker.random.next()) && !info.listener.bypass_overload_manager
+}
+
 /// What the streams of a connection share.
 struct ConnectionContext {
     hcm: Rc<Hcm>,
     info: Rc<ConnectionInfo>,
     drain: Rc<dyn DrainSignal>,
     buffer_limit: usize,
-    /// `max_connection_duration`, with its jitter.
-    expires: Option<Instant>,
+    expires: Option<Age>,
     active: ActiveConnection,
 }
 
-/// When a connection is old enough.
-fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
+/// How old a connection may become: `max_connection_duration`, with its jitter.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    start: Instant,
+    most: Duration,
+}
+
+impl Age {
+    /// When the connection is old enough, as it is at the moment.
+    fn end(self, hcm: &Hcm) -> Instant {
+        let overload = &hcm.worker.server.overload;
+        overload.end(ScaledTimer::ConnectionMax, self.most, self.start)
+    }
+}
+
+/// When a connection without streams was so for too long, as it is at the moment.
+fn idle_end(hcm: &Hcm, since: Instant) -> Option<Instant> {
+    let idle = hcm.config.timeouts.idle?;
+    let overload = &hcm.worker.server.overload;
+    Some(overload.end(ScaledTimer::ConnectionIdle, idle, since))
+}
+
+/// When to look at those two.
+fn next_look(hcm: &Hcm, idle: Option<Instant>, max: Option<Instant>) -> Option<Instant> {
+    let overload = &hcm.worker.server.overload;
+    nearer(
+        idle.map(|end| overload.look_at(ScaledTimer::ConnectionIdle, end)),
+        max.map(|end| overload.look_at(ScaledTimer::ConnectionMax, end)),
+    )
+}
+
+fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Age> {
     let timeouts = &hcm.config.timeouts;
     let duration = timeouts.max_connection_duration?;
     let longest = duration.mul_f64(timeouts.max_connection_duration_jitter);
@@ -98,7 +149,10 @@ fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
         Ok(0) | Err(_) => Duration::ZERO,
         Ok(nanos) => Duration::from_nanos(hcm.worker.random.next() % nanos),
     };
-    Some(info.start + duration + jitter)
+    Some(Age {
+        start: info.start,
+        most: duration + jitter,
+    })
 }
 
 /// Why a connection without streams is given up.
@@ -128,7 +182,7 @@ fn serve_http1(
     let hcm = &context.hcm;
     let mut codec = Http1Connection::new(io, hcm.http1.clone(), context.buffer_limit)
         .with_stats(hcm.http1_stats());
-    let mut timer = Timer::default();
+    let mut timer = hcm.timers.take();
     let mut draining = None;
     let mut requests = 0u32;
     async move {
@@ -172,9 +226,12 @@ fn serve_http1(
                 break false;
             }
         };
+        let hcm = &context.hcm;
         if !is_gone {
-            Box::pin(close_http1(&context.hcm, &mut codec, ended_early, active)).await;
+            let closing = close_http1(hcm, &mut codec, &mut timer, ended_early, active);
+            Box::pin(closing).await;
         }
+        hcm.timers.put(timer);
         drop(codec);
         drop(of_protocol);
     }
@@ -218,6 +275,18 @@ fn begin_http1<'a>(
         ))
     };
     match rest {
+        Rest::Request(Ok(Some(_))) if sheds(hcm, info, LoadShedPoint::Http1Abort) => {
+            *requests += 1;
+            stats.downstream_rq_overload_close().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, None);
+            stream.start_refused(&ProtocolError {
+                status: 500,
+                body: "Internal Server Error".into(),
+                details: "overload".into(),
+            });
+            Begun::Stream(stream, false)
+        }
         Rest::Request(Ok(Some((head, end)))) => {
             *requests += 1;
             let mut close = hcm
@@ -294,7 +363,6 @@ impl RequestWait<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Rest> {
         let ConnectionContext { hcm, drain, .. } = self.context;
         let timeouts = &hcm.config.timeouts;
-        let max = self.context.expires;
         if let Poll::Ready(request) = self.codec.poll_head(cx) {
             return Poll::Ready(Rest::Request(request));
         }
@@ -311,28 +379,27 @@ impl RequestWait<'_> {
                 }
             }
         }
-        let idle = timeouts
-            .idle
-            .map(|d| now + d)
-            .filter(|_| self.head_since.is_none());
         let head = self
             .head_since
             .and_then(|since| head_deadline(timeouts, since));
         let head_end = head.map(|(deadline, _)| deadline);
-        if !self.timer.poll(nearer(nearer(idle, head_end), max), cx) {
-            return Poll::Pending;
-        }
-        let now = Instant::now();
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
-        Poll::Ready(
+        loop {
+            let idle = idle_end(hcm, now).filter(|_| self.head_since.is_none());
+            let max = self.context.expires.map(|age| age.end(hcm));
+            let next = nearer(next_look(hcm, idle, max), head_end);
+            if !self.timer.poll(next, cx) {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
             if let Some((_, timeout)) = head.filter(|(deadline, _)| *deadline <= now) {
-                Rest::HeadersTimeout(timeout)
+                return Poll::Ready(Rest::HeadersTimeout(timeout));
             } else if passed(max) {
-                Rest::MaxDuration
-            } else {
-                Rest::IdleTimeout
-            },
-        )
+                return Poll::Ready(Rest::MaxDuration);
+            } else if passed(idle) {
+                return Poll::Ready(Rest::IdleTimeout);
+            }
+        }
     }
 }
 
@@ -354,21 +421,33 @@ fn head_deadline(timeouts: &Timeouts, since: Instant) -> Option<(Instant, HeadTi
 async fn close_http1(
     hcm: &Rc<Hcm>,
     codec: &mut Http1Connection,
+    timer: &mut Timer,
     ended_early: bool,
     active: &ActiveConnection,
 ) {
     let Some(wait) = hcm.config.timeouts.delayed_close else {
         return;
     };
-    if !ended_early {
-        let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
-    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx)))
-        .await
-        .is_ok()
-    {
-        active.closed_by_peer();
-    } else {
-        hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
+    let mut until = None;
+    let closed = poll_fn(|cx| {
+        let closed = match ended_early {
+            true => codec.poll_wait_for_close(cx),
+            false => codec.poll_close(cx),
+        };
+        if closed.is_ready() {
+            return Poll::Ready(true);
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + wait);
+        match timer.poll(Some(until), cx) {
+            true => Poll::Ready(false),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    match (ended_early, closed) {
+        (false, _) => {}
+        (true, true) => active.closed_by_peer(),
+        (true, false) => hcm.config.stats.downstream_cx_delayed_close_timeout().inc(),
     }
 }
 
@@ -446,6 +525,9 @@ impl Http2Server {
                 Accepted::Stream(Some(stream)) => {
                     self.streams += 1;
                     self.of_cycle += 1;
+                    if sheds(hcm, &self.context.info, LoadShedPoint::Http2GoAway) {
+                        codec.announce_goaway();
+                    }
                     spawn_http2_stream(&self.context, stream, &self.ended);
                     let max = config.max_requests_per_connection;
                     if max.is_some_and(|limit| self.streams == limit) {
@@ -462,6 +544,7 @@ impl Http2Server {
                     config.stats.downstream_cx_drain_close().inc();
                     codec.graceful_shutdown(drain_timeout);
                 }
+                Accepted::Overloaded => codec.graceful_shutdown(drain_timeout),
                 Accepted::Deadline => self.deadline(),
             }
         }
@@ -472,12 +555,16 @@ impl Http2Server {
         let ConnectionContext { hcm, expires, .. } = &self.context;
         let (stats, now) = (&hcm.config.stats, Instant::now());
         let drain_timeout = hcm.config.timeouts.drain;
-        if expires.is_some_and(|max| max <= now) {
+        if expires.is_some_and(|age| age.end(hcm) <= now) {
             stats.downstream_cx_max_duration_reached().inc();
             self.draining = None;
             return self.codec.graceful_shutdown(drain_timeout);
         }
         if self.codec.active_streams() == 0 {
+            if idle_end(hcm, self.idle_since).is_none_or(|end| end > now) {
+                // It was only looked at.
+                return;
+            }
             stats.downstream_cx_idle_timeout().inc();
             self.codec.graceful_shutdown(drain_timeout);
         }
@@ -509,9 +596,13 @@ impl Http2Server {
         if self.codec.active_streams() > 0 {
             self.idle_since = Instant::now();
         }
-        let idle = hcm.config.timeouts.idle.map(|d| self.idle_since + d);
+        if self.ended.take_drain() {
+            return Poll::Ready(Accepted::Overloaded);
+        }
+        let idle = idle_end(hcm, self.idle_since);
         let max = expires.filter(|_| self.draining.is_some());
-        if self.timer.poll(nearer(idle, max), cx) {
+        let max = max.map(|age| age.end(hcm));
+        if self.timer.poll(next_look(hcm, idle, max), cx) {
             Poll::Ready(Accepted::Deadline)
         } else {
             Poll::Pending
@@ -560,6 +651,8 @@ enum Accepted {
     Stream(Option<AcceptedStream>),
     TooManyResets,
     Drain,
+    /// The overload manager wants the connection to end with its streams.
+    Overloaded,
     Deadline,
 }
 
@@ -588,6 +681,7 @@ fn spawn_http2_stream(
         head,
         context.buffer_limit,
     ));
+    stream.set_connection(ended);
     let (hcm, ended) = (hcm.clone(), ended.clone());
     tokio::task::spawn_local(async move {
         match begin {

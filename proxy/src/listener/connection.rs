@@ -19,6 +19,7 @@ use crate::listener_filters::ListenerFilterStatus;
 use crate::net::Io;
 use crate::network_filters::filtered_io::FilteredIo;
 use crate::network_filters::{Connection, NetworkFilter, NetworkStatus, TerminalFilter};
+use crate::overload::ScaledTimer;
 use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::transport_sockets::HandshakeLimit;
 
@@ -213,6 +214,8 @@ fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Es
 }
 
 fn handshake_limit(after: Duration, listener: &Rc<ActiveListener>) -> HandshakeLimit {
+    let overload = &listener.worker.server.overload;
+    let after = overload.timeout(ScaledTimer::TransportSocketConnect, after);
     let listener = listener.clone();
     let on_timeout = move || {
         let stats = &listener.config().stats;

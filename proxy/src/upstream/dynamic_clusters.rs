@@ -17,8 +17,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::cluster::ClusterConfig;
-use super::cluster_manager::{Accepted, Batch, ClusterManager, Discovery, Entry};
+use super::cluster_entry::{Accepted, Discovery, Entry};
+use super::cluster_manager::{Batch, ClusterManager};
 use super::dump::timestamp;
+use super::health_check::HealthCheckNames;
 use super::shared_cluster::Cluster;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::route::xx_hash64;
@@ -161,7 +163,10 @@ impl ClusterManager {
             if self.cannot_change(&proto) {
                 return Ok(Asked::Nothing);
             }
-            let config = ClusterConfig::from_proto(proto, &self.server, &path)?;
+            let body = resource.body.as_ref();
+            let names = body.map(|body| HealthCheckNames::of_cluster(&body.value));
+            let names = names.unwrap_or_default();
+            let config = ClusterConfig::with_names(proto, &names, &self.server, &path)?;
             let accepted = Accepted {
                 body: resource
                     .body

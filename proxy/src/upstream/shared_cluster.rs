@@ -83,7 +83,7 @@ impl Cluster {
         let maintenance = format!("upstream.maintenance_mode.{}", info.name);
         let maintenance_mode = runtime.integer(&maintenance, 0);
         Self {
-            reports: info.health_check.is_some().then(Box::default),
+            reports: (!info.health_checks.is_empty()).then(Box::default),
             outliers: info.outlier_detection.is_some().then(Box::default),
             success_rates: SuccessRates::default(),
             health_changes: HealthChanges::default(),
@@ -103,7 +103,7 @@ impl Cluster {
     pub fn set_hosts(&self, set: PrioritySet) {
         {
             let old = self.hosts.load();
-            if self.info.health_check.is_some() {
+            if !self.info.health_checks.is_empty() {
                 self.await_health_checks(&set, &old);
             }
             self.count_members(&Membership::new(&old, &set, &self.info.transport));
@@ -285,8 +285,9 @@ impl ClusterInfo {
             timeout_budget_stats: None,
             request_response_size_stats: None,
             transport: UpstreamTransport::default(),
-            health_check: None,
+            health_checks: Box::default(),
             outlier_detection: None,
+            members: None,
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,

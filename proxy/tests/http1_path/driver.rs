@@ -4,33 +4,25 @@
 //! The upstream reads what is forwarded with a parser of its own that knows one reading of HTTP/1 only. What it cannot read,
 //! or a head that the proxy did not write, is a desync.
 
+#[path = "../data_path/mod.rs"]
+mod data_path;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger::config::{ConfigPath, ConfigReport, TypedConfig};
-use outrigger::http_connection_manager::Factory;
 use outrigger::http_filters::LocalBoxFuture;
-use outrigger::net::Address;
-use outrigger::network_filters::{
-    Connection, DrainSignal, NetworkFilterConfig, NetworkFilterFactory, TerminalFilter,
-};
-use outrigger::server::{FactoryContext, InitManager, LocalInfo, ServerContext, Worker};
-use outrigger::stream_info::ConnectionInfo;
+use outrigger::server::{LocalInfo, ServerContext};
 use outrigger::upstream::cluster::{LookupFamily, ResolverSettings};
 use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};
-use outrigger::upstream::{
-    ClusterConfig, ClusterManager, DnsError, Host, Resolved, Resolver, WorkerClusters,
-};
-use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
-use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
-use prost::Message;
+use outrigger::upstream::{ClusterManager, DnsError, Host, Resolved, Resolver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
+
+use data_path::DataPath;
 
 /// What a client and an upstream do.
 #[derive(Debug, Clone)]
@@ -92,16 +84,9 @@ async fn connection(input: &Input<'_>) -> Outcome {
         ids: RefCell::default(),
         requests: Cell::new(0),
     });
-    let (filter, worker, _manager) = filter(input.options, &upstream);
-    let (client, server) = duplex(64 * 1024);
-    let address = |port| Address::Ip(([127, 0, 0, 1], port).into());
-    let served = spawn_local(filter.serve(Connection {
-        io: server.into(),
-        info: Rc::new(ConnectionInfo::between(address(1000), address(80))),
-        worker,
-        drain: Rc::new(NeverDrains),
-        buffer_limit: 32 * 1024,
-    }));
+    let path = data_path(input.options, &upstream);
+    let (client, serving) = path.connect();
+    let served = spawn_local(serving);
     let (mut read, mut write) = tokio::io::split(client);
     let pieces: Vec<Vec<u8>> = input
         .request
@@ -135,43 +120,21 @@ async fn connection(input: &Input<'_>) -> Outcome {
     }
 }
 
-/// The terminal filter with its worker; the manager keeps the cluster alive.
-fn filter(
-    options: u8,
-    upstream: &Rc<Upstream>,
-) -> (Rc<dyn TerminalFilter>, Rc<Worker>, Rc<ClusterManager>) {
+/// The data path in front of an upstream.
+fn data_path(options: u8, upstream: &Rc<Upstream>) -> DataPath {
     let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
-    let manager = ClusterManager::new(server.clone(), 1, Rc::new(NoResolver));
-    let report = ConfigReport::new();
-    let path = ConfigPath::root(&report, "fuzz");
+    let clusters = ClusterManager::new(server.clone(), 1, Rc::new(NoResolver));
+    let connector = Rc::new(InMemory(upstream.clone()));
+    let texts = [&cluster_yaml(options)[..], &manager_yaml(options)];
+    DataPath::new(server, clusters, connector, 1, texts)
+}
+
+fn cluster_yaml(options: u8) -> String {
     let trailers = options & 1 != 0;
-    let cluster: Cluster = parse(&format!(
+    format!(
         "{{ name: c, connect_timeout: 1s, load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 10.0.0.1, port_value: 80 }} }} }} }}] }}] }},
            typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{ \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{ http_protocol_options: {{ enable_trailers: {trailers} }} }} }} }} }}"
-    ));
-    manager.add(ClusterConfig::from_proto(cluster, &server, &path).ok());
-    let proto: HttpConnectionManager = parse(&manager_yaml(options));
-    let config = TypedConfig {
-        type_name: Factory.type_names()[0].to_owned(),
-        value: proto.encode_to_vec().into(),
-    };
-    let scope = server.stats.scope("");
-    let cx = FactoryContext {
-        server: &server,
-        scope: &scope,
-        init: &InitManager::new("test"),
-    };
-    let config = Factory.from_proto(&config, &cx, &path);
-    let Ok(NetworkFilterConfig::Terminal(config)) = config else {
-        panic!("{:?}", report.take());
-    };
-    let clusters = WorkerClusters::with_connector(
-        manager.table().clone(),
-        0,
-        Rc::new(InMemory(upstream.clone())),
-    );
-    let worker = Worker::new(0, server, clusters, 1);
-    (config.on_worker(&worker), worker, manager)
+    )
 }
 
 fn manager_yaml(options: u8) -> String {
@@ -208,18 +171,6 @@ route_config:
         on(64),
         on(128),
     )
-}
-
-fn parse<T: Message + Default + prost::Name>(yaml: &str) -> T {
-    let source = Source {
-        name: "fuzz",
-        format: Format::Yaml,
-        bytes: yaml.as_bytes(),
-    };
-    match load(&[source], UnknownFields::Refuse) {
-        Ok(message) => message,
-        Err(error) => panic!("{error:?}"),
-    }
 }
 
 /// The upstream, and what it has seen.
@@ -449,18 +400,5 @@ impl Resolver for NoResolver {
         _: &ResolverSettings,
     ) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
         panic!("{name} is to be resolved")
-    }
-}
-
-#[derive(Debug)]
-struct NeverDrains;
-
-impl DrainSignal for NeverDrains {
-    fn is_draining(&self) -> bool {
-        false
-    }
-
-    fn draining(&self) -> LocalBoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
     }
 }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::scenario::{Plant, Scenario, address};
+use crate::scenario::{Scenario, address};
 use crate::wire::read_message;
 
 /// How a host behaves for a while.
@@ -54,17 +54,28 @@ pub(crate) struct Arrival {
     pub(crate) attempt: u64,
 }
 
+impl Arrival {
+    /// What the fields of a request say: the client sends one, the proxy adds the other.
+    fn of(number: impl Fn(&str) -> Option<u64>) -> Option<Self> {
+        Some(Self {
+            id: number("x-sim-id")?,
+            attempt: number("x-envoy-attempt-count")?,
+        })
+    }
+}
+
 /// All hosts.
 #[derive(Debug)]
 pub(crate) struct Network {
     hosts: BTreeMap<IpAddr, Rc<SimHost>>,
     random: Random,
-    pub(crate) plant: Option<Plant>,
     http2: bool,
     /// By request, the attempts that arrived.
     pub(crate) arrivals: RefCell<HashMap<u64, Vec<u64>>>,
     /// The first that arrived twice.
     pub(crate) twice: Cell<Option<Arrival>>,
+    /// Something came that no client has sent.
+    pub(crate) foreign: Cell<bool>,
     /// Requests whose answer a host has broken off.
     pub(crate) cut: RefCell<HashMap<u64, u64>>,
     /// Connections that are open, and requests that are being answered.
@@ -108,7 +119,7 @@ enum Answer {
 }
 
 impl Network {
-    pub(crate) fn new(scenario: &Scenario, plant: Option<Plant>) -> Rc<Self> {
+    pub(crate) fn new(scenario: &Scenario) -> Rc<Self> {
         let mut hosts = BTreeMap::new();
         for (priority, count) in scenario.hosts.iter().enumerate() {
             for number in 0..*count {
@@ -124,10 +135,10 @@ impl Network {
         let network = Rc::new(Self {
             hosts,
             random: Random::new(scenario.seed ^ 0x5eed),
-            plant,
             http2: scenario.http2,
             arrivals: RefCell::default(),
             twice: Cell::default(),
+            foreign: Cell::default(),
             cut: RefCell::default(),
             connections: Cell::default(),
             in_flight: Cell::default(),
@@ -275,11 +286,9 @@ impl Network {
                     None => return,
                 }
             }
-            let arrival = Arrival {
-                id: request.number("x-sim-id").expect("the client sends it"),
-                attempt: request
-                    .number("x-envoy-attempt-count")
-                    .expect("the proxy adds it"),
+            let number = |name: &str| request.number(name);
+            let Some(arrival) = Arrival::of(number).filter(|_| request.is_clients()) else {
+                return self.foreign.set(true);
             };
             self.arrived(arrival);
             let counted = self.counts();
@@ -349,9 +358,8 @@ impl Network {
             let value = request.headers().get(name)?;
             value.to_str().ok()?.parse().ok()
         };
-        let arrival = Arrival {
-            id: number("x-sim-id").expect("the client sends it"),
-            attempt: number("x-envoy-attempt-count").expect("the proxy adds it"),
+        let Some(arrival) = Arrival::of(number) else {
+            return self.foreign.set(true);
         };
         self.arrived(arrival);
         let _counted = self.counts();
@@ -414,10 +422,6 @@ impl Connector for Wires {
                 _ => {}
             }
             let (near, far) = duplex(64 * 1024);
-            let far = match network.plant {
-                Some(Plant::DoubleSend) if !network.http2 => network.doubled(far),
-                _ => far,
-            };
             spawn_local(network.clone().serve(host, far));
             Ok(Connected {
                 io: near.into(),
@@ -426,45 +430,6 @@ impl Connector for Wires {
                 tls: None,
             })
         })
-    }
-}
-
-impl Network {
-    /// A wire behind which some requests are sent to a second host, too; that host's answer is dropped.
-    fn doubled(self: &Rc<Self>, far: DuplexStream) -> DuplexStream {
-        let (mut to_host, host_end) = duplex(64 * 1024);
-        let network = self.clone();
-        spawn_local(async move {
-            let mut far = far;
-            let (mut from_proxy, mut from_host) = (Vec::new(), Vec::new());
-            loop {
-                // Room for a whole request at once.
-                from_proxy.reserve(4096);
-                tokio::select! {
-                biased;
-                    n = far.read_buf(&mut from_proxy) => {
-                        if !matches!(n, Ok(1..)) || to_host.write_all(&from_proxy).await.is_err() {
-                            return;
-                        }
-                        if network.pick(0, 99) == 0 {
-                            let other = network.hosts.values().next().unwrap().clone();
-                            let (mut near, far) = duplex(64 * 1024);
-                            spawn_local(network.clone().serve(other, far));
-                            let _ = near.write_all(&from_proxy).await;
-                            sleep(Duration::from_millis(1)).await;
-                        }
-                        from_proxy.clear();
-                    }
-                    n = to_host.read_buf(&mut from_host) => {
-                        if !matches!(n, Ok(1..)) || far.write_all(&from_host).await.is_err() {
-                            return;
-                        }
-                        from_host.clear();
-                    }
-                }
-            }
-        });
-        host_end
     }
 }
 

@@ -14,6 +14,8 @@ use crate::scenario::Scenario;
 pub(crate) enum Violation {
     /// The same attempt of a request has arrived more than once.
     SentTwice { id: u64, attempt: u64 },
+    /// A host has got what no client has sent.
+    NobodySent,
     /// More attempts than the route allows.
     TooManyAttempts { id: u64, attempts: u64 },
     /// A request has no answer.
@@ -48,6 +50,7 @@ impl fmt::Display for Violation {
             Self::SentTwice { id, attempt } => {
                 write!(f, "request {id} was sent twice as attempt {attempt}")
             }
+            Self::NobodySent => write!(f, "a host has got what no client has sent"),
             Self::TooManyAttempts { id, attempts } => {
                 write!(f, "request {id} was tried {attempts} times")
             }
@@ -134,6 +137,9 @@ impl Watch {
 
     /// What holds at every time.
     pub(crate) fn always(&self, scenario: &Scenario, network: &Network) -> Result<(), Violation> {
+        if network.foreign.get() {
+            return Err(Violation::NobodySent);
+        }
         if let Some(twice) = network.twice.get() {
             let (id, attempt) = (twice.id, twice.attempt);
             return Err(Violation::SentTwice { id, attempt });

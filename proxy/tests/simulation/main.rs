@@ -1,6 +1,6 @@
 //! Everything between a client and its upstreams in a simulated world: connection manager, route, router with retries, load
-//! balancing, pools, circuit breakers, health checks, outlier detection and discovery are the real ones; the network, the hosts, DNS, the clock and chance are
-//! made by a seed. A seed is replayed by `SEED=7 cargo test -p outrigger --test simulation`; `SEEDS=n` runs that many.
+//! balancing, pools, circuit breakers, health checks, outlier detection and discovery are the real ones; clients and hosts speak HTTP/1 or HTTP/2;
+//! the network, the hosts, DNS, the clock and chance are made by a seed. A seed is replayed by `SEED=7 cargo test -p outrigger --test simulation`; `SEEDS=n` runs that many.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,8 @@
 )]
 
 mod clients;
+#[path = "../data_path/mod.rs"]
+mod data_path;
 mod hosts;
 mod invariants;
 mod scenario;
@@ -87,30 +89,44 @@ fn a_request_that_is_sent_twice_is_found() {
 }
 
 #[test]
-fn a_counter_that_leaks_is_found() {
-    let found = planted(Plant::LeakedCounter);
+fn counters_that_leak_are_found() {
+    let found = planted(Plant::LeakedCounters);
     assert!(matches!(found, Violation::NotZero { .. }), "{found}");
 }
 
 #[test]
 fn an_ejection_above_the_cap_is_found() {
-    let found = planted(Plant::TooManyEjected);
+    let found = planted(Plant::CapBreach);
+    assert!(is_above(&found, "the ejected hosts"), "{found}");
+}
+
+#[test]
+fn a_circuit_breaker_that_lets_too_much_through_is_found() {
+    let found = planted(Plant::OpenBreaker);
+    let of = "cluster.c.circuit_breakers.default.remaining_rq";
     assert!(
-        matches!(
-            found,
-            Violation::AboveLimit {
-                what: "the ejected hosts",
-                ..
-            }
-        ),
+        is_above(&found, of) || is_above(&found, "the requests at hosts"),
         "{found}"
     );
 }
 
 #[test]
-fn an_answer_that_gets_lost_is_found() {
-    let found = planted(Plant::LostAnswer);
+fn a_retry_too_many_is_found() {
+    let found = planted(Plant::TooManyRetries);
+    assert!(
+        matches!(found, Violation::TooManyAttempts { .. }),
+        "{found}"
+    );
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_found() {
+    let found = planted(Plant::NoTimeout);
     assert!(matches!(found, Violation::Unanswered { .. }), "{found}");
+}
+
+fn is_above(found: &Violation, of: &str) -> bool {
+    matches!(found, Violation::AboveLimit { what, .. } if *what == of)
 }
 
 /// What is found in the first of some worlds in which something is found, with this fault in it.

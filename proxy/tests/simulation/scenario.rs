@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use outrigger::server::Random;
 
-/// A fault that is put into a world on purpose, to see that it is found.
+/// A fault that is put into the proxy on purpose, to see that it is found. The invariants are those of the world without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plant {
-    /// Something sends a request to a second host as well.
+    /// The router sends one request in a hundred twice: it is told to mirror them to the cluster that they go to.
     DoubleSend,
-    /// A place in a circuit breaker is taken and never given back.
-    LeakedCounter,
-    /// Hosts are ejected beyond `max_ejection_percent`.
-    TooManyEjected,
-    /// A client never gets what the proxy has answered.
-    LostAnswer,
+    /// Streams of clients that have gone are forgotten instead of dropped, with every count that they hold.
+    LeakedCounters,
+    /// Outlier detection ejects as many hosts as it likes: its runtime says so, against the configuration.
+    CapBreach,
+    /// The router retries more often than the route says.
+    TooManyRetries,
+    /// The circuit breaker of requests lets more through than it is set to.
+    OpenBreaker,
+    /// The route has no timeout, and neither have its attempts.
+    NoTimeout,
 }
 
 /// One world.
@@ -26,7 +30,9 @@ pub(crate) struct Scenario {
     pub(crate) hosts: Vec<u8>,
     /// Whether hosts leave and come back by DNS.
     pub(crate) dns: bool,
+    /// Whether hosts speak HTTP/2, and whether clients do.
     pub(crate) http2: bool,
+    pub(crate) http2_clients: bool,
     pub(crate) clients: u64,
     pub(crate) policy: &'static str,
     pub(crate) retries: u32,
@@ -86,11 +92,12 @@ impl Scenario {
             trouble: pick(0, 60),
             health_checks: pick(0, 1) == 1,
             ejection_cap: (pick(0, 1) == 1).then(|| pick(10, 100)),
+            http2_clients: pick(0, 1) == 1,
         }
     }
 
-    /// The cluster, as its users write it.
-    pub(crate) fn cluster(&self) -> String {
+    /// The cluster, as its users write it, but for what a plant changes.
+    pub(crate) fn cluster(&self, plant: Option<Plant>) -> String {
         let Breakers {
             connections,
             pending,
@@ -98,6 +105,10 @@ impl Scenario {
             retries,
             budget,
         } = self.breakers;
+        let requests = match plant {
+            Some(Plant::OpenBreaker) => requests + 5,
+            _ => requests,
+        };
         let retries = match budget {
             true => {
                 "retry_budget: { budget_percent: { value: 20.0 }, min_retry_concurrency: 3 }".into()
@@ -152,20 +163,35 @@ circuit_breakers: {{ thresholds: [{{ track_remaining: true, max_connections: {co
         yaml
     }
 
-    /// The connection manager, likewise.
-    pub(crate) fn manager(&self) -> String {
-        let per_try = self.per_try_timeout.map_or_else(String::new, |timeout| {
+    /// The connection manager, likewise, but for what a plant changes.
+    pub(crate) fn manager(&self, plant: Option<Plant>) -> String {
+        let (timeout, per_try) = match plant {
+            Some(Plant::NoTimeout) => (Duration::ZERO, None),
+            _ => (self.route_timeout, self.per_try_timeout),
+        };
+        let retries = match plant {
+            Some(Plant::TooManyRetries) => self.retries + 2,
+            _ => self.retries,
+        };
+        let per_try = per_try.map_or_else(String::new, |timeout| {
             format!(", per_try_timeout: {:.3}s", timeout.as_secs_f64())
         });
-        let retry = match self.retries {
+        let retry = match retries {
             0 => String::new(),
             n => format!(
                 "retry_policy: {{ retry_on: \"5xx,reset,connect-failure,refused-stream\", num_retries: {n}{per_try} }}"
             ),
         };
+        let mirror = match plant {
+            Some(Plant::DoubleSend) => {
+                "request_mirror_policies: [{ cluster: c, runtime_fraction: { default_value: { numerator: 1 } } }]"
+            }
+            _ => "",
+        };
+        let codec = if self.http2_clients { "AUTO" } else { "HTTP1" };
         format!(
             "stat_prefix: s
-codec_type: HTTP1
+codec_type: {codec}
 use_remote_address: true
 http_filters: [{{ name: router, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
 route_config:
@@ -179,9 +205,10 @@ route_config:
         cluster: c
         timeout: {:.3}s
         hash_policy: [{{ header: {{ header_name: x-key }} }}]
+        {mirror}
         {retry}
 ",
-            self.route_timeout.as_secs_f64(),
+            timeout.as_secs_f64(),
         )
     }
 }

@@ -1,33 +1,24 @@
 //! A world from its beginning to its end: a proxy between clients and hosts, and somebody who watches.
 
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use outrigger::config::{ConfigPath, ConfigReport, TypedConfig};
-use outrigger::http_connection_manager::Factory;
-use outrigger::http_filters::LocalBoxFuture;
-use outrigger::net::Address;
-use outrigger::network_filters::{
-    Connection, DrainSignal, NetworkFilterConfig, NetworkFilterFactory, TerminalFilter,
-};
-use outrigger::server::{FactoryContext, InitManager, LocalInfo, Random, ServerContext, Worker};
-use outrigger::stream_info::ConnectionInfo;
-use outrigger::upstream::{
-    ClusterConfig, ClusterId, ClusterManager, HealthFlag, RoutingPriority, WorkerClusters,
-};
-use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
-use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
-use prost::Message;
-use tokio::io::{DuplexStream, duplex};
+use outrigger::server::{LocalInfo, Random, ServerContext};
+use outrigger::upstream::ClusterManager;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
 use crate::clients::{Crowd, Outcomes};
+use crate::data_path::DataPath;
 use crate::hosts::{Network, Wires};
 use crate::invariants::{Stat, Violation, Watch, at_least, equal};
 use crate::scenario::{Plant, Scenario};
+use crate::wire::ClientEnd;
 use crate::{REQUESTS, SECONDS};
 
 /// What happened in a world, or in many.
@@ -98,18 +89,16 @@ pub(crate) fn run(scenario: &Scenario, plant: Option<Plant>) -> Result<Summary, 
 }
 
 struct World {
-    server: Arc<ServerContext>,
-    manager: Rc<ClusterManager>,
-    worker: Rc<Worker>,
-    filter: Rc<dyn TerminalFilter>,
+    path: DataPath,
+    plant: Option<Plant>,
 }
 
 impl World {
     async fn run(scenario: &Scenario, plant: Option<Plant>) -> Result<Summary, Violation> {
-        let network = Network::new(scenario, plant);
-        let world = Rc::new(Self::new(scenario, &network));
-        world.manager.warmed().await;
-        let watch = Watch::new(scenario, &world.server.stats.groups());
+        let network = Network::new(scenario);
+        let world = Rc::new(Self::new(scenario, &network, plant));
+        world.path.clusters.warmed().await;
+        let watch = Watch::new(scenario, &world.path.server.stats.groups());
         let begin = Instant::now();
         let crowd = Rc::new(Crowd::new(network.clone(), scenario));
         let clients: Vec<_> = (1..=scenario.clients)
@@ -128,15 +117,8 @@ impl World {
                 && crowd.outcomes.borrow().sent >= REQUESTS
         };
         while !enough() {
-            match plant {
-                Some(Plant::LeakedCounter) if begin.elapsed().as_secs() == 30 => world.leak(),
-                Some(Plant::TooManyEjected) if begin.elapsed().as_secs() == 30 => {
-                    world.eject_all();
-                }
-                _ => {}
-            }
             watch.always(scenario, &network)?;
-            watch.ejected(scenario, &world.manager)?;
+            watch.ejected(scenario, &world.path.clusters)?;
             if let Some(violation) = crowd.violation.borrow_mut().take() {
                 return Err(violation);
             }
@@ -146,82 +128,47 @@ impl World {
         for client in clients {
             client.await.expect("no client panics");
         }
+        crowd.hang_up();
         let took = begin.elapsed();
         world.end(scenario, &network, &crowd, &watch).await?;
         let outcomes = crowd.outcomes.borrow().clone();
         Ok(world.summary(took, network.trace(), outcomes))
     }
 
-    fn new(scenario: &Scenario, network: &Rc<Network>) -> Self {
+    fn new(scenario: &Scenario, network: &Rc<Network>, plant: Option<Plant>) -> Self {
         let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
+        if plant == Some(Plant::CapBreach) {
+            let key = "outlier_detection.max_ejection_percent".to_owned();
+            let values = HashMap::from([(key, "100".to_owned())]);
+            server.runtime.set_layer("plant", values);
+        }
         let wires = Rc::new(Wires(network.clone()));
-        let manager = ClusterManager::in_world(
+        let clusters = ClusterManager::in_world(
             server.clone(),
             1,
             network.clone(),
             wires.clone(),
             scenario.seed,
         );
-        let report = ConfigReport::new();
-        let path = ConfigPath::root(&report, "simulation");
-        let cluster: Cluster = parse(&scenario.cluster());
-        manager.add(ClusterConfig::from_proto(cluster, &server, &path).ok());
-        let proto: HttpConnectionManager = parse(&scenario.manager());
-        let config = TypedConfig {
-            type_name: Factory.type_names()[0].to_owned(),
-            value: proto.encode_to_vec().into(),
-        };
-        let scope = server.stats.scope("");
-        let cx = FactoryContext {
-            server: &server,
-            scope: &scope,
-            init: &InitManager::new("simulation"),
-        };
-        let config = Factory.from_proto(&config, &cx, &path);
-        let Ok(NetworkFilterConfig::Terminal(config)) = config else {
-            panic!("{:?}", report.take());
-        };
-        let clusters = WorkerClusters::with_connector(manager.table().clone(), 0, wires);
-        let worker = Worker::new(0, server.clone(), clusters, scenario.seed);
+        let texts = [&scenario.cluster(plant)[..], &scenario.manager(plant)];
         Self {
-            filter: config.on_worker(&worker),
-            server,
-            manager,
-            worker,
+            path: DataPath::new(server, clusters, wires, scenario.seed, texts),
+            plant,
         }
     }
 
     /// A client's end of a new connection to the proxy.
-    fn connect(&self) -> DuplexStream {
-        let (client, server) = duplex(64 * 1024);
-        let address = |port| Address::Ip(([127, 0, 0, 1], port).into());
-        spawn_local(self.filter.clone().serve(Connection {
-            io: server.into(),
-            info: Rc::new(ConnectionInfo::between(address(1000), address(80))),
-            worker: self.worker.clone(),
-            drain: Rc::new(NeverDrains),
-            buffer_limit: 32 * 1024,
-        }));
-        client
-    }
-
-    /// Takes a place among the requests and never gives it back.
-    fn leak(&self) {
-        let cluster = self
-            .worker
-            .clusters
-            .get(ClusterId(0))
-            .expect("it is the only one");
-        std::mem::forget(cluster.try_acquire_request(RoutingPriority::Default));
-    }
-
-    /// Ejects hosts without asking how many may be.
-    fn eject_all(&self) {
-        for cluster in self.manager.clusters() {
-            for host in cluster.hosts.load().hosts() {
-                host.health.set(HealthFlag::FailedOutlierCheck);
-            }
-        }
+    fn connect(&self) -> ClientEnd {
+        let (io, serving) = self.path.connect();
+        let here = Rc::new(());
+        match self.plant {
+            Some(Plant::LeakedCounters) => spawn_local(Forgetful {
+                serving: ManuallyDrop::new(Box::pin(serving)),
+                client: Rc::downgrade(&here),
+            }),
+            _ => spawn_local(serving),
+        };
+        ClientEnd::new(io, here)
     }
 
     async fn end(
@@ -237,11 +184,11 @@ impl World {
         if let Some(violation) = crowd.violation.borrow_mut().take() {
             return Err(violation);
         }
-        watch.at_rest(scenario, &self.manager)?;
+        watch.at_rest(scenario, &self.path.clusters)?;
         network.end();
         sleep(Duration::from_secs(5)).await;
-        let groups = self.server.stats.groups();
-        watch.at_the_end(&self.manager, &groups)?;
+        let groups = self.path.server.stats.groups();
+        watch.at_the_end(&self.path.clusters, &groups)?;
         let count = |name| Stat::new(name, &groups).counter();
         let sent = crowd.outcomes.borrow().sent;
         let total = count("http.s.downstream_rq_total");
@@ -254,7 +201,7 @@ impl World {
     }
 
     fn summary(&self, took: Duration, trace: u64, outcomes: Outcomes) -> Summary {
-        let groups = self.server.stats.groups();
+        let groups = self.path.server.stats.groups();
         let count = |name| Stat::new(name, &groups).counter();
         Summary {
             virtual_seconds: took.as_secs(),
@@ -273,27 +220,20 @@ impl World {
     }
 }
 
-fn parse<T: Message + Default + prost::Name>(yaml: &str) -> T {
-    let source = Source {
-        name: "simulation",
-        format: Format::Yaml,
-        bytes: yaml.as_bytes(),
-    };
-    match load(&[source], UnknownFields::Refuse) {
-        Ok(message) => message,
-        Err(error) => panic!("{error:?}"),
-    }
+/// A connection whose streams are forgotten, and not dropped, when its client has gone: whatever they hold they never give back.
+struct Forgetful<F> {
+    serving: ManuallyDrop<Pin<Box<F>>>,
+    client: Weak<()>,
 }
 
-#[derive(Debug)]
-struct NeverDrains;
+impl<F: Future<Output = ()>> Future for Forgetful<F> {
+    type Output = ();
 
-impl DrainSignal for NeverDrains {
-    fn is_draining(&self) -> bool {
-        false
-    }
-
-    fn draining(&self) -> LocalBoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.client.strong_count() == 0 {
+            return Poll::Ready(());
+        }
+        ready!(self.serving.as_mut().poll(cx));
+        Poll::Ready(())
     }
 }

@@ -12,6 +12,7 @@ use crate::http::{EndStream, Known, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::route::{NewCookie, RetryPolicy, SelectedRoute};
+use crate::server::Random;
 use crate::stream_info::{OverrideHost, ResponseFlag, StreamInfo, UpstreamInfo};
 use crate::upstream::load_balancer::OverrideHostSettings;
 use crate::upstream::pool::StreamKind;
@@ -28,7 +29,7 @@ impl Router {
             } else {
                 None
             },
-            env_random: env.worker.random.next(),
+            random: &env.worker.random,
             request: env.request,
             info: env.info,
             new_cookies: RefCell::default(),
@@ -57,7 +58,7 @@ impl Router {
         }
         self.rewrite_host_for(&host, env);
         if env.info.scheme_matches_upstream {
-            let secure = cluster.info().transport.is_secure();
+            let secure = cluster.is_secure(&host);
             env.request
                 .set_scheme(if secure { b"https" } else { b"http" });
         }
@@ -252,7 +253,7 @@ struct HostChoice<'a> {
     router: &'a Router,
     /// Of retries alone: first attempts take any host.
     policy: Option<&'a RetryPolicy>,
-    env_random: u64,
+    random: &'a Random,
     request: &'a RequestHead,
     info: &'a StreamInfo,
     /// Cookies that the hash asked for.
@@ -285,7 +286,7 @@ impl LoadBalancerContext for HostChoice<'_> {
         policy.hash(self.request, self.info, Some(&mut new_cookies))
     }
     fn random(&self) -> u64 {
-        self.env_random
+        self.random.next()
     }
     fn should_select_another(&self, host: &Host) -> bool {
         self.router.retry.avoids(host, self.policy)

@@ -41,7 +41,7 @@ use crate::http_filters::router::outcome::Failure;
 use crate::http_filters::router::retry::{RetryContext, RetryDecision, RetryRuntime, RetryState};
 use crate::net::local_address;
 use crate::route::RetryPolicy;
-use crate::server::Worker;
+use crate::server::{Random, Worker};
 use body::Upload;
 
 /// Sends requests on one thread.
@@ -302,7 +302,7 @@ impl Job {
     ) -> Result<(Open, ResponseHead, EndStream), Ended> {
         let Some(host) = self.cluster.choose_host(&Choice {
             job: self,
-            random: self.worker.random.next(),
+            random: &self.worker.random,
         }) else {
             self.cluster.info().stats.upstream_cx_none_healthy().inc();
             self.cluster.record_code(503, ORIGIN);
@@ -408,7 +408,7 @@ enum Ended {
 /// What the load balancer may ask.
 struct Choice<'a> {
     job: &'a Job,
-    random: u64,
+    random: &'a Random,
 }
 
 impl Choice<'_> {
@@ -421,7 +421,7 @@ impl Choice<'_> {
 
 impl LoadBalancerContext for Choice<'_> {
     fn random(&self) -> u64 {
-        self.random
+        self.random.next()
     }
     fn hash_key(&self) -> Option<u64> {
         self.job.options.hash_key

@@ -173,7 +173,7 @@ impl ClusterManager {
 impl ClusterManager {
     /// All that hears of endpoints, sorted by cluster number.
     pub(in crate::upstream) fn watchers(&self) -> Vec<Rc<dyn Watcher>> {
-        use crate::upstream::cluster_manager::{Discovery, Entry};
+        use crate::upstream::cluster_entry::{Discovery, Entry};
         let clusters = self.clusters.borrow();
         let mut numbers: Vec<_> = clusters.keys().copied().collect();
         numbers.sort();
@@ -455,7 +455,7 @@ pub(in crate::upstream) fn next_hosts(
     info: Option<&ClusterInfo>,
     workers: usize,
 ) -> (PrioritySet, Difference) {
-    let is_checked = info.is_some_and(|info| info.health_check.is_some());
+    let is_checked = info.is_some_and(|info| !info.health_checks.is_empty());
     let by_address: HashMap<&Address, &Arc<Host>> =
         known.hosts().map(|host| (&host.address, host)).collect();
     let mut seen = HashSet::new();

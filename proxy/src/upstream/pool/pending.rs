@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::super::circuit_breaker::{Resource, RoutingPriority};
+use super::super::cluster_handle::ClusterHandle;
 use super::super::host::{HostHandle, HostStat};
-use super::super::worker_clusters::ClusterHandle;
 use super::stream::ClientStream;
 use super::{PoolError, PoolOwner};
 use crate::http_filters::LocalBoxFuture;

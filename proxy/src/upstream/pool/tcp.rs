@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::super::circuit_breaker::RoutingPriority;
+use super::super::cluster_handle::ClusterHandle;
 use super::super::host::HostHandle;
-use super::super::worker_clusters::ClusterHandle;
 use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingGuard;
 use super::{PoolError, PoolOwner};
