@@ -34,7 +34,6 @@ const CPU_TYPE: &str = "envoy.extensions.resource_monitors.cpu_utilization.v3.Cp
 const SCALE_TIMERS_TYPE: &str = "envoy.config.overload.v3.ScaleTimersOverloadActionConfig";
 /// Points that Envoy has and that turn nothing away here.
 const UNSUPPORTED_POINTS: &[&str] = &[
-    "envoy.load_shed_points.connection_pool_new_connection",
     "envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch",
     "envoy.load_shed_points.tcp_proxy_on_data",
     "envoy.load_shed_points.tcp_proxy_upstream_connect",
@@ -511,7 +510,7 @@ mod tests {
             ],
             loadshed_points: vec![
                 pb::LoadShedPoint {
-                    name: "envoy.load_shed_points.connection_pool_new_connection".into(),
+                    name: "envoy.load_shed_points.tcp_proxy_on_data".into(),
                     triggers: vec![threshold(FIXED_HEAP, 0.5)],
                 },
                 pb::LoadShedPoint {
@@ -529,7 +528,7 @@ mod tests {
             "overload_manager / actions[1] / triggers[0] / threshold / value: 2 is not in",
             "overload_manager / actions[2] / triggers[0] / name: envoy.resource_monitors.global_",
             "overload_manager / actions[3] / triggers: must not be empty",
-            "overload_manager / loadshed_points[0] / name: \"envoy.load_shed_points.connection_pool_",
+            "overload_manager / loadshed_points[0] / name: \"envoy.load_shed_points.tcp_proxy_on_data",
             "overload_manager / loadshed_points[1] / triggers[0] / name: \"x\" is no configured mon",
         ];
         assert_eq!(found.len(), starts.len(), "{found:#?}");

@@ -11,8 +11,8 @@
 //! `overload.refresh_interval_delay`.
 //!
 //! Deviations: the action `reset_high_memory_stream` is refused, and so are actions of other names and utilization of processors by control group.
-//! Deviations: `reduce_timeouts` does not shorten the flushing of streams, and refuses to be asked for it; of the load-shed points `connection_pool_new_connection`, `http2_server_go_away_and_close_on_dispatch` and those of `tcp_proxy` are refused.
-//! Deviations: load-shed points of codecs act when the head of a request has come, and not for each piece of it; what `http_connection_manager_decode_headers` turns away is logged.
+//! Deviations: `reduce_timeouts` does not shorten the flushing of streams, and refuses to be asked for it; of the load-shed points `http2_server_go_away_and_close_on_dispatch` and those of `tcp_proxy` are refused.
+//! Deviations: load-shed points of codecs act when the head of a request has come, and not for each piece of it; what `http_connection_manager_decode_headers` turns away is logged, and the log of what `connection_pool_new_connection` refuses names the host.
 //! Deviations: a timeout that already runs follows `reduce_timeouts` within a second.
 //! Deviations: an injected resource is also read again when its file was changed in place.
 //! Deviations: `global_downstream_max_connections` cannot be named as a trigger; in Envoy it can, and never triggers.

@@ -26,6 +26,8 @@ pub enum LoadShedPoint {
     CreateCodec,
     /// A request is answered with 503 by the router.
     RouterDecode,
+    /// A connection pool makes no new connection.
+    NewConnection,
     /// What comes on an HTTP/1 connection is answered with 500, and the connection closed.
     Http1Abort,
     /// An HTTP/2 connection on which something comes is told to go away.
@@ -44,11 +46,12 @@ struct Point {
 
 impl LoadShedPoint {
     /// Every point.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::TcpListenerAccept,
         Self::DecodeHeaders,
         Self::CreateCodec,
         Self::RouterDecode,
+        Self::NewConnection,
         Self::Http1Abort,
         Self::Http2GoAway,
     ];
@@ -60,6 +63,7 @@ impl LoadShedPoint {
             Self::DecodeHeaders => "envoy.load_shed_points.http_connection_manager_decode_headers",
             Self::CreateCodec => "envoy.load_shed_points.hcm_ondata_creating_codec",
             Self::RouterDecode => "envoy.load_shed_points.http_downstream_filter_check",
+            Self::NewConnection => "envoy.load_shed_points.connection_pool_new_connection",
             Self::Http1Abort => "envoy.load_shed_points.http1_server_abort_dispatch",
             Self::Http2GoAway => "envoy.load_shed_points.http2_server_go_away_on_dispatch",
         }

@@ -125,6 +125,7 @@ impl ClusterManager {
         let changes = self.table.changes().clone();
         let mut cluster = Cluster::empty(info, changes, &self.server.runtime);
         cluster.zone_routing = zone_routing;
+        cluster.overload = Some(self.server.overload.clone());
         let cluster = Arc::new(cluster);
         let cluster = match is_eds {
             true => LazyCluster::made_with_eds(cluster),

@@ -116,6 +116,7 @@ const THEMES: &[Theme] = &[
     ("overload_codec", overload::codec),
     ("overload_abort", overload::abort),
     ("overload_go_away", overload::go_away),
+    ("overload_pools", overload::pools),
     ("overload_router", overload::router),
     ("overload_timeouts", overload::timeouts),
     ("overload_scaled", overload::scaled),

@@ -227,6 +227,45 @@ pub fn go_away() -> Vec<Case> {
     ]
 }
 
+pub fn pools() -> Vec<Case> {
+    // Envoy names no host in its log.
+    let shed = |title| {
+        point(case(title), "connection_pool_new_connection").log_format(
+            "flags=%RESPONSE_FLAGS%\\tdetails=%RESPONSE_CODE_DETAILS%\\tattempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+            "",
+        )
+    };
+    let stats = |case: Case| {
+        case.stats([
+            "cluster.@backend.upstream_rq_pending_total",
+            "cluster.@backend.upstream_rq_cancelled",
+            "cluster.@backend.upstream_rq_pending_overflow",
+            "cluster.@backend.upstream_rq_pending_active",
+            "cluster.@backend.upstream_cx_total",
+        ])
+    };
+    vec![
+        stats(shed(
+            "connection_pool_new_connection refuses what needs a connection",
+        ))
+        .get("/")
+        .shows([
+            "< 503",
+            "< x-envoy-overloaded: true",
+            "log flags=UO",
+            "log details=upstream_reset_before_response_started{overflow}",
+            "stat cluster.@backend.upstream_cx_total: 0",
+        ])
+        .both(),
+        stats(shed(
+            "connection_pool_new_connection refuses what needs a connection of HTTP/2",
+        ))
+        .upstream_http2()
+        .get("/")
+        .shows(["< 503", "log flags=UO"]),
+    ]
+}
+
 pub fn router() -> Vec<Case> {
     vec![
         point(

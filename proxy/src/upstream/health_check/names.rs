@@ -5,7 +5,7 @@ use prost::Message;
 use crate::config::{ConfigPath, Rejected};
 
 /// The names of the health checks of a cluster, in their order. Where none are known, all are empty.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HealthCheckNames(Vec<String>);
 
 /// What of `envoy.config.cluster.v3.Cluster` matters here.
@@ -90,5 +90,39 @@ impl From<NamedCluster> for HealthCheckNames {
     fn from(cluster: NamedCluster) -> Self {
         let checks = cluster.health_checks.into_iter();
         Self(checks.map(|check| check.name).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_from_the_bytes_of_clusters() {
+        let named = |names: &[&str]| NamedCluster {
+            health_checks: names
+                .iter()
+                .map(|name| NamedCheck {
+                    name: (*name).to_owned(),
+                })
+                .collect(),
+        };
+        let bootstrap = NamedBootstrap {
+            static_resources: Some(NamedResources {
+                clusters: vec![named(&[]), named(&["one", ""])],
+            }),
+        };
+        let found = HealthCheckNames::of_bootstrap(&bootstrap.encode_to_vec());
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            (found[0].get(0), found[1].get(0), found[1].get(1)),
+            ("", "one", "")
+        );
+        let same = HealthCheckNames::of_cluster(&named(&["one", ""]).encode_to_vec());
+        assert_eq!(same, found[1]);
+        assert_eq!(
+            HealthCheckNames::of_cluster(b"\xff"),
+            HealthCheckNames::default()
+        );
     }
 }

@@ -85,6 +85,21 @@ impl PendingQueue {
         self.0.borrow_mut().pop_front()
     }
 
+    /// No connection is made, since the overload manager turns it away: who waits for one `alone`, and not for one that there is, is
+    /// refused.
+    #[cold]
+    pub(super) fn refuse_if(&self, alone: bool) {
+        if !alone {
+            return;
+        }
+        for waiter in self.take_all() {
+            if let State::Waiting(guard, _) = &*waiter.state.borrow() {
+                guard.cluster.info.stats.upstream_rq_cancelled().inc();
+            }
+            waiter.resolve(Err(PoolError::Overflow));
+        }
+    }
+
     /// All of them, for a pool that has failed. Whoever comes later finds an empty queue.
     pub(super) fn take_all(&self) -> VecDeque<Rc<Waiter>> {
         std::mem::take(&mut *self.0.borrow_mut())

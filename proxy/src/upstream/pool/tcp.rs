@@ -41,6 +41,9 @@ pub(crate) fn connect_tcp(
     let owner = PoolOwner::new(cluster.clone(), host.clone(), RoutingPriority::Default)
         .with_options(options);
     async move {
+        if owner.cluster.cluster.sheds_connections() {
+            return Err(PoolError::Overflow);
+        }
         let guard = ConnectionGuard::try_new(&owner, false, None).ok_or(PoolError::Overflow)?;
         let pending = PendingGuard::try_new(&owner).ok_or(PoolError::Overflow)?;
         let connected = match owner.connect(&[]).await {
