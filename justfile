@@ -53,6 +53,10 @@ snap:
 fuzz target seconds="60":
     bash proxy/fuzz/run {{ target }} {{ seconds }}
 
+# Compares our HPACK with PyPI's: far more header blocks than the tests keep.
+hpack:
+    cargo test -p outrigger --test hpack -- --ignored --nocapture
+
 # Measures a release build against Envoy; BENCH is the folder of bench.py.
 bench BENCH *args:
     cargo build --release -p outrigger
@@ -72,6 +76,11 @@ bench-xds *args:
 bench-filters *args:
     cargo build --release -p outrigger
     ulimit -n "$(ulimit -Hn)" && cargo run -p outrigger-xds-tests --bin bench-filters -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+
+# Plays thirty upstreams in trouble to a release build and to Envoy, five seeds of a minute each: success, p99 and spread of load.
+chaos *args:
+    cargo build --release -p outrigger
+    cargo run -p outrigger-xds-tests --bin chaos -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
 
 # Measures how fast the control plane pushes one endpoint to 1,000 proxies, and what it needs for it.
 bench-control-plane *args:

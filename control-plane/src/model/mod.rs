@@ -27,10 +27,11 @@ pub(crate) use gateway_policy::{LIMIT_KEY, LIMITS_DOMAIN, limit_id};
 pub(crate) use kinds::parse_duration;
 pub use kinds::{
     Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
-    CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, Host, LocalRateLimit,
-    MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode, OutlierDetection, PeerAuthentication,
-    PeerAuthenticationSpec, RateLimit, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
-    TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,
+    CircuitBreaker, Condition as RetryCondition, Delay, FailurePercentage, Fault, Health,
+    HealthCheck, Host, LocalRateLimit, MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode,
+    OutlierDetection, PeerAuthentication, PeerAuthenticationSpec, RateLimit, Resource, Retries,
+    ServiceRef, SplitBackend, TrafficPolicy, TrafficPolicySpec, Workload, WorkloadPort,
+    WorkloadSpec,
 };
 pub use load::{Cache, load, load_again, load_texts};
 pub use object::{Key, Kind, Model, Object, Origin, Stored};

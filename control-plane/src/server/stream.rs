@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3::{ControlPlane, Node};
 use outrigger_proto::pb::envoy::service::discovery::v3 as pb;
@@ -18,7 +19,7 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use super::body::Responses;
-use super::session::{Answer, Push, Request, Session, Variant};
+use super::session::{Answer, PATIENCE, Push, Request, Session, Variant};
 use crate::cache::{ResourceType, Snapshot};
 use crate::control::{Control, Proxy, now};
 use crate::spawn;
@@ -168,7 +169,7 @@ impl<D: Dialect> StreamTask<D> {
                     }
                     worlds.borrow_and_update();
                     self.admit(&node, &role)?;
-                    trace.cause = self.control.cause();
+                    trace.begin(self.control.cause());
                     session.set_snapshot(self.snapshot(&role, own.as_mut(), &mut had));
                 }
                 changed = certificates.changed() => {
@@ -177,7 +178,7 @@ impl<D: Dialect> StreamTask<D> {
                     }
                     // Secrets are of no world.
                     had = None;
-                    trace.cause = Cause::default();
+                    trace.begin(Cause::default());
                     session.set_snapshot(self.snapshot(&role, own.as_mut(), &mut had));
                 }
                 permit = self.responses.reserve(), if !is_free => {
@@ -312,10 +313,15 @@ impl<D: Dialect> StreamTask<D> {
     }
 }
 
+/// How long after a change a push is part of its trace: listeners may wait for clusters so long. What comes later is what
+/// the client asks for by itself.
+const AFTERMATH: Duration = Duration::from_secs(2 * PATIENCE.as_secs());
+
 /// The pushes of a stream that wait for their answers, as spans.
 struct PushTrace {
     node: String,
-    cause: Cause,
+    /// What changed, and until when pushes are believed to come of it.
+    cause: (Cause, Instant),
     waiting: [Option<Span>; ResourceType::COUNT],
 }
 
@@ -323,9 +329,13 @@ impl PushTrace {
     fn new(node: String) -> Self {
         Self {
             node,
-            cause: Cause::default(),
+            cause: (Cause::default(), Instant::now()),
             waiting: Default::default(),
         }
+    }
+
+    fn begin(&mut self, cause: Cause) {
+        self.cause = (cause, Instant::now() + AFTERMATH);
     }
 
     fn sent(&mut self, push: &Push) {
@@ -344,7 +354,10 @@ impl PushTrace {
         if span.is_disabled() {
             return;
         }
-        self.cause.lead_to(&span);
+        let (cause, until) = &self.cause;
+        if Instant::now() < *until {
+            cause.lead_to(&span);
+        }
         self.waiting[push.kind.index()] = Some(span);
     }
 

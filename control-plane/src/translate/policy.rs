@@ -30,7 +30,9 @@ const CLAIMS: &str = "claims";
 /// The cluster of every proxy's bootstrap that leads to the control plane, which has the rate limit service.
 const CONTROL_PLANE: &str = super::own_streams::CLUSTER;
 /// How long a request waits for the rate limit service; then it passes.
-const LIMIT_TIMEOUT: &str = "0.25s";
+const LIMIT_TIMEOUT: &str = "0.5s";
+/// Where no route says whose passwords are good, nobody's are: there is no known text with this hash.
+const NOBODY: &str = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 /// What stands for a claim or header that is not there.
 const ABSENT: &str = "(none)";
 /// The well-known roots, as they are called where a service has TLS of its own.
@@ -197,7 +199,7 @@ impl Used {
                 BASIC_AUTH,
                 true,
                 &message,
-                json!({"users": {"inline_string": ""}}),
+                json!({"users": {"inline_string": NOBODY}}),
             );
         }
         if !self.providers.is_empty() {

@@ -394,3 +394,21 @@ spec:
     assert_eq!(timeout(ROUTES), "7s");
     assert_eq!(timeout("gateway/default/edge/8081"), "9s");
 }
+
+#[test]
+fn keys_and_passwords_are_not_shown() {
+    use outrigger_proto::json::{Style, encoded_to_json};
+    let snapshot = snapshot(POLICIES);
+    let table = &snapshot.of(ResourceType::Route)[ROUTES];
+    let shown = |redact| {
+        let style = Style {
+            redact,
+            ..Style::default()
+        };
+        encoded_to_json(ResourceType::Route.message(), &table.body.value, style).unwrap()
+    };
+    for secret in ["key-of-ann", "key-of-bob", "{SHA}"] {
+        assert!(shown(false).contains(secret), "{secret}");
+        assert!(!shown(true).contains(secret), "{secret}");
+    }
+}

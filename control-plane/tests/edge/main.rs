@@ -11,6 +11,7 @@
 mod calls;
 mod ingress;
 mod names;
+mod policies;
 mod rate_limits;
 mod rotation;
 mod scene;

@@ -103,7 +103,7 @@ fn two_control_planes_with_one_redis_share_a_limit() {
     // Without Redis it is as the proxy wants it, and none waits for long.
     drop(running);
     eventually(|| (call(front, "ann") == 200).then_some(()));
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     assert_eq!((call(other, "ann"), call(strict, "ann")), (200, 500));
     assert!(begun.elapsed() < std::time::Duration::from_secs(3));
     for scene in &planes {

@@ -25,21 +25,14 @@ impl Node {
                 value.map(Value::String).ok_or(Fault)
             }
             Self::Unknown => Err(Fault),
-            Self::Select(operand, field) => match operand.evaluate(cx)? {
-                Value::Map(map) => map.get(&Value::text(field), cx).ok_or(Fault),
-                Value::Message(message) => {
-                    message.field(field).map(|(value, _)| value).ok_or(Fault)
-                }
-                _ => Err(Fault),
-            },
-            Self::Has(operand, field) => match operand.evaluate(cx)? {
-                Value::Map(map) => Ok(Value::Bool(map.get(&Value::text(field), cx).is_some())),
-                Value::Message(message) => {
-                    let (_, is_set) = message.field(field).ok_or(Fault)?;
-                    Ok(Value::Bool(is_set))
-                }
-                _ => Err(Fault),
-            },
+            Self::Select(operand, field) => {
+                let (value, _) = select(&operand.evaluate(cx)?, field, cx)?;
+                value.ok_or(Fault)
+            }
+            Self::Has(operand, field) => {
+                let (_, is_set) = select(&operand.evaluate(cx)?, field, cx)?;
+                Ok(Value::Bool(is_set))
+            }
             Self::Index(nodes) => {
                 let [operand, key] = &**nodes;
                 let (operand, key) = (operand.evaluate(cx)?, key.evaluate(cx)?);
@@ -118,6 +111,26 @@ impl Node {
                 Ok(Value::Map(Map::Values(entries)))
             }
         }
+    }
+}
+
+/// A field, and whether it is set. What has no fields at all has none that could be missing.
+fn select<'a>(
+    operand: &Value<'a>,
+    field: &'a str,
+    cx: &Activation<'a>,
+) -> Result<(Option<Value<'a>>, bool), Fault> {
+    match operand {
+        Value::Map(map) => {
+            let value = map.get(&Value::text(field), cx);
+            let is_set = value.is_some();
+            Ok((value, is_set))
+        }
+        Value::Message(message) => {
+            let (value, is_set) = message.field(field).ok_or(Fault)?;
+            Ok((Some(value), is_set))
+        }
+        _ => Err(Fault),
     }
 }
 

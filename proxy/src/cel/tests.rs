@@ -280,6 +280,8 @@ fn what_is_no_expression_is_refused() {
     assert!(Expression::from_text(&deep, Options::default(), None).is_err());
     let chain = format!("1{}", " + 1".repeat(10_000));
     assert!(Expression::from_text(&chain, Options::default(), None).is_err());
+    let many = format!("false{}", " || false".repeat(1_000));
+    assert_eq!(print(&many).as_deref(), Some("false"));
     let minuses = format!("{}x", "-".repeat(10_000));
     assert!(Expression::from_text(&minuses, Options::default(), None).is_err());
 }

@@ -53,7 +53,8 @@ fn a_thousand_worlds_keep_every_promise() {
                 }
             }
         };
-        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        let count = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     let mut total = Summary::default();

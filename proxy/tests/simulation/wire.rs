@@ -62,7 +62,7 @@ pub(crate) struct Message {
 impl Message {
     /// The value of a field.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        self.head.split("\r\n").find_map(|line| {
+        self.head.lines().find_map(|line| {
             let (n, value) = line.split_once(':')?;
             n.eq_ignore_ascii_case(name).then(|| value.trim())
         })
@@ -121,7 +121,7 @@ pub(crate) async fn read_message(
     buffer: &mut Vec<u8>,
 ) -> Result<Message, Ended> {
     loop {
-        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+        if let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&buffer[..end]).into_owned();
             let (first, head) = text.split_once("\r\n").unwrap_or((&text, ""));
             let mut message = Message {

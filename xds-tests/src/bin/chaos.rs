@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use outrigger_xds_tests::Error;
-use outrigger_xds_tests::chaos::{Size, Verdict, play, table};
+use outrigger_xds_tests::chaos::{Size, Tolerance, Verdict, play, table};
 
 fn main() -> Result<ExitCode, Error> {
     let (mut seeds, mut first) = (5, 1);
@@ -54,7 +54,7 @@ fn main() -> Result<ExitCode, Error> {
     for name in names {
         let verdict = Verdict::of(&all, envoy, name);
         println!("{name} after {envoy}, medians: {verdict:?}");
-        for complaint in verdict.complaints(0.0) {
+        for complaint in verdict.complaints(&Tolerance::LONG) {
             println!("worse: {complaint}");
             code = ExitCode::FAILURE;
         }

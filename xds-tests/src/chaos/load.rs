@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// What became of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
+    /// Its number, from 0.
+    pub(super) number: u64,
     /// From the time when it was to be sent until it was answered, or given up.
     pub(super) took: Duration,
     /// Its status; none: there was no answer, or not the whole of it, or that to another request.
@@ -38,6 +40,7 @@ pub(super) async fn run(address: SocketAddr, size: Size) -> Vec<Sample> {
         requests.push(spawn_local(async move {
             let exchange = timeout(PATIENCE, exchange(address, &idle, number)).await;
             Sample {
+                number,
                 took: due.elapsed(),
                 status: exchange.ok().flatten(),
             }

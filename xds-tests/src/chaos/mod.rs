@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub use figures::{Figures, Verdict, table};
+pub use figures::{Figures, Tolerance, Verdict, table};
 pub use schedule::{Behaviour, Chance, Change, Event, Schedule};
 pub use upstreams::Upstreams;
 
@@ -56,7 +56,7 @@ async fn world(name: &str, program: &Path, seed: u64, size: Size) -> Result<Figu
     let begin = Instant::now();
     upstreams.begin();
     let changes = spawn_local(change(schedule.clone(), upstreams.clone(), plane.clone()));
-    let samples = load::run(address, size).await;
+    let mut samples = load::run(address, size).await;
     let page = admin_get(proxy.admin_address(), "/stats?filter=cluster.services").await;
     changes.abort();
     if let Some(obituary) = proxy.obituary() {
@@ -68,12 +68,16 @@ async fn world(name: &str, program: &Path, seed: u64, size: Size) -> Result<Figu
     let counts = settings::counts(&page?.1);
     let took = begin.elapsed();
     let arrivals = upstreams.arrivals();
+    let cut = upstreams.cut();
+    let all = samples.len();
+    samples.retain(|sample| sample.status.is_some() || !cut.contains(&sample.number));
+    let cut = all - samples.len();
     Ok(Figures::of(
         (name, seed),
         &schedule,
         took,
         &samples,
-        (&arrivals, counts),
+        (&arrivals, cut, counts),
     ))
 }
 

@@ -93,14 +93,18 @@ static_resources:
     )
 }
 
+/// A stat of the cluster, of a page of `/stats`.
+pub(super) fn value(page: &str, name: &str) -> u64 {
+    let wanted = format!("cluster.services.{name}");
+    let mut lines = page.lines().filter_map(|line| line.split_once(": "));
+    let found = lines.find_map(|(name, value)| (name == wanted).then(|| value.parse().ok()));
+    found.flatten().unwrap_or(0)
+}
+
 /// The stats of the cluster that are shown, of a page of `/stats`.
 pub(super) fn counts(page: &str) -> Vec<(&'static str, u64)> {
-    let value = |name: &str| {
-        let wanted = format!("cluster.services.{name}");
-        let mut lines = page.lines().filter_map(|line| line.split_once(": "));
-        let found = lines.find_map(|(name, value)| (name == wanted).then(|| value.parse().ok()));
-        found.flatten().unwrap_or(0)
-    };
     let columns = COUNTS.iter();
-    columns.map(|(name, title)| (*title, value(name))).collect()
+    columns
+        .map(|(name, title)| (*title, value(page, name)))
+        .collect()
 }

@@ -1,6 +1,7 @@
 //! The upstreams: each a listener on an address of its own, behaving as it is told.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -39,6 +40,8 @@ struct Upstream {
     /// When requests came, since [`Upstreams::begin`], and how they were received; health checks are none.
     arrivals: RefCell<Vec<Arrival>>,
     begin: RefCell<Instant>,
+    /// Requests whose answer it broke off in the middle.
+    cut: RefCell<HashSet<u64>>,
 }
 
 impl Upstreams {
@@ -54,6 +57,7 @@ impl Upstreams {
                 chance: Chance::new(schedule.seed << 8 | 0x5e00_0000 | number as u64),
                 arrivals: RefCell::default(),
                 begin: RefCell::new(Instant::now()),
+                cut: RefCell::default(),
             });
             tasks.push(spawn_local(upstream.clone().live(listener)).abort_handle());
             all.push(upstream);
@@ -98,6 +102,15 @@ impl Upstreams {
     pub(super) fn arrivals(&self) -> Vec<Vec<Arrival>> {
         let all = self.all.iter();
         all.map(|upstream| upstream.arrivals.borrow().clone())
+            .collect()
+    }
+}
+
+impl Upstreams {
+    /// The requests whose answers were broken off in the middle: nobody can give their clients a whole one.
+    pub(super) fn cut(&self) -> HashSet<u64> {
+        let all = self.all.iter();
+        all.flat_map(|upstream| upstream.cut.borrow().clone())
             .collect()
     }
 }
@@ -226,6 +239,7 @@ impl Upstream {
             Behaviour::Resetting | Behaviour::Refusing => {
                 sleep(quick).await;
                 if behaviour == Behaviour::Resetting && self.chance.pick(1, 10) == 1 {
+                    self.cut.borrow_mut().extend(request.id.parse::<u64>());
                     let _ = stream.write_all(&text(200, &request.id)[..200]).await;
                     sleep(Duration::from_millis(5)).await;
                 }

@@ -9,6 +9,7 @@ pub fn cases() -> Vec<Case> {
         allowed(),
         filters(),
         conditions(),
+        matchers(),
         descriptors(),
     ]
     .into_iter()
@@ -147,7 +148,8 @@ fn attributes() -> Vec<Case> {
         .shows(["log {\"00\":\"true\",\"01\":\"true\",\"02\":\"true\",*"]),
         logged("without an upstream there is nothing of it", ["upstream.address", "upstream.num_endpoints", "upstream.request_attempt_count"])
             .routes("- { match: { prefix: / }, @say(a) }")
-            .get("/"),
+            .get("/")
+            .shows(["log {\"00\":null,*"]),
         logged(
             "configuration is seen",
             [
@@ -264,6 +266,7 @@ fn language() -> Vec<Case> {
         case("CEL makes the value of a header")
             .route("", "request_headers_to_add: [{ header: { key: x-cel, value: \"%CEL(request.headers['x-a'] == 'b' ? 'yes' : 'no')%\" } }]")
             .send(get("/").field("x-a", "b"))
+            .send(get("/").field("x-a", "c"))
             .get("/")
             .shows(["> x-cel: yes", "> x-cel: no"]),
     ]
@@ -333,6 +336,7 @@ fn filters() -> Vec<Case> {
         filtered("an expression without a truth logs nothing", "request.path")
             .get("/")
             .logs(0)
+            .shows(["< 200"])
             .lacks(["log *"]),
     ]
 }
@@ -376,6 +380,38 @@ fn conditions() -> Vec<Case> {
         rbac("a condition does not know the node", "ALLOW", "select_expr: { operand: { ident_expr: { name: xds } }, field: node, test_only: true }")
             .get("/")
             .shows(["< 403"]),
+    ]
+}
+
+fn matchers() -> Vec<Case> {
+    let rbac = |title, kind: &str, input: &str| {
+        let expr = equals("request", "method", "GET");
+        case(title)
+            .filters(&format!("- name: rbac\n  typed_config: {{ \"@type\": \"@http/rbac.v3.RBAC\", matcher: {{ matcher_list: {{ matchers: [{{ predicate: {{ single_predicate: {{ input: {{ name: i, typed_config: {{ \"@type\": type.googleapis.com/{input} }} }}, custom_match: {{ name: m, typed_config: {{ \"@type\": type.googleapis.com/xds.type.matcher.v3.CelMatcher, expr_match: {{ {kind}: {{ expr: {{ {expr} }} }} }} }} }} }} }}, on_match: {{ action: {{ name: a, typed_config: {{ \"@type\": type.googleapis.com/envoy.config.rbac.v3.Action, name: allowed, action: ALLOW }} }} }} }}] }} }} }}"))
+            .get("/")
+            .send(request("POST", "/").body("x"))
+    };
+    let attributes = "xds.type.matcher.v3.HttpAttributesCelMatchInput";
+    vec![
+        rbac(
+            "an expression decides in a matcher",
+            "cel_expr_parsed",
+            attributes,
+        )
+        .both()
+        .shows(["< 200", "< 403"]),
+        rbac(
+            "an expression of the older kind decides in a matcher",
+            "parsed_expr",
+            attributes,
+        )
+        .shows(["< 200", "< 403"]),
+        rbac(
+            "a checked expression decides in a matcher",
+            "cel_expr_checked",
+            attributes,
+        )
+        .shows(["< 200", "< 403"]),
     ]
 }
 

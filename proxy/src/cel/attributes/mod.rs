@@ -11,7 +11,7 @@ use super::value::{Map, Message, Value};
 use crate::formatter::{FormatData, NamedCluster, NamedRoute};
 use crate::formatter::{grpc_status, request_size, response_size};
 use crate::http::{Fields, Known, RequestHead, ResponseHead};
-use crate::matchers::HeaderKey;
+use crate::matchers::{HeaderKey, MatchingData};
 use crate::net::Address;
 use crate::server::LocalInfo;
 use crate::stream_info::{ConnectionInfo, DynamicMetadata, StreamInfo, TrafficDirection};
@@ -54,6 +54,16 @@ impl<'a> Activation<'a> {
             response: None,
             response_trailers: None,
             node: None,
+        }
+    }
+
+    /// What a matcher sees.
+    pub fn of_matcher(data: &MatchingData<'a>) -> Self {
+        Self {
+            info: data.info,
+            request: data.request,
+            response: data.response,
+            ..Self::of_connection(data.connection)
         }
     }
 

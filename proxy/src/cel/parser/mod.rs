@@ -10,6 +10,9 @@ use pb::expr::{Call, CreateList, CreateStruct, ExprKind, Ident, Select};
 /// How deep expressions may nest.
 pub(super) const MAX_DEPTH: usize = 96;
 
+/// How many operands `&&` or `||` may link.
+const MAX_OPERANDS: usize = 4096;
+
 /// Parses an expression; the error says where it is wrong.
 pub(super) fn parse(text: &str) -> Result<pb::Expr, String> {
     let mut parser = Parser {
@@ -109,21 +112,27 @@ impl Parser<'_> {
         let Some(operators) = LEVELS.get(level) else {
             return self.unary();
         };
-        let mut left = self.binary(level + 1)?;
+        let first = self.binary(level + 1)?;
+        // Long lists of alternatives and conditions are usual, and their order within the tree does not matter.
+        let is_decision = level < 2;
+        let most = if is_decision { MAX_OPERANDS } else { MAX_DEPTH };
+        let mut operands = vec![first];
+        let mut function = "";
         let mut links = 0;
-        loop {
-            let found = operators.iter().find(|(symbol, _)| self.is(symbol));
-            let Some((_, function)) = found else {
-                return Ok(left);
-            };
+        while let Some((_, found)) = operators.iter().find(|(symbol, _)| self.is(symbol)) {
             links += 1;
-            if links > MAX_DEPTH {
-                return Err(format!("links more than {MAX_DEPTH} operators"));
+            if links > most {
+                return Err(format!("links more than {most} operators"));
             }
             self.advance()?;
             let right = self.binary(level + 1)?;
-            left = call(function, None, vec![left, right]);
+            function = found;
+            match operands.pop() {
+                Some(left) if !is_decision => operands.push(call(found, None, vec![left, right])),
+                left => operands.extend(left.into_iter().chain([right])),
+            }
         }
+        Ok(balanced(function, operands))
     }
 
     fn unary(&mut self) -> Result<pb::Expr, String> {
@@ -307,6 +316,22 @@ const RESERVED: &[&str] = &[
     "void",
     "while",
 ];
+
+/// A tree of operands, as flat as can be.
+fn balanced(function: &str, mut operands: Vec<pb::Expr>) -> pb::Expr {
+    while operands.len() > 1 {
+        let mut pairs = operands.into_iter();
+        let mut next = Vec::with_capacity(pairs.len().div_ceil(2));
+        while let Some(left) = pairs.next() {
+            next.push(match pairs.next() {
+                Some(right) => call(function, None, vec![left, right]),
+                None => left,
+            });
+        }
+        operands = next;
+    }
+    operands.pop().unwrap_or_default()
+}
 
 /// Whether it is a name, of one word or several.
 fn is_name(value: &pb::Expr) -> bool {

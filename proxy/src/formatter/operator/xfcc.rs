@@ -139,6 +139,14 @@ mod tests {
         assert_eq!(values(r#"A=b,C="d"#), ["A=b"]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn parts_are_parts_of_the_text(text in "[a-c\"\\\\;,=]{0,24}") {
+            let all: usize = parts(text.as_bytes(), b';').map(<[u8]>::len).sum();
+            proptest::prop_assert!(all <= text.len());
+        }
+    }
+
     #[test]
     fn values_lose_their_quotes_and_escapes() {
         for (value, expected) in [

@@ -24,9 +24,9 @@ impl<S: ServerStream> Stream<S> {
         self.recreations += 1;
         old.info.response_code_details = Some("internal_redirect".into());
         if let Some(head) = head {
-            old.info.response_code = Some(head.status);
             old.response = Some(head);
         }
+        old.info.response_code = old.response.as_ref().map(|head| head.status);
         self.router.finish(&mut old.info);
         self.filters.complete(&mut old.info);
         self.hcm.finish_without_response(&old);

@@ -185,8 +185,8 @@ impl HttpFilter for CustomResponse {
         head: &mut ResponseHead,
         _end: EndStream,
     ) -> HeadersStatus {
-        if let Some(Followed(policy)) = cx.info.filter_state.get_as(redirect::STATE) {
-            policy.mutate_response(head, cx.request.as_deref(), cx.info);
+        if let Some(followed) = cx.info.filter_state.get_as::<Followed>(redirect::STATE) {
+            followed.mutate_response(head, cx.request.as_deref(), cx.info);
             return HeadersStatus::Continue;
         }
         let data = MatchingData {
@@ -201,7 +201,7 @@ impl HttpFilter for CustomResponse {
             .chain([&*self.config]);
         match configs.find_map(|config| config.matcher.as_ref()?.find(&data)) {
             Some(Policy::Local(response)) => HeadersStatus::LocalReply(response.reply(cx, head)),
-            Some(Policy::Redirect(policy)) => self.redirect(policy, cx),
+            Some(Policy::Redirect(policy)) => self.redirect(policy, head.status, cx),
             None => HeadersStatus::Continue,
         }
     }
@@ -212,12 +212,17 @@ impl HttpFilter for CustomResponse {
 }
 
 impl CustomResponse {
-    fn redirect(&self, policy: &Arc<RedirectPolicy>, cx: &StreamContext<'_>) -> HeadersStatus {
+    fn redirect(
+        &self,
+        policy: &Arc<RedirectPolicy>,
+        status: u16,
+        cx: &StreamContext<'_>,
+    ) -> HeadersStatus {
         let is_whole = cx.info.timing.last_downstream_rx_byte.is_some();
         let Some(request) = cx.request.as_deref().filter(|_| self.seen && is_whole) else {
             return HeadersStatus::Continue;
         };
-        match policy.follow(request, cx.info) {
+        match policy.follow(request, status, cx.info) {
             Some(recreate) => HeadersStatus::Recreate(Box::new(recreate)),
             None => {
                 self.config.stats.custom_response_invalid_uri().inc();

@@ -34,7 +34,11 @@ enum Destination {
 }
 
 /// The policy that a request follows.
-pub(super) struct Followed(pub(super) Arc<RedirectPolicy>);
+pub(super) struct Followed {
+    pub(super) policy: Arc<RedirectPolicy>,
+    /// The status of the response whose place another one takes.
+    original: u16,
+}
 
 impl FilterStateObject for Followed {
     fn serialize_as_string(&self) -> Option<String> {
@@ -90,10 +94,11 @@ impl RedirectPolicy {
         })
     }
 
-    /// The request that takes the place of this one; none if it leads to no URL that can be read.
+    /// The request that takes the place of this one, whose response has this status; none if it leads to no URL that can be read.
     pub(super) fn follow(
         self: &Arc<Self>,
         request: &RequestHead,
+        status: u16,
         info: &StreamInfo,
     ) -> Option<Recreate> {
         let uri = match &self.to {
@@ -112,26 +117,29 @@ impl RedirectPolicy {
         request.fields.remove(Known::ContentLength);
         Some(Recreate {
             request,
-            state: (STATE, Rc::new(Followed(self.clone()))),
+            state: (
+                STATE,
+                Rc::new(Followed {
+                    policy: self.clone(),
+                    original: status,
+                }),
+            ),
         })
     }
+}
 
-    /// Changes the response to the request that took the place of another one, unless it is an error or leads elsewhere.
+impl Followed {
+    /// Changes the response to the request that took the place of another one, whatever its status.
     pub(super) fn mutate_response(
         &self,
         head: &mut ResponseHead,
         request: Option<&RequestHead>,
         info: &StreamInfo,
     ) {
-        if !(100..=299).contains(&head.status) {
-            return;
-        }
-        if let Some(headers) = &self.response_headers {
+        if let Some(headers) = &self.policy.response_headers {
             headers.evaluate_response(head, request, info);
         }
-        if let Some(status) = self.status {
-            head.status = status;
-        }
+        head.status = self.policy.status.unwrap_or(self.original);
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod cache;
 mod extract;
+mod json;
 mod keys;
 mod provider;
 mod remote;

@@ -35,8 +35,8 @@ pub(super) enum Requirement {
     },
     /// Whatever is found is good; what is known of it only if it is.
     ExtractOnly {
-        /// `verification_status_header`, which says that a token is not good; none: nothing does.
-        status_header: Option<HeaderName>,
+        /// `verification_status_header`, which says that a token is not good.
+        status_header: HeaderName,
         extractor: Extractor,
     },
 }
@@ -155,11 +155,10 @@ impl Requirement {
                     verification_status_header,
                 },
             )) => Self::ExtractOnly {
-                status_header: match &*verification_status_header {
-                    "" => Some(HeaderName::new(SIGNATURE_VERIFIED)),
-                    "-" => None,
-                    name => Some(HeaderName::new(name)),
-                },
+                status_header: HeaderName::new(match &*verification_status_header {
+                    "" => SIGNATURE_VERIFIED,
+                    name => name,
+                }),
                 extractor: Extractor::new(&providers.list),
             },
         })
@@ -193,10 +192,8 @@ impl Requirement {
                 extractor,
             } => {
                 let status = request.look(extractor, None, true)?;
-                if let Some(name) = status_header
-                    && status.is_err_and(|fault| fault != Fault::Missing)
-                {
-                    request.head.fields.set(name, "false");
+                if status.is_err_and(|fault| fault != Fault::Missing) {
+                    request.head.fields.set(status_header, "false");
                 }
                 Ok(Ok(()))
             }

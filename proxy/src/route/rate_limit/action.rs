@@ -161,20 +161,7 @@ impl Action {
                 let met = parameters.iter().all(|parameter| parameter.matches(path));
                 Entry::add_if(met == *expect, key, value)
             }
-            Self::Input { key, input } => {
-                let data = MatchingData {
-                    connection: &info.connection,
-                    info: Some(info),
-                    request: Some(head),
-                    response: None,
-                };
-                // The data lives shorter than the entry, for which its text is copied.
-                match input.text(&data) {
-                    None => Entry::Fail,
-                    Some(value) if value.is_empty() => Entry::Skip,
-                    Some(value) => Entry::Add(key, into_text(Cow::Owned(value.into_owned()))),
-                }
-            }
+            Self::Input { key, input } => input_entry(key, input, head, info),
             Self::Expression {
                 key,
                 expression,
@@ -192,18 +179,10 @@ impl Action {
                 source,
                 default,
                 skip_if_absent,
-            } => {
-                let value = metadata_of(*source, info)
-                    .and_then(|metadata| path.find(metadata))
-                    .and_then(serde_json::Value::as_str)
-                    .filter(|text| !text.is_empty())
-                    .unwrap_or(default);
-                if value.is_empty() {
-                    Entry::missing(*skip_if_absent)
-                } else {
-                    Entry::Add(key, Cow::Borrowed(value))
-                }
-            }
+            } => match metadata_text(*source, path, default, info) {
+                "" => Entry::missing(*skip_if_absent),
+                value => Entry::Add(key, Cow::Borrowed(value)),
+            },
             Self::AddressMatch {
                 key,
                 value,
@@ -224,6 +203,40 @@ impl Action {
             }
         }
     }
+}
+
+fn input_entry<'a>(
+    key: &'a str,
+    input: &'a DataInput,
+    head: &'a RequestHead,
+    info: &'a StreamInfo,
+) -> Entry<'a> {
+    let data = MatchingData {
+        connection: &info.connection,
+        info: Some(info),
+        request: Some(head),
+        response: None,
+    };
+    // The data lives shorter than the entry, for which its text is copied.
+    match input.text(&data) {
+        None => Entry::Fail,
+        Some(value) if value.is_empty() => Entry::Skip,
+        Some(value) => Entry::Add(key, into_text(Cow::Owned(value.into_owned()))),
+    }
+}
+
+/// The text at this place, or what stands in for it.
+fn metadata_text<'a>(
+    source: Source,
+    path: &'a MetadataPath,
+    default: &'a str,
+    info: &'a StreamInfo,
+) -> &'a str {
+    metadata_of(source, info)
+        .and_then(|metadata| path.find(metadata))
+        .and_then(serde_json::Value::as_str)
+        .filter(|text| !text.is_empty())
+        .unwrap_or(default)
 }
 
 /// The metadata of this source, as far as it is known yet.

@@ -2,6 +2,7 @@
 
 pub(super) mod dns;
 pub(super) mod eds;
+mod eds_health;
 mod resolver;
 #[cfg(test)]
 mod tests;

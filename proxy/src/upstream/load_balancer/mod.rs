@@ -186,9 +186,8 @@ impl WorkerLoadBalancer {
         set: &PrioritySet,
         hosts: impl Iterator<Item = HostIdentity>,
     ) {
-        let places = set.places.as_deref();
-        let places = hosts.filter_map(|host| places?.get(&host).copied());
-        self.all.health_changed(&self.info, set, places);
+        let places = set.places_of(hosts);
+        self.all.health_changed(&self.info, set, places.into_iter());
         self.divide_zones();
     }
 
