@@ -53,6 +53,10 @@ snap:
 fuzz target seconds="60":
     bash proxy/fuzz/run {{ target }} {{ seconds }}
 
+# Compares our HPACK with PyPI's: far more header blocks than the tests keep.
+hpack:
+    cargo test -p outrigger --test hpack -- --ignored --nocapture
+
 # Measures a release build against Envoy; BENCH is the folder of bench.py.
 bench BENCH *args:
     cargo build --release -p outrigger
@@ -67,6 +71,11 @@ idle *args:
 bench-xds *args:
     cargo build --release -p outrigger
     cargo run -p outrigger-xds-tests --bin bench-xds -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+
+# Measures what the filters of an API gateway, and 10,000 endpoints of one cluster, cost a release build, beside Envoy.
+bench-filters *args:
+    cargo build --release -p outrigger
+    ulimit -n "$(ulimit -Hn)" && cargo run -p outrigger-xds-tests --bin bench-filters -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
 
 # Plays thirty upstreams in trouble to a release build and to Envoy, five seeds of a minute each: success, p99 and spread of load.
 chaos *args:

@@ -17,6 +17,7 @@ use crate::model::{InputError, Key, Model};
 use crate::ratelimit::Limiter;
 use crate::registry::Registry;
 use crate::server::session::Progress;
+use crate::telemetry::{Cause, SpanCounts};
 use crate::translate::{Role, Translator};
 use crate::world::{Found, Registered, World};
 
@@ -39,6 +40,8 @@ pub struct Control {
     model: Mutex<Arc<Model>>,
     names: Mutex<Arc<Names>>,
     built: Mutex<Option<Built>>,
+    /// What made the world in force.
+    cause: Mutex<Cause>,
     input: Mutex<Input>,
     proxies: Mutex<BTreeMap<u64, Proxy>>,
     next_proxy: AtomicU64,
@@ -80,6 +83,8 @@ pub struct Metrics {
     pub stolen: AtomicU64,
     /// Certificates signed by request.
     pub signed: AtomicU64,
+    /// Spans.
+    pub spans: Arc<SpanCounts>,
 }
 
 /// A connected proxy.
@@ -128,6 +133,7 @@ impl Control {
             model: Mutex::new(model),
             names: Mutex::default(),
             built: Mutex::default(),
+            cause: Mutex::default(),
             input: Mutex::default(),
             proxies: Mutex::default(),
             next_proxy: AtomicU64::new(1),
@@ -138,8 +144,14 @@ impl Control {
     pub fn input(&self, loaded: Result<Model, Vec<InputError>>) {
         match loaded {
             Ok(model) => {
+                let of_policies: Vec<_> = model
+                    .gateway_policies
+                    .iter()
+                    .filter_map(|(key, stored)| stored.object.spec.counted(key))
+                    .collect();
                 let limits = model.rate_limits.values();
-                self.limits.set(limits.map(|stored| &stored.object.spec));
+                let limits = limits.map(|stored| &stored.object.spec);
+                self.limits.set(limits.chain(&of_policies));
                 *self.model.lock() = Arc::new(model);
                 self.rebuild();
                 let mut input = self.input.lock();
@@ -162,6 +174,19 @@ impl Control {
 
     /// Makes the next world, from the input in force, the registry and DNS.
     pub fn rebuild(&self) {
+        let span = tracing::debug_span!(
+            "build_world",
+            changed = tracing::field::Empty,
+            services = tracing::field::Empty,
+            workloads = tracing::field::Empty,
+            gateways = tracing::field::Empty,
+        );
+        let called = self.registry.take_cause();
+        if tracing::Span::current().is_none() {
+            called.lead_to(&span);
+        }
+        let _entered = span.enter();
+        *self.cause.lock() = Cause::of(&span);
         let next = Built {
             model: self.model(),
             names: self.names(),
@@ -169,6 +194,10 @@ impl Control {
         };
         let mut built = self.built.lock();
         let only_registered = built.as_ref().and_then(|built| next.only_registered(built));
+        match &only_registered {
+            Some(services) => span.record("changed", services.len()),
+            None => span.record("changed", "all"),
+        };
         self.world.send_modify(|translator| {
             let previous = Arc::clone(translator);
             let found = Found {
@@ -183,6 +212,9 @@ impl Control {
                     World::build_with(&next.model, trust_domain, found, Some(before))
                 }
             };
+            span.record("services", world.services.len());
+            span.record("workloads", world.workloads.len());
+            span.record("gateways", world.gateways.len());
             *translator = Arc::new(Translator::new(Arc::new(world), Some(&previous)));
         });
         *built = Some(next);
@@ -210,6 +242,12 @@ impl Control {
     #[must_use]
     pub fn worlds(&self) -> watch::Receiver<Arc<Translator>> {
         self.world.subscribe()
+    }
+
+    /// The span in which the world in force was made.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause.lock().clone()
     }
 
     /// What a proxy is to have now.

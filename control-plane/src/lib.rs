@@ -5,7 +5,7 @@
 //! sends them. [`control`] is what all of them share, [`registry`] has the endpoints that registered themselves,
 //! [`dns`] the addresses of those that are given by name, [`ca`]
 //! the identities, and [`admin`] is the interface for people.
-//! [`rpc`] has the calls of gRPC beside xDS, [`ratelimit`] the service that counts requests. [`agent`] is the other side of it, beside a proxy.
+//! [`telemetry`] writes logs and traces. [`rpc`] has the calls of gRPC beside xDS, [`ratelimit`] the service that counts requests. [`agent`] is the other side of it, beside a proxy.
 
 #![warn(missing_docs)]
 
@@ -20,6 +20,7 @@ pub mod ratelimit;
 pub mod registry;
 pub mod rpc;
 pub mod server;
+pub mod telemetry;
 pub mod translate;
 pub mod watch;
 pub mod world;

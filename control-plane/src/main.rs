@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +22,8 @@ use outrigger_control_plane::agent::Agent;
 use outrigger_control_plane::ca::{Authority, Tokens};
 use outrigger_control_plane::control::Control;
 use outrigger_control_plane::dns::{Names, Resolver, SystemResolver};
-use outrigger_control_plane::ratelimit::{self, Limits};
+use outrigger_control_plane::ratelimit::{self, Limiter, Limits, Shared};
+use outrigger_control_plane::telemetry::{Collector, LogFormat, Telemetry};
 use outrigger_control_plane::translate::Secrets;
 use outrigger_control_plane::world::World;
 use outrigger_control_plane::{admin, model, watch};
@@ -41,6 +42,9 @@ struct Flags {
     /// What to log, such as `info` or `outrigger_control_plane=debug`.
     #[arg(long, global = true, default_value = "info")]
     log: String,
+    /// What a line of the log is.
+    #[arg(long, global = true, value_enum, default_value_t = LogLines::Text)]
+    log_format: LogLines,
     #[command(subcommand)]
     command: Command,
 }
@@ -119,9 +123,54 @@ struct Run {
     /// Where what the rate limit service has counted is kept over a restart.
     #[arg(long, value_enum, default_value_t = RateLimitStore::Memory)]
     rate_limit_store: RateLimitStore,
+    /// The Redis with the counters, such as `redis://127.0.0.1:6379/0` or `unix:///run/redis.sock`.
+    #[arg(long, value_name = "URL", required_if_eq("rate_limit_store", "redis"))]
+    rate_limit_redis: Option<String>,
+    /// The file with the password of that Redis.
+    #[arg(long, value_name = "FILE", requires = "rate_limit_redis")]
+    rate_limit_redis_password: Option<PathBuf>,
     /// No TLS, and every proxy is believed: for trials on a loopback address only.
     #[arg(long)]
     insecure_plaintext: bool,
+    #[command(flatten)]
+    tracing: Tracing,
+}
+
+/// What a line of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogLines {
+    /// Words for people.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// Traces of the control plane itself.
+#[derive(Debug, Args)]
+struct Tracing {
+    /// A collector of OpenTelemetry that takes spans by OTLP/gRPC, such as `http://127.0.0.1:4317`.
+    #[arg(long = "tracing-otlp", value_name = "URL")]
+    otlp: Option<String>,
+    /// The file with the roots of the collector's certificate, where the URL is of `https`.
+    #[arg(long = "tracing-otlp-roots", value_name = "FILE", requires = "otlp")]
+    otlp_roots: Option<PathBuf>,
+    /// Which part of the traces that begin here is kept, 0 to 1.
+    #[arg(long = "tracing-sampling", default_value_t = 1.0, value_parser = ratio)]
+    sampling: f64,
+    /// The name of this service in its spans.
+    #[arg(
+        long = "tracing-service",
+        default_value = "outrigger-control-plane",
+        value_name = "NAME"
+    )]
+    service: String,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok();
+    ratio
+        .filter(|ratio| (0.0..=1.0).contains(ratio))
+        .ok_or_else(|| "not a number from 0 to 1".to_owned())
 }
 
 /// Where counters are.
@@ -131,6 +180,8 @@ enum RateLimitStore {
     Memory,
     /// In memory, and every second in `rate-limits.json` of the state directory.
     Disk,
+    /// In Redis, for all control planes that have the same.
+    Redis,
 }
 
 #[derive(Debug, Args)]
@@ -181,11 +232,6 @@ struct AgentFlags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&flags.log))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -193,7 +239,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match runtime.block_on(command(flags.command)) {
+    match runtime.block_on(observed(flags)) {
         Ok(code) => code,
         Err(error) => fail(&*error),
     }
@@ -204,9 +250,40 @@ fn fail(error: &dyn Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+/// Does what is asked, with logs and traces of it.
+async fn observed(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
+    let collector = match &flags.command {
+        Command::Run(run) => run.tracing.collector()?,
+        _ => None,
+    };
+    let format = match flags.log_format {
+        LogLines::Text => LogFormat::Text,
+        LogLines::Json => LogFormat::Json,
+    };
+    let telemetry = Telemetry::start(&flags.log, format, collector.as_ref())?;
+    let done = command(flags.command, &telemetry).await;
+    telemetry.end().await;
+    done
+}
+
+impl Tracing {
+    fn collector(&self) -> Result<Option<Collector>, Box<dyn Error>> {
+        let Some(endpoint) = self.otlp.clone() else {
+            return Ok(None);
+        };
+        let roots = self.otlp_roots.as_deref().map(Client::file).transpose()?;
+        Ok(Some(Collector {
+            endpoint,
+            roots,
+            ratio: self.sampling,
+            service: self.service.clone(),
+        }))
+    }
+}
+
+async fn command(command: Command, telemetry: &Telemetry) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Run(flags) => run(flags).await?,
+        Command::Run(flags) => run(flags, telemetry).await?,
         Command::Validate { directory, json } => return Ok(validate(&directory, json)),
         Command::Status(remote) => {
             let text = call(&remote, Method::GET, "/v1/status", None).await?;
@@ -242,7 +319,7 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
+async fn run(flags: Run, telemetry: &Telemetry) -> Result<(), Box<dyn Error>> {
     if flags.insecure_plaintext && !flags.listen.ip().is_loopback() {
         return Err("--insecure-plaintext is for loopback addresses only".into());
     }
@@ -252,11 +329,16 @@ async fn run(flags: Run) -> Result<(), Box<dyn Error>> {
     let operator = Tokens::operator(&flags.state)?;
     // For agents, which know the control plane by it.
     std::fs::write(flags.state.join("roots.pem"), authority.roots().as_bytes())?;
-    let control = Arc::new(Control::new(
-        Arc::clone(&authority),
-        tokens,
-        flags.insecure_plaintext,
-    ));
+    let mut control = Control::new(Arc::clone(&authority), tokens, flags.insecure_plaintext);
+    control.metrics.spans = telemetry.counts();
+    if let (RateLimitStore::Redis, Some(url)) = (flags.rate_limit_store, &flags.rate_limit_redis) {
+        let password = flags.rate_limit_redis_password.as_deref();
+        let password = password.map(Client::file).transpose()?;
+        let shared = Shared::new(url, password.as_deref().map(str::trim))
+            .map_err(|error| format!("--rate-limit-redis: {error}"))?;
+        control.limits = Arc::new(Limiter::shared(shared));
+    }
+    let control = Arc::new(control);
     let dns = Resolver::new(SystemResolver::new(&flags.dns_server));
     let loaded = model::load(&flags.directory);
     if let Ok(model) = &loaded {

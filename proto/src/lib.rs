@@ -15,6 +15,7 @@
 
 pub mod any;
 mod base64;
+pub mod difference;
 mod fields;
 pub mod json;
 pub mod schema;

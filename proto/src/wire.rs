@@ -31,6 +31,11 @@ impl<'a> WireReader<'a> {
         Self { rest: message }
     }
 
+    /// What has not been read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     fn field(&mut self) -> Option<WireField<'a>> {
         let tag = varint(&mut self.rest)?;
         let number = u32::try_from(tag >> 3)

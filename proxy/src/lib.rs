@@ -11,6 +11,7 @@
 
 pub mod access_loggers;
 pub mod admin;
+pub mod cel;
 pub mod compression;
 pub mod config;
 pub mod explain;
@@ -39,3 +40,8 @@ pub mod transport_sockets;
 pub mod upstream;
 pub mod x509;
 pub mod xds;
+
+/// The allocator of the program, so that tests can ask it what something takes.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

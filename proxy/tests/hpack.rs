@@ -2,6 +2,9 @@
 //! `xds-tests/peers/hpack_cases.py`; the fuzz target `http2_hpack_decode` does the same with libnghttp2.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use outrigger::http2::Decoder;
 
 type Field = (Vec<u8>, Vec<u8>);
@@ -22,9 +25,8 @@ fn expected(lines: &[&str]) -> Option<Vec<Field>> {
     Some(fields)
 }
 
-#[test]
-fn blocks_are_read_and_refused_as_by_hpack_of_pypi() {
-    let cases = include_str!("hpack_cases.txt");
+/// Reads all blocks of these cases. Gives how many were read and how many refused.
+fn check(cases: &str) -> (usize, usize) {
     let (mut read, mut refused) = (0, 0);
     for connection in cases.split("connection ").skip(1) {
         let (limit, blocks) = connection.split_once('\n').unwrap();
@@ -42,5 +44,40 @@ fn blocks_are_read_and_refused_as_by_hpack_of_pypi() {
             assert_eq!(result.ok().map(|()| fields), expected, "{}", lines[0]);
         }
     }
+    (read, refused)
+}
+
+#[test]
+fn blocks_are_read_and_refused_as_by_hpack_of_pypi() {
+    let (read, refused) = check(include_str!("hpack_cases.txt"));
     assert!(read > 200 && refused > 20, "{read} read, {refused} refused");
 }
+
+/// What a program says.
+fn output(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs Python and PyPI, and minutes: `just hpack`"]
+fn any_number_of_blocks_is_read_and_refused_as_by_hpack_of_pypi() {
+    let stories = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xds-tests");
+    let python = output(Command::new("bash").arg(stories.join("peers.sh")));
+    let (mut read, mut refused) = (0, 0);
+    for seed in 0..SEEDS {
+        let mut cases = Command::new(python.trim());
+        cases.arg(stories.join("peers/hpack_cases.py"));
+        let cases = output(cases.args([seed.to_string(), CONNECTIONS.to_string()]));
+        let (more, broken) = check(&cases);
+        read += more;
+        refused += broken;
+    }
+    println!("{read} blocks were read, {refused} refused");
+    assert!(read > 100_000 && refused > 1000);
+}
+
+/// How many cases are made beyond those that are kept.
+const SEEDS: usize = 100;
+const CONNECTIONS: usize = 500;

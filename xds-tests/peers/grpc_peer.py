@@ -6,8 +6,9 @@ from concurrent import futures
 import grpc
 
 SERVICE = "peer.Echo"
-CALLS = 500
+CALLS = 2000
 MESSAGES = 100
+LARGE = 3_000_000
 
 
 def unary(request, context):
@@ -45,6 +46,8 @@ def call(port):
         for number, call in enumerate(calls):
             assert call.result() == b"u" * number
             assert ("x-length", str(number)) in call.trailing_metadata()
+        large = b"l" * LARGE
+        assert unary(large, timeout=30) == large
         try:
             unary(b"fail", timeout=30)
             raise AssertionError("it did not fail")

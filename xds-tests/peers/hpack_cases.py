@@ -1,4 +1,5 @@
 """Writes header blocks and what PyPI's hpack makes of them, for proxy/tests/hpack.rs: `hpack_cases.py > ../../proxy/tests/hpack_cases.txt`.
+Others come with `hpack_cases.py SEED CONNECTIONS`.
 
 A line is `connection LIMIT`, `block HEX`, `field NAME VALUE` in hex, or `refused`; after that the connection is over. Half of the
 connections have a block in which some octets were changed.
@@ -10,7 +11,7 @@ import sys
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
 
-CONNECTIONS = 90
+SEED, CONNECTIONS = 7541, 90
 NAMES = [":authority", ":path", ":status", "cookie", "content-type", "date", "x-a", "x-request-id", "set-cookie", "x-" + "n" * 30]
 VALUES = ["", "a", "GET", "/index.html", "text/html; charset=utf-8", "no-cache", "v" * 70, "\x00\x7f\xff", "1234567890"]
 
@@ -37,8 +38,9 @@ def changed(dice, block):
 
 
 def main():
-    dice = random.Random(7541)
-    for _ in range(CONNECTIONS):
+    seed, connections = map(int, sys.argv[1:]) if sys.argv[1:] else (SEED, CONNECTIONS)
+    dice = random.Random(seed)
+    for _ in range(connections):
         limit = dice.choice([0, 50, 200, 4096])
         encoder, decoder = Encoder(), Decoder(max_header_list_size=1 << 24)
         encoder.header_table_size = limit

@@ -14,7 +14,7 @@ import (
 
 const (
 	bodySize = 600_000
-	streams  = 1000
+	streams  = 3000
 	atOnce   = 50
 )
 

@@ -2,7 +2,7 @@
 import http2 from 'node:http2';
 
 const BODY = 600_000;
-const STREAMS = 1000;
+const STREAMS = 3000;
 const AT_ONCE = 50;
 
 const [mode, port, path, trailers] = process.argv.slice(2);

@@ -17,7 +17,7 @@ from h2.events import (
 )
 
 BODY = 600_000
-STREAMS = 1000
+STREAMS = 2000
 AT_ONCE = 50
 METADATA = 0x4D
 

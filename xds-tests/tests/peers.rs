@@ -1,5 +1,5 @@
-//! HTTP/2 with the peers of other makers on both sides: a client of each sends a large body, then a thousand streams, to a
-//! server of each through the proxy, with trailers both ways. (The crate `h2` is the peer of the differential story.)
+//! HTTP/2 with the peers of other makers on both sides: a client of each sends a large body, then thousands of streams, to a
+//! server of each through the proxy, with trailers both ways.
 //!
 //! nghttp2 and curl come from Debian, Go and Node are there or not, `peers.sh` brings the libraries of PyPI. What is not there
 //! is named on stderr, and proves nothing.
@@ -23,6 +23,9 @@ use tokio::time::{sleep, timeout};
 
 /// Long enough for any of them, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The crate `h2`.
+const H2_PEER: &str = env!("CARGO_BIN_EXE_h2-peer");
 
 /// A body that programs send from a file.
 const BODY: usize = 600_000;
@@ -188,6 +191,7 @@ impl Peers {
                 process: process.unwrap(),
             });
         };
+        add("h2", true, &|port| with(H2_PEER, &["serve", port]));
         if let Some(go) = &self.go {
             add("go", true, &|port| with(go, &["serve", port]));
         }
@@ -231,7 +235,7 @@ impl Peers {
         let call = ["call", &*port, &*path, trailers];
         let url = format!("http://127.0.0.1:{port}{path}");
         let body = self.folder.join("body").display().to_string();
-        let mut clients = Vec::new();
+        let mut clients = vec![("h2", with(H2_PEER, &call))];
         if let Some(go) = &self.go {
             clients.push(("go", with(go, &call)));
         }

@@ -54,6 +54,42 @@ pub(super) fn text(control: &Control) -> String {
         head(&mut out, name, help, "counter");
         let _ = writeln!(out, "outrigger_control_plane_{name}_total {value}");
     }
+    let spans = &metrics.spans;
+    head(
+        &mut out,
+        "spans",
+        "Spans for the collector, by what became of them.",
+        "counter",
+    );
+    for (result, value) in [
+        ("exported", &spans.exported),
+        ("failed", &spans.failed),
+        ("dropped", &spans.dropped),
+    ] {
+        let _ = writeln!(
+            out,
+            "outrigger_control_plane_spans_total{{result=\"{result}\"}} {}",
+            read(value)
+        );
+    }
+    let answers = &control.limits.counts;
+    head(
+        &mut out,
+        "rate_limit_answers",
+        "Answers of the rate limit service; errors where its counters are away.",
+        "counter",
+    );
+    for (answer, value) in [
+        ("ok", &answers.ok),
+        ("over_limit", &answers.over_limit),
+        ("error", &answers.errors),
+    ] {
+        let _ = writeln!(
+            out,
+            "outrigger_control_plane_rate_limit_answers_total{{answer=\"{answer}\"}} {}",
+            read(value)
+        );
+    }
     let proxies = control.proxies().len();
     head(&mut out, "proxies", "Connected proxies.", "gauge");
     let _ = writeln!(out, "outrigger_control_plane_proxies {proxies}");

@@ -7,6 +7,7 @@ pub mod api;
 pub mod client;
 mod metrics;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use outrigger_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -30,15 +30,17 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service;
+use tracing::Instrument;
 
 use crate::ca::{Authority, CaError, svid_of_certificate};
 use crate::cache::ResourceType;
 use crate::control::Control;
 use crate::ratelimit::Limits;
 use crate::rpc::Calls;
+use crate::server::session::Variant;
 use crate::server::{Discovery, Implied, Peer};
 use crate::spawn;
+use crate::telemetry::continue_trace;
 use crate::translate::Secrets;
 use api::Api;
 
@@ -171,25 +173,24 @@ async fn http(
     let limits = Limits::new(Arc::clone(&control.limits));
     let is_insecure = control.is_insecure;
     let calls = Calls::new(Arc::clone(&control), api.operator_token());
-    let discovery = AggregatedDiscoveryServiceServer::new(Discovery::new(control));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let (mut discovery, api, peer) = (discovery.clone(), Arc::clone(&api), peer.clone());
+    let discovery = Discovery::new(control);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (discovery, api, peer) = (discovery.clone(), Arc::clone(&api), peer.clone());
         let calls = calls.clone();
         let limits = limits.clone();
-        async move {
-            if let Some((path, implied)) = discovery_path(request.uri().path()) {
-                *request.uri_mut() = http::Uri::from_static(path);
-                request.extensions_mut().extend(
-                    implied
-                        .map(|implied| {
-                            let mut extensions = http::Extensions::new();
-                            extensions.insert(implied);
-                            extensions
-                        })
-                        .unwrap_or_default(),
-                );
-                request.extensions_mut().insert(peer);
-                return discovery.call(request.map(Body::new)).await;
+        let span = tracing::debug_span!(
+            "request",
+            otel.kind = "server",
+            method = %request.method(),
+            path = request.uri().path(),
+            peer = peer.identity.as_deref().unwrap_or_default(),
+            address = peer.address,
+            status = tracing::field::Empty,
+        );
+        continue_trace(&span, request.headers());
+        let answer = async move {
+            if let Some((variant, implied)) = discovery_path(request.uri().path()) {
+                return Ok(discovery.call(request.into_body(), variant, implied, peer));
             }
             if request.uri().path().starts_with(Limits::PREFIX) {
                 if peer.identity.is_none() && !is_insecure {
@@ -203,6 +204,13 @@ async fn http(
             }
             let (status, kind, text) = api.handle(request, &peer).await;
             Ok(reply(status, kind, text))
+        };
+        async move {
+            let answer: Result<Response<Body>, Infallible> = answer.instrument(span.clone()).await;
+            if let Ok(answer) = &answer {
+                span.record("status", answer.status().as_u16());
+            }
+            answer
         }
     });
     let mut builder = Builder::new(TokioExecutor::new());
@@ -234,36 +242,27 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
     response
 }
 
-/// The method of the aggregated service that serves a path, and the type of which the path is.
-fn discovery_path(path: &str) -> Option<(&'static str, Option<Implied>)> {
-    const SOTW: &str =
-        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-    const DELTA: &str =
-        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-    if path == SOTW {
-        return Some((SOTW, None));
-    }
-    if path == DELTA {
-        return Some((DELTA, None));
-    }
+/// The variant of a path of discovery, and the type of which it is; none for all.
+fn discovery_path(path: &str) -> Option<(Variant, Option<Implied>)> {
     let (service, method) = path.strip_prefix("/envoy.service.")?.split_once('/')?;
     let (kind, words) = match service {
-        "listener.v3.ListenerDiscoveryService" => (ResourceType::Listener, "Listeners"),
-        "route.v3.RouteDiscoveryService" => (ResourceType::Route, "Routes"),
-        "cluster.v3.ClusterDiscoveryService" => (ResourceType::Cluster, "Clusters"),
-        "endpoint.v3.EndpointDiscoveryService" => (ResourceType::Endpoints, "Endpoints"),
-        "secret.v3.SecretDiscoveryService" => (ResourceType::Secret, "Secrets"),
+        "discovery.v3.AggregatedDiscoveryService" => (None, "AggregatedResources"),
+        "listener.v3.ListenerDiscoveryService" => (Some(ResourceType::Listener), "Listeners"),
+        "route.v3.RouteDiscoveryService" => (Some(ResourceType::Route), "Routes"),
+        "cluster.v3.ClusterDiscoveryService" => (Some(ResourceType::Cluster), "Clusters"),
+        "endpoint.v3.EndpointDiscoveryService" => (Some(ResourceType::Endpoints), "Endpoints"),
+        "secret.v3.SecretDiscoveryService" => (Some(ResourceType::Secret), "Secrets"),
         "extension.v3.ExtensionConfigDiscoveryService" => {
-            (ResourceType::Extension, "ExtensionConfigs")
+            (Some(ResourceType::Extension), "ExtensionConfigs")
         }
         _ => return None,
     };
-    let path = match method.strip_suffix(words)? {
-        "Stream" => SOTW,
-        "Delta" => DELTA,
+    let variant = match method.strip_suffix(words)? {
+        "Stream" => Variant::Sotw,
+        "Delta" => Variant::Delta,
         _ => return None,
     };
-    Some((path, Some(Implied(kind))))
+    Some((variant, kind.map(Implied)))
 }
 
 #[cfg(test)]
@@ -271,18 +270,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_of_one_type_are_served_by_the_aggregated_service() {
-        let (path, implied) =
-            discovery_path("/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets").unwrap();
-        assert!(path.ends_with("/DeltaAggregatedResources"));
+    fn a_path_is_of_a_variant_and_of_one_type_or_of_all() {
+        let found = |path: &str| {
+            let (variant, implied) = discovery_path(&format!("/envoy.service.{path}"))?;
+            Some((variant, implied.map(|Implied(kind)| kind)))
+        };
         assert_eq!(
-            implied.map(|Implied(kind)| kind),
-            Some(ResourceType::Secret)
+            found("secret.v3.SecretDiscoveryService/DeltaSecrets"),
+            Some((Variant::Delta, Some(ResourceType::Secret)))
         );
-        assert!(
-            discovery_path("/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets")
-                .is_none()
+        assert_eq!(
+            found("discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"),
+            Some((Variant::Sotw, None))
         );
+        assert_eq!(found("secret.v3.SecretDiscoveryService/FetchSecrets"), None);
         assert!(discovery_path("/v1/status").is_none());
     }
 }

@@ -165,6 +165,8 @@ impl Authority {
         identity: &str,
         ttl: Duration,
     ) -> Result<String, CaError> {
+        let span = tracing::debug_span!("sign_certificate", identity, ttl = ttl.as_secs());
+        let _entered = span.enter();
         self.state.lock().current.sign(request, identity, ttl)
     }
 
@@ -228,6 +230,8 @@ impl Authority {
     }
 
     fn issue(&self, state: &mut State, identity: &str) -> Result<(), CaError> {
+        let span = tracing::debug_span!("issue_certificate", identity, ttl = self.ttl.as_secs());
+        let _entered = span.enter();
         let svid = state.current.issue(identity, &[], self.ttl)?;
         svid.write(&self.directory.join("svids"), identity)?;
         state.svids.insert(identity.to_owned(), svid);

@@ -113,13 +113,19 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// [`mark_of`] it.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.mark
+    }
+
     /// A resource of encoded bytes.
     #[must_use]
     pub fn new(kind: ResourceType, name: &str, bytes: Vec<u8>) -> Self {
         let version = version_of(&[&bytes]);
         Self {
             name: name.into(),
-            mark: hash_of(&[name.as_bytes(), version.as_bytes()]),
+            mark: mark_of(name, &version),
             version: version.into(),
             body: Any {
                 type_url: kind.url(),
@@ -127,6 +133,12 @@ impl Resource {
             },
         }
     }
+}
+
+/// What name and version are the same by: a hash.
+#[must_use]
+pub fn mark_of(name: &str, version: &str) -> u64 {
+    hash_of(&[name.as_bytes(), version.as_bytes()])
 }
 
 /// The version of several resources, whatever their order.
@@ -176,6 +188,14 @@ impl Snapshot {
         }
     }
 
+    /// Gives back the room that maps have left while they grew, which is half of them.
+    pub fn pack(&mut self) {
+        for resources in &mut self.types {
+            let all = std::mem::take(Arc::make_mut(resources));
+            *resources = Arc::new(all.into_iter().collect());
+        }
+    }
+
     /// The version of all resources of a type: that of [`version_of_all`].
     #[must_use]
     pub fn version(&self, kind: ResourceType) -> String {
@@ -209,6 +229,24 @@ impl Snapshot {
                 (None, None) => return,
             }
         }
+    }
+
+    /// Whether two have the same map of a type, and not only the same in it.
+    #[cfg(test)]
+    pub(crate) fn shares(&self, other: &Self, kind: ResourceType) -> bool {
+        Arc::ptr_eq(&self.types[kind.index()], &other.types[kind.index()])
+    }
+
+    /// How many resources there are, of all types.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.types.iter().map(|resources| resources.len()).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The resources of a type by name.

@@ -9,11 +9,11 @@ use gateway_api::apis::standard::httproutes::{
 use k8s_openapi::api::core::v1::ServiceSpec;
 
 use super::kinds::{
-    AuthorizationSpec, Host, MeshDefaultsSpec, Retries, TrafficPolicySpec, WorkloadSpec,
-    parse_duration,
+    AuthorizationSpec, HealthCheck, Host, MeshDefaultsSpec, OutlierDetection, Retries,
+    TrafficPolicySpec, WorkloadSpec, parse_duration,
 };
 use super::object::Object;
-use super::{backend_tls, ingress};
+use super::{backend_tls, check_gateway_policy, ingress};
 
 /// Takes a path such as `spec.rules[0].weight` and what is wrong there.
 pub(super) type Report<'a> = dyn FnMut(String, String) + 'a;
@@ -84,6 +84,10 @@ pub(super) fn check(object: &Object, report: &mut Report<'_>) {
         Object::MeshDefaults(defaults) => check_defaults(&defaults.spec, report),
         Object::TrafficPolicy(policy) => check_traffic(&policy.spec, report),
         Object::AuthorizationPolicy(policy) => check_authorization(&policy.spec, report),
+        Object::GatewayPolicy(policy) => check_gateway_policy::check(&policy.spec, report),
+        Object::JwtProvider(provider) => {
+            check_gateway_policy::check_provider(&provider.spec, report);
+        }
         Object::GatewayClass(_)
         | Object::ReferenceGrant(_)
         | Object::Secret(_)
@@ -368,7 +372,7 @@ fn check_defaults(spec: &MeshDefaultsSpec, report: &mut Report<'_>) {
     }
 }
 
-fn check_retries(path: &str, retries: &Retries, report: &mut Report<'_>) {
+pub(super) fn check_retries(path: &str, retries: &Retries, report: &mut Report<'_>) {
     check_range(
         &format!("{path}.attempts"),
         retries.attempts.into(),
@@ -475,18 +479,76 @@ fn check_traffic(spec: &TrafficPolicySpec, report: &mut Report<'_>) {
             );
         }
     }
-    if let Some(percent) = spec
-        .outlier_detection
-        .as_ref()
-        .and_then(|outlier| outlier.max_ejection_percent)
+    if let Some(outlier) = &spec.outlier_detection {
+        check_outliers(outlier, report);
+    }
+    if let Some(health) = &spec.health_check {
+        check_health(health, report);
+    }
+}
+
+fn check_outliers(spec: &OutlierDetection, report: &mut Report<'_>) {
+    let path = |field: &str| format!("spec.outlierDetection.{field}");
+    let threshold = spec.failure_percentage.as_ref().map(|it| it.threshold);
+    for (field, least, percent) in [
+        ("maxEjectionPercent", 0, spec.max_ejection_percent),
+        ("failurePercentage.threshold", 1, threshold),
+    ] {
+        if let Some(percent) = percent {
+            check_range(&path(field), percent.into(), least, 100, report);
+        }
+    }
+    for (field, value) in [
+        ("interval", spec.interval),
+        ("baseEjectionTime", spec.base_ejection_time),
+        ("maxEjectionTime", spec.max_ejection_time),
+    ] {
+        if value.is_some_and(|value| value.is_zero()) {
+            report(path(field), "has to be more than 0s".to_owned());
+        }
+    }
+    if let (Some(base), Some(max)) = (spec.base_ejection_time, spec.max_ejection_time)
+        && max < base
     {
-        check_range(
-            "spec.outlierDetection.maxEjectionPercent",
-            percent.into(),
-            0,
-            100,
-            report,
+        report(
+            path("maxEjectionTime"),
+            "is less than `baseEjectionTime`".to_owned(),
         );
+    }
+}
+
+fn check_health(spec: &HealthCheck, report: &mut Report<'_>) {
+    let path = |field: &str| format!("spec.healthCheck.{field}");
+    match &spec.path {
+        Some(written) if !written.starts_with('/') => {
+            report(path("path"), format!("{written:?} does not begin with `/`"))
+        }
+        Some(_) if spec.grpc_service.is_some() => report(
+            path("grpcService"),
+            "cannot be together with `path`".to_owned(),
+        ),
+        None if spec.host.is_some() || !spec.statuses.is_empty() => report(
+            "spec.healthCheck".to_owned(),
+            "`host` and `statuses` need `path`".to_owned(),
+        ),
+        _ => {}
+    }
+    for (index, status) in spec.statuses.iter().enumerate() {
+        let path = path(&format!("statuses[{index}]"));
+        check_range(&path, (*status).into(), 100, 599, report);
+    }
+    for (field, value) in [("interval", spec.interval), ("timeout", spec.timeout)] {
+        if value.is_some_and(|value| value.is_zero()) {
+            report(path(field), "has to be more than 0s".to_owned());
+        }
+    }
+    for (field, value) in [
+        ("healthyThreshold", spec.healthy_threshold),
+        ("unhealthyThreshold", spec.unhealthy_threshold),
+    ] {
+        if value == Some(0) {
+            report(path(field), "has to be 1 or more".to_owned());
+        }
     }
 }
 
@@ -553,5 +615,72 @@ fn check_range(path: &str, value: i64, least: i64, most: i64, report: &mut Repor
             path.to_owned(),
             format!("{value} is not in {least}..={most}"),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::load_texts;
+
+    fn traffic(fields: &str) -> Vec<String> {
+        let text = format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name}\nspec:\n  service: {service}\n{fields}",
+            name = "{name: a}",
+            service = "{name: b}",
+        );
+        match load_texts([("a.yaml", text.as_str())]) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn health_checks_and_outliers_name_what_is_wrong_with_its_line() {
+        let none: Vec<String> = Vec::new();
+        for good in [
+            "healthCheck: {}",
+            "healthCheck: {path: /healthz, host: a.b, statuses: [200, 204], interval: 1s, timeout: 1s, healthyThreshold: 1, unhealthyThreshold: 1}",
+            "healthCheck: {grpcService: ''}",
+            "outlierDetection: {maxEjectionTime: 1m, consecutiveGatewayErrors: 3, consecutiveLocalErrors: 2, failurePercentage: {threshold: 50}}",
+        ] {
+            assert_eq!(traffic(&format!("  {good}\n")), none, "{good}");
+        }
+        for (bad, expected) in [
+            (
+                "healthCheck: {path: healthz}",
+                "healthCheck.path: \"healthz\" does not begin with `/`",
+            ),
+            (
+                "healthCheck: {path: /, grpcService: a}",
+                "healthCheck.grpcService: cannot be together with `path`",
+            ),
+            (
+                "healthCheck: {statuses: [200]}",
+                "healthCheck: `host` and `statuses` need `path`",
+            ),
+            (
+                "healthCheck: {path: /, statuses: [600]}",
+                "healthCheck.statuses[0]: 600 is not in 100..=599",
+            ),
+            (
+                "healthCheck: {interval: 0s}",
+                "healthCheck.interval: has to be more than 0s",
+            ),
+            (
+                "healthCheck: {unhealthyThreshold: 0}",
+                "healthCheck.unhealthyThreshold: has to be 1 or more",
+            ),
+            (
+                "outlierDetection: {baseEjectionTime: 2s, maxEjectionTime: 1s}",
+                "outlierDetection.maxEjectionTime: is less than `baseEjectionTime`",
+            ),
+            (
+                "outlierDetection: {failurePercentage: {threshold: 0}}",
+                "outlierDetection.failurePercentage.threshold: 0 is not in 1..=100",
+            ),
+        ] {
+            let expected = format!("a.yaml:6: TrafficPolicy default/a: spec.{expected}");
+            assert_eq!(traffic(&format!("  {bad}\n")), [expected], "{bad}");
+        }
     }
 }

@@ -264,6 +264,8 @@ pub struct TrafficPolicySpec {
     pub circuit_breaker: Option<CircuitBreaker>,
     /// Leaves out endpoints that fail.
     pub outlier_detection: Option<OutlierDetection>,
+    /// Asks endpoints whether they are well.
+    pub health_check: Option<HealthCheck>,
     /// How many requests each endpoint's sidecar lets in.
     pub rate_limit: Option<LocalRateLimit>,
 }
@@ -419,6 +421,52 @@ pub struct OutlierDetection {
     pub base_ejection_time: Option<Duration>,
     /// How many in a hundred endpoints may be left out. Default 10.
     pub max_ejection_percent: Option<u32>,
+    /// The longest time for which an endpoint is left out. Default 5 m, or `baseEjectionTime` where that is more.
+    #[serde(default, deserialize_with = "duration")]
+    pub max_ejection_time: Option<Duration>,
+    /// Answers 502, 503 and 504 in a row, for which an endpoint is left out earlier. Default: never.
+    pub consecutive_gateway_errors: Option<u32>,
+    /// Failures to connect and resets in a row, which are not counted among `consecutiveErrors` then. Default: they are.
+    pub consecutive_local_errors: Option<u32>,
+    /// Leaves out endpoints with too large a share of failures.
+    pub failure_percentage: Option<FailurePercentage>,
+}
+
+/// Leaves out endpoints with too large a share of failures.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct FailurePercentage {
+    /// From how many failures in a hundred requests on.
+    pub threshold: u32,
+    /// How many requests in an interval an endpoint has to have had. Default 50.
+    pub minimum_requests: Option<u32>,
+    /// How many such endpoints there have to be. Default 5.
+    pub minimum_endpoints: Option<u32>,
+}
+
+/// Asks endpoints whether they are well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// A path that is asked for by HTTP, on ports of HTTP.
+    pub path: Option<String>,
+    /// The host that is asked for it. Default `NAME.NAMESPACE` of the service.
+    pub host: Option<String>,
+    /// The answers of who is well. Default 200.
+    #[serde(default)]
+    pub statuses: Vec<u16>,
+    /// A service that `grpc.health.v1.Health` is asked about, on ports of HTTP/2; an empty one is the whole process.
+    pub grpc_service: Option<String>,
+    /// How often. Default 10 s.
+    #[serde(default, deserialize_with = "duration")]
+    pub interval: Option<Duration>,
+    /// Time for an answer. Default 1 s.
+    #[serde(default, deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
+    /// After how many good answers in a row an endpoint is well again. Default 2; the first one counts at once.
+    pub healthy_threshold: Option<u32>,
+    /// After how many bad ones it is not. Default 3; an answer other than 200, by HTTP, counts at once.
+    pub unhealthy_threshold: Option<u32>,
 }
 
 /// How many requests each endpoint's sidecar lets in; more are answered with 429.
@@ -473,7 +521,9 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration,
     parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     some_duration(deserializer).map(Some)
 }
 

@@ -346,6 +346,8 @@ impl Reader<'_> {
                 "AuthorizationPolicy" => Object::AuthorizationPolicy(self.read(json)?),
                 "PeerAuthentication" => Object::PeerAuthentication(self.read(json)?),
                 "RateLimit" => Object::RateLimit(self.read(json)?),
+                "JwtProvider" => Object::JwtProvider(self.read(json)?),
+                "GatewayPolicy" => Object::GatewayPolicy(self.read(json)?),
                 _ => return self.unknown(head),
             },
             _ => return self.unknown(head),

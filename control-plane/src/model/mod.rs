@@ -6,21 +6,32 @@
 
 mod backend_tls;
 mod check;
+mod check_gateway_policy;
 mod document;
 mod error;
+mod gateway_policy;
 mod ingress;
 mod kinds;
 mod load;
 mod object;
 
+pub(crate) use check_gateway_policy::{endpoint as uri_endpoint, key_set};
 pub use error::InputError;
+pub use gateway_policy::{
+    ApiKeysSpec, BackendRef, BasicAuthSpec, CallLimit, Compression, ConfigMapKey, CorsSpec,
+    CountedBy, ExtAuthzSpec, GatewayPolicy, GatewayPolicySpec, GrpcAuthorizer, HttpAuthorizer,
+    JwksSpec, JwtProvider, JwtProviderSpec, JwtRule, JwtSpec, KeyPlaces, PolicyTarget, TokenHeader,
+    TokenPlaces,
+};
+pub(crate) use gateway_policy::{LIMIT_KEY, LIMITS_DOMAIN, limit_id};
 pub(crate) use kinds::parse_duration;
 pub use kinds::{
     Abort, Access, AuthorizationPolicy, AuthorizationRule, AuthorizationSpec, Backoff, Call,
-    CircuitBreaker, Condition as RetryCondition, Delay, Fault, Health, Host, LocalRateLimit,
-    MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode, OutlierDetection, PeerAuthentication,
-    PeerAuthenticationSpec, RateLimit, Resource, Retries, ServiceRef, SplitBackend, TrafficPolicy,
-    TrafficPolicySpec, Workload, WorkloadPort, WorkloadSpec,
+    CircuitBreaker, Condition as RetryCondition, Delay, FailurePercentage, Fault, Health,
+    HealthCheck, Host, LocalRateLimit, MeshDefaults, MeshDefaultsSpec, Mirror, MtlsMode,
+    OutlierDetection, PeerAuthentication, PeerAuthenticationSpec, RateLimit, Resource, Retries,
+    ServiceRef, SplitBackend, TrafficPolicy, TrafficPolicySpec, Workload, WorkloadPort,
+    WorkloadSpec,
 };
 pub use load::{Cache, load, load_again, load_texts};
 pub use object::{Key, Kind, Model, Object, Origin, Stored};

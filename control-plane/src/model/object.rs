@@ -16,6 +16,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::Serialize;
 
+use super::gateway_policy::{GatewayPolicy, JwtProvider};
 use super::kinds::{
     AuthorizationPolicy, MeshDefaults, PeerAuthentication, RateLimit, TrafficPolicy, Workload,
 };
@@ -99,6 +100,8 @@ pub enum Kind {
     AuthorizationPolicy,
     PeerAuthentication,
     RateLimit,
+    JwtProvider,
+    GatewayPolicy,
 }
 
 impl Kind {
@@ -126,6 +129,8 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RateLimit => "RateLimit",
+            Self::JwtProvider => "JwtProvider",
+            Self::GatewayPolicy => "GatewayPolicy",
         }
     }
 }
@@ -154,6 +159,8 @@ pub enum Object {
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     PeerAuthentication(Box<PeerAuthentication>),
     RateLimit(Box<RateLimit>),
+    JwtProvider(Box<JwtProvider>),
+    GatewayPolicy(Box<GatewayPolicy>),
 }
 
 /// All objects of the input by kind and key: each valid by itself, and no two with the same key.
@@ -180,6 +187,8 @@ pub struct Model {
     pub authorization_policies: BTreeMap<Key, Stored<AuthorizationPolicy>>,
     pub peer_authentications: BTreeMap<Key, Stored<PeerAuthentication>>,
     pub rate_limits: BTreeMap<Key, Stored<RateLimit>>,
+    pub jwt_providers: BTreeMap<Key, Stored<JwtProvider>>,
+    pub gateway_policies: BTreeMap<Key, Stored<GatewayPolicy>>,
 }
 
 impl Model {
@@ -215,6 +224,8 @@ impl Model {
                 put(&mut self.peer_authentications, key, origin, *object)
             }
             Object::RateLimit(object) => put(&mut self.rate_limits, key, origin, *object),
+            Object::JwtProvider(object) => put(&mut self.jwt_providers, key, origin, *object),
+            Object::GatewayPolicy(object) => put(&mut self.gateway_policies, key, origin, *object),
         }
     }
 }

@@ -12,6 +12,10 @@ pub struct RateLimitSpec {
     /// The `domain` that proxies name. Default `outrigger`.
     #[serde(default = "default_domain")]
     pub domain: String,
+    /// Tells clients in `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset` how they are with the limit that has
+    /// least left. Default false.
+    #[serde(default)]
+    pub headers: bool,
     /// The limits.
     #[serde(deserialize_with = "some")]
     pub limits: Vec<LimitSpec>,
@@ -72,7 +76,8 @@ fn some_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
     }
 }
 
-fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// A time such as `1m`, see [`LimitSpec::per`].
+pub(crate) fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let wrong = || D::Error::custom(format!("{text:?} is no time such as 10s, 1m, 24h or 30d"));
     let (number, unit) = text
@@ -108,6 +113,7 @@ mod tests {
     fn a_limit_is_short_to_write() {
         let json = r#"{"limits": [{"match": [{"key": "user"}], "requests": 100, "per": "1m"}]}"#;
         let expected = RateLimitSpec {
+            headers: false,
             domain: "outrigger".to_owned(),
             limits: vec![LimitSpec {
                 name: String::new(),

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::RwLock;
 
 use super::kind::{LimitSpec, RateLimitSpec};
+use super::shared::{Shared, Unavailable};
 use super::store::{Ask, Counters, Told};
 
 /// A key and a value.
@@ -50,15 +52,46 @@ pub struct Verdict {
 /// All limits and their counters.
 #[derive(Debug, Default)]
 pub struct Limiter {
+    /// What was answered.
+    pub counts: Counts,
     rules: RwLock<Arc<Rules>>,
     counters: Counters,
+    /// Counts in place of `counters`.
+    shared: Option<Shared>,
 }
 
-/// Limits by domain and by their keys.
+/// Answers, since the start.
 #[derive(Debug, Default)]
-struct Rules(HashMap<String, HashMap<Vec<String>, Vec<LimitSpec>>>);
+pub struct Counts {
+    /// Requests that may pass.
+    pub ok: AtomicU64,
+    /// Requests that may not.
+    pub over_limit: AtomicU64,
+    /// Requests of which nothing could be said, since the counters are away.
+    pub errors: AtomicU64,
+}
+
+/// Limits by domain.
+#[derive(Debug, Default)]
+struct Rules(HashMap<String, Domain>);
+
+#[derive(Debug, Default)]
+struct Domain {
+    headers: bool,
+    /// By their keys.
+    limits: HashMap<Vec<String>, Vec<LimitSpec>>,
+}
 
 impl Limiter {
+    /// Counts in Redis.
+    #[must_use]
+    pub fn shared(shared: Shared) -> Self {
+        Self {
+            shared: Some(shared),
+            ..Self::default()
+        }
+    }
+
     /// Takes over other limits. Counters of limits that stay go on.
     pub fn set<'a>(&self, specs: impl IntoIterator<Item = &'a RateLimitSpec>) {
         let mut rules = Rules::default();
@@ -66,10 +99,12 @@ impl Limiter {
             let domain = rules.0.entry(spec.domain.clone()).or_default();
             for limit in &spec.limits {
                 let keys = limit.matches.iter().map(|one| one.key.clone()).collect();
-                domain.entry(keys).or_default().push(limit.clone());
+                domain.limits.entry(keys).or_default().push(limit.clone());
             }
+            domain.headers |= spec.headers;
         }
-        for limits in rules.0.values_mut().flat_map(HashMap::values_mut) {
+        let domains = rules.0.values_mut();
+        for limits in domains.flat_map(|domain| domain.limits.values_mut()) {
             // Those with more values first; else in their order.
             limits.sort_by_key(|limit| {
                 let open = |one: &&super::MatchSpec| one.value.is_none();
@@ -85,9 +120,23 @@ impl Limiter {
         &self.counters
     }
 
-    /// Counts a request. None for what has no limit. `now`: milliseconds since 1970.
+    /// Whether clients of a domain are told in headers how much is left.
     #[must_use]
-    pub fn check(&self, domain: &str, asked: &[Asked], now: u64) -> Vec<Option<Verdict>> {
+    pub fn has_headers(&self, domain: &str) -> bool {
+        let rules = self.rules.read();
+        rules.0.get(domain).is_some_and(|domain| domain.headers)
+    }
+
+    /// Counts a request. None for what has no limit. `now`: milliseconds since 1970, where counters are not shared.
+    ///
+    /// # Errors
+    /// Shared counters are away.
+    pub async fn check(
+        &self,
+        domain: &str,
+        asked: &[Asked],
+        now: u64,
+    ) -> Result<Vec<Option<Verdict>>, Unavailable> {
         let rules = Arc::clone(&self.rules.read());
         let limits: Vec<Option<Limit<'_>>> = asked
             .iter()
@@ -98,12 +147,16 @@ impl Limiter {
             .zip(asked)
             .filter_map(|(limit, asked)| Some(limit.as_ref()?.ask(domain, asked)))
             .collect();
-        let mut told = self.counters.take(&asks, now).into_iter();
+        let told = match &self.shared {
+            Some(shared) => shared.take(&asks).await?,
+            None => self.counters.take(&asks, now),
+        };
+        let mut told = told.into_iter();
         let verdicts = limits.into_iter().map(|limit| {
             let limit = limit?;
             told.next().map(|told| limit.verdict(told))
         });
-        verdicts.collect()
+        Ok(verdicts.collect())
     }
 }
 
@@ -122,7 +175,8 @@ impl Rules {
             .iter()
             .map(|entry| entry.key.clone())
             .collect();
-        let of_domain = self.0.get(domain).and_then(|limits| limits.get(&keys));
+        let of_domain = self.0.get(domain);
+        let of_domain = of_domain.and_then(|domain| domain.limits.get(&keys));
         let matches = |limit: &&LimitSpec| {
             let wanted = limit.matches.iter().zip(&asked.entries);
             let mut wanted = wanted.filter_map(|(one, entry)| Some((one.value.as_ref()?, entry)));
@@ -194,6 +248,12 @@ mod tests {
         limiter
     }
 
+    fn check(limiter: &Limiter, domain: &str, asked: &[Asked], now: u64) -> Vec<Option<Verdict>> {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.build().unwrap();
+        runtime.block_on(limiter.check(domain, asked, now)).unwrap()
+    }
+
     fn asked(entries: &[(&str, &str)]) -> Asked {
         let entries = entries.iter().map(|(key, value)| Entry {
             key: (*key).to_owned(),
@@ -207,7 +267,7 @@ mod tests {
     }
 
     fn passes(limiter: &Limiter, entries: &[(&str, &str)]) -> Option<(bool, String)> {
-        let verdict = limiter.check("apis", &[asked(entries)], NOW).remove(0)?;
+        let verdict = check(limiter, "apis", &[asked(entries)], NOW).remove(0)?;
         Some((verdict.passes, verdict.name))
     }
 
@@ -234,21 +294,19 @@ mod tests {
         assert_eq!(passes(&limiter, &other), None);
         let swapped = [("path", "/search"), ("user", "ann")];
         assert_eq!(passes(&limiter, &swapped), None);
-        assert_eq!(limiter.check("others", &[asked(&search)], NOW), [None]);
+        assert_eq!(check(&limiter, "others", &[asked(&search)], NOW), [None]);
     }
 
     #[test]
     fn a_refusal_says_how_much_is_left_and_when_to_come_back() {
         let limiter = limiter();
         let user = asked(&[("user", "ann")]);
-        let first = limiter
-            .check("apis", std::slice::from_ref(&user), NOW)
+        let first = check(&limiter, "apis", std::slice::from_ref(&user), NOW)
             .remove(0)
             .unwrap();
         assert_eq!((first.remaining, first.wait), (1, 0));
-        let _ = limiter.check("apis", std::slice::from_ref(&user), NOW);
-        let refused = limiter
-            .check("apis", std::slice::from_ref(&user), NOW)
+        let _ = check(&limiter, "apis", std::slice::from_ref(&user), NOW);
+        let refused = check(&limiter, "apis", std::slice::from_ref(&user), NOW)
             .remove(0)
             .unwrap();
         assert!(!refused.passes);
@@ -256,7 +314,7 @@ mod tests {
             (refused.remaining, refused.requests, refused.seconds),
             (0, 2, 60)
         );
-        let later = limiter.check("apis", &[user], NOW + refused.wait);
+        let later = check(&limiter, "apis", &[user], NOW + refused.wait);
         assert!(later[0].as_ref().unwrap().passes, "{}", refused.wait);
     }
 
@@ -268,8 +326,7 @@ mod tests {
             ..asked(&[("tenant", "t")])
         };
         let check = || {
-            limiter
-                .check("apis", std::slice::from_ref(&own), NOW)
+            check(&limiter, "apis", std::slice::from_ref(&own), NOW)
                 .remove(0)
                 .unwrap()
         };

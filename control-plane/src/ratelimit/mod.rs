@@ -6,16 +6,19 @@
 //!
 //! Counters are sliding windows ([`Counter`]): what was counted in the window before fades out while the present one goes
 //! on. A request that is refused by one of its limits is counted by none. Counters are in memory; a file may keep them
-//! over a restart ([`Counters::save`]).
+//! over a restart ([`Counters::save`]). Or they are in Redis, for several control planes ([`Shared`]).
 
 mod kind;
 mod limiter;
 mod service;
+mod shared;
 mod store;
 mod window;
 
+pub(crate) use kind::window;
 pub use kind::{LimitSpec, MatchSpec, RateLimitSpec};
-pub use limiter::{Asked, Entry, Limiter, Verdict};
+pub use limiter::{Asked, Counts, Entry, Limiter, Verdict};
 pub use service::{Limits, serve};
+pub use shared::{Shared, Unavailable};
 pub use store::Counters;
 pub use window::Counter;

@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use outrigger_proto::pb::envoy::config::core::v3::HeaderValue;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::v3::RateLimitUnit;
@@ -19,9 +21,12 @@ use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Response, Status};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::limiter::{Asked, Entry, Limiter, Verdict};
 use crate::spawn;
+use crate::telemetry::continue_trace;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -50,7 +55,17 @@ impl Limits {
         B: http_body::Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
-        RateLimitServiceServer::new(self).call(request).await
+        let span = tracing::debug_span!(
+            "rate_limit",
+            domain = Empty,
+            descriptors = Empty,
+            answer = Empty
+        );
+        if Span::current().is_none() {
+            continue_trace(&span, request.headers());
+        }
+        let mut service = RateLimitServiceServer::new(self);
+        service.call(request).instrument(span).await
     }
 }
 
@@ -78,11 +93,33 @@ impl RateLimitService for Limits {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_millis();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
-        let verdicts = self.0.check(&domain, &asked, now);
+        let counts = &self.0.counts;
+        let verdicts = match self.0.check(&domain, &asked, now).await {
+            Ok(verdicts) => verdicts,
+            Err(away) => {
+                counts.errors.fetch_add(1, Ordering::Relaxed);
+                return Err(Status::unavailable(away.to_string()));
+            }
+        };
         let passes = verdicts.iter().flatten().all(|verdict| verdict.passes);
+        let count = if passes {
+            &counts.ok
+        } else {
+            &counts.over_limit
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let response_headers_to_add = match self.0.has_headers(&domain) {
+            true => headers(&verdicts),
+            false => Vec::new(),
+        };
+        let span = Span::current();
+        span.record("domain", &domain);
+        span.record("descriptors", asked.len());
+        span.record("answer", code(passes).as_str_name());
         Ok(Response::new(pb::RateLimitResponse {
             overall_code: code(passes).into(),
             statuses: verdicts.into_iter().map(status).collect(),
+            response_headers_to_add,
             ..Default::default()
         }))
     }
@@ -127,6 +164,24 @@ fn code(passes: bool) -> Code {
         true => Code::Ok,
         false => Code::OverLimit,
     }
+}
+
+/// How it is with the limit that has least left.
+fn headers(verdicts: &[Option<Verdict>]) -> Vec<HeaderValue> {
+    let tightest = verdicts.iter().flatten();
+    let Some(tightest) = tightest.min_by_key(|verdict| (verdict.passes, verdict.remaining)) else {
+        return Vec::new();
+    };
+    let header = |key: &str, value: u64| HeaderValue {
+        key: key.to_owned(),
+        value: value.to_string(),
+        ..HeaderValue::default()
+    };
+    vec![
+        header("ratelimit-limit", tightest.requests.into()),
+        header("ratelimit-remaining", tightest.remaining),
+        header("ratelimit-reset", tightest.wait.div_ceil(1000)),
+    ]
 }
 
 fn status(verdict: Option<Verdict>) -> DescriptorStatus {

@@ -50,6 +50,21 @@ pub(super) struct Told {
     pub(super) wait: u64,
 }
 
+impl Told {
+    /// What is said of a counter after an ask.
+    pub(super) fn of(counter: Counter, ask: &Ask, fits: bool, now: u64) -> Self {
+        let used = counter.used(now, ask.length);
+        let wanted = if fits { 1 } else { ask.hits.max(1) };
+        let wait = counter.wait(now, ask.length, ask.limit, wanted);
+        Self {
+            fits,
+            remaining: ask.limit.saturating_sub(used),
+            // What never fits is told to come back when everything is forgotten.
+            wait: wait.unwrap_or(2 * ask.length),
+        }
+    }
+}
+
 impl Default for Counters {
     fn default() -> Self {
         Self::with_room_for(1_000_000)
@@ -104,18 +119,10 @@ impl Counters {
                 self.count(&mut kept, ask, now);
             }
         }
-        let told = asks.iter().zip(fits).map(|(ask, fits)| {
-            let counter = counter(&kept, ask);
-            let used = counter.used(now, ask.length);
-            let wanted = if fits { 1 } else { ask.hits.max(1) };
-            let wait = counter.wait(now, ask.length, ask.limit, wanted);
-            Told {
-                fits,
-                remaining: ask.limit.saturating_sub(used),
-                // What never fits is told to come back when everything is forgotten.
-                wait: wait.unwrap_or(2 * ask.length),
-            }
-        });
+        let told = asks
+            .iter()
+            .zip(fits)
+            .map(|(ask, fits)| Told::of(counter(&kept, ask), ask, fits, now));
         told.collect()
     }
 

@@ -17,6 +17,15 @@ pub struct Counter {
 }
 
 impl Counter {
+    /// A counter that is kept elsewhere.
+    pub(super) fn of(window: u64, current: u64, previous: u64) -> Self {
+        Self {
+            window,
+            current,
+            previous,
+        }
+    }
+
     /// Goes on to the window of `now`.
     fn advance(&mut self, now: u64, length: u64) {
         let window = now / length.max(1);

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::model::{Health, Key};
+use crate::telemetry::Cause;
 use crate::world::{Endpoint, Registered};
 
 /// The registered endpoints.
@@ -17,6 +18,8 @@ use crate::world::{Endpoint, Registered};
 pub struct Registry {
     entries: Mutex<BTreeMap<(Key, String), Entry>>,
     changed: Notify,
+    /// The call that has changed something.
+    cause: Mutex<Cause>,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,8 @@ impl Registry {
         registration: &Registration,
         owner: Option<String>,
     ) -> Result<(), RegistryError> {
+        let span = tracing::debug_span!("registration", call = "register", %service, instance);
+        let _entered = span.enter();
         let weight = registration.weight.unwrap_or(1);
         let ttl = registration.ttl_seconds.unwrap_or(30);
         if !(1..=128).contains(&weight) || !(1..=3600).contains(&ttl) {
@@ -116,7 +121,7 @@ impl Registry {
         );
         drop(entries);
         if !is_same {
-            self.changed.notify_one();
+            self.note_change();
         }
         Ok(())
     }
@@ -126,6 +131,17 @@ impl Registry {
     /// # Errors
     /// It is not, or belongs to another.
     pub fn heartbeat(
+        &self,
+        service: &Key,
+        instance: &str,
+        owner: Option<&str>,
+    ) -> Result<(), RegistryError> {
+        let span = tracing::debug_span!("registration", call = "heartbeat", %service, instance);
+        let _entered = span.enter();
+        self.prolong(service, instance, owner)
+    }
+
+    fn prolong(
         &self,
         service: &Key,
         instance: &str,
@@ -152,12 +168,25 @@ impl Registry {
         instance: &str,
         owner: Option<&str>,
     ) -> Result<(), RegistryError> {
-        self.heartbeat(service, instance, owner)?;
+        let span = tracing::debug_span!("registration", call = "deregister", %service, instance);
+        let _entered = span.enter();
+        self.prolong(service, instance, owner)?;
         self.entries
             .lock()
             .remove(&(service.clone(), instance.to_owned()));
-        self.changed.notify_one();
+        self.note_change();
         Ok(())
+    }
+
+    fn note_change(&self) {
+        *self.cause.lock() = Cause::current();
+        self.changed.notify_one();
+    }
+
+    /// The last call that changed something since this was asked for.
+    #[must_use]
+    pub fn take_cause(&self) -> Cause {
+        std::mem::take(&mut *self.cause.lock())
     }
 
     /// All endpoints.

@@ -1,5 +1,6 @@
 //! The xDS server: ADS and one stream per type, each as delta and as state of the world.
 
+mod body;
 pub mod session;
 mod stream;
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::cache::{Resource, ResourceType, Snapshot, version_of_all};
+use crate::cache::{Resource, ResourceType, Resources, Snapshot, mark_of, version_of_all};
 
 /// How long listeners and routes wait for a client that does not accept clusters and endpoints.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -88,7 +88,10 @@ struct TypeState {
     is_subscribed: bool,
     is_wildcard: bool,
     names: BTreeSet<Arc<str>>,
-    sent: BTreeMap<Arc<str>, Sent>,
+    /// By the [`mark_of`] name and version.
+    sent: BTreeMap<Arc<str>, u64>,
+    /// What was sent, where a response may have to say again what is there no more: SotW, clusters and listeners.
+    whole: BTreeMap<Arc<str>, Arc<Resource>>,
     /// Names to be sent: of resources that the client has not or not in this version, and of those that it waits for
     /// and that are not there. Kept by [`Session::touch`], so that a change costs what it changes, not what there is.
     pending: BTreeSet<Arc<str>>,
@@ -101,13 +104,6 @@ struct TypeState {
     must_answer: bool,
     accepted: Option<String>,
     refused: Option<Refusal>,
-}
-
-#[derive(Debug)]
-struct Sent {
-    version: Arc<str>,
-    /// None if the client had it before.
-    resource: Option<Arc<Resource>>,
 }
 
 #[derive(Debug)]
@@ -177,7 +173,7 @@ impl Session {
         let (is_pending, is_gone) = match (self.snapshot.of(kind).get(name), sent) {
             (Some(resource), sent) => {
                 let is_wanted = state.is_wildcard || is_named;
-                let is_known = sent.is_some_and(|sent| sent.version == resource.version);
+                let is_known = sent.is_some_and(|mark| *mark == resource.mark());
                 (is_wanted && !is_known, false)
             }
             (None, Some(_)) => (false, true),
@@ -283,6 +279,8 @@ impl Session {
     }
 
     fn delta(&mut self, kind: ResourceType, request: Request) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let all = snapshot.of(kind);
         let state = &mut self.types[kind.index()];
         let is_first = !state.is_subscribed;
         if is_first {
@@ -291,14 +289,10 @@ impl Session {
                 state.is_wildcard = true;
                 state.must_answer = request.initial_versions.is_empty();
             }
-            for (name, version) in request.initial_versions {
-                let version = version.into();
-                let sent = Sent {
-                    version,
-                    resource: None,
-                };
-                state.sent.insert(name.into(), sent);
-            }
+            let had = request.initial_versions.into_iter();
+            state.sent = had
+                .map(|(name, version)| (known(all, &name), mark_of(&name, &version)))
+                .collect();
         }
         let mut is_all = is_first;
         let mut touched = Vec::new();
@@ -309,20 +303,27 @@ impl Session {
                 is_all = true;
                 continue;
             }
-            let name: Arc<str> = name.into();
+            let name = known(all, &name);
             // Who asks again wants to have it again.
             if !is_first {
                 state.sent.remove(&name);
             }
             state.absent.remove(&name);
-            state.names.insert(Arc::clone(&name));
             touched.push(name);
+        }
+        let names = touched.iter().cloned();
+        if state.names.is_empty() {
+            // At once, which fills the set better.
+            state.names = names.collect();
+        } else {
+            state.names.extend(names);
         }
         for name in request.unsubscribe {
             if name == "*" {
                 state.is_wildcard = false;
                 let names = &state.names;
                 state.sent.retain(|name, _| names.contains(name));
+                state.whole.retain(|name, _| names.contains(name));
                 is_all = true;
                 continue;
             }
@@ -341,6 +342,8 @@ impl Session {
     }
 
     fn sotw(&mut self, kind: ResourceType, request: Request) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let all = snapshot.of(kind);
         let state = &mut self.types[kind.index()];
         let is_first = !state.is_subscribed;
         state.is_subscribed = true;
@@ -357,7 +360,7 @@ impl Session {
                 before
                     .get(name.as_str())
                     .cloned()
-                    .unwrap_or_else(|| name.into())
+                    .unwrap_or_else(|| known(all, &name))
             })
             .collect();
         let is_as_before = !is_first && state.is_wildcard == was_wildcard && state.names == before;
@@ -368,19 +371,17 @@ impl Session {
         state.absent.retain(|name| names.contains(name));
         if !state.is_wildcard {
             state.sent.retain(|name, _| names.contains(name));
+            state.whole.retain(|name, _| names.contains(name));
         }
         if is_first {
             state.must_answer = state.is_wildcard;
             if !request.version.is_empty() && request.version == self.version(kind) {
                 let known: Vec<_> = self.wanted(kind).cloned().collect();
+                let is_whole = self.is_whole(kind);
                 let state = &mut self.types[kind.index()];
                 state.must_answer = false;
                 state.accepted = Some(request.version);
-                for resource in known {
-                    state
-                        .sent
-                        .insert(Arc::clone(&resource.name), Sent::of(resource));
-                }
+                state.note_sent(&known, is_whole);
             }
         }
         self.touch_all(kind);
@@ -461,6 +462,11 @@ impl Session {
         }
     }
 
+    /// Whether a response has to have all that there is.
+    fn is_whole(&self, kind: ResourceType) -> bool {
+        self.variant == Variant::Sotw && kind.has_wildcard()
+    }
+
     fn has_upsert(&self, kind: ResourceType) -> bool {
         let state = &self.types[kind.index()];
         state.is_subscribed && (state.must_answer || !state.pending.is_empty())
@@ -482,25 +488,23 @@ impl Session {
             self.resend_endpoints(&changed);
         }
         let mut resources = changed.clone();
-        let is_whole = self.variant == Variant::Sotw && kind.has_wildcard();
+        let is_whole = self.is_whole(kind);
         if is_whole {
             // What is to be removed stays until everything else is accepted.
             let state = &self.types[kind.index()];
             let gone = state
-                .sent
+                .whole
                 .iter()
                 .filter(|(name, _)| !self.snapshot.of(kind).contains_key(*name))
-                .filter_map(|(_, sent)| sent.resource.clone());
+                .map(|(_, resource)| Arc::clone(resource));
             resources = self.wanted(kind).cloned().chain(gone).collect();
         }
         let state = &mut self.types[kind.index()];
         state.must_answer = false;
-        for resource in changed {
+        for resource in &changed {
             state.absent.remove(&resource.name);
-            state
-                .sent
-                .insert(Arc::clone(&resource.name), Sent::of(resource));
         }
+        state.note_sent(&changed, is_whole);
         state.absent.extend(missing.iter().cloned());
         if is_whole {
             missing.clear();
@@ -536,6 +540,7 @@ impl Session {
         }
         for name in &gone {
             state.sent.remove(name);
+            state.whole.remove(name);
             if state.names.contains(name) {
                 state.absent.insert(Arc::clone(name));
             }
@@ -598,13 +603,30 @@ impl Session {
     }
 }
 
-impl Sent {
-    fn of(resource: Arc<Resource>) -> Self {
-        Self {
-            version: Arc::clone(&resource.version),
-            resource: Some(resource),
+impl TypeState {
+    fn note_sent(&mut self, resources: &[Arc<Resource>], is_whole: bool) {
+        let marks = resources
+            .iter()
+            .map(|resource| (Arc::clone(&resource.name), resource.mark()));
+        if self.sent.is_empty() {
+            // At once, which fills the map better.
+            self.sent = marks.collect();
+        } else {
+            self.sent.extend(marks);
+        }
+        if is_whole {
+            let named = resources
+                .iter()
+                .map(|resource| (Arc::clone(&resource.name), Arc::clone(resource)));
+            self.whole.extend(named);
         }
     }
+}
+
+/// A name, in the memory of the resource of this name if there is one.
+fn known(all: &Resources, name: &str) -> Arc<str> {
+    all.get_key_value(name)
+        .map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
 }
 
 #[cfg(test)]

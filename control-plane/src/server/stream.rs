@@ -3,23 +3,27 @@
 //! Who a client is says its certificate, what it is its node's ID; the two have to fit. A client whose identity is not
 //! that of the workload or gateway that it says to be is not let in, and noted.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3::{ControlPlane, Node};
 use outrigger_proto::pb::envoy::service::discovery::v3 as pb;
-use outrigger_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::codegen::tokio_stream::Stream;
+use tonic::body::Body;
+use tonic::codec::Codec;
 use tonic::{Code, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tracing::Span;
+use tracing::field::Empty;
 
-use super::session::{Answer, Push, Request, Session, Variant};
+use super::body::Responses;
+use super::session::{Answer, PATIENCE, Push, Request, Session, Variant};
 use crate::cache::{ResourceType, Snapshot};
 use crate::control::{Control, Proxy, now};
 use crate::spawn;
+use crate::telemetry::Cause;
 use crate::translate::Role;
 use crate::translate::own_streams::{CLUSTER, CLUSTER_METADATA, OwnStream};
 use crate::world::World;
@@ -50,21 +54,45 @@ impl Discovery {
         Self { control }
     }
 
-    fn serve<D: Dialect>(
+    /// Answers a stream of a variant: of one type, or of all.
+    pub fn call<B>(
         &self,
-        request: tonic::Request<Streaming<D::Request>>,
-    ) -> tonic::Response<Responses<D::Response>> {
+        requests: B,
+        variant: Variant,
+        implied: Option<Implied>,
+        peer: Peer,
+    ) -> http::Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        match variant {
+            Variant::Delta => self.serve::<Delta, B>(requests, implied, peer),
+            Variant::Sotw => self.serve::<Sotw, B>(requests, implied, peer),
+        }
+    }
+
+    fn serve<D: Dialect, B>(
+        &self,
+        requests: B,
+        implied: Option<Implied>,
+        peer: Peer,
+    ) -> http::Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
         // One response waits for the connection to take it; the next is made when it has.
         let (send, receive) = mpsc::channel(1);
-        let implied = request.extensions().get::<Implied>().copied();
-        let peer = request.extensions().get::<Peer>().cloned();
         let control = Arc::clone(&self.control);
+        let decoder = ProstCodec::<D::Response, D::Request>::default().decoder();
+        let requests = Streaming::new_request(decoder, requests, None, None);
         spawn(async move {
             let stream = StreamTask::<D> {
                 control,
                 implied,
-                peer,
-                requests: request.into_inner(),
+                peer: Some(peer),
+                requests,
                 responses: send.clone(),
             };
             if let Err(status) = stream.run().await {
@@ -72,40 +100,12 @@ impl Discovery {
                 let _ = send.send(Err(status)).await;
             }
         });
-        tonic::Response::new(Responses(receive))
-    }
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Responses<pb::DiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(self.serve::<Sotw>(request))
-    }
-
-    type DeltaAggregatedResourcesStream = Responses<pb::DeltaDiscoveryResponse>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<pb::DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(self.serve::<Delta>(request))
-    }
-}
-
-/// The responses of a stream.
-#[derive(Debug)]
-pub struct Responses<T>(mpsc::Receiver<Result<T, Status>>);
-
-impl<T> Stream for Responses<T> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(context)
+        let mut response = http::Response::new(Body::new(Responses::new(receive)));
+        let kind = http::HeaderValue::from_static("application/grpc");
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, kind);
+        response
     }
 }
 
@@ -145,9 +145,10 @@ impl<D: Dialect> StreamTask<D> {
         let mut proxy = proxy::<D>(&node, self.peer.as_ref());
         proxy.is_part = own.is_some();
         let connected = self.control.connect(proxy);
-        self.take(&mut session, first, &role)?;
+        let mut trace = PushTrace::new(node.id.clone());
+        self.take(&mut session, first, &role, &mut trace)?;
         loop {
-            let is_free = self.push(&mut session);
+            let is_free = self.push(&mut session, &mut trace);
             connected.progress(session.progress());
             let deadline = session.deadline();
             let gate = async {
@@ -158,7 +159,7 @@ impl<D: Dialect> StreamTask<D> {
             };
             tokio::select! {
                 request = self.requests.message() => match request {
-                    Ok(Some(request)) => self.take(&mut session, request, &role)?,
+                    Ok(Some(request)) => self.take(&mut session, request, &role, &mut trace)?,
                     // Gone, in peace or not.
                     Ok(None) | Err(_) => return Ok(()),
                 },
@@ -168,6 +169,7 @@ impl<D: Dialect> StreamTask<D> {
                     }
                     worlds.borrow_and_update();
                     self.admit(&node, &role)?;
+                    trace.begin(self.control.cause());
                     session.set_snapshot(self.snapshot(&role, own.as_mut(), &mut had));
                 }
                 changed = certificates.changed() => {
@@ -176,6 +178,7 @@ impl<D: Dialect> StreamTask<D> {
                     }
                     // Secrets are of no world.
                     had = None;
+                    trace.begin(Cause::default());
                     session.set_snapshot(self.snapshot(&role, own.as_mut(), &mut had));
                 }
                 permit = self.responses.reserve(), if !is_free => {
@@ -229,7 +232,13 @@ impl<D: Dialect> StreamTask<D> {
         ))
     }
 
-    fn take(&self, session: &mut Session, request: D::Request, role: &Role) -> Result<(), Status> {
+    fn take(
+        &self,
+        session: &mut Session,
+        request: D::Request,
+        role: &Role,
+        trace: &mut PushTrace,
+    ) -> Result<(), Status> {
         let url = D::type_url(&request);
         let kind = match (ResourceType::from_url(url), self.implied) {
             (Some(kind), None) => kind,
@@ -249,7 +258,9 @@ impl<D: Dialect> StreamTask<D> {
         if kind == ResourceType::Secret {
             self.watch_thieves(session, &request, role);
         }
-        if let Answer::Refused(reason) = session.request(kind, request) {
+        let answer = session.request(kind, request);
+        trace.answered(kind, &answer);
+        if let Answer::Refused(reason) = answer {
             self.control.metrics.refusals[kind.index()].fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 ?role,
@@ -283,7 +294,7 @@ impl<D: Dialect> StreamTask<D> {
     }
 
     /// Sends what there is to send while the connection takes it. Says whether nothing is left.
-    fn push(&self, session: &mut Session) -> bool {
+    fn push(&self, session: &mut Session, trace: &mut PushTrace) -> bool {
         loop {
             let Ok(permit) = self.responses.try_reserve() else {
                 return false;
@@ -296,7 +307,75 @@ impl<D: Dialect> StreamTask<D> {
             metrics.pushes[index].fetch_add(1, Ordering::Relaxed);
             let count = u64::try_from(push.resources.len()).unwrap_or(u64::MAX);
             metrics.resources[index].fetch_add(count, Ordering::Relaxed);
+            trace.sent(&push);
             permit.send(Ok(D::response(push)));
+        }
+    }
+}
+
+/// How long after a change a push is part of its trace: listeners may wait for clusters so long. What comes later is what
+/// the client asks for by itself.
+const AFTERMATH: Duration = Duration::from_secs(2 * PATIENCE.as_secs());
+
+/// The pushes of a stream that wait for their answers, as spans.
+struct PushTrace {
+    node: String,
+    /// What changed, and until when pushes are believed to come of it.
+    cause: (Cause, Instant),
+    waiting: [Option<Span>; ResourceType::COUNT],
+}
+
+impl PushTrace {
+    fn new(node: String) -> Self {
+        Self {
+            node,
+            cause: (Cause::default(), Instant::now()),
+            waiting: Default::default(),
+        }
+    }
+
+    fn begin(&mut self, cause: Cause) {
+        self.cause = (cause, Instant::now() + AFTERMATH);
+    }
+
+    fn sent(&mut self, push: &Push) {
+        let span = tracing::debug_span!(
+            "push",
+            node = self.node,
+            kind = push.kind.word(),
+            version = push.version,
+            nonce = push.nonce,
+            resources = push.resources.len(),
+            removed = push.removed.len(),
+            answer = Empty,
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+        );
+        if span.is_disabled() {
+            return;
+        }
+        let (cause, until) = &self.cause;
+        if Instant::now() < *until {
+            cause.lead_to(&span);
+        }
+        self.waiting[push.kind.index()] = Some(span);
+    }
+
+    fn answered(&mut self, kind: ResourceType, answer: &Answer) {
+        if *answer == Answer::None {
+            return;
+        }
+        let Some(span) = self.waiting[kind.index()].take() else {
+            return;
+        };
+        match answer {
+            Answer::None => {}
+            Answer::Accepted => drop(span.record("answer", "accepted")),
+            Answer::Refused(reason) => {
+                span.record("answer", "refused");
+                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", reason);
+            }
         }
     }
 }
@@ -330,8 +409,8 @@ fn proxy<D: Dialect>(node: &Node, peer: Option<&Peer>) -> Proxy {
 
 /// The messages of a variant.
 trait Dialect: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: prost::Message + Default + 'static;
+    type Response: prost::Message + Default + Unpin + 'static;
     const VARIANT: Variant;
 
     fn node(request: &Self::Request) -> Option<&Node>;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::policy::Used;
 use super::{ads, duration, resource, typed};
 use crate::cache::{Resource, ResourceType};
 use crate::model::LocalRateLimit;
@@ -17,21 +18,22 @@ pub(super) const FAULT_TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTP
 const RATE_LIMIT_TYPE: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 
 /// On which side of a proxy it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+#[derive(Clone, Copy)]
+pub(super) enum Side<'a> {
     /// Of a sidecar, towards other services.
     Outbound,
     /// Of a sidecar, towards its process.
     Inbound,
-    /// Of a gateway.
-    Gateway,
+    /// Of a gateway, with the filters that its policies need.
+    Gateway(&'a Used),
 }
 
 /// A connection manager as a network filter. Its filters do nothing by themselves: what they do is in the routes, and in
 /// [`rate_limit`], which change without a change of the listener, that is without the end of any connection.
-pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -> Json {
+pub(super) fn connection_manager(defaults: &Defaults, side: Side<'_>, route: &str) -> Json {
     let mut filters = Vec::new();
-    if side == Side::Inbound {
+    let fault = json!({"name": FAULT, "typed_config": typed(FAULT_TYPE, json!({}))});
+    if let Side::Inbound = side {
         let rbac = || typed(&format!("{RBAC_TYPE}.RBAC"), json!({}));
         filters.push(json!({"name": DENY, "typed_config": rbac()}));
         filters.push(json!({"name": ALLOW, "typed_config": rbac()}));
@@ -42,8 +44,10 @@ pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -
                 "type_urls": [format!("type.googleapis.com/{RATE_LIMIT_TYPE}")],
             },
         }));
+    } else if let Side::Gateway(used) = side {
+        filters = used.filters(fault);
     } else {
-        filters.push(json!({"name": FAULT, "typed_config": typed(FAULT_TYPE, json!({}))}));
+        filters.push(fault);
     }
     filters.push(json!({
         "name": "envoy.filters.http.router",
@@ -52,7 +56,7 @@ pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -
     let prefix = match side {
         Side::Outbound => "outbound",
         Side::Inbound => "inbound",
-        Side::Gateway => "gateway",
+        Side::Gateway(_) => "gateway",
     };
     let mut manager = json!({
         "stat_prefix": prefix,
@@ -60,11 +64,17 @@ pub(super) fn connection_manager(defaults: &Defaults, side: Side, route: &str) -
         "http_filters": filters,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "access_log": access_log(defaults),
-        "normalize_path": side != Side::Outbound,
-        "merge_slashes": side != Side::Outbound,
-        "use_remote_address": side == Side::Gateway,
+        "normalize_path": !matches!(side, Side::Outbound),
+        "merge_slashes": !matches!(side, Side::Outbound),
+        "use_remote_address": matches!(side, Side::Gateway(_)),
     });
-    if side == Side::Inbound {
+    if let Side::Gateway(used) = side
+        && used.has_guards()
+    {
+        // A service might see another path than the one whose rules were kept.
+        manager["path_with_escaped_slashes_action"] = json!("REJECT_REQUEST");
+    }
+    if let Side::Inbound = side {
         // The process learns who calls.
         manager["forward_client_cert_details"] = json!("SANITIZE_SET");
         manager["set_current_client_cert_details"] = json!({"uri": true});

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use super::http::{self, Side, connection_manager};
+use super::policy::Used;
 use super::rbac::{self, Layer};
 use super::route;
 use super::{Builder, address, cluster, cluster_name, resource, secret, typed};
@@ -187,8 +188,8 @@ impl Builder<'_> {
             .filter(|listener| listener.mode == ListenerMode::Http)
             .collect();
         if !http.is_empty() {
-            self.gateway_routes(&name, &http, listeners);
-            let manager = connection_manager(&world.defaults, Side::Gateway, &name);
+            let used = self.gateway_routes(&name, &http, listeners);
+            let manager = connection_manager(&world.defaults, Side::Gateway(&used), &name);
             chains.push(json!({"filters": [manager]}));
         }
         let mut needs_inspector = false;
@@ -197,9 +198,10 @@ impl Builder<'_> {
             let mut chain = match &listener.mode {
                 ListenerMode::Http => continue,
                 ListenerMode::Https(secrets) => {
-                    self.gateway_routes(&route_name, &[listener], listeners);
+                    let used = self.gateway_routes(&route_name, &[listener], listeners);
                     self.gateway_secrets(secrets);
-                    let manager = connection_manager(&world.defaults, Side::Gateway, &route_name);
+                    let side = Side::Gateway(&used);
+                    let manager = connection_manager(&world.defaults, side, &route_name);
                     json!({
                         "filters": [manager],
                         "transport_socket": secret::downstream_tls(secrets, &["h2", "http/1.1"]),
@@ -254,12 +256,15 @@ impl Builder<'_> {
         name: &str,
         listeners: &[&GatewayListener],
         all: &[&GatewayListener],
-    ) {
-        let (routes, targets) = route::of_gateway(self.translator.world(), name, listeners, all);
+    ) -> Used {
+        let world = self.translator.world();
+        let (routes, targets, used) = route::of_gateway(world, name, listeners, all);
         self.add(ResourceType::Route, routes);
         for (key, port) in targets {
             self.add_cluster(&key, port);
         }
+        used.add_resources(self);
+        used
     }
 
     fn gateway_secrets(&mut self, secrets: &[crate::model::Key]) {

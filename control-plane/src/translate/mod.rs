@@ -12,6 +12,7 @@ pub(crate) mod grpc;
 mod http;
 mod listener;
 pub mod own_streams;
+mod policy;
 mod rbac;
 mod refresh;
 mod route;
@@ -149,6 +150,8 @@ impl Translator {
     /// What a proxy is to have; nothing if there is no such workload or gateway.
     #[must_use]
     pub fn snapshot(&self, role: &Role, secrets: &dyn Secrets) -> Snapshot {
+        let span = tracing::debug_span!("snapshot", ?role, resources = tracing::field::Empty);
+        let _entered = span.enter();
         let mut builder = Builder {
             translator: self,
             snapshot: Snapshot::default(),
@@ -174,6 +177,8 @@ impl Translator {
                 }
             }
         }
+        builder.snapshot.pack();
+        span.record("resources", builder.snapshot.len());
         builder.snapshot
     }
 
@@ -297,5 +302,7 @@ fn ads() -> Json {
 
 #[cfg(test)]
 mod edge_tests;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

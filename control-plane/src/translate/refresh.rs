@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Role, Secrets, Translator, cluster_name};
+use super::{Role, Secrets, Translator, cluster_name, grpc};
 use crate::cache::{ResourceType, Snapshot};
 use crate::model::Key;
 use crate::world::{Service, World};
@@ -43,43 +43,63 @@ impl Translator {
         }
         let difference = self.difference(before);
         let is_same = match role {
-            Role::Sidecar(key) => {
+            Role::Sidecar(key) | Role::Grpc(key) => {
                 let (old, new) = (before.workloads.get(key), self.world.workloads.get(key));
                 old.zip(new).is_some_and(|(old, new)| Arc::ptr_eq(old, new))
             }
             // Gateways are compared with the whole.
             Role::Gateway(_) => true,
-            // Their clusters follow the endpoints.
-            Role::Grpc(_) => false,
         };
         match &*difference {
-            Difference::Endpoints(services) if is_same => self.patch(snapshot, services),
+            Difference::Endpoints(services) if is_same => self.patch(role, snapshot, services),
             _ => Arc::new(self.snapshot(role, secrets)),
         }
     }
 
-    fn patch(&self, snapshot: &Arc<Snapshot>, services: &[Key]) -> Arc<Snapshot> {
-        let mut patched = None;
+    fn patch(&self, role: &Role, snapshot: &Arc<Snapshot>, services: &[Key]) -> Arc<Snapshot> {
+        let is_grpc = matches!(role, Role::Grpc(_));
+        let mut changed = Vec::new();
         for key in services {
             let Some(made) = self.service(key) else {
                 continue;
             };
             for (number, port) in &made.ports {
                 let name = cluster_name(key, *number);
+                // Who does not call it needs nothing made of it.
+                if !snapshot
+                    .of(ResourceType::Cluster)
+                    .contains_key(name.as_str())
+                {
+                    continue;
+                }
+                let made = match is_grpc {
+                    true => grpc::cluster_of(&made, *number, port),
+                    false => Some((&port.cluster, &port.endpoints)),
+                };
+                let Some((cluster, endpoints)) = made else {
+                    continue;
+                };
                 for (kind, resource) in [
-                    (ResourceType::Cluster, &port.cluster),
-                    (ResourceType::Endpoints, &port.endpoints),
+                    (ResourceType::Cluster, cluster),
+                    (ResourceType::Endpoints, endpoints),
                 ] {
                     let had = snapshot.of(kind).get(name.as_str());
                     if had.is_some_and(|had| had.version != resource.version) {
-                        patched
-                            .get_or_insert_with(|| Snapshot::clone(snapshot))
-                            .insert(kind, Arc::clone(resource));
+                        changed.push((kind, Arc::clone(resource)));
                     }
                 }
             }
         }
-        patched.map_or_else(|| Arc::clone(snapshot), Arc::new)
+        if changed.is_empty() {
+            return Arc::clone(snapshot);
+        }
+        let span = tracing::debug_span!("patch_snapshot", resources = changed.len());
+        let _entered = span.enter();
+        let mut patched = Snapshot::clone(snapshot);
+        for (kind, resource) in changed {
+            patched.insert(kind, resource);
+        }
+        Arc::new(patched)
     }
 
     fn difference(&self, before: &Arc<World>) -> Arc<Difference> {
@@ -183,6 +203,95 @@ mod tests {
                 assert!(*refreshed == anew, "{role:?} after {new}");
             }
         }
+    }
+
+    /// The same for gRPC without a proxy, whose clusters depend on the endpoints.
+    #[test]
+    fn a_refreshed_snapshot_of_grpc_is_what_would_be_made_anew() {
+        const MESH: &str = include_str!("grpc/tests.yaml");
+        let before = world(MESH, None);
+        let first = Translator::new(Arc::clone(&before), None);
+        let roles = ["grpc/default/caller", "grpc/default/echo"];
+        let roles = roles.map(|id| Role::from_node_id(id).unwrap());
+        let changes = [
+            ("port: 15003", "port: 15009"),
+            ("{name: grpc, port: 15001}", "{name: grpc, port: 15008}"),
+            (
+                "{address: 127.0.0.1, sidecar: false",
+                "{address: 127.0.0.2, serviceAccount: plain, proxyless: true",
+            ),
+            ("serviceAccount: echo", "serviceAccount: other"),
+            ("timeout: 2s", "timeout: 4s"),
+            ("mtls: STRICT", "mtls: PERMISSIVE"),
+            ("methods: [POST, GET]", "methods: [GET]"),
+        ];
+        for (old, new) in changes {
+            assert!(MESH.contains(old), "{old}");
+            let after = world(&MESH.replace(old, new), Some(&before));
+            let second = Translator::new(after, Some(&first));
+            for role in &roles {
+                let had = Arc::new(first.snapshot(role, &NoSecrets));
+                let refreshed = second.refresh(role, &NoSecrets, (&before, &had));
+                let anew = second.snapshot(role, &NoSecrets);
+                assert!(*refreshed == anew, "{role:?} after {new}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_grpc_only_callers_of_a_service_get_another_snapshot_and_it_shares_the_rest() {
+        const CLIENTS: usize = 40;
+        const CALLERS: usize = 10;
+        let mesh = |port: u16| {
+            let mut text = String::new();
+            for (name, port) in [("x", port), ("y", 9001)] {
+                text.push_str(&format!(
+                    "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{ports: [{{name: grpc, port: 80, targetPort: grpc}}]}}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Workload
+metadata: {{name: {name}}}
+spec: {{address: 127.0.0.1, sidecar: false, services: [{name}], ports: [{{name: grpc, port: {port}}}]}}
+"
+                ));
+            }
+            for number in 0..CLIENTS {
+                let called = if number < CALLERS { "x" } else { "y" };
+                text.push_str(&format!(
+                    "---
+apiVersion: outrigger.dev/v1alpha1
+kind: Workload
+metadata: {{name: g{number}}}
+spec: {{address: 127.0.0.1, serviceAccount: g{number}, proxyless: true, calls: [{{service: {called}, port: 80}}]}}
+"
+                ));
+            }
+            text
+        };
+        let before = world(&mesh(9002), None);
+        let first = Translator::new(Arc::clone(&before), None);
+        let after = world(&mesh(9003), Some(&before));
+        let second = Translator::new(after, Some(&first));
+        let mut changed = 0;
+        for number in 0..CLIENTS {
+            let role = Role::from_node_id(&format!("grpc/default/g{number}")).unwrap();
+            let had = Arc::new(first.snapshot(&role, &NoSecrets));
+            assert!(!had.of(ResourceType::Endpoints).is_empty());
+            let refreshed = second.refresh(&role, &NoSecrets, (&before, &had));
+            if Arc::ptr_eq(&had, &refreshed) {
+                continue;
+            }
+            changed += 1;
+            assert!(!had.shares(&refreshed, ResourceType::Endpoints));
+            for kind in [ResourceType::Listener, ResourceType::Route] {
+                assert!(had.shares(&refreshed, kind), "{}", kind.word());
+            }
+        }
+        assert_eq!(changed, CALLERS);
     }
 
     #[test]

@@ -14,13 +14,14 @@ use gateway_api::apis::standard::httproutes::{
 use serde_json::{Value as Json, json};
 
 use super::http::{ALLOW, DENY, FAULT, FAULT_TYPE, RBAC_TYPE};
+use super::policy::{Used, Variant};
 use super::rbac::{self, Layer};
 use super::{cluster, cluster_name, duration, resource, typed};
 use crate::cache::{Resource, ResourceType};
 use crate::model::{Access, Fault, Key, Retries, TrafficPolicySpec};
 use crate::world::{
-    Backend, Defaults, Filters, GatewayListener, HeaderChanges, Inbound, PathRewrite, Protocol,
-    Redirect, Route, Rule, Service, ServicePort, World, covers, intersect, regex_escape,
+    Backend, Defaults, Filters, GatewayListener, HeaderChanges, Inbound, PathRewrite, Policy,
+    Protocol, Redirect, Route, Rule, Service, ServicePort, World, covers, intersect, regex_escape,
 };
 
 /// A cluster that there is not: requests to it are answered with 500.
@@ -40,6 +41,7 @@ pub(super) fn outbound(
         policies: &|key| (*key == service.key).then_some(&service.policy),
         listener_port: port.number,
         targets: Targets::new(),
+        used: Used::default(),
     };
     let own = (service.key.clone(), port.number);
     maker.targets.insert(own.clone());
@@ -49,13 +51,18 @@ pub(super) fn outbound(
     }
     let name = cluster_name(&service.key, port.number);
     let mut entries = Vec::new();
+    let over = Over {
+        parent: Some(&service.policy),
+        gateway: None,
+    };
     for (order, route) in service.routes.iter().enumerate() {
         for (index, rule) in route.rules.iter().enumerate() {
-            maker.rule(rule, (order, index), Some(&service.policy), &mut entries);
+            maker.rule(rule, (order, index), over, &mut entries);
         }
     }
     if service.routes.is_empty() {
         let rule = Rule {
+            name: None,
             matches: Vec::new(),
             filters: Filters::default(),
             backends: vec![Backend {
@@ -66,7 +73,7 @@ pub(super) fn outbound(
             timeout: None,
             backend_timeout: None,
         };
-        maker.rule(&rule, (0, 0), Some(&service.policy), &mut entries);
+        maker.rule(&rule, (0, 0), over, &mut entries);
     }
     let hosts = BTreeMap::from([("*".to_owned(), entries)]);
     let made = table(&name, hosts);
@@ -79,13 +86,14 @@ pub(super) fn of_gateway(
     name: &str,
     listeners: &[&GatewayListener],
     all: &[&GatewayListener],
-) -> (Resource, Targets) {
+) -> (Resource, Targets, Used) {
     let port = listeners.first().map_or(80, |listener| listener.port);
     let mut maker = Maker {
         defaults: &world.defaults,
         policies: &|key| world.services.get(key).map(|service| &service.policy),
         listener_port: port,
         targets: Targets::new(),
+        used: Used::new(name),
     };
     let mut hosts: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
     for listener in listeners {
@@ -96,12 +104,16 @@ pub(super) fn of_gateway(
             for hostname in hostnames(listener, route, all) {
                 let entries = hosts.entry(hostname).or_default();
                 for (index, rule) in route.rules.iter().enumerate() {
-                    maker.rule(rule, (order, index), None, entries);
+                    let over = Over {
+                        parent: None,
+                        gateway: listener.policies.of(route, rule).map(|policy| &**policy),
+                    };
+                    maker.rule(rule, (order, index), over, entries);
                 }
             }
         }
     }
-    (table(name, hosts), maker.targets)
+    (table(name, hosts), maker.targets, maker.used)
 }
 
 /// The routes towards the process behind a sidecar, with who may call.
@@ -185,6 +197,8 @@ struct Precedence {
     headers: Reverse<usize>,
     query_params: Reverse<usize>,
     order: (usize, usize),
+    /// Of the paths for which a policy makes a difference.
+    variant: usize,
 }
 
 fn table(name: &str, hosts: BTreeMap<String, Vec<Entry>>) -> Resource {
@@ -209,6 +223,16 @@ struct Maker<'a> {
     policies: &'a dyn Fn(&Key) -> Option<&'a TrafficPolicySpec>,
     listener_port: u16,
     targets: Targets,
+    used: Used,
+}
+
+/// What holds for a rule beside what it says.
+#[derive(Clone, Copy)]
+struct Over<'a> {
+    /// The policy of the service that is called, where the routes are its own.
+    parent: Option<&'a TrafficPolicySpec>,
+    /// The policy of the gateway.
+    gateway: Option<&'a Policy>,
 }
 
 impl Maker<'_> {
@@ -217,7 +241,7 @@ impl Maker<'_> {
         &mut self,
         rule: &Rule,
         order: (usize, usize),
-        parent: Option<&TrafficPolicySpec>,
+        over: Over<'_>,
         entries: &mut Vec<Entry>,
     ) {
         let everything = [HttpRouteRulesMatches::default()];
@@ -226,16 +250,41 @@ impl Maker<'_> {
             some => some,
         };
         for found in matches {
-            let (precedence, matcher) = matcher(found, order);
-            let mut route = self.action(rule, prefix_of(found), parent);
-            route["match"] = matcher;
-            headers(&mut route, &rule.filters.request_headers, "request");
-            headers(&mut route, &rule.filters.response_headers, "response");
-            entries.push(Entry { precedence, route });
+            let action = self.action(rule, prefix_of(found), over);
+            for (index, variant) in self.used.variants(over.gateway).iter().enumerate() {
+                let (mut precedence, matcher) = matcher(found, order);
+                precedence.variant = index;
+                let mut route = action.clone();
+                route["match"] = matcher;
+                headers(&mut route, &rule.filters.request_headers, "request");
+                headers(&mut route, &rule.filters.response_headers, "response");
+                self.restrict(&mut route, over.gateway, variant);
+                entries.push(Entry { precedence, route });
+            }
         }
     }
 
-    fn action(&mut self, rule: &Rule, prefix: &str, parent: Option<&TrafficPolicySpec>) -> Json {
+    /// Applies the policy of a gateway to a route, or to some of its paths.
+    fn restrict(&mut self, route: &mut Json, policy: Option<&Policy>, variant: &Variant) {
+        let Some(policy) = policy else { return };
+        if let Some(paths) = &variant.paths {
+            let only = json!({"name": ":path", "string_match": {"safe_regex": {"regex": paths}}});
+            match &mut route["match"]["headers"] {
+                Json::Array(headers) => headers.push(only),
+                none => *none = json!([only]),
+            }
+        }
+        if policy.is_broken {
+            if let Some(whole) = route.as_object_mut() {
+                whole.remove("route");
+                whole.remove("redirect");
+            }
+            route["direct_response"] = json!({"status": 500});
+        }
+        self.used.apply(policy, variant, route);
+    }
+
+    fn action(&mut self, rule: &Rule, prefix: &str, over: Over<'_>) -> Json {
         if let Some(redirect) = &rule.filters.redirect {
             return json!({"redirect": redirect_action(redirect, prefix, self.listener_port)});
         }
@@ -249,7 +298,8 @@ impl Maker<'_> {
             ] => Some(target),
             _ => None,
         };
-        let policy = parent
+        let policy = over
+            .parent
             .or_else(|| only.and_then(|(key, _)| (self.policies)(key)))
             .unwrap_or(&none);
         let mut clusters = Vec::new();
@@ -275,9 +325,16 @@ impl Maker<'_> {
         let mut action = json!({
             "weighted_clusters": {"clusters": clusters},
             "cluster_not_found_response_code": "INTERNAL_SERVER_ERROR",
-            "timeout": duration(rule.timeout.or(policy.timeout).unwrap_or(self.defaults.timeout)),
+            "timeout": duration(
+                rule.timeout
+                    .or(over.gateway.and_then(|gateway| gateway.timeout))
+                    .or(policy.timeout)
+                    .unwrap_or(self.defaults.timeout),
+            ),
         });
-        if let Some(retries) = policy.retries.as_ref().or(self.defaults.retries.as_ref()) {
+        let of_gateway = over.gateway.and_then(|gateway| gateway.retries.as_ref());
+        let of_service = policy.retries.as_ref().or(self.defaults.retries.as_ref());
+        if let Some(retries) = of_gateway.or(of_service) {
             action["retry_policy"] = retry_policy(retries, rule);
         } else if let Some(timeout) = rule.backend_timeout {
             action["retry_policy"] =
@@ -424,6 +481,7 @@ fn matcher(found: &HttpRouteRulesMatches, order: (usize, usize)) -> (Precedence,
         headers: Reverse(found.headers.as_ref().map_or(0, Vec::len)),
         query_params: Reverse(found.query_params.as_ref().map_or(0, Vec::len)),
         order,
+        variant: 0,
     };
     (precedence, json)
 }

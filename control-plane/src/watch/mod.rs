@@ -30,13 +30,22 @@ pub async fn watch(control: Arc<Control>, directory: PathBuf) {
         if now.is_some() && now == seen && now != taken {
             let read = directory.clone();
             let mut files = std::mem::take(&mut cache);
+            let change = tracing::debug_span!("change", directory = %read.display());
+            let reading = tracing::debug_span!(
+                parent: &change,
+                "read_files",
+                files = now.as_ref().map(BTreeMap::len),
+                errors = tracing::field::Empty,
+            );
             let loading = tokio::task::spawn_blocking(move || {
+                let _entered = reading.enter();
                 let loaded = model::load_again(&read, &mut files);
+                reading.record("errors", loaded.as_ref().err().map_or(0, Vec::len));
                 (loaded, files)
             });
             if let Ok((loaded, files)) = loading.await {
                 cache = files;
-                control.input(loaded);
+                change.in_scope(|| control.input(loaded));
                 taken.clone_from(&now);
             }
         }

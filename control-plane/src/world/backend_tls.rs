@@ -305,8 +305,8 @@ fn is_certificates(text: &str) -> bool {
 }
 
 /// The roots that this machine trusts. They are sent to the proxies, so that all trust the same, whatever their
-/// machines trust; read once.
-fn system_roots() -> Option<Arc<str>> {
+/// machines trust; read once. `SSL_CERT_FILE` names another file, as for OpenSSL; where it is of no use, there are none.
+pub(super) fn system_roots() -> Option<Arc<str>> {
     static ROOTS: OnceLock<Option<Arc<str>>> = OnceLock::new();
     const FILES: [&str; 5] = [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -316,6 +316,9 @@ fn system_roots() -> Option<Arc<str>> {
         "/etc/ssl/cert.pem",
     ];
     let read = || {
+        if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+            return fs::read_to_string(file).ok().map(Arc::from);
+        }
         FILES
             .iter()
             .find_map(|file| fs::read_to_string(file).ok().map(Arc::from))

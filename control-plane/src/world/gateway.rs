@@ -9,11 +9,15 @@ use gateway_api::apis::standard::gateways::{
 };
 
 use super::ingress;
-use super::{Gateway, GatewayListener, ListenerMode, Status, TlsSecret, identity, port_number};
+use super::{
+    Gateway, GatewayListener, ListenerMode, Policies, Status, TlsSecret, identity, port_number,
+};
 use crate::model::{Key, Kind, Model};
 
 /// The `controllerName` of the gateway classes that are ours.
 pub(super) const CONTROLLER: &str = "outrigger.dev/gateway-controller";
+/// The name of a gateway class that is ours without being written.
+const CLASS: &str = "outrigger";
 
 pub(super) fn resolve(
     model: &Model,
@@ -40,6 +44,7 @@ pub(super) fn resolve(
             Some(class) if class.object.spec.controller_name == CONTROLLER => {}
             // Another controller's.
             Some(_) => continue,
+            None if spec.gateway_class_name == CLASS => {}
             None => {
                 let message = format!("there is no GatewayClass {}", spec.gateway_class_name);
                 status.fails("", "Accepted", "InvalidParameters", message);
@@ -171,6 +176,7 @@ fn resolve_listener(
         hostname: listener.hostname.clone(),
         mode,
         routes: Vec::new(),
+        policies: Policies::default(),
     })
 }
 

@@ -20,7 +20,9 @@ use k8s_openapi::api::networking::v1::{
 };
 
 use super::route::{Backend, Filters, Route, Rule, covers, created, escape, intersect};
-use super::{Gateway, GatewayListener, ListenerMode, Service, Status, TlsSecret, port_number};
+use super::{
+    Gateway, GatewayListener, ListenerMode, Policies, Service, Status, TlsSecret, port_number,
+};
 use crate::model::{Key, Kind, Model, Stored};
 
 /// The `controller` of the ingress classes that are ours.
@@ -255,6 +257,7 @@ impl<'a> Placed<'a> {
             .and_then(|host| labels.matcher(host))
             .map(|it| vec![it]);
         let rules = rules.iter().map(|rule| Rule {
+            name: None,
             matches: vec![HttpRouteRulesMatches {
                 path: Some(rule.path.clone()),
                 headers: headers.clone(),
@@ -504,6 +507,7 @@ fn terminate(
                     hostname: host.clone(),
                     mode,
                     routes: Vec::new(),
+                    policies: Policies::default(),
                 }),
             }
         }

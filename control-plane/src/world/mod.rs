@@ -5,6 +5,7 @@
 mod backend_tls;
 mod gateway;
 mod ingress;
+mod policy;
 mod route;
 mod service;
 mod status;
@@ -21,6 +22,9 @@ use crate::model::{
     TrafficPolicySpec,
 };
 pub use backend_tls::{BackendTls, SubjectAltName, Validation};
+pub use policy::{
+    ApiKeys, CallLimits, ExtAuthz, Jwt, Keys, Missing, Policies, Policy, Provider, Requirement,
+};
 pub use route::{Backend, Filters, HeaderChanges, MirrorTo, PathRewrite, Redirect, Route, Rule};
 pub(crate) use route::{covers, escape as regex_escape, intersect};
 pub use status::{Condition, Status};
@@ -207,6 +211,8 @@ pub struct GatewayListener {
     pub mode: ListenerMode,
     /// The routes attached, in the order of their precedence.
     pub routes: Vec<Arc<Route>>,
+    /// What is asked of requests.
+    pub policies: Policies,
 }
 
 /// What a listener of a gateway does.
@@ -287,6 +293,7 @@ impl World {
         let mut gateways = gateway::resolve(model, trust_domain, &secrets, &mut statuses);
         route::attach(model, &mut services, &mut gateways, &mut statuses);
         ingress::attach(model, &secrets, &services, &mut gateways, &mut statuses);
+        policy::attach(model, &services, &mut gateways, &mut statuses);
         backend_tls::apply(model, &mut services, &gateways, &mut statuses);
         let services: BTreeMap<_, _> = services
             .into_iter()
@@ -438,6 +445,12 @@ fn secrets(model: &Model, statuses: &mut Vec<Status>) -> BTreeMap<Key, Arc<TlsSe
     let mut secrets = BTreeMap::new();
     for (key, stored) in &model.secrets {
         let mut status = Status::new(Kind::Secret, key, &stored.origin);
+        if is_opaque(&stored.object) {
+            // Who refers to it says whether it can be used.
+            status.holds("", "Accepted");
+            statuses.push(status);
+            continue;
+        }
         match tls_secret(&stored.object) {
             Ok(secret) => {
                 status.holds("", "Accepted");
@@ -450,9 +463,14 @@ fn secrets(model: &Model, statuses: &mut Vec<Status>) -> BTreeMap<Key, Arc<TlsSe
     secrets
 }
 
+/// Whether a secret is what its author wants it to be.
+fn is_opaque(secret: &k8s_openapi::api::core::v1::Secret) -> bool {
+    matches!(secret.type_.as_deref(), None | Some("" | "Opaque"))
+}
+
 fn tls_secret(secret: &k8s_openapi::api::core::v1::Secret) -> Result<TlsSecret, String> {
     if secret.type_.as_deref() != Some("kubernetes.io/tls") {
-        return Err("only secrets of the type kubernetes.io/tls are used".to_owned());
+        return Err("only secrets of the types kubernetes.io/tls and Opaque are used".to_owned());
     }
     let field = |name: &str| -> Result<String, String> {
         let plain = secret.string_data.as_ref().and_then(|data| data.get(name));

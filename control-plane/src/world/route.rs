@@ -37,6 +37,8 @@ pub struct Route {
 /// A rule of a route.
 #[derive(Debug, PartialEq)]
 pub struct Rule {
+    /// Its name.
+    pub name: Option<String>,
     /// Any of them; everything if empty.
     pub matches: Vec<HttpRouteRulesMatches>,
     /// What happens to a request.
@@ -399,6 +401,7 @@ impl Resolver<'_> {
         let timeouts = rule.timeouts.as_ref();
         let parse = |text: Option<&String>| text.map(|text| parse_duration(text)).transpose();
         Ok(Rule {
+            name: rule.name.clone(),
             matches,
             filters,
             backends,

@@ -196,3 +196,74 @@ fn processes_with_tls(scene: &Scene, http: SocketAddr) {
     let told = "Gateway default/edge: ResolvedRefs=false InvalidCACertificateRef ConfigMap default/none is not there";
     assert!(status.contains(told), "{status}");
 }
+
+/// What the machine of the control plane trusts is what its proxies trust: no other certificate is good.
+fn by_the_roots_of_the_system(program: &Path, name: &str) {
+    let folder = binaries::scratch(&format!("edge-system-roots-{name}")).unwrap();
+    let [http, tls] = ports();
+    let (root, certificate_in, key_in) = certificate("in.test");
+    let (other_root, certificate_out, key_out) = certificate("out.test");
+    let known = tls_process(&certificate_in, &key_in, "known");
+    let unknown = tls_process(&certificate_out, &key_out, "unknown");
+    let mut text = GATEWAY
+        .replace("HTTP_PORT", &http.port().to_string())
+        .replace("TLS_PORT", &tls.port().to_string());
+    // Two services in the places of the others.
+    for (service_name, port, hostname) in [
+        ("one", known.port(), "in.test"),
+        ("two", unknown.port(), "out.test"),
+        ("rest", known.port(), "elsewhere.test"),
+    ] {
+        text.push_str(&service(service_name, port));
+        write!(
+            text,
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: {service_name}}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: {service_name}}}]
+  validation: {{hostname: {hostname}, wellKnownCACertificates: System}}
+"
+        )
+        .unwrap();
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    let roots = folder.join("system.pem");
+    std::fs::write(&roots, &root).unwrap();
+    let environment = [("SSL_CERT_FILE", roots.as_path())];
+    let mut scene = Scene::start_in(&folder, &text, &[], &environment);
+    scene.join(program, "gateway/default/edge", |_| {});
+    let ask = |path: &str| get_host(http, "shop.test", path);
+    eventually(|| (ask("/one") == (200, "known".to_owned())).then_some(()));
+    assert_eq!(ask("/one/two").0, 503, "its root is not the system's");
+    assert_eq!(ask("/x").0, 503, "its certificate is not for this name");
+    let status = scene.plane.command(&["status"]).1;
+    assert!(!status.contains("well-known"), "{status}");
+    // Another system trusts the other.
+    drop(scene);
+    std::fs::write(&roots, &other_root).unwrap();
+    let mut scene = Scene::start_in(&folder, &text, &[], &environment);
+    scene.join(program, "gateway/default/edge", |_| {});
+    eventually(|| (ask("/one/two") == (200, "unknown".to_owned())).then_some(()));
+    assert_eq!(ask("/one").0, 503);
+    // One that trusts nobody lets nothing through.
+    drop(scene);
+    let nowhere = folder.join("nowhere.pem");
+    let environment = [("SSL_CERT_FILE", nowhere.as_path())];
+    let mut scene = Scene::start_in(&folder, &text, &[], &environment);
+    scene.join(program, "gateway/default/edge", |_| {});
+    eventually(|| (ask("/one").0 == 503).then_some(()));
+    let status = scene.plane.command(&["status"]).1;
+    assert!(status.contains("no file of well-known roots"), "{status}");
+}
+
+#[test]
+fn an_envoy_trusts_what_the_system_trusts() {
+    by_the_roots_of_the_system(&binaries::envoy().unwrap(), "envoy");
+}
+
+#[test]
+fn an_outrigger_trusts_what_the_system_trusts() {
+    by_the_roots_of_the_system(&binaries::outrigger().unwrap(), "outrigger");
+}

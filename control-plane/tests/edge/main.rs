@@ -11,11 +11,14 @@
 mod calls;
 mod ingress;
 mod names;
+mod policies;
 mod rate_limits;
 mod rotation;
 mod scene;
+mod shared_limits;
 mod streams;
 mod theft;
+mod tracing;
 #[allow(dead_code, reason = "the mesh's story uses the rest of it")]
 #[path = "../mesh/world.rs"]
 mod world;

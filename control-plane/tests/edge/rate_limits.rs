@@ -21,7 +21,7 @@ fn an_outrigger_asks_how_often_a_user_may_call() {
     tell(&binaries::outrigger().unwrap(), "outrigger");
 }
 
-fn limits(requests: u32) -> String {
+pub(crate) fn limits(requests: u32) -> String {
     format!(
         "
 apiVersion: outrigger.dev/v1alpha1
@@ -36,7 +36,7 @@ spec:
 }
 
 /// A proxy that takes the host for the user, and lets everybody pass when the service is away.
-fn bootstrap(front: SocketAddr, limits: SocketAddr, process: SocketAddr) -> String {
+pub(crate) fn bootstrap(front: SocketAddr, limits: SocketAddr, process: SocketAddr) -> String {
     let extensions = "type.googleapis.com/envoy.extensions";
     let cluster = |name: &str, address: SocketAddr, more: &str| {
         format!(

@@ -30,12 +30,22 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn start(folder: &Path, text: &str, flags: &[&str]) -> Self {
+        Self::start_in(folder, text, flags, &[])
+    }
+
+    /// The same with settings of the control plane's environment.
+    pub(crate) fn start_in(
+        folder: &Path,
+        text: &str,
+        flags: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Self {
         fs::create_dir_all(folder.join("mesh")).unwrap();
         fs::write(folder.join("mesh/mesh.yaml"), text).unwrap();
         let [address] = ports();
         Self {
             folder: folder.to_owned(),
-            plane: Plane::start_with(folder, address, flags),
+            plane: Plane::start_in(folder, address, flags, environment),
             proxies: Vec::new(),
         }
     }

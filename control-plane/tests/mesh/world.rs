@@ -34,6 +34,16 @@ impl Plane {
     }
 
     pub(crate) fn start_with(folder: &Path, address: SocketAddr, flags: &[&str]) -> Self {
+        Self::start_in(folder, address, flags, &[])
+    }
+
+    /// The same with settings of its environment.
+    pub(crate) fn start_in(
+        folder: &Path,
+        address: SocketAddr,
+        flags: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
@@ -48,6 +58,7 @@ impl Plane {
             .arg("--listen")
             .arg(address.to_string())
             .args(flags)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -453,6 +453,7 @@ fn default(field: Field) -> Scalar<'static> {
 
 /// Fields that the Rust types lack and that are read by the types of [`crate::ours`].
 const TAKEN: &[(&str, &str)] = &[
+    ("envoy.config.core.v3.HealthCheck", "name"),
     (
         "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
         "realm",

@@ -210,10 +210,10 @@ fn what_envoy_has_given_up_names_its_runtime_key() {
 
 #[test]
 fn fields_that_the_rust_types_lack_are_pointed_out() {
-    let text = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}, name: probe}";
+    let text = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: {path: /, use_alpn_protocol: true}, name: probe}";
     assert_eq!(
         found::<envoy::config::core::v3::HealthCheck>(text),
-        ["name: is not supported yet"]
+        ["http_health_check.use_alpn_protocol: is not supported yet"]
     );
 }
 

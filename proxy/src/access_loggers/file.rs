@@ -66,10 +66,10 @@ impl AccessLoggerFactory for FileFactory {
                     .map(SubstitutionFormatString::text)
             }
             Some(AccessLogFormat::JsonFormat(format)) => {
-                SubstitutionFormatString::json(format, &path.field("json_format"))
+                SubstitutionFormatString::json(format, cx, &path.field("json_format"))
             }
             Some(AccessLogFormat::TypedJsonFormat(format)) => {
-                SubstitutionFormatString::json(format, &path.field("typed_json_format"))
+                SubstitutionFormatString::json(format, cx, &path.field("typed_json_format"))
             }
             Some(AccessLogFormat::LogFormat(format)) => {
                 SubstitutionFormatString::from_proto(format, cx, &path.field("log_format"))

@@ -1,15 +1,19 @@
 //! `envoy.config.accesslog.v3.AccessLogFilter`: which streams a log leaves out.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/accesslog/v3/accesslog.proto>
-//! Deviations: extension filters (`cel`, `process_ratelimit`) are refused.
+//! Type URL of an extension filter: `envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter`.
+//!
+//! Deviations: the extension filter `process_ratelimit` is refused.
 
 use outrigger_proto::pb::envoy::config::accesslog::v3 as pb;
 use outrigger_proto::pb::envoy::config::core::v3::RuntimeUInt32;
 use outrigger_proto::pb::envoy::data::accesslog::v3::AccessLogType;
+use outrigger_proto::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use pb::access_log_filter::FilterSpecifier;
 use pb::comparison_filter::Op;
 
+use crate::cel::{self, Activation, Expression};
 use crate::config::{ConfigPath, Fraction, Rejected, TypedConfig};
 use crate::formatter::{FormatData, completed, grpc_status};
 use crate::http::{Known, Protocol, RequestHead};
@@ -47,6 +51,7 @@ enum Kind {
         types: Vec<&'static str>,
         exclude: bool,
     },
+    Expression(Box<Expression>),
 }
 
 #[derive(Debug)]
@@ -114,7 +119,7 @@ impl AccessLogFilter {
                 log_type(filter, &path.field("log_type_filter"))?
             }
             FilterSpecifier::ExtensionFilter(filter) => {
-                return Err(extension(filter, &path.field("extension_filter")));
+                extension(filter, cx, &path.field("extension_filter"))?
             }
         };
         Ok(Self(kind))
@@ -157,6 +162,7 @@ impl AccessLogFilter {
             }
             Kind::Metadata(filter) => filter.evaluate(data),
             Kind::LogType { types, exclude } => types.contains(&data.log_type) != *exclude,
+            Kind::Expression(expression) => expression.matches(&Activation::of_formatter(data)),
         }
     }
 }
@@ -318,17 +324,29 @@ fn log_type(proto: pb::LogTypeFilter, path: &ConfigPath<'_>) -> Result<Kind, Rej
     Ok(Kind::LogType { types, exclude })
 }
 
-fn extension(proto: pb::ExtensionFilter, path: &ConfigPath<'_>) -> Rejected {
+fn extension(
+    proto: pb::ExtensionFilter,
+    cx: &FactoryContext<'_>,
+    path: &ConfigPath<'_>,
+) -> Result<Kind, Rejected> {
+    const CEL: &str = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter";
     let pb::ExtensionFilter {
+        // Harmless: a label.
         name: _,
         config_type,
     } = proto;
     let any = config_type.map(|pb::extension_filter::ConfigType::TypedConfig(any)| any);
-    match TypedConfig::required("typed_config", any, path) {
-        Ok(config) => path.field("typed_config").reject(format!(
-            "{} is not supported: no extension filter is",
-            config.type_name
-        )),
-        Err(rejected) => rejected,
+    let config = TypedConfig::required("typed_config", any, path)?;
+    let path = path.field("typed_config");
+    if config.type_name != CEL {
+        return Err(config.unknown(&path, &[CEL]));
     }
+    let ExpressionFilter {
+        expression,
+        cel_config,
+    } = config.decode(&path)?;
+    let options = cel::Options::from_proto(cel_config);
+    Expression::from_text(&expression, options, Some(&cx.server.local_info))
+        .map(|expression| Kind::Expression(Box::new(expression)))
+        .map_err(|error| path.field("expression").reject(error))
 }

@@ -5,15 +5,32 @@ use serde_json::Value;
 use super::operator::{
     AddressPart, Attempt, Clock, Count, End, FilterStateForm, GrpcStatusForm, Header, HeaderRef,
     HostSource, Message, MetadataSource, Operator, Point, ServerNameFirst, Text, TlsPart, TlsSide,
+    XfccKey,
 };
 use super::time::TimeFormat;
+use crate::cel::{self, Expression};
 use crate::http::HeaderName;
+use crate::server::{FactoryContext, LocalInfo};
 
 /// Operators that exist only where a formatter extension was configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Extensions {
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Extensions<'a> {
     /// `envoy.formatter.req_without_query`.
     pub(super) req_without_query: bool,
+    /// What expressions of `%CEL(…)%` may do: `envoy.formatter.cel`.
+    pub(super) cel: cel::Options,
+    /// What such an expression sees as `xds.node`.
+    pub(super) local_info: Option<&'a LocalInfo>,
+}
+
+impl<'a> Extensions<'a> {
+    /// Those that need no configuration.
+    pub(super) fn of(cx: &FactoryContext<'a>) -> Self {
+        Self {
+            local_info: Some(&cx.server.local_info),
+            ..Self::default()
+        }
+    }
 }
 
 /// What stands between two percent signs: `NAME(argument):max`.
@@ -24,7 +41,7 @@ struct Command<'a> {
 }
 
 /// Takes a format apart.
-pub(super) fn parse(format: &str, extensions: Extensions) -> Result<Vec<Operator>, String> {
+pub(super) fn parse(format: &str, extensions: Extensions<'_>) -> Result<Vec<Operator>, String> {
     let mut operators = Vec::new();
     let mut literal = String::new();
     let mut rest = format;
@@ -96,9 +113,12 @@ impl<'a> Command<'a> {
         })
     }
 
-    fn operator(&self, extensions: Extensions) -> Result<Option<Operator>, String> {
+    fn operator(&self, extensions: Extensions<'_>) -> Result<Option<Operator>, String> {
         if extensions.req_without_query && self.name == "REQ_WITHOUT_QUERY" {
             return self.header(Message::Request, true).map(Some);
+        }
+        if let "CEL" | "TYPED_CEL" = self.name {
+            return self.expression(extensions).map(Some);
         }
         if let Some(operator) = without_argument(self.name) {
             if !self.argument.is_empty() || self.max.is_some() {
@@ -173,6 +193,7 @@ impl<'a> Command<'a> {
             "REQUESTED_SERVER_NAME" => self.server_name()?,
             "ENVIRONMENT" => self.environment()?,
             "COALESCE" => self.coalesce()?,
+            "XFCC_VALUE" => self.xfcc_value()?,
             _ => return Ok(None),
         }))
     }
@@ -400,6 +421,31 @@ impl<'a> Command<'a> {
         let mut value = value.map_or_else(|| b"-".to_vec(), |value| value.into_vec());
         value.truncate(self.max.unwrap_or(usize::MAX));
         Ok(Operator::Fixed(Some(value.into())))
+    }
+
+    fn expression(&self, extensions: Extensions<'_>) -> Result<Operator, String> {
+        let Extensions {
+            req_without_query: _,
+            cel,
+            local_info,
+        } = extensions;
+        let expression = Expression::from_text(self.argument, cel, local_info)
+            .map_err(|error| format!("Not able to parse filter expression: {error}"))?;
+        Ok(Operator::Cel {
+            expression: Box::new(expression),
+            typed: self.name == "TYPED_CEL",
+            max: self.max,
+        })
+    }
+
+    fn xfcc_value(&self) -> Result<Operator, String> {
+        if self.argument.is_empty() {
+            return Err("XFCC_VALUE command requires a subcommand".to_owned());
+        }
+        let key = self.argument.to_ascii_lowercase();
+        XfccKey::parse(&key)
+            .map(Operator::Xfcc)
+            .ok_or_else(|| format!("XFCC_VALUE command does not support subcommand: {key}"))
     }
 
     fn coalesce(&self) -> Result<Operator, String> {

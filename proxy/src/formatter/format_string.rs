@@ -4,14 +4,17 @@ use outrigger_proto::pb::envoy::config::core::v3::substitution_format_string::Fo
 use outrigger_proto::pb::envoy::config::core::v3::{
     DataSource, JsonFormatOptions, SubstitutionFormatString as Pb, TypedExtensionConfig,
 };
+use outrigger_proto::pb::envoy::extensions::formatter::cel::v3::Cel;
 use outrigger_proto::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use super::command::Extensions;
 use super::{FormatData, Formatter, json};
+use crate::cel;
 use crate::config::{ConfigPath, Rejected, TypedConfig, data_source};
 use crate::server::FactoryContext;
 
 const REQ_WITHOUT_QUERY: &str = "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery";
+const CEL: &str = "envoy.extensions.formatter.cel.v3.Cel";
 const METADATA: &str = "envoy.extensions.formatter.metadata.v3.Metadata";
 
 /// A format with its content type, parsed once.
@@ -53,8 +56,12 @@ impl SubstitutionFormatString {
     }
 
     /// A format of JSON, as old configurations have it.
-    pub fn json(format: Struct, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let root = map(format, Extensions::default(), false, path)?;
+    pub fn json(
+        format: Struct,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let root = map(format, Extensions::of(cx), false, path)?;
         Ok(Self {
             format: Format::Json {
                 root,
@@ -67,7 +74,7 @@ impl SubstitutionFormatString {
     /// Converts a format.
     pub fn from_proto(
         proto: Pb,
-        _cx: &FactoryContext<'_>,
+        cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let Pb {
@@ -80,7 +87,7 @@ impl SubstitutionFormatString {
         // Keys are sorted in any case.
         #[allow(deprecated, reason = "the field exists, and changes nothing any more")]
         let JsonFormatOptions { sort_properties: _ } = json_format_options.unwrap_or_default();
-        let extensions = extensions(formatters, path)?;
+        let extensions = extensions(formatters, cx, path)?;
         let text = |text: &str, path: &ConfigPath<'_>| {
             Formatter::new(text, extensions, omit_empty_values)
                 .map(Format::Text)
@@ -141,7 +148,7 @@ impl SubstitutionFormatString {
 impl Node {
     fn new(
         value: Value,
-        extensions: Extensions,
+        extensions: Extensions<'_>,
         omit: bool,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
@@ -238,7 +245,7 @@ fn missing(omit: bool, start: usize, out: &mut Vec<u8>) {
 
 fn map(
     fields: Struct,
-    extensions: Extensions,
+    extensions: Extensions<'_>,
     omit: bool,
     path: &ConfigPath<'_>,
 ) -> Result<Vec<(Box<[u8]>, Node)>, Rejected> {
@@ -260,11 +267,12 @@ fn map(
     failed.map_or(Ok(out), Err)
 }
 
-fn extensions(
+fn extensions<'a>(
     formatters: Vec<TypedExtensionConfig>,
+    cx: &FactoryContext<'a>,
     path: &ConfigPath<'_>,
-) -> Result<Extensions, Rejected> {
-    let mut extensions = Extensions::default();
+) -> Result<Extensions<'a>, Rejected> {
+    let mut extensions = Extensions::of(cx);
     path.each("formatters", formatters, |formatter, path| {
         let TypedExtensionConfig {
             name: _,
@@ -275,7 +283,11 @@ fn extensions(
             REQ_WITHOUT_QUERY => extensions.req_without_query = true,
             // The operator is there without it.
             METADATA => {}
-            _ => return Err(config.unknown(path, &[REQ_WITHOUT_QUERY, METADATA])),
+            CEL => {
+                let Cel { cel_config } = config.decode(&path.field("typed_config"))?;
+                extensions.cel = cel::Options::from_proto(cel_config);
+            }
+            _ => return Err(config.unknown(path, &[REQ_WITHOUT_QUERY, METADATA, CEL])),
         }
         Ok(())
     })?;

@@ -1,13 +1,13 @@
 //! Command operators: `%RESPONSE_CODE%` and its kin, for access logs, header values and local replies.
 //!
 //! A format is parsed once, into a list of operators; to render it appends to a buffer and parses nothing.
-//! Extensions: `envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery` and
-//! `envoy.extensions.formatter.metadata.v3.Metadata`.
+//! Extensions: `envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery`,
+//! `envoy.extensions.formatter.metadata.v3.Metadata` and `envoy.extensions.formatter.cel.v3.Cel`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>
 //!
 //! Deviations: operators of traces print `-` until there is tracing; `%…TLS_SESSION_ID%` always does.
 //! Deviations: `%DOWNSTREAM_CX_RTT%` prints 0, and `%METADATA(LISTENER_FILTER_CHAIN:…)%` finds nothing.
-//! Deviations: `%CEL(…)%` and `%TYPED_CEL(…)%` are refused; a `COALESCE` cannot stand in a `COALESCE`.
+//! Deviations: a `COALESCE` cannot stand in a `COALESCE`, and a `%CEL(…)%` in one does not know `xds.node`.
 
 mod command;
 mod format_string;
@@ -66,19 +66,19 @@ impl Formatter {
     /// Parses a text with command operators.
     pub fn parse(
         text: &str,
-        _cx: &FactoryContext<'_>,
+        cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        Self::new(text, Extensions::default(), false).map_err(|message| path.reject(message))
+        Self::new(text, Extensions::of(cx), false).map_err(|message| path.reject(message))
     }
 
     /// As `parse`, for values of headers: what is missing prints as nothing.
     pub fn parse_omitting_empty(
         text: &str,
-        _cx: &FactoryContext<'_>,
+        cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        Self::new(text, Extensions::default(), true).map_err(|message| path.reject(message))
+        Self::new(text, Extensions::of(cx), true).map_err(|message| path.reject(message))
     }
 
     /// Parses a text with command operators and says what is wrong with it: for tests and fuzzers.
@@ -103,7 +103,11 @@ impl Formatter {
         }
     }
 
-    fn new(text: &str, extensions: Extensions, omit_empty_values: bool) -> Result<Self, String> {
+    fn new(
+        text: &str,
+        extensions: Extensions<'_>,
+        omit_empty_values: bool,
+    ) -> Result<Self, String> {
         Ok(Self {
             operators: command::parse(text, extensions)?.into(),
             omit_empty_values,

@@ -392,10 +392,10 @@ async fn req_without_query_needs_its_extension_and_others_are_refused() {
     format.render(&data(&info, &request, &response), &mut out);
     assert_eq!(out, b"/p/");
     let errors = convert(proto(vec![formatter(
-        "envoy.extensions.formatter.cel.v3.Cel",
+        "envoy.extensions.formatter.none.v3.None",
     )]))
     .unwrap_err();
-    assert!(errors[0].starts_with("log_format / formatters[0]: envoy.extensions.formatter.cel.v3.Cel is not supported here"), "{errors:?}");
+    assert!(errors[0].starts_with("log_format / formatters[0]: envoy.extensions.formatter.none.v3.None is not supported here"), "{errors:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use super::head::Flaw;
 use super::hpack::{Decoder, Encoder};
 use super::limits::{Flood, FloodCounters};
 use super::outgoing::Outgoing;
+use super::room::Room;
 use super::stats::{Gauges, Http2CodecStats, Waiting};
 use super::stream::{Broken, Receive, Received, Send, Stream};
 use crate::http::{EndStream, RequestHead};
@@ -388,15 +389,37 @@ impl Connection {
         }
     }
 
-    fn give_back(&mut self) {
-        // An idle connection keeps no room for streams.
-        self.streams = HashMap::default();
-        self.sendable = VecDeque::new();
-        if self.accepted.is_empty() {
-            self.accepted = VecDeque::new();
+    /// Gets room for streams from the worker, for a connection that has none.
+    pub(super) fn borrow_room(&mut self) {
+        if self.streams.capacity() > 0 {
+            return;
         }
-        self.counters.give_back();
-        self.decoder.give_back_buffers();
+        let Some(room) = Room::take() else {
+            return;
+        };
+        self.streams = room.streams;
+        self.sendable = room.sendable;
+        if self.accepted.is_empty() {
+            self.accepted = room.accepted;
+        }
+        self.counters.lend(room.unsent);
+        self.decoder.lend_buffers(room.buffers);
+    }
+
+    /// An idle connection keeps no room for streams.
+    fn give_back(&mut self) {
+        let mut room = Room {
+            streams: std::mem::take(&mut self.streams),
+            sendable: std::mem::take(&mut self.sendable),
+            unsent: self.counters.give_back(),
+            buffers: self.decoder.give_back_buffers(),
+            ..Room::default()
+        };
+        if self.accepted.is_empty() {
+            room.accepted = std::mem::take(&mut self.accepted);
+        }
+        room.sendable.clear();
+        room.put();
     }
 
     /// Streams that are open, as the protocol counts them.

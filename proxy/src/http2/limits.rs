@@ -156,9 +156,18 @@ impl FloodCounters {
     }
 
     /// Gives back what an idle connection does not need.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn give_back(&mut self) -> VecDeque<(u64, bool)> {
         if self.unsent.is_empty() {
-            self.unsent = VecDeque::new();
+            std::mem::take(&mut self.unsent)
+        } else {
+            VecDeque::new()
+        }
+    }
+
+    /// Takes what another connection has given back.
+    pub(super) fn lend(&mut self, unsent: VecDeque<(u64, bool)>) {
+        if self.unsent.capacity() == 0 {
+            self.unsent = unsent;
         }
     }
 }

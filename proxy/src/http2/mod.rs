@@ -40,6 +40,7 @@ mod outgoing;
 mod receive;
 mod receive_control;
 mod receive_head;
+mod room;
 mod send;
 mod stats;
 mod stream;

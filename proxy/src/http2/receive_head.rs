@@ -127,6 +127,7 @@ impl Connection {
             self.write_reset(id, ErrorCode::REFUSED_STREAM);
             return Ok(());
         }
+        self.borrow_room();
         let config = self.config.clone();
         let mut builder = RequestBuilder::new(&config.rules);
         if let Err(error) = self.decoder.decode(block, &mut builder) {

@@ -67,6 +67,7 @@ impl Connection {
         }
         let id = self.next_local;
         self.next_local += 2;
+        self.borrow_room();
         self.open += 1;
         self.counters.opened_streams += 1;
         let window = self.config.options.initial_stream_window_size;

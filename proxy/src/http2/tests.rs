@@ -867,6 +867,24 @@ fn a_connection_at_rest_is_small() {
     );
 }
 
+#[test]
+fn what_streams_needed_serves_the_next_ones_of_any_connection() {
+    let answered = |id| {
+        let mut peer = Peer::client_of(&settings());
+        peer.send(&get(id, true));
+        assert!(peer.connection.streams.capacity() > 0);
+        let left = room::rooms();
+        peer.connection.accept();
+        peer.connection
+            .send_response(id, &ResponseHead::new(200), EndStream::Yes);
+        peer.connection.release(id);
+        assert_eq!(peer.connection.streams.capacity(), 0);
+        left
+    };
+    assert_eq!((answered(1), answered(1)), (0, 0));
+    assert_eq!(room::rooms(), 1);
+}
+
 /// What a server makes of these bytes, as text.
 fn outcome(pieces: &[&[u8]]) -> String {
     let mut peer = Peer::client_of(&settings());

@@ -1,9 +1,9 @@
 //! A downstream connection: its codec, its streams one after another or side by side, and its end.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
+use super::codec::ProtocolError;
 use super::codec::upgrade::request_from_http2;
 use super::config::Timeouts;
 use super::manager::Hcm;
@@ -23,11 +24,12 @@ use crate::http2::driver::STREAMS_PER_TURN;
 use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
+use crate::overload::{LoadShedPoint, ScaledTimer};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 
-/// Serves a connection to its end.
-pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
+/// Serves a connection to its end. What waits with an idle connection is small: there are many of them.
+pub(super) fn serve(hcm: Rc<Hcm>, connection: Connection) -> LocalBoxFuture<'static, ()> {
     let Connection {
         io,
         info,
@@ -35,31 +37,67 @@ pub(super) async fn serve(hcm: Rc<Hcm>, connection: Connection) {
         buffer_limit,
         worker: _,
     } = connection;
-    let active = ActiveConnection::new(&hcm, &info);
     let codec = hcm.config.codec_type;
-    let (io, protocol) = match codec {
-        CodecType::Auto => match Box::pin(sniff(io, &info, hcm.config.timeouts.idle)).await {
-            Some(found) => found,
-            None => return active.closed_by_peer(),
-        },
-        CodecType::Http2 => (io, Protocol::Http2),
-        CodecType::Http1 | CodecType::Http3 => (io, Protocol::Http11),
-    };
-    let expires = expires(&hcm, &info);
+    let shed = &hcm.worker.server.overload.load_shed;
+    let sniffs = codec == CodecType::Auto || shed.is_there(LoadShedPoint::CreateCodec);
     let context = ConnectionContext {
+        active: ActiveConnection::new(&hcm, &info),
+        expires: expires(&hcm, &info),
         hcm,
         info,
-        expires,
         drain,
         buffer_limit,
     };
-    let _of_protocol = ProtocolGuard::new(&context.hcm, protocol);
-    if protocol == Protocol::Http2 {
-        Box::pin(serve_http2(context, io, &active)).await;
-    } else {
-        Box::pin(serve_http1(context, io, &active)).await;
+    if sniffs {
+        let sniffed = Box::pin(serve_sniffed(context, io));
+        // What serves the connection takes the place of what has looked at it.
+        return Box::pin(async move {
+            if let Some(served) = sniffed.await {
+                served.await;
+            }
+        });
     }
-    drop(active);
+    let protocol = match codec {
+        CodecType::Http2 => Protocol::Http2,
+        CodecType::Auto | CodecType::Http1 | CodecType::Http3 => Protocol::Http11,
+    };
+    serve_as(protocol, context, io)
+}
+
+/// What serves a connection once its first bytes are there. None: they never came, or there is too much to do.
+async fn serve_sniffed(context: ConnectionContext, io: Io) -> Option<LocalBoxFuture<'static, ()>> {
+    let hcm = &context.hcm;
+    let Some((io, found)) = sniff(io, &context.info, hcm.config.timeouts.idle).await else {
+        context.active.closed_by_peer();
+        return None;
+    };
+    if sheds(hcm, &context.info, LoadShedPoint::CreateCodec) {
+        hcm.config.stats.downstream_rq_overload_close().inc();
+        return None;
+    }
+    let protocol = match hcm.config.codec_type {
+        CodecType::Http2 => Protocol::Http2,
+        CodecType::Http1 => Protocol::Http11,
+        CodecType::Auto | CodecType::Http3 => found,
+    };
+    Some(serve_as(protocol, context, io))
+}
+
+fn serve_as(protocol: Protocol, context: ConnectionContext, io: Io) -> LocalBoxFuture<'static, ()> {
+    let of_protocol = ProtocolGuard::new(&context.hcm, protocol);
+    if protocol == Protocol::Http2 {
+        Box::pin(serve_http2(context, io, of_protocol))
+    } else {
+        Box::pin(serve_http1(context, io, of_protocol))
+    }
+}
+
+/// Whether the overload manager turns something away here.
+#[inline]
+fn sheds(hcm: &Hcm, info: &ConnectionInfo, point: LoadShedPoint) -> bool {
+    let worker = &hcm.worker;
+    let shed = &worker.server.overload.load_shed;
+    shed.sheds(point, || worker.random.next()) && !info.listener.bypass_overload_manager
 }
 
 /// What the streams of a connection share.
@@ -68,12 +106,42 @@ struct ConnectionContext {
     info: Rc<ConnectionInfo>,
     drain: Rc<dyn DrainSignal>,
     buffer_limit: usize,
-    /// `max_connection_duration`, with its jitter.
-    expires: Option<Instant>,
+    expires: Option<Age>,
+    active: ActiveConnection,
 }
 
-/// When a connection is old enough.
-fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
+/// How old a connection may become: `max_connection_duration`, with its jitter.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    start: Instant,
+    most: Duration,
+}
+
+impl Age {
+    /// When the connection is old enough, as it is at the moment.
+    fn end(self, hcm: &Hcm) -> Instant {
+        let overload = &hcm.worker.server.overload;
+        overload.end(ScaledTimer::ConnectionMax, self.most, self.start)
+    }
+}
+
+/// When a connection without streams was so for too long, as it is at the moment.
+fn idle_end(hcm: &Hcm, since: Instant) -> Option<Instant> {
+    let idle = hcm.config.timeouts.idle?;
+    let overload = &hcm.worker.server.overload;
+    Some(overload.end(ScaledTimer::ConnectionIdle, idle, since))
+}
+
+/// When to look at those two.
+fn next_look(hcm: &Hcm, idle: Option<Instant>, max: Option<Instant>) -> Option<Instant> {
+    let overload = &hcm.worker.server.overload;
+    nearer(
+        idle.map(|end| overload.look_at(ScaledTimer::ConnectionIdle, end)),
+        max.map(|end| overload.look_at(ScaledTimer::ConnectionMax, end)),
+    )
+}
+
+fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Age> {
     let timeouts = &hcm.config.timeouts;
     let duration = timeouts.max_connection_duration?;
     let longest = duration.mul_f64(timeouts.max_connection_duration_jitter);
@@ -81,7 +149,10 @@ fn expires(hcm: &Hcm, info: &ConnectionInfo) -> Option<Instant> {
         Ok(0) | Err(_) => Duration::ZERO,
         Ok(nanos) => Duration::from_nanos(hcm.worker.random.next() % nanos),
     };
-    Some(info.start + duration + jitter)
+    Some(Age {
+        start: info.start,
+        most: duration + jitter,
+    })
 }
 
 /// Why a connection without streams is given up.
@@ -102,49 +173,68 @@ enum Rest {
     Drain,
 }
 
-async fn serve_http1(context: ConnectionContext, io: Io, active: &ActiveConnection) {
-    let ConnectionContext {
-        hcm, buffer_limit, ..
-    } = &context;
-    let mut codec =
-        Http1Connection::new(io, hcm.http1.clone(), *buffer_limit).with_stats(hcm.http1_stats());
-    let mut timer = Timer::default();
+/// The future holds what it is given as it is: a connection at rest has no room for copies.
+fn serve_http1(
+    context: ConnectionContext,
+    io: Io,
+    of_protocol: ProtocolGuard,
+) -> impl Future<Output = ()> {
+    let hcm = &context.hcm;
+    let mut codec = Http1Connection::new(io, hcm.http1.clone(), context.buffer_limit)
+        .with_stats(hcm.http1_stats());
+    let mut timer = hcm.timers.take();
     let mut draining = None;
     let mut requests = 0u32;
-    let mut ended_early;
-    loop {
-        ended_early = false;
-        let between = (requests > 0).then_some(&mut draining);
-        let rest = next_request(&context, &mut codec, &mut timer, between).await;
-        let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
-            Begun::Stream(mut stream, is_refused) => {
-                poll_fn(|cx| stream.poll(cx, &mut timer)).await;
-                ended_early = is_refused || stream.has_ended_early();
-                if is_refused {
-                    hcm.config
-                        .stats
-                        .downstream_rq_response_before_rq_complete()
-                        .inc();
-                    hcm.config.stats.downstream_rq_rx_reset().inc();
-                } else if stream.client_is_gone() {
+    async move {
+        let active = &context.active;
+        let mut ended_early;
+        let is_gone = loop {
+            ended_early = false;
+            let mut request = RequestWait {
+                context: &context,
+                codec: &mut codec,
+                timer: &mut timer,
+                between: (requests > 0).then_some(&mut draining),
+                since: None,
+                head_since: None,
+            };
+            let rest = poll_fn(|cx| request.poll(cx)).await;
+            let close = match begin_http1(&context, &mut codec, rest, &mut requests) {
+                Begun::Stream(mut stream, is_refused) => {
+                    poll_fn(|cx| stream.poll(cx, &mut timer)).await;
+                    ended_early = is_refused || stream.has_ended_early();
+                    let stats = &context.hcm.config.stats;
+                    if is_refused {
+                        stats.downstream_rq_response_before_rq_complete().inc();
+                        stats.downstream_rq_rx_reset().inc();
+                    } else if stream.client_is_gone() {
+                        active.closed_by_peer();
+                        active.ends_under_request();
+                    }
+                    stream.closes_connection()
+                }
+                Begun::Close => break false,
+                Begun::Gone(under_request) => {
+                    if under_request {
+                        active.ends_under_request();
+                    }
                     active.closed_by_peer();
-                    active.ends_under_request();
+                    break true;
                 }
-                stream.closes_connection()
-            }
-            Begun::Close => break,
-            Begun::Gone(under_request) => {
-                if under_request {
-                    active.ends_under_request();
-                }
-                return active.closed_by_peer();
+            };
+            if codec.finish_stream() == Next::Close || close {
+                break false;
             }
         };
-        if codec.finish_stream() == Next::Close || close {
-            break;
+        let hcm = &context.hcm;
+        if !is_gone {
+            let closing = close_http1(hcm, &mut codec, &mut timer, ended_early, active);
+            Box::pin(closing).await;
         }
+        hcm.timers.put(timer);
+        drop(codec);
+        drop(of_protocol);
     }
-    Box::pin(close_http1(hcm, &mut codec, ended_early, active)).await;
 }
 
 /// What came of the wait for a request.
@@ -170,6 +260,7 @@ fn begin_http1<'a>(
         drain,
         buffer_limit,
         expires: _,
+        active: _,
     } = context;
     let stats = &hcm.config.stats;
     let stream = |codec: &'a mut Http1Connection, head: Option<crate::http::RequestHead>| {
@@ -184,6 +275,18 @@ fn begin_http1<'a>(
         ))
     };
     match rest {
+        Rest::Request(Ok(Some(_))) if sheds(hcm, info, LoadShedPoint::Http1Abort) => {
+            *requests += 1;
+            stats.downstream_rq_overload_close().inc();
+            codec.close_after_response();
+            let mut stream = stream(codec, None);
+            stream.start_refused(&ProtocolError {
+                status: 500,
+                body: "Internal Server Error".into(),
+                details: "overload".into(),
+            });
+            Begun::Stream(stream, false)
+        }
         Rest::Request(Ok(Some((head, end)))) => {
             *requests += 1;
             let mut close = hcm
@@ -245,29 +348,30 @@ fn begin_http1<'a>(
     }
 }
 
-/// Waits for the head of the next request, or for a reason to end the connection. Between requests, draining is one: `between`
-/// keeps what waits for it, as long as the connection lives.
-async fn next_request(
-    context: &ConnectionContext,
-    codec: &mut Http1Connection,
-    timer: &mut Timer,
-    mut between: Option<&mut Option<LocalBoxFuture<'static, ()>>>,
-) -> Rest {
-    let ConnectionContext { hcm, drain, .. } = context;
-    let timeouts = &hcm.config.timeouts;
-    let max = context.expires;
-    let mut since: Option<Instant> = None;
-    let mut head_since: Option<Instant> = None;
-    poll_fn(|cx| {
-        if let Poll::Ready(request) = codec.poll_head(cx) {
+/// Waits for the head of the next request, or for a reason to end the connection.
+struct RequestWait<'a> {
+    context: &'a ConnectionContext,
+    codec: &'a mut Http1Connection,
+    timer: &'a mut Timer,
+    /// Between requests, draining is a reason: this keeps what waits for it, as long as the connection lives.
+    between: Option<&'a mut Option<LocalBoxFuture<'static, ()>>>,
+    since: Option<Instant>,
+    head_since: Option<Instant>,
+}
+
+impl RequestWait<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Rest> {
+        let ConnectionContext { hcm, drain, .. } = self.context;
+        let timeouts = &hcm.config.timeouts;
+        if let Poll::Ready(request) = self.codec.poll_head(cx) {
             return Poll::Ready(Rest::Request(request));
         }
-        let now = *since.get_or_insert_with(Instant::now);
-        if codec.has_partial_head() {
-            head_since.get_or_insert_with(Instant::now);
+        let now = *self.since.get_or_insert_with(Instant::now);
+        if self.codec.has_partial_head() {
+            self.head_since.get_or_insert_with(Instant::now);
         } else {
-            codec.give_back_buffers();
-            if let Some(draining) = &mut between {
+            self.codec.give_back_buffers();
+            if let Some(draining) = &mut self.between {
                 // The next response tells the client if only that: a request may be under way to us.
                 let signal = draining.get_or_insert_with(|| drain.closing());
                 if signal.as_mut().poll(cx).is_ready() {
@@ -275,28 +379,28 @@ async fn next_request(
                 }
             }
         }
-        let idle = timeouts
-            .idle
-            .map(|d| now + d)
-            .filter(|_| head_since.is_none());
-        let head = head_since.and_then(|since| head_deadline(timeouts, since));
+        let head = self
+            .head_since
+            .and_then(|since| head_deadline(timeouts, since));
         let head_end = head.map(|(deadline, _)| deadline);
-        if !timer.poll(nearer(nearer(idle, head_end), max), cx) {
-            return Poll::Pending;
-        }
-        let now = Instant::now();
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
-        Poll::Ready(
+        loop {
+            let idle = idle_end(hcm, now).filter(|_| self.head_since.is_none());
+            let max = self.context.expires.map(|age| age.end(hcm));
+            let next = nearer(next_look(hcm, idle, max), head_end);
+            if !self.timer.poll(next, cx) {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
             if let Some((_, timeout)) = head.filter(|(deadline, _)| *deadline <= now) {
-                Rest::HeadersTimeout(timeout)
+                return Poll::Ready(Rest::HeadersTimeout(timeout));
             } else if passed(max) {
-                Rest::MaxDuration
-            } else {
-                Rest::IdleTimeout
-            },
-        )
-    })
-    .await
+                return Poll::Ready(Rest::MaxDuration);
+            } else if passed(idle) {
+                return Poll::Ready(Rest::IdleTimeout);
+            }
+        }
+    }
 }
 
 /// When a head that began at `since` has to be there, and by which of the timeouts.
@@ -317,119 +421,191 @@ fn head_deadline(timeouts: &Timeouts, since: Instant) -> Option<(Instant, HeadTi
 async fn close_http1(
     hcm: &Rc<Hcm>,
     codec: &mut Http1Connection,
+    timer: &mut Timer,
     ended_early: bool,
     active: &ActiveConnection,
 ) {
     let Some(wait) = hcm.config.timeouts.delayed_close else {
         return;
     };
-    if !ended_early {
-        let _ = timeout(wait, poll_fn(|cx| codec.poll_close(cx))).await;
-    } else if timeout(wait, poll_fn(|cx| codec.poll_wait_for_close(cx)))
-        .await
-        .is_ok()
-    {
-        active.closed_by_peer();
-    } else {
-        hcm.config.stats.downstream_cx_delayed_close_timeout().inc();
+    let mut until = None;
+    let closed = poll_fn(|cx| {
+        let closed = match ended_early {
+            true => codec.poll_wait_for_close(cx),
+            false => codec.poll_close(cx),
+        };
+        if closed.is_ready() {
+            return Poll::Ready(true);
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + wait);
+        match timer.poll(Some(until), cx) {
+            true => Poll::Ready(false),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    match (ended_early, closed) {
+        (false, _) => {}
+        (true, true) => active.closed_by_peer(),
+        (true, false) => hcm.config.stats.downstream_cx_delayed_close_timeout().inc(),
     }
 }
 
-async fn serve_http2(context: ConnectionContext, io: Io, active: &ActiveConnection) {
+/// The future holds what it is given as it is: a connection at rest has no room for copies.
+fn serve_http2(
+    context: ConnectionContext,
+    io: Io,
+    of_protocol: ProtocolGuard,
+) -> impl Future<Output = ()> {
     let ConnectionContext {
         hcm,
-        info,
         drain,
         buffer_limit,
-        expires: max,
-    } = context;
+        ..
+    } = &context;
     let stats = Some(hcm.http2_stats());
-    let mut codec = Http2Connection::new(io, &hcm.http2, buffer_limit, stats);
-    let drain_timeout = hcm.config.timeouts.drain;
-    let mut timer = Timer::default();
-    let mut draining = Some(drain.draining());
-    let mut idle_since = Instant::now();
-    let mut streams = 0u32;
-    let ended = Rc::new(EndedStreams::default());
-    let mut of_cycle = 0;
-    loop {
-        let accepted = poll_fn(|cx| {
-            if ended.poll_too_many(cx).is_ready() {
-                return Poll::Ready(Accepted::TooManyResets);
-            }
-            if of_cycle
-                >= hcm
-                    .max_requests_per_io_cycle
-                    .get()
-                    .min(STREAMS_PER_TURN as u64)
-            {
-                // The streams that were begun, and other connections, come first.
-                of_cycle = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if let Poll::Ready(accepted) = codec.poll_accept(cx) {
-                return Poll::Ready(Accepted::Stream(accepted));
-            }
-            of_cycle = 0;
-            if draining
-                .as_mut()
-                .is_some_and(|signal| signal.as_mut().poll(cx).is_ready())
-            {
-                draining = None;
-                return Poll::Ready(Accepted::Drain);
-            }
-            if codec.active_streams() > 0 {
-                idle_since = Instant::now();
-            }
-            let idle = hcm.config.timeouts.idle.map(|d| idle_since + d);
-            let deadline = nearer(idle, max.filter(|_| draining.is_some()));
-            if timer.poll(deadline, cx) {
-                Poll::Ready(Accepted::Deadline)
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-        match accepted {
-            Accepted::Stream(None) => {
-                if codec.active_streams() > 0 {
-                    active.ends_under_request();
+    let mut server = Http2Server {
+        codec: Http2Connection::new(io, &hcm.http2, *buffer_limit, stats),
+        timer: Timer::default(),
+        draining: Some(drain.draining()),
+        idle_since: Instant::now(),
+        streams: 0,
+        of_cycle: 0,
+        ended: Rc::default(),
+        context,
+    };
+    async move {
+        if poll_fn(|cx| server.poll(cx)).await == Ended::Waits {
+            let Http2Server { context, codec, .. } = &mut server;
+            Box::pin(close_http2(&context.hcm, codec, &context.active)).await;
+        }
+        drop(of_protocol);
+    }
+}
+
+/// A connection of HTTP/2, as its task knows it.
+struct Http2Server {
+    codec: Http2Connection,
+    context: ConnectionContext,
+    timer: Timer,
+    draining: Option<LocalBoxFuture<'static, ()>>,
+    idle_since: Instant,
+    /// Streams so far.
+    streams: u32,
+    /// Streams that were begun since the connection has last waited.
+    of_cycle: u64,
+    ended: Rc<EndedStreams>,
+}
+
+/// How a connection of HTTP/2 goes on after its last stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Not at all.
+    AtOnce,
+    /// It waits for the client, if we have ended it.
+    Waits,
+}
+
+impl Http2Server {
+    /// Serves the connection. Ready when it has no streams and will have none.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        loop {
+            let next = ready!(self.poll_next(cx));
+            let ConnectionContext { hcm, active, .. } = &self.context;
+            let config = &hcm.config;
+            let drain_timeout = config.timeouts.drain;
+            let codec = &mut self.codec;
+            match next {
+                Accepted::Stream(None) => {
+                    if codec.active_streams() > 0 {
+                        active.ends_under_request();
+                    }
+                    return Poll::Ready(Ended::Waits);
                 }
-                return Box::pin(close_http2(&hcm, &mut codec, active)).await;
-            }
-            Accepted::Stream(Some(stream)) => {
-                streams += 1;
-                of_cycle += 1;
-                spawn_http2_stream(&hcm, &info, buffer_limit, stream, &ended);
-                if hcm
-                    .config
-                    .max_requests_per_connection
-                    .is_some_and(|limit| streams == limit)
-                {
-                    hcm.config.stats.downstream_cx_max_requests_reached().inc();
+                Accepted::Stream(Some(stream)) => {
+                    self.streams += 1;
+                    self.of_cycle += 1;
+                    if sheds(hcm, &self.context.info, LoadShedPoint::Http2GoAway) {
+                        codec.announce_goaway();
+                    }
+                    spawn_http2_stream(&self.context, stream, &self.ended);
+                    let max = config.max_requests_per_connection;
+                    if max.is_some_and(|limit| self.streams == limit) {
+                        config.stats.downstream_cx_max_requests_reached().inc();
+                        codec.graceful_shutdown(drain_timeout);
+                    }
+                }
+                Accepted::TooManyResets => {
+                    config.stats.downstream_cx_protocol_error().inc();
+                    abort_http2(hcm, codec, active);
+                    return Poll::Ready(Ended::AtOnce);
+                }
+                Accepted::Drain => {
+                    config.stats.downstream_cx_drain_close().inc();
                     codec.graceful_shutdown(drain_timeout);
                 }
+                Accepted::Overloaded => codec.graceful_shutdown(drain_timeout),
+                Accepted::Deadline => self.deadline(),
             }
-            Accepted::TooManyResets => {
-                hcm.config.stats.downstream_cx_protocol_error().inc();
-                return abort_http2(&hcm, &mut codec, active);
+        }
+    }
+
+    /// One of the deadlines has passed.
+    fn deadline(&mut self) {
+        let ConnectionContext { hcm, expires, .. } = &self.context;
+        let (stats, now) = (&hcm.config.stats, Instant::now());
+        let drain_timeout = hcm.config.timeouts.drain;
+        if expires.is_some_and(|age| age.end(hcm) <= now) {
+            stats.downstream_cx_max_duration_reached().inc();
+            self.draining = None;
+            return self.codec.graceful_shutdown(drain_timeout);
+        }
+        if self.codec.active_streams() == 0 {
+            if idle_end(hcm, self.idle_since).is_none_or(|end| end > now) {
+                // It was only looked at.
+                return;
             }
-            Accepted::Drain => {
-                hcm.config.stats.downstream_cx_drain_close().inc();
-                codec.graceful_shutdown(drain_timeout);
-            }
-            Accepted::Deadline if max.is_some_and(|max| max <= Instant::now()) => {
-                hcm.config.stats.downstream_cx_max_duration_reached().inc();
-                draining = None;
-                codec.graceful_shutdown(drain_timeout);
-            }
-            Accepted::Deadline if codec.active_streams() > 0 => idle_since = Instant::now(),
-            Accepted::Deadline => {
-                hcm.config.stats.downstream_cx_idle_timeout().inc();
-                codec.graceful_shutdown(drain_timeout);
-                idle_since = Instant::now();
-            }
+            stats.downstream_cx_idle_timeout().inc();
+            self.codec.graceful_shutdown(drain_timeout);
+        }
+        self.idle_since = now;
+    }
+
+    /// Waits for the next stream, or for a reason to have no more.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Accepted> {
+        let ConnectionContext { hcm, expires, .. } = &self.context;
+        if self.ended.poll_too_many(cx).is_ready() {
+            return Poll::Ready(Accepted::TooManyResets);
+        }
+        let per_cycle = hcm.max_requests_per_io_cycle.get();
+        if self.of_cycle >= per_cycle.min(STREAMS_PER_TURN as u64) {
+            // The streams that were begun, and other connections, come first.
+            self.of_cycle = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Poll::Ready(accepted) = self.codec.poll_accept(cx) {
+            return Poll::Ready(Accepted::Stream(accepted));
+        }
+        self.of_cycle = 0;
+        let draining = self.draining.as_mut();
+        if draining.is_some_and(|signal| signal.as_mut().poll(cx).is_ready()) {
+            self.draining = None;
+            return Poll::Ready(Accepted::Drain);
+        }
+        if self.codec.active_streams() > 0 {
+            self.idle_since = Instant::now();
+        }
+        if self.ended.take_drain() {
+            return Poll::Ready(Accepted::Overloaded);
+        }
+        let idle = idle_end(hcm, self.idle_since);
+        let max = expires.filter(|_| self.draining.is_some());
+        let max = max.map(|age| age.end(hcm));
+        if self.timer.poll(next_look(hcm, idle, max), cx) {
+            Poll::Ready(Accepted::Deadline)
+        } else {
+            Poll::Pending
         }
     }
 }
@@ -475,16 +651,17 @@ enum Accepted {
     Stream(Option<AcceptedStream>),
     TooManyResets,
     Drain,
+    /// The overload manager wants the connection to end with its streams.
+    Overloaded,
     Deadline,
 }
 
 fn spawn_http2_stream(
-    hcm: &Rc<Hcm>,
-    info: &Rc<ConnectionInfo>,
-    buffer_limit: usize,
+    context: &ConnectionContext,
     (head, codec): AcceptedStream,
     ended: &Rc<EndedStreams>,
 ) {
+    let ConnectionContext { hcm, info, .. } = context;
     let stream_info = begin_stream(hcm, info, Protocol::Http2);
     let (head, begin) = match head {
         Ok((mut head, end)) => {
@@ -502,8 +679,9 @@ fn spawn_http2_stream(
         codec,
         stream_info,
         head,
-        buffer_limit,
+        context.buffer_limit,
     ));
+    stream.set_connection(ended);
     let (hcm, ended) = (hcm.clone(), ended.clone());
     tokio::task::spawn_local(async move {
         match begin {

@@ -24,10 +24,11 @@ use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
 use crate::http_filters::{LocalBoxFuture, LocalReply};
+use crate::overload::{Action, LoadShedPoint};
 use crate::route::{ClusterChoice, RouteAction, RouteTable, SelectedRoute, Selection};
 use crate::runtime::RuntimeInteger;
 use crate::server::Worker;
-use crate::stream_info::{ResponseFlag, StreamInfo};
+use crate::stream_info::{ConnectionInfo, StreamInfo};
 
 /// A connection manager on one worker.
 pub(super) struct Hcm {
@@ -121,18 +122,9 @@ impl Hcm {
         info: &mut StreamInfo,
         routing: &Routing,
     ) -> Result<bool, Rejection> {
-        if self
-            .worker
-            .server
-            .overload
-            .stop_accepting_requests(self.worker.random.next())
-        {
+        if self.sheds(&info.connection) {
             self.config.stats.downstream_rq_overload_close().inc();
-            info.response_flags
-                .set(ResponseFlag::OverloadManagerTerminated);
-            let mut rejection = Rejection::new(503, "overload")
-                .body("envoy overloaded")
-                .closing();
+            let mut rejection = Rejection::new(503, "overload").body("envoy overloaded");
             if self.config.append_local_overload {
                 rejection.reply = rejection
                     .reply
@@ -218,6 +210,33 @@ impl Hcm {
                 Err(Rejection::new(400, "path_normalization_failed").closing())
             }
         }
+    }
+
+    /// Whether the overload manager turns a request away.
+    #[inline]
+    fn sheds(&self, connection: &ConnectionInfo) -> bool {
+        let overload = &self.worker.server.overload;
+        let random = || self.worker.random.next();
+        (overload.holds(Action::StopAcceptingRequests)
+            && overload.stop_accepting_requests(random())
+            || overload
+                .load_shed
+                .sheds(LoadShedPoint::DecodeHeaders, random))
+            && !connection.listener.bypass_overload_manager
+    }
+
+    /// Whether a connection is to end with this response, since the overload manager wants no connections to be kept.
+    #[inline]
+    pub(super) fn disables_keepalive(&self, connection: &ConnectionInfo) -> bool {
+        let overload = &self.worker.server.overload;
+        let disables = overload.holds(Action::DisableHttpKeepalive)
+            && overload.disable_http_keepalive(self.worker.random.next())
+            && !connection.listener.bypass_overload_manager;
+        if disables {
+            let stats = &self.config.stats;
+            stats.downstream_cx_overload_disable_keepalive().inc();
+        }
+        disables
     }
 
     /// Whether an upgrade that a request asks for is taken: as its route says, or else as the connection manager does.

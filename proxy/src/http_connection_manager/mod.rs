@@ -102,6 +102,6 @@ struct WorkerHcm(Rc<Hcm>);
 
 impl TerminalFilter for WorkerHcm {
     fn serve(self: Rc<Self>, connection: Connection) -> LocalBoxFuture<'static, ()> {
-        Box::pin(connection::serve(self.0.clone(), connection))
+        connection::serve(self.0.clone(), connection)
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct EndedStreams {
     all: Cell<u64>,
     premature: Cell<u64>,
     too_many: Cell<bool>,
+    /// A stream has asked for the connection to end with its streams.
+    draining: Cell<bool>,
     connection: RefCell<Option<Waker>>,
 }
 
@@ -50,9 +52,24 @@ impl EndedStreams {
         let enough = limits.total_stream_count.get().max(self.all.get());
         if self.premature.get().saturating_mul(2) >= enough {
             self.too_many.set(true);
-            if let Some(waker) = self.connection.take() {
-                waker.wake();
-            }
+            self.wake();
+        }
+    }
+
+    /// The connection is to take no more streams, and to end with those that it has.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        self.wake();
+    }
+
+    /// Whether `drain` was called since this was last asked.
+    pub(super) fn take_drain(&self) -> bool {
+        self.draining.take()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.connection.take() {
+            waker.wake();
         }
     }
 

@@ -42,8 +42,6 @@ pub struct Effects {
     pub host_wanted: bool,
     /// The route must be looked up again, in the newest table, before the next call.
     pub routes_renewed: bool,
-    /// Start the whole chain again with the request as it is now.
-    pub recreate: bool,
     /// A new buffer limit of the stream, in bytes.
     pub buffer_limit: Option<u64>,
     /// Close the downstream connection after this stream.

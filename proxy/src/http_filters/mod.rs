@@ -50,7 +50,7 @@ use std::sync::Arc;
 
 pub use context::{Effects, Injected, StreamContext};
 pub use discovery::ExtensionConfigs;
-pub use status::{DataStatus, HeadersStatus, LocalBoxFuture, LocalReply, TrailersStatus};
+pub use status::{DataStatus, HeadersStatus, LocalBoxFuture, LocalReply, Recreate, TrailersStatus};
 
 use bytes::{Bytes, BytesMut};
 
@@ -206,6 +206,9 @@ pub trait HttpFilter {
 
     /// The stream has ended, for whatever reason. Called once, last; nothing can be sent any more.
     fn on_stream_complete(&mut self, info: &mut StreamInfo) {}
+
+    /// There is no route for the request of its `HeadersStatus::Recreate`, and the response goes on.
+    fn on_recreate_refused(&mut self) {}
 }
 
 /// The methods of a filter that do something, as a set.

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::http::HeaderName;
+use crate::http::{HeaderName, RequestHead};
+use crate::stream_info::FilterStateObject;
 
 /// A future of one worker. It owns what it uses and borrows nothing of a stream.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -28,6 +30,24 @@ pub enum HeadersStatus {
     LocalReply(LocalReply),
     /// As `StopAllAndWatermark`, until the future ends; then `resume_decode` or `resume_encode` is called.
     Wait(LocalBoxFuture<'static, ()>),
+    /// In `encode_headers` of a request that has come whole: the response is thrown away, and the stream begins anew with
+    /// another request. Without a route for it the head goes to the next filter instead, after `on_recreate_refused`.
+    Recreate(Box<Recreate>),
+}
+
+/// A request that takes the place of the one that came. It has no body.
+pub struct Recreate {
+    /// Its head.
+    pub request: RequestHead,
+    /// An object of the filter state by which the filter knows it again, and its name. It should outlive the stream:
+    /// `FilterStateObject::is_of_request`.
+    pub state: (&'static str, Rc<dyn FilterStateObject>),
+}
+
+impl fmt::Debug for Recreate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recreate({:?})", self.request)
+    }
 }
 
 /// How a piece of a body goes on after a filter.
@@ -108,7 +128,7 @@ macro_rules! debug_as_name { ($($status:ident { $($variant:ident $(($f:ident))?)
     }
 )* } }
 debug_as_name! {
-    HeadersStatus { Continue, StopIteration, ContinueAndDontEndStream, StopAllAndBuffer, StopAllAndWatermark, LocalReply, Wait }
+    HeadersStatus { Continue, StopIteration, ContinueAndDontEndStream, StopAllAndBuffer, StopAllAndWatermark, LocalReply, Wait, Recreate }
     DataStatus { Continue, StopIterationAndBuffer, StopIterationAndWatermark, StopIterationNoBuffer, LocalReply, Wait }
     TrailersStatus { Continue, StopIteration, LocalReply, Wait }
 }

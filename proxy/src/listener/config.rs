@@ -257,6 +257,7 @@ impl Listener {
             stats: ListenerStats::new(&scope),
             init,
             identity: Arc::new(ListenerIdentity {
+                bypass_overload_manager,
                 name: name.into(),
                 stat_prefix: prefix.into(),
                 traffic_direction: match direction? {

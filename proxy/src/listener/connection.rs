@@ -1,6 +1,6 @@
 //! An accepted connection: its listener filters, the choice of its filter chain, its network filters, its end.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use super::config::Listener;
 use super::filter_chain::WorkerFilterChain;
 use super::handler::{ActiveListener, OpenGuard};
 use crate::formatter::FormatData;
+use crate::http_filters::LocalBoxFuture;
 use crate::listener_filters::ListenerFilterStatus;
 use crate::net::Io;
 use crate::network_filters::filtered_io::FilteredIo;
-use crate::network_filters::{Connection, NetworkFilter, NetworkStatus};
+use crate::network_filters::{Connection, NetworkFilter, NetworkStatus, TerminalFilter};
+use crate::overload::ScaledTimer;
 use crate::stream_info::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::transport_sockets::HandshakeLimit;
 
@@ -212,6 +214,8 @@ fn choose_chain(guard: OpenGuard, io: Io, mut info: ConnectionInfo) -> Option<Es
 }
 
 fn handshake_limit(after: Duration, listener: &Rc<ActiveListener>) -> HandshakeLimit {
+    let overload = &listener.worker.server.overload;
+    let after = overload.timeout(ScaledTimer::TransportSocketConnect, after);
     let listener = listener.clone();
     let on_timeout = move || {
         let stats = &listener.config().stats;
@@ -224,36 +228,60 @@ fn handshake_limit(after: Duration, listener: &Rc<ActiveListener>) -> HandshakeL
 }
 
 impl Established {
-    async fn serve(self) {
-        let listener = &self.active.open.listener;
-        let chain = &self.active.chain;
-        let mut filters: Vec<Box<dyn NetworkFilter>> = chain
+    /// A future that serves the connection to its end. It holds little itself: it lies in the task of every connection.
+    fn serve(self) -> impl Future<Output = ()> {
+        let Self { active, io, info } = self;
+        let listener = &active.open.listener;
+        let chain = &active.chain;
+        let filters: Vec<Box<dyn NetworkFilter>> = chain
             .filters
             .iter()
-            .map(|filter| filter.new_filter(&listener.worker, &self.info))
+            .map(|filter| filter.new_filter(&listener.worker, &info))
             .collect();
-        let passed =
-            filters.is_empty() || Box::pin(start_filters(&mut filters, &self.io, &self.info)).await;
-        if let (true, Some(terminal)) = (passed, &chain.terminal) {
-            let limit = listener.config().buffer_limit;
-            let mut io = self.io;
-            if filters.iter().any(|filter| filter.wants_data()) {
-                let filters = std::mem::take(&mut filters);
-                let filtered = FilteredIo::new(io, filters, self.info.clone(), limit);
-                io = Io::layered(Box::new(filtered));
-            }
-            let connection = Connection {
-                io,
-                info: self.info,
-                worker: listener.worker.clone(),
-                drain: chain.drain.clone(),
-                buffer_limit: limit,
-            };
-            terminal.clone().serve(connection).await;
+        let connection = Connection {
+            io,
+            info,
+            worker: listener.worker.clone(),
+            drain: chain.drain.clone(),
+            buffer_limit: listener.config().buffer_limit,
+        };
+        let terminal = chain.terminal.clone();
+        let served: LocalBoxFuture<'static, ()> = match terminal {
+            Some(terminal) if filters.is_empty() => terminal.serve(connection),
+            terminal => Box::pin(serve_filtered(terminal, filters, connection)),
+        };
+        async move {
+            served.await;
+            drop(active);
         }
-        drop(filters);
-        drop(self.active);
     }
+}
+
+/// Serves a connection that has filters before the terminal one, or none that is.
+async fn serve_filtered(
+    terminal: Option<Rc<dyn TerminalFilter>>,
+    mut filters: Vec<Box<dyn NetworkFilter>>,
+    mut connection: Connection,
+) {
+    let started = start_filters(&mut filters, &connection.io, &connection.info);
+    let passed = Box::pin(started).await;
+    let (true, Some(terminal)) = (passed, terminal) else {
+        return;
+    };
+    if filters.iter().any(|filter| filter.wants_data()) {
+        let Connection {
+            io,
+            info,
+            buffer_limit,
+            ..
+        } = connection;
+        let filters = std::mem::take(&mut filters);
+        let filtered = FilteredIo::new(io, filters, info.clone(), buffer_limit);
+        connection.io = Io::layered(Box::new(filtered));
+        connection.info = info;
+    }
+    terminal.serve(connection).await;
+    drop(filters);
 }
 
 /// Tells the filters before the terminal one of the connection. False: one of them closes it.

@@ -27,6 +27,11 @@ impl Latch {
         self.waiting.notify_waiters();
     }
 
+    /// Lets those who wait look again.
+    fn stir(&self) {
+        self.waiting.notify_waiters();
+    }
+
     /// Whether it has happened.
     pub fn is_set(&self) -> bool {
         self.set.get()
@@ -34,8 +39,13 @@ impl Latch {
 
     /// Ends when it has happened.
     pub async fn wait(&self) {
+        self.wait_or(|| false).await;
+    }
+
+    /// Ends when it has happened, or something else has that is stirred for.
+    async fn wait_or(&self, other: impl Fn() -> bool) {
         // All is on one thread: nothing happens between the look and the wait.
-        while !self.set.get() {
+        while !self.set.get() && !other() {
             self.waiting.notified().await;
         }
     }
@@ -45,7 +55,6 @@ impl Latch {
 pub struct ListenerDrain {
     began: Rc<Latch>,
     gradual: Rc<Cell<Option<(Instant, Duration)>>>,
-    gradual_began: Rc<Latch>,
     worker: Rc<Worker>,
     /// Failed health checks do not drain the connections.
     modify_only: bool,
@@ -57,7 +66,6 @@ impl ListenerDrain {
         Self {
             began,
             gradual: Rc::default(),
-            gradual_began: Rc::default(),
             worker,
             modify_only,
         }
@@ -72,7 +80,7 @@ impl ListenerDrain {
     /// Those that can be told to end without a response are told so at a time within `over`.
     pub fn begin_gradually(&self, over: Duration) {
         self.gradual.set(Some((Instant::now(), over)));
-        self.gradual_began.set();
+        self.began.stir();
     }
 
     fn is_chosen(&self) -> bool {
@@ -96,20 +104,16 @@ impl DrainSignal for ListenerDrain {
 
     fn draining(&self) -> LocalBoxFuture<'static, ()> {
         let began = self.began.clone();
-        let gradual_began = self.gradual_began.clone();
         // Drawn once: how far into the drain time the connection gets.
         let share = self.worker.random.next() % 1000;
         let gradual = self.gradual.clone();
         Box::pin(async move {
-            tokio::select! {
-                () = began.wait() => {}
-                () = async {
-                    gradual_began.wait().await;
-                    if let Some((start, over)) = gradual.get() {
-                        let after = over.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 1000.0);
-                        tokio::time::sleep_until(start + after).await;
-                    }
-                } => {}
+            began.wait_or(|| gradual.get().is_some()).await;
+            if let Some((start, over)) = gradual.get() {
+                let after = over.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 1000.0);
+                let told = tokio::time::timeout_at(start + after, began.wait());
+                // Boxed, as no connection needs it before its end.
+                let _ = Box::pin(told).await;
             }
         })
     }

@@ -21,7 +21,7 @@ use super::filter_chain::{FilterChain, WorkerFilterChain};
 use super::stats::WorkerListenerStats;
 use crate::access_loggers::AccessLogs;
 use crate::net::{Address, Io};
-use crate::overload::ConnectionGuard;
+use crate::overload::{ConnectionGuard, LoadShedPoint};
 use crate::server::{Worker, WorkerMessage, WorkerSender};
 use crate::stream_info::{ConnectionInfo, TrafficDirection};
 
@@ -103,11 +103,14 @@ struct BalanceGuard {
     worker: usize,
 }
 
+/// A socket, with the address of its peer if that has one. It is registered with the worker that accepted it, until it goes to
+/// another.
 #[derive(Debug)]
 enum AcceptedSocket {
-    /// With the address of the peer.
-    Tcp(std::net::TcpStream, SocketAddr),
-    Unix(std::os::unix::net::UnixStream),
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+    LooseTcp(std::net::TcpStream, SocketAddr),
+    LooseUnix(std::os::unix::net::UnixStream),
 }
 
 impl ConnectionHandler {
@@ -296,6 +299,14 @@ impl ActiveListener {
         let target = balanced
             .as_ref()
             .map_or(self.worker.index, |guard| guard.worker);
+        let here = target == self.worker.index || self.handler.peers.get(target).is_none();
+        let socket = match here {
+            true => socket,
+            false => match socket.loosen() {
+                Ok(socket) => socket,
+                Err(error) => return warn!(%error, "An accepted socket cannot be handed over."),
+            },
+        };
         let accepted = Accepted {
             socket,
             local,
@@ -305,7 +316,7 @@ impl ActiveListener {
             },
         };
         match self.handler.peers.get(target) {
-            Some(peer) if target != self.worker.index => {
+            Some(peer) if !here => {
                 let message = WorkerMessage::Connection {
                     listener: self.id,
                     accepted,
@@ -340,7 +351,12 @@ impl ActiveListener {
             place
         };
         if !listener.bypass_overload_manager
-            && overload.reject_incoming_connections(self.worker.random.next())
+            && (overload.reject_incoming_connections(self.worker.random.next())
+                || overload
+                    .load_shed
+                    .sheds(LoadShedPoint::TcpListenerAccept, || {
+                        self.worker.random.next()
+                    }))
         {
             listener.stats.downstream_cx_overload_reject().inc();
             return None;
@@ -442,7 +458,11 @@ enum AcceptSocket {
 impl AcceptSocket {
     fn new(socket: Socket, address: &Address) -> io::Result<Self> {
         match address {
-            Address::Ip(_) => TcpListener::from_std(socket.into()).map(Self::Tcp),
+            Address::Ip(_) => {
+                // Connections inherit it, which saves each a system call.
+                socket.set_tcp_nodelay(true)?;
+                TcpListener::from_std(socket.into()).map(Self::Tcp)
+            }
             Address::Pipe(_) => UnixListener::from_std(socket.into()).map(Self::Unix),
         }
     }
@@ -451,11 +471,11 @@ impl AcceptSocket {
         match self {
             Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
                 let (stream, remote) = accepted?;
-                Ok(AcceptedSocket::Tcp(stream.into_std()?, remote))
+                Ok(AcceptedSocket::Tcp(stream, remote))
             }),
             Self::Unix(listener) => listener.poll_accept(cx).map(|accepted| {
                 let (stream, _) = accepted?;
-                Ok(AcceptedSocket::Unix(stream.into_std()?))
+                Ok(AcceptedSocket::Unix(stream))
             }),
         }
     }
@@ -465,7 +485,7 @@ impl AcceptSocket {
 impl Accepted {
     pub(super) fn unix(stream: std::os::unix::net::UnixStream, local: Address) -> Self {
         Self {
-            socket: AcceptedSocket::Unix(stream),
+            socket: AcceptedSocket::LooseUnix(stream),
             local,
             places: Places::default(),
         }
@@ -473,14 +493,23 @@ impl Accepted {
 }
 
 impl AcceptedSocket {
-    fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
+    /// Takes the socket from this worker, for another one.
+    fn loosen(self) -> io::Result<Self> {
         match self {
-            Self::Tcp(stream, remote) => {
-                stream.set_nodelay(true)?;
-                Ok((TcpStream::from_std(stream)?.into(), Some(canonical(remote))))
-            }
-            Self::Unix(stream) => Ok((UnixStream::from_std(stream)?.into(), None)),
+            Self::Tcp(stream, remote) => Ok(Self::LooseTcp(stream.into_std()?, remote)),
+            Self::Unix(stream) => Ok(Self::LooseUnix(stream.into_std()?)),
+            loose => Ok(loose),
         }
+    }
+
+    fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
+        let (stream, remote) = match self {
+            Self::Tcp(stream, remote) => (stream, remote),
+            Self::LooseTcp(stream, remote) => (TcpStream::from_std(stream)?, remote),
+            Self::Unix(stream) => return Ok((stream.into(), None)),
+            Self::LooseUnix(stream) => return Ok((UnixStream::from_std(stream)?.into(), None)),
+        };
+        Ok((stream.into(), Some(canonical(remote))))
     }
 }
 

@@ -15,6 +15,8 @@ mod filter_chain;
 mod filter_chain_match;
 mod handler;
 mod manager;
+#[cfg(test)]
+mod memory_tests;
 mod predicate;
 mod socket;
 mod stats;

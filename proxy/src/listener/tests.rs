@@ -20,9 +20,9 @@ use crate::upstream::WorkerClusters;
 const ECHO: &str = r#"{name: e, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}"#;
 const PROXY_PROTOCOL: &str = r#"{name: p, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}"#;
 
-struct Harness {
+pub(super) struct Harness {
     server: Arc<ServerContext>,
-    handler: Rc<ConnectionHandler>,
+    pub(super) handler: Rc<ConnectionHandler>,
     config: Arc<Listener>,
 }
 
@@ -36,7 +36,7 @@ fn proto(yaml: &str) -> pb::Listener {
     load(&[source], UnknownFields::Refuse).unwrap()
 }
 
-fn harness(yaml: &str) -> Harness {
+pub(super) fn harness(yaml: &str) -> Harness {
     let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
     let report = ConfigReport::new();
     let path = ConfigPath::root(&report, "listener");

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connection's bytes. What listener filters have read comes out first.
@@ -14,6 +14,8 @@ use tokio::net::{TcpStream, UnixStream};
 pub struct Io {
     kind: Kind,
     prefix: Bytes,
+    /// What is written waits for the end of the stream.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,9 @@ pub trait IoLayer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
 
     /// The stream below.
     fn below(&self) -> &Io;
+
+    /// As [`Io::hold`]. A layer that does not know how writes as ever.
+    fn hold(&mut self) {}
 }
 
 macro_rules! each {
@@ -50,6 +55,7 @@ impl Io {
         Self {
             kind: Kind::Layered(layer),
             prefix: Bytes::new(),
+            held: false,
         }
     }
 
@@ -57,6 +63,16 @@ impl Io {
     pub fn with_prefix(mut self, prefix: Bytes) -> Self {
         self.prefix = prefix;
         self
+    }
+
+    /// What is written from now on is the last, little, and [`AsyncWrite::poll_shutdown`] follows at once: both may go to the
+    /// peer together, which saves it and us two packets of three.
+    pub fn hold(&mut self) {
+        match &mut self.kind {
+            Kind::Tcp(_) => self.held = true,
+            Kind::Layered(layer) => layer.hold(),
+            Kind::Unix(_) | Kind::Memory(_) => {}
+        }
     }
 
     /// Whether the peer has sent something, or has closed, that was not read yet. Needs no system call.
@@ -122,11 +138,31 @@ impl Io {
     }
 }
 
+/// Writes what the kernel may keep until the FIN.
+fn poll_send_more(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    bufs: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        let sent = stream.try_io(Interest::WRITABLE, || {
+            socket2::SockRef::from(stream)
+                .send_vectored_with_flags(bufs, libc::MSG_MORE | libc::MSG_NOSIGNAL)
+        });
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
 impl From<TcpStream> for Io {
     fn from(stream: TcpStream) -> Self {
         Self {
             kind: Kind::Tcp(stream),
             prefix: Bytes::new(),
+            held: false,
         }
     }
 }
@@ -135,6 +171,7 @@ impl From<UnixStream> for Io {
         Self {
             kind: Kind::Unix(stream),
             prefix: Bytes::new(),
+            held: false,
         }
     }
 }
@@ -143,6 +180,7 @@ impl From<DuplexStream> for Io {
         Self {
             kind: Kind::Memory(stream),
             prefix: Bytes::new(),
+            held: false,
         }
     }
 }
@@ -157,6 +195,10 @@ impl AsyncRead for Io {
             let n = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..n]);
             self.prefix.advance(n);
+            if self.prefix.is_empty() {
+                // Even a part of nothing would keep the buffer that it was read into.
+                self.prefix = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         each!(self, stream => Pin::new(stream).poll_read(cx, buf))
@@ -169,6 +211,9 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let (true, Kind::Tcp(stream)) = (self.held, &self.kind) {
+            return poll_send_more(stream, cx, &[io::IoSlice::new(buf)]);
+        }
         each!(self, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
@@ -177,6 +222,9 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let (true, Kind::Tcp(stream)) = (self.held, &self.kind) {
+            return poll_send_more(stream, cx, bufs);
+        }
         each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
@@ -195,5 +243,31 @@ impl AsyncWrite for Io {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.as_mut().poll_flush(cx))?;
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_held_arrives_before_the_end_of_the_stream() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut far = TcpStream::connect(address).await.unwrap();
+        let mut near = Io::from(listener.accept().await.unwrap().0);
+        near.write_all(b"first ").await.unwrap();
+        near.hold();
+        near.write_all(b"then ").await.unwrap();
+        near.write_vectored(&[io::IoSlice::new(b"the "), io::IoSlice::new(b"last")])
+            .await
+            .unwrap();
+        near.shutdown().await.unwrap();
+        let mut all = String::new();
+        far.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "first then the last");
     }
 }

@@ -1,24 +1,43 @@
 //! `envoy.config.overload.v3.OverloadManager`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3::RuntimeUInt64;
 use outrigger_proto::pb::envoy::config::overload::v3 as pb;
 use outrigger_proto::pb::envoy::extensions::resource_monitors::{
-    downstream_connections::v3::DownstreamConnectionsConfig, fixed_heap::v3::FixedHeapConfig,
+    cgroup_memory::v3::CgroupMemoryConfig,
+    cpu_utilization::v3::{
+        CpuUtilizationConfig, cpu_utilization_config::UtilizationComputeStrategy,
+    },
+    downstream_connections::v3::DownstreamConnectionsConfig,
+    fixed_heap::v3::FixedHeapConfig,
+    injected_resource::v3::InjectedResourceConfig,
 };
 
-use super::manager::{Heat, Monitor, OverloadManager, Shrink, Trigger};
+use super::manager::{Heat, OverloadManager, Shrink, Trigger};
+use super::monitors::{CGROUP_ROOT, CPU_TIMES, CgroupMemory, HostCpu, InjectedResource, Monitor};
+use super::scaled_timers::{ScaledTimer, ShortestTimeout};
+use super::shed_points::LoadShedPoint;
 use super::state::Action;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::runtime::RuntimeInteger;
 use crate::server::ServerContext;
 
 const CONNECTIONS: &str = "envoy.resource_monitors.global_downstream_max_connections";
-const FIXED_HEAP: &str = "envoy.resource_monitors.fixed_heap";
 const CONNECTIONS_TYPE: &str =
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 const FIXED_HEAP_TYPE: &str = "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig";
+const INJECTED_TYPE: &str =
+    "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig";
+const CGROUP_TYPE: &str = "envoy.extensions.resource_monitors.cgroup_memory.v3.CgroupMemoryConfig";
+const CPU_TYPE: &str = "envoy.extensions.resource_monitors.cpu_utilization.v3.CpuUtilizationConfig";
+const SCALE_TIMERS_TYPE: &str = "envoy.config.overload.v3.ScaleTimersOverloadActionConfig";
+/// Points that Envoy has and that turn nothing away here.
+const UNSUPPORTED_POINTS: &[&str] = &[
+    "envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch",
+    "envoy.load_shed_points.tcp_proxy_on_data",
+    "envoy.load_shed_points.tcp_proxy_upstream_connect",
+];
 const SHRINK_HEAP_TYPE: &str = "envoy.config.overload.v3.ShrinkHeapConfig";
 
 const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +48,14 @@ const DEFAULT_MAX_UNFREED: u64 = 100 * 1024 * 1024;
 /// A monitor as configured.
 enum Resource {
     Connections(u64),
-    FixedHeap(RuntimeInteger),
+    Measured(Box<Monitor>),
+}
+
+/// What an action does beside being there.
+enum ActionConfig {
+    Plain,
+    Shrink(Shrink),
+    Timers([Option<ShortestTimeout>; ScaledTimer::ALL.len()]),
 }
 
 impl OverloadManager {
@@ -47,7 +73,7 @@ impl OverloadManager {
             buffer_factory_config,
         } = proto;
         let refresh_interval = path.positive_duration("refresh_interval", refresh_interval);
-        let loadshed = path.unsupported_if_set("loadshed_points", loadshed_points);
+        // Of `reset_high_memory_stream` alone, which is refused by its name.
         let factory = path.unsupported_if_set("buffer_factory_config", buffer_factory_config);
         let mut names = Vec::new();
         let resources = path.each("resource_monitors", resource_monitors, |monitor, path| {
@@ -62,15 +88,24 @@ impl OverloadManager {
         });
         let mut seen = Vec::new();
         let actions = path.each("actions", actions, |proto, path| {
-            let (action, triggers, shrink) = action(proto, &names, path)?;
+            let (action, triggers, config) = action(proto, &names, path)?;
             if seen.contains(&action) {
                 return Err(path.field("name").reject("the action is there twice"));
             }
             seen.push(action);
-            Ok((action, triggers, shrink))
+            Ok((action, triggers, config))
+        });
+        let mut seen = Vec::new();
+        let points = path.each("loadshed_points", loadshed_points, |proto, path| {
+            let (name, triggers) = load_shed_point(proto, &names, path)?;
+            if seen.contains(&name) {
+                return Err(path.field("name").reject("the point is there twice"));
+            }
+            seen.push(name.clone());
+            Ok((name, triggers))
         });
         let (refresh_interval, resources, actions) = (refresh_interval?, resources?, actions?);
-        loadshed?;
+        let points = points?;
         factory?;
 
         let mut manager = Self::new(refresh_interval.unwrap_or(DEFAULT_REFRESH_INTERVAL), server);
@@ -80,13 +115,24 @@ impl OverloadManager {
                     server.overload.connections.set_limit(limit);
                     manager.add_monitor(&name, None, server);
                 }
-                Resource::FixedHeap(limit) => {
-                    manager.add_monitor(&name, Some(Monitor::FixedHeap(limit)), server);
+                Resource::Measured(monitor) => {
+                    manager.add_monitor(&name, Some(*monitor), server);
                 }
             }
         }
-        for (action, triggers, shrink) in actions {
+        for (action, triggers, config) in actions {
+            let shrink = match config {
+                ActionConfig::Shrink(shrink) => Some(shrink),
+                ActionConfig::Timers(timers) => {
+                    server.overload.timers.set(timers);
+                    None
+                }
+                ActionConfig::Plain => None,
+            };
             manager.add_action(action, triggers, shrink, server);
+        }
+        for (name, triggers) in points {
+            manager.add_point(&name, triggers, server);
         }
         Ok(manager)
     }
@@ -131,17 +177,92 @@ fn resource(
             if limit == 0 {
                 return Err(path.field(field).reject("0 is not greater than 0"));
             }
-            Ok(Resource::FixedHeap(server.runtime.integer(&key, limit)))
+            let limit = server.runtime.integer(&key, limit);
+            Ok(measured(Monitor::FixedHeap(limit)))
         }
-        _ => Err(config.unknown(path, &[CONNECTIONS_TYPE, FIXED_HEAP_TYPE])),
+        INJECTED_TYPE => {
+            let InjectedResourceConfig { filename } = config.decode(path)?;
+            let filename = path.non_empty("filename", filename)?;
+            let resource = InjectedResource::new(filename.into());
+            Ok(measured(Monitor::Injected(resource)))
+        }
+        CGROUP_TYPE => {
+            let CgroupMemoryConfig { max_memory_bytes } = config.decode(path)?;
+            let memory = CgroupMemory::find(Path::new(CGROUP_ROOT), max_memory_bytes);
+            memory
+                .map(|memory| measured(Monitor::CgroupMemory(memory)))
+                .ok_or_else(|| path.reject("No supported cgroup memory implementation found"))
+        }
+        CPU_TYPE => {
+            let CpuUtilizationConfig { mode } = config.decode(path)?;
+            match path.enumeration("mode", mode)? {
+                UtilizationComputeStrategy::Host => HostCpu::new(CPU_TIMES.into())
+                    .map(|cpu| measured(Monitor::Cpu(cpu)))
+                    .ok_or_else(|| path.reject(format!("{CPU_TIMES} cannot be read"))),
+                UtilizationComputeStrategy::Container => Err(path
+                    .field("mode")
+                    .reject("CONTAINER is not supported, HOST is")),
+            }
+        }
+        _ => Err(config.unknown(
+            path,
+            &[
+                CONNECTIONS_TYPE,
+                FIXED_HEAP_TYPE,
+                INJECTED_TYPE,
+                CGROUP_TYPE,
+                CPU_TYPE,
+            ],
+        )),
     }
+}
+
+fn measured(monitor: Monitor) -> Resource {
+    Resource::Measured(Box::new(monitor))
+}
+
+fn load_shed_point(
+    proto: pb::LoadShedPoint,
+    monitors: &[String],
+    path: &ConfigPath<'_>,
+) -> Result<(String, Vec<Trigger>), Rejected> {
+    let pb::LoadShedPoint { name, triggers } = proto;
+    let name = path.non_empty("name", name);
+    let triggers = self::triggers(triggers, monitors, path);
+    let name = name?;
+    if UNSUPPORTED_POINTS.contains(&name.as_str()) {
+        let supported = LoadShedPoint::ALL.map(LoadShedPoint::name).join(", ");
+        return Err(path.field("name").reject(format!(
+            "\"{name}\" is not supported; supported are {supported}"
+        )));
+    }
+    Ok((name, triggers?))
+}
+
+fn triggers(
+    protos: Vec<pb::Trigger>,
+    monitors: &[String],
+    path: &ConfigPath<'_>,
+) -> Result<Vec<Trigger>, Rejected> {
+    if protos.is_empty() {
+        return Err(path.field("triggers").reject("must not be empty"));
+    }
+    let mut seen = Vec::new();
+    path.each("triggers", protos, |proto, path| {
+        let trigger = trigger(proto, monitors, path)?;
+        if seen.contains(&trigger.monitor) {
+            return Err(path.field("name").reject("the monitor triggers it already"));
+        }
+        seen.push(trigger.monitor.clone());
+        Ok(trigger)
+    })
 }
 
 fn action(
     proto: pb::OverloadAction,
     monitors: &[String],
     path: &ConfigPath<'_>,
-) -> Result<(Action, Vec<Trigger>, Option<Shrink>), Rejected> {
+) -> Result<(Action, Vec<Trigger>, ActionConfig), Rejected> {
     let pb::OverloadAction {
         name,
         triggers,
@@ -154,40 +275,86 @@ fn action(
             "\"{name}\" is not supported; supported are {supported}"
         ))
     });
-    let mut seen = Vec::new();
-    let triggers = if triggers.is_empty() {
-        Err(path.field("triggers").reject("must not be empty"))
-    } else {
-        path.each("triggers", triggers, |proto, path| {
-            let trigger = trigger(proto, monitors, path)?;
-            if seen.contains(&trigger.monitor) {
-                return Err(path.field("name").reject("the monitor triggers it already"));
-            }
-            seen.push(trigger.monitor.clone());
-            Ok(trigger)
-        })
-    };
+    let triggers = self::triggers(triggers, monitors, path);
     let (action, triggers) = (action?, triggers?);
-    let shrink = match (action, typed_config) {
-        (Action::ShrinkHeap, None) => Some(Shrink {
+    let path = &path.field("typed_config");
+    let config = match (action, typed_config) {
+        (Action::ShrinkHeap, None) => ActionConfig::Shrink(Shrink {
             interval: DEFAULT_SHRINK_INTERVAL,
             max_unfreed: DEFAULT_MAX_UNFREED,
         }),
         (Action::ShrinkHeap, Some(any)) => {
-            let path = &path.field("typed_config");
-            Some(shrink(TypedConfig::from_any(any, path)?, path)?)
+            ActionConfig::Shrink(shrink(&TypedConfig::from_any(any, path)?, path)?)
         }
-        (_, None) => None,
-        (_, Some(_)) => {
-            return Err(path
-                .field("typed_config")
-                .reject("this action takes no configuration"));
+        (Action::ReduceTimeouts, Some(any)) => {
+            ActionConfig::Timers(timers(&TypedConfig::from_any(any, path)?, path)?)
         }
+        (Action::ReduceTimeouts, None) => {
+            return Err(path.reject(format!(
+                "Overload action \"{}\" requires typed_config",
+                action.name()
+            )));
+        }
+        (_, None) => ActionConfig::Plain,
+        (_, Some(_)) => return Err(path.reject("this action takes no configuration")),
     };
-    Ok((action, triggers, shrink))
+    Ok((action, triggers, config))
 }
 
-fn shrink(config: TypedConfig, path: &ConfigPath<'_>) -> Result<Shrink, Rejected> {
+fn timers(
+    config: &TypedConfig,
+    path: &ConfigPath<'_>,
+) -> Result<[Option<ShortestTimeout>; ScaledTimer::ALL.len()], Rejected> {
+    use pb::scale_timers_overload_action_config::{
+        ScaleTimer, TimerType, scale_timer::OverloadAdjust,
+    };
+    if config.type_name != SCALE_TIMERS_TYPE {
+        return Err(config.unknown(path, &[SCALE_TIMERS_TYPE]));
+    }
+    let pb::ScaleTimersOverloadActionConfig {
+        timer_scale_factors,
+    } = config.decode(path)?;
+    let mut timers = [None; ScaledTimer::ALL.len()];
+    path.each("timer_scale_factors", timer_scale_factors, |proto, path| {
+        let ScaleTimer {
+            timer,
+            overload_adjust,
+        } = proto;
+        let kind: TimerType = path.enumeration("timer", timer)?;
+        let timer = match kind {
+            TimerType::HttpDownstreamConnectionIdle => ScaledTimer::ConnectionIdle,
+            TimerType::HttpDownstreamConnectionMax => ScaledTimer::ConnectionMax,
+            TimerType::HttpDownstreamStreamIdle => ScaledTimer::StreamIdle,
+            TimerType::TransportSocketConnect => ScaledTimer::TransportSocketConnect,
+            TimerType::HttpDownstreamStreamFlush | TimerType::Unspecified => {
+                let name = kind.as_str_name();
+                return Err(path
+                    .field("timer")
+                    .reject(format!("{name} is not supported")));
+            }
+        };
+        let shortest = match path.required("overload_adjust", overload_adjust)? {
+            OverloadAdjust::MinTimeout(time) => {
+                let time = path.duration("min_timeout", Some(time))?;
+                ShortestTimeout::Time(time.unwrap_or_default())
+            }
+            OverloadAdjust::MinScale(share) => {
+                let share = path.percent("min_scale", Some(share))?;
+                ShortestTimeout::Share(share.unwrap_or_default())
+            }
+        };
+        if timers[timer as usize].replace(shortest).is_some() {
+            return Err(path.field("timer").reject(format!(
+                "Found duplicate entry for timer type {}",
+                kind.as_str_name()
+            )));
+        }
+        Ok(())
+    })?;
+    Ok(timers)
+}
+
+fn shrink(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Shrink, Rejected> {
     if config.type_name != SHRINK_HEAP_TYPE {
         return Err(config.unknown(path, &[SHRINK_HEAP_TYPE]));
     }
@@ -218,9 +385,9 @@ fn trigger(
         )));
     }
     if !monitors.contains(&name) {
-        return Err(path.field("name").reject(format!(
-            "\"{name}\" is no configured monitor; {FIXED_HEAP} can be one"
-        )));
+        return Err(path
+            .field("name")
+            .reject(format!("\"{name}\" is no configured monitor")));
     }
     let share =
         |field: &str, value: f64, path: &ConfigPath<'_>| path.in_range(field, value, 0.0..=1.0);
@@ -255,6 +422,9 @@ mod tests {
 
     use super::*;
     use crate::config::ConfigReport;
+
+    const FIXED_HEAP: &str = "envoy.resource_monitors.fixed_heap";
+
     use crate::server::LocalInfo;
     use outrigger_proto::pb::google::protobuf::Any;
 
@@ -331,25 +501,35 @@ mod tests {
             ],
             actions: vec![
                 act(
-                    "envoy.overload_actions.reduce_timeouts",
+                    "envoy.overload_actions.reset_high_memory_stream",
                     vec![threshold("x", 2.0)],
                 ),
                 act(Action::ShrinkHeap.name(), vec![threshold(FIXED_HEAP, 2.0)]),
                 act(Action::ShrinkHeap.name(), vec![threshold(CONNECTIONS, 0.5)]),
                 act(Action::DisableHttpKeepalive.name(), vec![]),
             ],
-            loadshed_points: vec![pb::LoadShedPoint::default()],
+            loadshed_points: vec![
+                pb::LoadShedPoint {
+                    name: "envoy.load_shed_points.tcp_proxy_on_data".into(),
+                    triggers: vec![threshold(FIXED_HEAP, 0.5)],
+                },
+                pb::LoadShedPoint {
+                    name: "mine".into(),
+                    triggers: vec![threshold("x", 0.5)],
+                },
+            ],
             ..Default::default()
         });
         let starts = [
-            "overload_manager / loadshed_points: is not supported",
             "overload_manager / resource_monitors[0] / typed_config / max_heap_size_bytes: 0 is not",
             "overload_manager / resource_monitors[1] / typed_config: envoy.config.overload.v3.Thre",
-            "overload_manager / actions[0] / name: \"envoy.overload_actions.reduce_timeouts\" is not",
+            "overload_manager / actions[0] / name: \"envoy.overload_actions.reset_high_memory_stream",
             "overload_manager / actions[0] / triggers[0] / name: \"x\" is no configured monitor",
             "overload_manager / actions[1] / triggers[0] / threshold / value: 2 is not in",
             "overload_manager / actions[2] / triggers[0] / name: envoy.resource_monitors.global_",
             "overload_manager / actions[3] / triggers: must not be empty",
+            "overload_manager / loadshed_points[0] / name: \"envoy.load_shed_points.tcp_proxy_on_data",
+            "overload_manager / loadshed_points[1] / triggers[0] / name: \"x\" is no configured mon",
         ];
         assert_eq!(found.len(), starts.len(), "{found:#?}");
         for (found, start) in found.iter().zip(starts) {

@@ -7,8 +7,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::heap::Heap;
+use super::monitors::Monitor;
+use super::shed_points::{LoadShedPoint, PointStats};
 use super::state::{Action, OverloadState};
-use crate::runtime::RuntimeInteger;
 use crate::server::ServerContext;
 use crate::stats::{Counter, Histogram, Store, Unit};
 
@@ -37,15 +38,9 @@ pub struct OverloadManager {
     store: Store,
     monitors: Vec<Monitored>,
     actions: Vec<Acting>,
+    points: Vec<Shedding>,
     shrinker: Option<Shrinker>,
     refresh_interval_delay: Histogram,
-}
-
-/// What measures a resource.
-#[derive(Debug)]
-pub(super) enum Monitor {
-    /// The share of so many bytes that the heap takes.
-    FixedHeap(RuntimeInteger),
 }
 
 #[derive(Debug)]
@@ -72,6 +67,14 @@ pub(super) enum Heat {
     Threshold(f64),
     /// Not at all up to `from`, in full from `to` on, in proportion between.
     Scaled { from: f64, to: f64 },
+}
+
+/// A load-shed point; none: of a name that nothing asks for.
+#[derive(Debug)]
+struct Shedding {
+    point: Option<LoadShedPoint>,
+    triggers: Vec<Trigger>,
+    stats: PointStats,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,7 @@ impl OverloadManager {
             store: server.stats.clone(),
             monitors: Vec::new(),
             actions: Vec::new(),
+            points: Vec::new(),
             shrinker: None,
             refresh_interval_delay: scope.histogram("refresh_interval_delay", Unit::Milliseconds),
         }
@@ -156,6 +160,23 @@ impl OverloadManager {
         });
     }
 
+    /// Adds a load-shed point. One of a name that nothing asks for has stats alone.
+    pub(super) fn add_point(&mut self, name: &str, triggers: Vec<Trigger>, server: &ServerContext) {
+        let scope = self.store.scope(&format!("overload.{name}."));
+        let mut points = LoadShedPoint::ALL.into_iter();
+        let point = points.find(|point| point.name() == name);
+        let stats = PointStats::new(&scope);
+        stats.scale_percent().set(0);
+        if let Some(point) = point {
+            server.overload.load_shed.count_at(point, stats.clone());
+        }
+        self.points.push(Shedding {
+            point,
+            triggers,
+            stats,
+        });
+    }
+
     /// Measures and acts until it is dropped. Returns at once when there is nothing to measure.
     pub async fn run(mut self, heap: impl Heap) {
         if self.monitors.iter().all(|m| m.monitor.is_none()) {
@@ -179,14 +200,24 @@ impl OverloadManager {
         for monitored in &mut self.monitors {
             monitored.measure(heap);
         }
-        for acting in &mut self.actions {
-            let values = acting.triggers.iter().map(|trigger| {
-                let monitored = self.monitors.iter().find(|m| m.name == trigger.monitor);
+        let monitors = &self.monitors;
+        let strongest = |triggers: &[Trigger]| {
+            let values = triggers.iter().map(|trigger| {
+                let monitored = monitors.iter().find(|m| m.name == trigger.monitor);
                 let pressure = monitored.and_then(|m| m.pressure);
                 pressure.map_or(0.0, |pressure| trigger.heat.at(pressure))
             });
-            let value = values.fold(0.0, f64::max);
-            acting.set(value, &self.state);
+            values.fold(0.0, f64::max)
+        };
+        for acting in &mut self.actions {
+            acting.set(strongest(&acting.triggers), &self.state);
+        }
+        for shedding in &self.points {
+            let value = strongest(&shedding.triggers);
+            shedding.stats.scale_percent().set(percent(value));
+            if let Some(point) = shedding.point {
+                self.state.load_shed.set(point, value);
+            }
         }
         let shrinks = self.state.is_saturated(Action::ShrinkHeap);
         if let Some(shrinker) = self.shrinker.as_mut().filter(|s| s.due <= now) {
@@ -200,28 +231,15 @@ impl OverloadManager {
 
 impl Monitored {
     fn measure(&mut self, heap: &impl Heap) {
-        let Some(monitor) = &self.monitor else { return };
+        let Some(monitor) = &mut self.monitor else {
+            return;
+        };
         match monitor.pressure(heap) {
             Some(pressure) => {
                 self.pressure = Some(pressure);
                 self.stats.pressure().set(percent(pressure));
             }
             None => self.stats.failed_updates().inc(),
-        }
-    }
-}
-
-impl Monitor {
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "a share needs no more digits than a float has"
-    )]
-    fn pressure(&self, heap: &impl Heap) -> Option<f64> {
-        match self {
-            Self::FixedHeap(limit) => {
-                let used = heap.usage()?.allocated;
-                Some(used as f64 / limit.get().max(1) as f64)
-            }
         }
     }
 }

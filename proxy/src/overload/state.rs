@@ -2,6 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::scaled_timers::{ScaledTimer, ScaledTimers};
+use super::shed_points::LoadShedPoints;
+
+/// How often timeouts that may become shorter are looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How strongly each overload action holds, and the global limit of connections. Shared by main and workers.
 #[derive(Debug, Default)]
@@ -9,6 +18,10 @@ pub struct OverloadState {
     actions: [AtomicU32; Action::ALL.len()],
     /// The connections of all listeners together.
     pub connections: GlobalConnections,
+    /// Where connections and requests are turned away.
+    pub load_shed: LoadShedPoints,
+    /// Which timeouts are shortened.
+    pub(super) timers: ScaledTimers,
 }
 
 /// What may be done against overload.
@@ -24,6 +37,10 @@ pub enum Action {
     StopAcceptingConnections,
     /// `envoy.overload_actions.reject_incoming_connections`: new connections are closed at once.
     RejectIncomingConnections,
+    /// `envoy.overload_actions.reduce_timeouts`: timeouts become shorter.
+    ReduceTimeouts,
+    /// `envoy.overload_actions.close_idle_http_connections`: idle connections over QUIC are closed. There are none.
+    CloseIdleHttpConnections,
 }
 
 /// The count of downstream connections that count against the global limit.
@@ -47,12 +64,14 @@ pub struct ConnectionGuard {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::ShrinkHeap,
         Self::StopAcceptingRequests,
         Self::DisableHttpKeepalive,
         Self::StopAcceptingConnections,
         Self::RejectIncomingConnections,
+        Self::ReduceTimeouts,
+        Self::CloseIdleHttpConnections,
     ];
 
     /// The name in configurations and stats.
@@ -63,6 +82,8 @@ impl Action {
             Self::DisableHttpKeepalive => "envoy.overload_actions.disable_http_keepalive",
             Self::StopAcceptingConnections => "envoy.overload_actions.stop_accepting_connections",
             Self::RejectIncomingConnections => "envoy.overload_actions.reject_incoming_connections",
+            Self::ReduceTimeouts => "envoy.overload_actions.reduce_timeouts",
+            Self::CloseIdleHttpConnections => "envoy.overload_actions.close_idle_http_connections",
         }
     }
 }
@@ -92,20 +113,47 @@ impl OverloadState {
         self.is_saturated(Action::StopAcceptingConnections)
     }
 
+    /// Whether the action holds, in part or in full.
+    #[inline]
+    pub fn holds(&self, action: Action) -> bool {
+        self.actions[action as usize].load(Relaxed) != 0
+    }
+
+    /// How long a timeout is at the moment.
+    #[inline]
+    pub fn timeout(&self, timer: ScaledTimer, configured: Duration) -> Duration {
+        match self.timers.shortest(timer) {
+            None => configured,
+            Some(shortest) => {
+                let strength = self.actions[Action::ReduceTimeouts as usize].load(Relaxed);
+                shortest.at(configured, f64::from(strength) / f64::from(u32::MAX))
+            }
+        }
+    }
+
+    /// The end of a timeout that began at `since`, as it is at the moment.
+    #[inline]
+    pub fn end(&self, timer: ScaledTimer, configured: Duration, since: Instant) -> Instant {
+        since + self.timeout(timer, configured)
+    }
+
+    /// When to look at a timeout that would be over at `end`: then, or before if it may become shorter while it runs.
+    #[inline]
+    pub fn look_at(&self, timer: ScaledTimer, end: Instant) -> Instant {
+        match self.timers.shortest(timer) {
+            None => end,
+            Some(_) => end.min(Instant::now() + LOOK_AGAIN),
+        }
+    }
+
     /// Whether the action holds in full.
     pub fn is_saturated(&self, action: Action) -> bool {
         self.actions[action as usize].load(Relaxed) == u32::MAX
     }
 
     /// How strongly the action holds, from 0 to 1.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a float becomes an integer by saturation"
-    )]
     pub fn set(&self, action: Action, value: f64) {
-        let value = (value * f64::from(u32::MAX)) as u32;
-        self.actions[action as usize].store(value, Relaxed);
+        self.actions[action as usize].store(in_parts(value), Relaxed);
     }
 
     #[inline]
@@ -113,6 +161,16 @@ impl OverloadState {
         let value = self.actions[action as usize].load(Relaxed);
         value == u32::MAX || (value != 0 && random % u64::from(u32::MAX) < u64::from(value))
     }
+}
+
+/// A share in parts of `u32::MAX`.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float becomes an integer by saturation"
+)]
+pub(super) fn in_parts(share: f64) -> u32 {
+    (share * f64::from(u32::MAX)) as u32
 }
 
 impl GlobalConnections {
@@ -169,6 +227,32 @@ mod tests {
         assert_eq!(connections.active(), 2);
         drop(first);
         assert!(connections.try_acquire().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_that_runs_becomes_shorter_with_its_action() {
+        use super::super::scaled_timers::ShortestTimeout;
+        let state = OverloadState::default();
+        let (timer, configured, since) = (
+            ScaledTimer::ConnectionIdle,
+            Duration::from_secs(100),
+            Instant::now(),
+        );
+        let end = |state: &OverloadState| state.end(timer, configured, since) - since;
+        assert_eq!(state.look_at(timer, since + configured), since + configured);
+        state.set(Action::ReduceTimeouts, 1.0);
+        assert_eq!(end(&state), configured);
+        let mut shortest = [None; ScaledTimer::ALL.len()];
+        shortest[timer as usize] = Some(ShortestTimeout::Time(Duration::from_secs(10)));
+        state.timers.set(shortest);
+        assert_eq!(end(&state), Duration::from_secs(10));
+        state.set(Action::ReduceTimeouts, 0.0);
+        assert_eq!(end(&state), configured);
+        assert_eq!(state.look_at(timer, since + configured), since + LOOK_AGAIN);
+        assert_eq!(
+            state.timeout(ScaledTimer::ConnectionMax, configured),
+            configured
+        );
     }
 
     #[test]

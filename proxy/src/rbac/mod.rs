@@ -10,6 +10,7 @@ use outrigger_proto::pb::xds::r#type::matcher::v3::Matcher as PbMatcher;
 
 pub use self::rule::{Rule, Subject};
 use self::rule::{permission, principal};
+use crate::cel::{self, Expression};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::matchers::{Matcher, MatchingData};
 use crate::server::FactoryContext;
@@ -56,6 +57,8 @@ struct Policy {
     permissions: Box<[Rule]>,
     /// One of them must match.
     principals: Box<[Rule]>,
+    /// It must hold as well.
+    condition: Option<Box<Expression>>,
 }
 
 /// What policies say of a request or connection.
@@ -218,24 +221,31 @@ impl Policy {
             checked_condition,
             cel_config,
         } = proto;
-        let refused = [
-            path.unsupported_if_set("condition", condition),
-            path.unsupported_if_set("checked_condition", checked_condition),
-            path.unsupported_if_set("cel_config", cel_config),
-        ];
+        let refused = path.unsupported_if_set("checked_condition", checked_condition);
+        let options = cel::Options::from_proto(cel_config);
+        let condition = path.optional("condition", condition, |condition, path| {
+            // As in Envoy, a condition does not know what `xds.node` is.
+            Expression::from_proto(&condition, options, None).map_err(|error| path.reject(error))
+        });
         let permissions = path.each("permissions", permissions, permission);
         let principals = path.each("principals", principals, principal);
-        refused.into_iter().collect::<Result<Vec<()>, _>>()?;
+        refused?;
         Ok(Self {
             name: name.into(),
             permissions: permissions?.into(),
             principals: principals?.into(),
+            condition: condition?.map(Box::new),
         })
     }
 
     fn matches(&self, subject: &Subject<'_>) -> bool {
         let any = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(subject));
-        any(&self.permissions) && any(&self.principals)
+        any(&self.permissions)
+            && any(&self.principals)
+            && self
+                .condition
+                .as_ref()
+                .is_none_or(|condition| condition.matches(&subject.activation()))
     }
 }
 

@@ -9,6 +9,7 @@ use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use pb::permission::Rule as PermissionRule;
 use pb::principal::Identifier;
 
+use crate::cel::Activation;
 use crate::config::{ConfigPath, Rejected};
 use crate::http::RequestHead;
 use crate::matchers::{CidrRanges, HeaderMatcher, MetadataMatcher, StringMatcher};
@@ -126,7 +127,15 @@ impl Rule {
     }
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// What a condition sees of it.
+    pub(super) fn activation(&self) -> Activation<'a> {
+        match self.info {
+            Some(info) => Activation::of_request(info, self.head),
+            None => Activation::of_connection(self.connection),
+        }
+    }
+
     /// What `read` reads of an object of the stream, or of its connection.
     fn of_object<T>(
         &self,

@@ -84,11 +84,53 @@ impl RedirectAction {
         })
     }
 
+    /// Converts the redirect of a custom response, which neither looks at the route nor leaves everything as it is.
+    pub fn of_custom_response(
+        proto: pb::RedirectAction,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let unsupported = match &proto.path_rewrite_specifier {
+            Some(PathRewriteSpecifier::RegexRewrite(_)) => Some("regex_rewrite"),
+            Some(PathRewriteSpecifier::PrefixRewrite(_)) => Some("prefix_rewrite"),
+            Some(PathRewriteSpecifier::PathRewrite(_)) => Some("path_rewrite"),
+            Some(PathRewriteSpecifier::PathRedirect(_)) | None => None,
+        };
+        if let Some(name) = unsupported {
+            let message = format!("{name} is not supported for Custom Response");
+            return Err(path.field(name).reject(message));
+        }
+        let action = Self::from_proto(proto, cx, path)?;
+        if matches!(&action.path, Some(RedirectPath::Replace(text)) if text.contains('#')) {
+            let path = path.field("path_redirect");
+            return Err(path.reject("#fragment is not supported for custom response"));
+        }
+        if action.host.is_none() && action.path.is_none() {
+            return Err(path
+                .reject("At least one of host_redirect and path_redirect needs to be specified"));
+        }
+        Ok(action)
+    }
+
+    /// Where it leads, for one that does not look at the route.
+    pub fn uri(&self, head: &RequestHead, info: &StreamInfo) -> Vec<u8> {
+        self.location_for(head, None, info)
+    }
+
     /// The value of `location` for a request.
     pub(super) fn location(
         &self,
         head: &RequestHead,
         criterion: &PathCriterion,
+        info: &StreamInfo,
+    ) -> Vec<u8> {
+        self.location_for(head, Some(criterion), info)
+    }
+
+    fn location_for(
+        &self,
+        head: &RequestHead,
+        criterion: Option<&PathCriterion>,
         info: &StreamInfo,
     ) -> Vec<u8> {
         let scheme = match &self.scheme {
@@ -112,7 +154,7 @@ impl RedirectAction {
     fn append_path(
         &self,
         head: &RequestHead,
-        criterion: &PathCriterion,
+        criterion: Option<&PathCriterion>,
         info: &StreamInfo,
         out: &mut Vec<u8>,
     ) {
@@ -130,10 +172,14 @@ impl RedirectAction {
                     out.extend_from_slice(&path[query..]);
                 }
             }
-            Some(RedirectPath::Rewrite(rewrite)) => match rewrite.rewrite(head, criterion, info) {
-                Some(rewritten) => out.extend_from_slice(&rewritten),
-                None => out.extend_from_slice(path),
-            },
+            Some(RedirectPath::Rewrite(rewrite)) => {
+                let rewritten =
+                    criterion.and_then(|criterion| rewrite.rewrite(head, criterion, info));
+                match rewritten {
+                    Some(rewritten) => out.extend_from_slice(&rewritten),
+                    None => out.extend_from_slice(path),
+                }
+            }
         }
         if self.strip_query
             && let Some(query) = out[start..].iter().position(|b| *b == b'?')

@@ -50,7 +50,7 @@ pub fn run(cli: Cli) -> Result<(), Vec<String>> {
     let (Ok(()), Ok(bootstrap)) = (checked, converted) else {
         // The rest is converted as well, so that one run shows all errors.
         let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
-        drop(Resources::convert(&context, 1, &loaded.proto, &report));
+        drop(Resources::convert(&context, 1, &loaded, &report));
         return Err(loaded.errors(&report));
     };
     let log = install_log(&cli, &bootstrap).map_err(|error| vec![error])?;
@@ -104,7 +104,7 @@ pub fn validate(format: Format, bytes: &[u8]) -> Result<(), Vec<String>> {
     let checked = loaded.check(&path);
     let converted = Bootstrap::from_proto(loaded.proto.clone(), &cli, &path);
     let context = Arc::new(ServerContext::new(1, LocalInfo::default()));
-    drop(Resources::convert(&context, 1, &loaded.proto, &report));
+    drop(Resources::convert(&context, 1, &loaded, &report));
     match (checked, converted) {
         (Ok(()), Ok(_)) if report.is_empty() => Ok(()),
         _ => Err(loaded.errors(&report)),
@@ -177,7 +177,7 @@ impl Server {
         let report = ConfigReport::new()
             .with_runtime(&context.runtime)
             .with_unknown_fields(cli.allow_unknown_static_fields);
-        let resources = Resources::convert(&context, workers, &loaded.proto, &report);
+        let resources = Resources::convert(&context, workers, &loaded, &report);
         if !report.is_empty() {
             return Err(loaded.errors(&report));
         }

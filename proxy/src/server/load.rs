@@ -14,7 +14,7 @@ pub(super) struct LoadedBootstrap {
     /// The message.
     pub(super) proto: pb::Bootstrap,
     /// Its encoding, which holds fields that the Rust types lack as well.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// `--config-path` in errors.
     name: String,
     texts: Vec<Text>,

@@ -11,10 +11,12 @@ use outrigger_proto::pb::envoy::config::overload::v3::OverloadManager as Overloa
 use super::ServerContext;
 use super::admin_start::AdminSetup;
 use super::dynamic::DynamicResources;
+use super::load::LoadedBootstrap;
 use crate::access_loggers::{Destination, LogFile};
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
+use crate::upstream::HealthCheckNames;
 use crate::upstream::cluster::ClusterConfig;
 use crate::xds::google_grpc_clusters;
 
@@ -37,9 +39,11 @@ impl Resources {
     pub(super) fn convert(
         context: &Arc<ServerContext>,
         workers: usize,
-        bootstrap: &pb::Bootstrap,
+        loaded: &LoadedBootstrap,
         report: &ConfigReport,
     ) -> Self {
+        let bootstrap = &loaded.proto;
+        let check_names = HealthCheckNames::of_bootstrap(&loaded.bytes);
         // What else stands in a bootstrap is converted by `Bootstrap::from_proto`.
         let statics = bootstrap.static_resources.clone().unwrap_or_default();
         let mut cluster_protos = statics.clusters;
@@ -60,7 +64,7 @@ impl Resources {
             let _ = context.secrets.add_static(secret, &path);
         }
         let dynamic = DynamicResources::convert(bootstrap, context, report);
-        let clusters = convert_clusters(&cluster_protos, context, report);
+        let clusters = convert_clusters(&cluster_protos, &check_names, context, report);
         let listeners = convert_listeners(context, workers, statics.listeners, report);
         let overload = convert_overload(context, bootstrap.overload_manager.clone(), report);
         let admin = bootstrap.admin.clone().and_then(|proto| {
@@ -82,9 +86,11 @@ impl Resources {
 /// Converts all clusters. What is wrong with them is in the report.
 fn convert_clusters(
     protos: &[Cluster],
+    check_names: &[HealthCheckNames],
     server: &Arc<ServerContext>,
     report: &ConfigReport,
 ) -> Vec<ClusterConfig> {
+    let unnamed = HealthCheckNames::default();
     let mut names = HashSet::new();
     let convert = |(index, proto): (usize, &Cluster)| {
         let place = format!("static_resources.clusters[{index}]");
@@ -95,7 +101,9 @@ fn convert_clusters(
                 .reject("is the name of an earlier cluster already");
             return None;
         }
-        ClusterConfig::from_proto(proto.clone(), server, &path).ok()
+        // What stands behind those of the bootstrap has no health checks.
+        let names = check_names.get(index).unwrap_or(&unnamed);
+        ClusterConfig::with_names(proto.clone(), names, server, &path).ok()
     };
     protos.iter().enumerate().filter_map(convert).collect()
 }

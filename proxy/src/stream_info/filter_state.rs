@@ -26,6 +26,11 @@ pub trait FilterStateObject: Any {
         None
     }
 
+    /// Whether the object stays where the stream begins anew with another request, as after an internal redirect.
+    fn is_of_request(&self) -> bool {
+        false
+    }
+
     /// A part of the object, as `%FILTER_STATE(key:FIELD:name)%` prints it.
     fn field(&self, _name: &str) -> Option<String> {
         None
@@ -48,6 +53,15 @@ impl FilterState {
         self.objects
             .get_or_insert_default()
             .insert(name.into(), object);
+    }
+
+    /// Takes over the objects of another stream whose request goes on in this one.
+    pub fn inherit(&mut self, other: &Self) {
+        for (name, object) in other.objects.iter().flat_map(|objects| objects.iter()) {
+            if object.is_of_request() {
+                self.set(name.clone(), object.clone());
+            }
+        }
     }
 
     /// The object called `name`.

@@ -80,6 +80,8 @@ pub struct ListenerIdentity {
     pub traffic_direction: TrafficDirection,
     /// `Listener.metadata`, for formatters.
     pub metadata: DynamicMetadata,
+    /// `Listener.bypass_overload_manager`: whether nothing is turned away for the overload manager.
+    pub bypass_overload_manager: bool,
 }
 
 /// `envoy.config.core.v3.TrafficDirection`.
@@ -111,6 +113,9 @@ pub struct DynamicMetadata {
 }
 
 impl DynamicMetadata {
+    /// No values at all.
+    pub const EMPTY: Self = Self { namespaces: None };
+
     /// The values of a namespace.
     pub fn get(&self, namespace: &str) -> Option<&serde_json::Map<String, serde_json::Value>> {
         self.namespaces.as_ref()?.get(namespace)

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
+use super::retry_window::RetryWindow;
 use crate::stats::{Group, Kind, Scope, StatDef};
 
 /// `envoy.config.core.v3.RoutingPriority`: which set of limits and pools a request uses.
@@ -43,6 +45,8 @@ pub struct Thresholds {
 pub struct RetryBudget {
     /// The share of requests that may be retries, in parts of 1,000,000. Default 20 %.
     pub budget_ppm: u32,
+    /// How long a request counts from its start, retries too; zero, the default: for as long as it is in flight.
+    pub interval: Duration,
     /// The number of retries that is always allowed. Default 3.
     pub min_retry_concurrency: u32,
 }
@@ -63,6 +67,8 @@ pub struct CircuitBreakerSettings {
 pub struct CircuitBreakers {
     counts: [[AtomicU64; RESOURCES]; 2],
     gauges: Arc<Group>,
+    /// By priority, of budgets that have an interval.
+    windows: [Option<Box<RetryWindow>>; 2],
 }
 
 /// What is limited.
@@ -125,6 +131,10 @@ impl Default for Thresholds {
 
 impl Thresholds {
     fn limit(&self, resource: Resource) -> u64 {
+        if resource == Resource::ConnectionPools && self.max_connection_pools == u32::MAX {
+            // Any number.
+            return u64::MAX;
+        }
         u64::from(match resource {
             Resource::Connections => self.max_connections,
             Resource::ConnectionPools => self.max_connection_pools,
@@ -153,7 +163,13 @@ impl CircuitBreakers {
     /// Nothing in use. `scope` is that of the cluster.
     pub fn new(settings: &CircuitBreakerSettings, scope: &Scope) -> Self {
         let tracked = settings.tracks_remaining();
+        let window = |priority| {
+            let budget = settings.of(priority).retry_budget?;
+            let interval = (!budget.interval.is_zero()).then_some(budget.interval)?;
+            Some(Box::new(RetryWindow::new(interval)))
+        };
         let breakers = Self {
+            windows: [RoutingPriority::Default, RoutingPriority::High].map(window),
             counts: Default::default(),
             gauges: scope.group(if tracked { GAUGES } else { OPEN_GAUGES }),
         };
@@ -193,6 +209,11 @@ impl CircuitBreakers {
         priority: RoutingPriority,
         resource: Resource,
     ) {
+        if resource == Resource::Requests
+            && let Some(window) = self.window(priority)
+        {
+            window.count();
+        }
         let before = self.count(priority, resource).fetch_add(1, Relaxed);
         let limits = settings.of(priority);
         let limit = limits.limit(resource);
@@ -227,7 +248,11 @@ impl CircuitBreakers {
         }
     }
 
-    /// The limit in force: for retries with a budget it follows the requests in flight.
+    fn window(&self, priority: RoutingPriority) -> Option<&RetryWindow> {
+        self.windows[priority as usize].as_deref()
+    }
+
+    /// The limit in force: for retries with a budget it follows the requests in flight, or those that began lately.
     fn limit(
         &self,
         settings: &CircuitBreakerSettings,
@@ -237,9 +262,14 @@ impl CircuitBreakers {
         let limits = settings.of(priority);
         match limits.retry_budget {
             Some(budget) if resource == Resource::Retries => {
-                let active = self.in_use(priority, Resource::Requests)
-                    + self.in_use(priority, Resource::PendingRequests);
-                (active * u64::from(budget.budget_ppm) / 1_000_000)
+                let counted = match self.window(priority) {
+                    Some(window) => window.requests(),
+                    None => {
+                        self.in_use(priority, Resource::Requests)
+                            + self.in_use(priority, Resource::PendingRequests)
+                    }
+                };
+                (counted * u64::from(budget.budget_ppm) / 1_000_000)
                     .max(u64::from(budget.min_retry_concurrency))
             }
             _ => limits.limit(resource),
@@ -314,6 +344,7 @@ mod tests {
         let mut settings = settings(1000);
         settings.default.retry_budget = Some(RetryBudget {
             budget_ppm: 200_000,
+            interval: Duration::ZERO,
             min_retry_concurrency: 1,
         });
         let breakers = CircuitBreakers::new(&settings, &Store::new(0).scope("cluster.a."));
@@ -324,6 +355,26 @@ mod tests {
         }
         assert!(breakers.has_room(&settings, D, Resource::Retries));
         breakers.acquire(&settings, D, Resource::Retries);
+        assert!(!breakers.has_room(&settings, D, Resource::Retries));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_an_interval_a_retry_budget_counts_requests_that_have_ended() {
+        let mut settings = settings(1000);
+        settings.default.retry_budget = Some(RetryBudget {
+            budget_ppm: 100_000,
+            interval: Duration::from_secs(10),
+            min_retry_concurrency: 0,
+        });
+        let breakers = CircuitBreakers::new(&settings, &Store::new(0).scope("cluster.a."));
+        for request in 1..=10 {
+            breakers.acquire(&settings, D, Resource::Requests);
+            let has_room = breakers.has_room(&settings, D, Resource::Retries);
+            assert_eq!(has_room, request == 10, "{request}");
+            breakers.release(&settings, D, Resource::Requests);
+        }
+        assert!(breakers.has_room(&settings, D, Resource::Retries));
+        tokio::time::advance(Duration::from_millis(11_100)).await;
         assert!(!breakers.has_room(&settings, D, Resource::Retries));
     }
 }

@@ -7,36 +7,24 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use outrigger_proto::pb::envoy::admin::v3::UpdateFailureState;
 use tokio::sync::watch;
 use tracing::info;
 
 use super::ClusterId;
-
-use super::cluster::{
-    ClusterConfig, ClusterInfo, ClusterSettings, DnsSettings, EdsSettings, EndpointAddress,
-    LoadAssignment, RequestResponseSizeStats, TimeoutBudgetStats,
-};
+use super::cluster::{ClusterConfig, ClusterSettings};
+use super::cluster_entry::{Accepted, ClusterTally, Discovery, Entry, Managed, Waits};
+use super::cluster_maker::{HostSource, has_names};
 use super::cluster_table::ClusterTable;
 use super::discovery::Resolver;
-use super::discovery::dns::DnsDiscovery;
 use super::discovery::eds::{EdsDiscovery, EdsManager};
 use super::dynamic_clusters::Cds;
 use super::health_check::HealthChecker;
-use super::host::Locality;
-use super::host_health::HealthPublisher;
-use super::lazy_cluster::{ColdState, EdsEvent, LazyCluster, Maker};
-use super::load_balancer::ZoneRouting;
+use super::lazy_cluster::{EdsEvent, LazyCluster, Maker};
 use super::on_demand::OnDemandManager;
-use super::outlier_detection::OutlierDetector;
 use super::pool::{Connector, SocketConnector, SocketSettings};
-use super::priority_set::{HostGroup, PrioritySet};
-use crate::access_loggers::LogFile;
-use crate::config::Fraction;
-
 use super::shared_cluster::Cluster;
+use crate::access_loggers::LogFile;
 use crate::server::{InitManager, Random, ServerContext};
 use crate::stats::StatsSource;
 
@@ -59,22 +47,22 @@ crate::stats_group! {
 pub struct ClusterManager {
     pub(super) server: Arc<ServerContext>,
     pub(super) workers: usize,
-    resolver: Rc<dyn Resolver>,
+    pub(super) resolver: Rc<dyn Resolver>,
     /// Makes the connections of health checks.
-    connector: Rc<dyn Connector>,
+    pub(super) connector: Rc<dyn Connector>,
     /// Seeds the random numbers of health checks and outlier detection.
-    random: Random,
-    table: Arc<ClusterTable>,
+    pub(super) random: Random,
+    pub(super) table: Arc<ClusterTable>,
     /// What makes clusters when they are needed.
-    maker: Arc<Maker>,
+    pub(super) maker: Arc<Maker>,
     pub(super) stats: ClusterManagerStats,
     pub(super) clusters: RefCell<HashMap<ClusterId, Entry>>,
     /// Settings that clusters share.
-    settings: RefCell<Vec<Arc<ClusterSettings>>>,
+    pub(super) settings: RefCell<Vec<Arc<ClusterSettings>>>,
     /// `ClusterManager.upstream_bind_config`, for clusters that have none.
-    bind: RefCell<Option<SocketSettings>>,
+    pub(super) bind: RefCell<Option<SocketSettings>>,
     /// Where outlier detection writes events.
-    outlier_log: RefCell<Option<Arc<LogFile>>>,
+    pub(super) outlier_log: RefCell<Option<Arc<LogFile>>>,
     /// How many clusters there are.
     tally: watch::Sender<ClusterTally>,
     /// What the clusters wait for as a whole: the first answer about which there are.
@@ -87,65 +75,6 @@ pub struct ClusterManager {
     pub(super) on_demand: OnDemandManager,
 }
 
-/// How many clusters there are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClusterTally {
-    /// In use.
-    pub active: usize,
-    /// Not yet in use, since something is missing.
-    pub warming: usize,
-    /// Of these, those that management servers may be reached by: their hosts do not come from one.
-    pub warming_primary: usize,
-}
-
-/// One name. A new version takes over when it is warm.
-#[derive(Default)]
-pub(super) struct Entry {
-    pub(super) active: Option<Managed>,
-    pub(super) warming: Option<Managed>,
-    /// The last update, if it was refused.
-    pub(super) refused: Option<Box<UpdateFailureState>>,
-}
-
-pub(super) struct Managed {
-    pub(super) cluster: Arc<LazyCluster>,
-    /// Finds hosts for as long as the cluster lives.
-    pub(super) discovery: Discovery,
-    /// Checks the hosts, if they are checked.
-    health_checker: Option<Rc<HealthChecker>>,
-    /// Ejects hosts, if it is to.
-    _outliers: Option<Rc<OutlierDetector>>,
-    /// What it waits for before it is used.
-    waits: Option<Waits>,
-    /// What it was made of; none: the bootstrap.
-    pub(super) accepted: Option<Accepted>,
-}
-
-struct Waits {
-    hosts_found: Cell<bool>,
-    init: InitManager,
-    /// Whether each host has been checked once, or need not be.
-    checked: Cell<bool>,
-}
-
-/// How a cluster finds its hosts.
-pub(super) enum Discovery {
-    /// They are configured.
-    Static,
-    Dns {
-        _resolving: DnsDiscovery,
-    },
-    Eds(Rc<EdsDiscovery>),
-}
-
-/// A configuration that was accepted while the process runs.
-pub(super) struct Accepted {
-    /// The encoded cluster, as it came.
-    pub(super) body: Arc<[u8]>,
-    pub(super) version: Arc<str>,
-    pub(super) at: SystemTime,
-}
-
 /// Changes that are published together.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -153,9 +82,6 @@ pub(super) struct Batch {
     /// What they replace.
     replaced: Vec<Managed>,
 }
-
-/// Distinct settings that are remembered; clusters that share none of them keep their own.
-const SHARED_SETTINGS: usize = 64;
 
 impl ClusterManager {
     /// A manager without clusters, for this many workers.
@@ -299,6 +225,7 @@ impl ClusterManager {
             dns,
             eds,
             wait_for_warm,
+            members,
             init,
         } = config;
         let named = dns.is_some() && wait_for_warm && has_names(&assignment);
@@ -312,6 +239,7 @@ impl ClusterManager {
             checked: Cell::new(!must_check),
         });
         let discovery = match (eds, dns) {
+            _ if members => Discovery::Members,
             (Some(settings), _) => Discovery::Eds(EdsDiscovery::new(self, &cluster, settings)),
             (None, Some(settings)) => Discovery::Dns {
                 _resolving: self.resolve(&cluster, assignment, settings),
@@ -502,42 +430,6 @@ impl ClusterManager {
         }
     }
 
-    /// Random numbers for one cluster.
-    fn chance(&self) -> Random {
-        Random::new(self.random.next())
-    }
-
-    /// Who watches over the hosts of a cluster.
-    fn watch_health(
-        &self,
-        cluster: &LazyCluster,
-    ) -> (Option<Rc<HealthChecker>>, Option<Rc<OutlierDetector>>) {
-        // A cluster that is watched is made at once.
-        let Some(cluster) = cluster.get_if_made() else {
-            return (None, None);
-        };
-        let info = &cluster.info;
-        if info.health_check.is_none() && info.outlier_detection.is_none() {
-            return (None, None);
-        }
-        let publisher = HealthPublisher::new(cluster, Some(self.stats.clone()));
-        let runtime = &self.server.runtime;
-        let checker = HealthChecker::new(
-            cluster,
-            publisher.clone(),
-            &self.connector,
-            runtime,
-            self.chance(),
-        );
-        let log = self.outlier_log.borrow().clone();
-        let outliers = OutlierDetector::start(cluster, publisher.clone(), log, self.chance());
-        match &checker {
-            Some(checker) => checker.tell(outliers.clone()),
-            None => publisher.activate(),
-        }
-        (checker, outliers)
-    }
-
     /// Says where ejections are written: `outlier_detection.event_log_path` of the bootstrap. For clusters that are added from now on.
     pub fn set_outlier_log(&self, file: Arc<LogFile>) {
         *self.outlier_log.borrow_mut() = Some(file);
@@ -548,162 +440,6 @@ impl ClusterManager {
         let clusters = self.clusters.borrow();
         let entry = clusters.get(&cluster.id());
         entry.is_some_and(|entry| entry.warming_as(cluster).is_some())
-    }
-
-    /// What of a configuration is not a matter of finding hosts. One that came while the process runs and gets its hosts by EDS
-    /// is made when it is needed, unless it replaces a version that was.
-    fn make(
-        &self,
-        config: ClusterConfig,
-        accepted: Option<&Accepted>,
-    ) -> (Arc<LazyCluster>, HostSource) {
-        let ClusterConfig {
-            name,
-            alt_stat_name,
-            mut settings,
-            metadata,
-            assignment,
-            dns,
-            eds,
-            has_bind_config,
-            wait_for_warm,
-            timeout_budgets,
-            request_response_sizes,
-            http_filters,
-            transport,
-            health_check,
-            outlier_detection,
-            init,
-        } = config;
-        if let (false, Some(bind)) = (has_bind_config, &*self.bind.borrow()) {
-            settings.sockets = SocketSettings {
-                keepalive: settings.sockets.keepalive,
-                ..bind.clone()
-            };
-        }
-        let settings = self.share(settings);
-        let id = self.server.cluster_names.id(&name);
-        let zone_routing = self.zone_routing(id, &settings);
-        let before = self.newest(id);
-        let is_touched = before
-            .as_ref()
-            .is_some_and(|before| before.get_if_made().is_some());
-        let is_eds = eds.is_some();
-        let source = HostSource {
-            assignment,
-            dns,
-            eds,
-            wait_for_warm,
-            init,
-        };
-        let body = accepted.map(|accepted| accepted.body.clone());
-        let may_wait = is_eds
-            && http_filters.is_none()
-            && health_check.is_none()
-            && outlier_detection.is_none()
-            && zone_routing.is_none()
-            && settings.load_balancer.subset.is_none();
-        if let (Some(body), true, false) = (body, may_wait, is_touched) {
-            let state = ColdState {
-                alt_stat_name: alt_stat_name.into(),
-                has_metadata: metadata.iter().next().is_some(),
-                timeout_budgets,
-                request_response_sizes,
-                transport: (!transport.is_plain()).then(|| Box::new(transport)),
-                ..ColdState::new(body, settings)
-            };
-            let name = self.server.cluster_names.name(id);
-            let name = name.unwrap_or_default();
-            let cluster = LazyCluster::cold(id, name, state, &self.maker, before.as_deref());
-            return (cluster, source);
-        }
-        let mut info = ClusterInfo::with_names(&self.server, &name, &alt_stat_name, settings);
-        info.metadata = metadata;
-        info.http_filters = http_filters;
-        info.transport = transport;
-        info.health_check = health_check;
-        info.outlier_detection = outlier_detection;
-        info.timeout_budget_stats = timeout_budgets.then(|| TimeoutBudgetStats::new(&info.scope));
-        info.request_response_size_stats =
-            request_response_sizes.then(|| RequestResponseSizeStats::new(&info.scope));
-        let changes = self.table.changes().clone();
-        let mut cluster = Cluster::empty(info, changes, &self.server.runtime);
-        cluster.zone_routing = zone_routing;
-        let cluster = Arc::new(cluster);
-        let cluster = match is_eds {
-            true => LazyCluster::made_with_eds(cluster),
-            false => LazyCluster::made(cluster),
-        };
-        (cluster, source)
-    }
-
-    /// The version of a cluster that came last.
-    fn newest(&self, id: ClusterId) -> Option<Arc<LazyCluster>> {
-        let clusters = self.clusters.borrow();
-        let entry = clusters.get(&id)?;
-        let newest = entry.warming.as_ref().or(entry.active.as_ref())?;
-        Some(newest.cluster.clone())
-    }
-
-    fn resolve(
-        self: &Rc<Self>,
-        lazy: &Arc<LazyCluster>,
-        assignment: LoadAssignment,
-        settings: DnsSettings,
-    ) -> DnsDiscovery {
-        let cluster = lazy.get();
-        cluster.set_drop_overload(&self.server.runtime, assignment.drop_overload.as_ref());
-        let manager = Rc::downgrade(self);
-        let warm = Arc::downgrade(lazy);
-        let ready = Box::new(move || {
-            if let (Some(manager), Some(cluster)) = (manager.upgrade(), warm.upgrade()) {
-                manager.hosts_found(&cluster);
-            }
-        });
-        let seed = u64::from(cluster.info.id.0);
-        let environment = (&self.resolver, self.workers, seed);
-        DnsDiscovery::start(cluster, settings, assignment, environment, ready)
-    }
-
-    /// How zones matter for a cluster: where the process has a local cluster, which is another one.
-    fn zone_routing(&self, id: ClusterId, settings: &ClusterSettings) -> Option<Arc<ZoneRouting>> {
-        let local_cluster = *self.server.local_cluster.get()?;
-        self.table.set_local(local_cluster);
-        let settings = settings.load_balancer.zone_aware?;
-        if id == local_cluster {
-            return None;
-        }
-        let runtime = &self.server.runtime;
-        let share = Fraction {
-            numerator: settings.routing_enabled,
-            denominator: 100,
-        };
-        let size = settings.min_cluster_size;
-        let node = &self.server.local_info;
-        Some(Arc::new(ZoneRouting {
-            settings,
-            enabled: runtime.fraction("upstream.zone_routing.enabled", share),
-            min_cluster_size: runtime.integer("upstream.zone_routing.min_cluster_size", size),
-            here: Locality {
-                region: node.region.as_str().into(),
-                zone: node.zone.as_str().into(),
-                sub_zone: node.sub_zone.as_str().into(),
-            },
-        }))
-    }
-
-    /// One copy of settings that many clusters have.
-    fn share(&self, settings: ClusterSettings) -> Arc<ClusterSettings> {
-        let mut shared = self.settings.borrow_mut();
-        if let Some(known) = shared.iter().find(|known| ***known == settings) {
-            return known.clone();
-        }
-        let settings = Arc::new(settings);
-        if shared.len() == SHARED_SETTINGS {
-            shared.remove(0);
-        }
-        shared.push(settings.clone());
-        settings
     }
 
     async fn wait_for(&self, condition: impl Fn(&ClusterTally) -> bool) {
@@ -718,91 +454,10 @@ impl ClusterManager {
     }
 }
 
-/// How a cluster will find its hosts.
-struct HostSource {
-    assignment: LoadAssignment,
-    dns: Option<DnsSettings>,
-    eds: Option<EdsSettings>,
-    wait_for_warm: bool,
-    init: InitManager,
-}
-
-impl Entry {
-    fn tally(&self) -> ClusterTally {
-        let primary = |managed: &&Managed| match &managed.discovery {
-            Discovery::Static | Discovery::Dns { .. } => true,
-            Discovery::Eds(eds) => eds.is_primary(),
-        };
-        ClusterTally {
-            active: usize::from(self.active.is_some()),
-            warming: usize::from(self.warming.is_some()),
-            warming_primary: usize::from(self.warming.as_ref().filter(primary).is_some()),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.active.is_none() && self.warming.is_none() && self.refused.is_none()
-    }
-
-    /// The version that is warming, if it is this one.
-    fn warming_as(&self, cluster: &Arc<LazyCluster>) -> Option<&Managed> {
-        let is_this = |warming: &&Managed| Arc::ptr_eq(&warming.cluster, cluster);
-        self.warming.as_ref().filter(is_this)
-    }
-}
-
-impl ClusterTally {
-    fn count(&mut self, before: Self, after: Self) {
-        self.active = self.active + after.active - before.active;
-        self.warming = self.warming + after.warming - before.warming;
-        self.warming_primary =
-            self.warming_primary + after.warming_primary - before.warming_primary;
-    }
-}
-
 impl fmt::Debug for ClusterManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterManager")
             .field("tally", &*self.tally.borrow())
             .finish_non_exhaustive()
-    }
-}
-
-fn has_names(assignment: &LoadAssignment) -> bool {
-    assignment
-        .localities
-        .iter()
-        .flat_map(|locality| &locality.endpoints)
-        .any(|endpoint| matches!(endpoint.address, EndpointAddress::Name { .. }))
-}
-
-impl LoadAssignment {
-    /// The hosts at those endpoints that have addresses.
-    fn into_hosts(self, workers: usize) -> PrioritySet {
-        let Self {
-            localities,
-            overprovisioning_factor,
-            weighted_priority_health,
-            // Kept beside the hosts.
-            drop_overload: _,
-            // Of EDS alone.
-            stale_after: _,
-        } = self;
-        let groups = localities.into_iter().map(|locality| HostGroup {
-            locality: locality.locality.clone(),
-            weight: locality.weight,
-            priority: locality.priority,
-            hosts: locality
-                .endpoints
-                .iter()
-                .filter_map(|endpoint| match &endpoint.address {
-                    EndpointAddress::Resolved(address) => {
-                        Some(Arc::new(endpoint.host(&locality, address.clone(), workers)))
-                    }
-                    EndpointAddress::Name { .. } => None,
-                })
-                .collect(),
-        });
-        PrioritySet::new(groups, overprovisioning_factor, weighted_priority_health)
     }
 }

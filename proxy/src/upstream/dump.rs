@@ -14,7 +14,8 @@ use outrigger_proto::pb::google::protobuf::{Any, Timestamp, UInt32Value};
 use pb::clusters_config_dump::{DynamicCluster, StaticCluster};
 use pb::endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig};
 
-use super::cluster_manager::{Accepted, ClusterManager, Discovery, Entry, Managed};
+use super::cluster_entry::{Accepted, Discovery, Entry, Managed};
+use super::cluster_manager::ClusterManager;
 use super::host::{Health, Host, Locality};
 use super::priority_set::HostSet;
 use crate::config::json_to_struct;
@@ -113,7 +114,7 @@ fn assignment(managed: &Managed) -> endpoint::ClusterLoadAssignment {
     let cluster = managed.cluster.shown();
     let name = match &managed.discovery {
         Discovery::Eds(eds) => eds.service_name(),
-        Discovery::Static | Discovery::Dns { .. } => &cluster.info.name,
+        Discovery::Static | Discovery::Dns { .. } | Discovery::Members => &cluster.info.name,
     };
     let hosts = cluster.hosts.load();
     let dropped = cluster.drop_overload.load(Relaxed);

@@ -17,8 +17,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::cluster::ClusterConfig;
-use super::cluster_manager::{Accepted, Batch, ClusterManager, Discovery, Entry};
+use super::cluster_entry::{Accepted, Discovery, Entry};
+use super::cluster_manager::{Batch, ClusterManager};
 use super::dump::timestamp;
+use super::health_check::HealthCheckNames;
 use super::shared_cluster::Cluster;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::route::xx_hash64;
@@ -158,10 +160,13 @@ impl ClusterManager {
                     .field("name")
                     .reject("is the name of an earlier cluster already"));
             }
-            if self.cannot_change(&proto) {
+            let body = resource.body.as_ref();
+            let names = body.map(|body| HealthCheckNames::of_cluster(&body.value));
+            let names = names.unwrap_or_default();
+            if self.cannot_change(&proto, &names) {
                 return Ok(Asked::Nothing);
             }
-            let config = ClusterConfig::from_proto(proto, &self.server, &path)?;
+            let config = ClusterConfig::with_names(proto, &names, &self.server, &path)?;
             let accepted = Accepted {
                 body: resource
                     .body
@@ -195,7 +200,7 @@ impl ClusterManager {
     }
 
     /// Whether the cluster is one of the bootstrap, or the same in another encoding. A refused update before it is forgotten then.
-    fn cannot_change(&self, proto: &pb::Cluster) -> bool {
+    fn cannot_change(&self, proto: &pb::Cluster, names: &HealthCheckNames) -> bool {
         let Some(id) = self.server.cluster_names.find(&proto.name) else {
             return false;
         };
@@ -207,6 +212,7 @@ impl ClusterManager {
             match entry.accepted() {
                 Some(accepted) => {
                     pb::Cluster::decode(&*accepted.body).is_ok_and(|known| known == *proto)
+                        && HealthCheckNames::of_cluster(&accepted.body) == *names
                 }
                 None => return entry.active.is_some() || entry.warming.is_some(),
             }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::cluster::ClusterConfig;
 use super::*;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::server::{LocalInfo, ServerContext};
+use crate::server::{LocalInfo, Random, ServerContext};
 use crate::xds::{
     FetchFailure, Refused, Resource as XdsResource, ResourceKind, SourceKind, XdsClient, XdsSource,
 };
@@ -401,6 +401,64 @@ async fn an_assignment_that_changes_nothing_rebuilds_nothing() {
     harness.endpoints(endpoints(&weighted)).unwrap();
     assert!(!Arc::ptr_eq(&before, &cluster.hosts.load_full()));
     assert_eq!(harness.stat("cluster.a.membership_change"), 1);
+}
+
+struct AnyHost(Random);
+
+impl LoadBalancerContext for AnyHost {
+    fn random(&self) -> u64 {
+        self.0.next()
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn an_assignment_with_another_health_alone_keeps_the_hosts_and_tells_workers() {
+    let harness = Harness::new();
+    harness.clusters(&[eds_cluster("a")]).unwrap();
+    let deliver = |ports: &[(u16, &str)]| harness.endpoints(assignment("a", ports)).unwrap();
+    deliver(&[(1, ""), (2, "")]);
+    let workers = WorkerClusters::new(harness.manager.table().clone(), 0);
+    let on_worker = workers.get(harness.id("a")).unwrap();
+    let chosen = || -> Vec<String> {
+        workers.refresh();
+        let mut chosen: Vec<String> = (0..4)
+            .map(|_| {
+                on_worker
+                    .choose_host(&AnyHost(Random::new(7)))
+                    .unwrap()
+                    .address
+                    .to_string()
+            })
+            .collect();
+        chosen.sort();
+        chosen.dedup();
+        chosen
+    };
+    assert_eq!(chosen().len(), 2);
+    let cluster = harness.get("a").unwrap();
+    let before = cluster.hosts.load_full();
+    deliver(&[(1, ""), (2, ", health_status: DRAINING")]);
+    assert!(Arc::ptr_eq(&before, &cluster.hosts.load_full()));
+    assert_eq!(cluster.info.endpoint_stats.membership_healthy().value(), 1);
+    assert_eq!(harness.stat("cluster_manager.cluster_updated"), 1);
+    assert_eq!(chosen(), ["127.0.0.1:1"]);
+    // What says the same in another way rebuilds nothing.
+    deliver(&[
+        (1, ""),
+        (2, ", health_status: DRAINING, load_balancing_weight: 1"),
+    ]);
+    assert_eq!(harness.stat("cluster.a.update_no_rebuild"), 1);
+    deliver(&[
+        (1, ", health_status: UNHEALTHY"),
+        (2, ", health_status: HEALTHY, load_balancing_weight: 1"),
+    ]);
+    assert!(Arc::ptr_eq(&before, &cluster.hosts.load_full()));
+    assert_eq!(chosen(), ["127.0.0.1:2"]);
+    // Of two endpoints with one address the first counts.
+    deliver(&[(1, ""), (2, ""), (2, ", health_status: UNHEALTHY")]);
+    deliver(&[(1, ""), (2, ""), (2, ", health_status: DRAINING")]);
+    assert_eq!(cluster.info.endpoint_stats.membership_healthy().value(), 2);
+    assert_eq!(chosen().len(), 2);
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::ClusterId;
 use super::outlier_detection::Monitor;
 use super::pool::HostPools;
 use crate::net::Address;
@@ -165,6 +166,8 @@ pub struct WorkerHost {
 #[derive(Debug)]
 pub(super) struct HostHandle {
     pub(super) host: Arc<Host>,
+    /// The cluster that it belongs to; none: to none in particular.
+    cluster: Option<ClusterId>,
     /// The shard of the host's stats that this worker writes.
     shard: usize,
     /// Rung when it fails.
@@ -409,6 +412,7 @@ impl WorkerHost {
         Self {
             handle: Rc::new(HostHandle {
                 host,
+                cluster: None,
                 shard,
                 failures: Rc::default(),
             }),
@@ -419,6 +423,30 @@ impl WorkerHost {
         }
     }
 
+    /// The same as one of this cluster.
+    pub(super) fn of_cluster(self, id: ClusterId) -> Self {
+        let HostHandle {
+            host,
+            shard,
+            failures,
+            ..
+        } = &*self.handle;
+        Self {
+            handle: Rc::new(HostHandle {
+                host: host.clone(),
+                cluster: Some(id),
+                shard: *shard,
+                failures: failures.clone(),
+            }),
+            ..self
+        }
+    }
+
+    /// The cluster that it belongs to; none: to none in particular.
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        self.handle.cluster
+    }
+
     /// The same host with the configuration that it has now: its pools go on.
     pub(super) fn with_configuration(self: &Rc<Self>, host: &Arc<Host>) -> Rc<Self> {
         if Arc::ptr_eq(host, &self.handle.host) {
@@ -427,6 +455,7 @@ impl WorkerHost {
         Rc::new(Self {
             handle: Rc::new(HostHandle {
                 host: host.clone(),
+                cluster: self.handle.cluster,
                 shard: self.handle.shard,
                 failures: self.handle.failures.clone(),
             }),

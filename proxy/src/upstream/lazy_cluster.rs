@@ -312,7 +312,8 @@ impl LazyCluster {
             let transport = state.transport.take().map(|it| *it).unwrap_or_default();
             let changes = cold.maker.changes.clone();
             let workers = cold.maker.workers;
-            let cluster = self.build(&state, &server.runtime, scope, transport, changes);
+            let mut cluster = self.build(&state, &server.runtime, scope, transport, changes);
+            cluster.overload = Some(server.overload.clone());
             if let Some(assignment) = state.assignment() {
                 let drop = assignment.drop_overload.as_ref();
                 cluster.set_drop_overload(&server.runtime, drop);

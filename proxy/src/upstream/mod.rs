@@ -1,8 +1,14 @@
 //! Clusters, hosts, load balancing and connection pools.
 
+mod aggregate;
+#[cfg(test)]
+mod aggregate_tests;
 pub mod async_client;
 mod circuit_breaker;
 pub mod cluster;
+mod cluster_entry;
+mod cluster_handle;
+mod cluster_maker;
 mod cluster_manager;
 mod cluster_names;
 mod cluster_table;
@@ -22,10 +28,12 @@ mod on_demand;
 mod outlier_detection;
 pub mod pool;
 mod priority_set;
+mod retry_window;
 mod shared_cluster;
 mod status;
 #[cfg(test)]
 pub(crate) mod test_support;
+mod worker_cluster;
 mod worker_clusters;
 
 pub use circuit_breaker::{
@@ -37,6 +45,7 @@ pub use cluster_manager::{ClusterManager, ClusterManagerStats};
 pub use cluster_names::{ClusterId, ClusterNames, NamedClusters};
 pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
+pub use health_check::HealthCheckNames;
 pub use host::{
     Health, HealthFlag, Host, HostHealthCheck, HostStat, HostStats, Locality, WorkerHost,
 };
@@ -46,4 +55,5 @@ pub use outlier_detection::HostResult;
 pub use pool::{RequestGuard, RetryGuard};
 pub use priority_set::{HostSet, LocalityHosts, PrioritySet};
 pub use shared_cluster::Cluster;
-pub use worker_clusters::{WorkerCluster, WorkerClusters};
+pub use worker_cluster::WorkerCluster;
+pub use worker_clusters::WorkerClusters;

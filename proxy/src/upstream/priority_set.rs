@@ -1,7 +1,9 @@
 //! The hosts of a cluster by priority.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::host::{Health, Host, HostIdentity, Locality};
 use super::load_balancer::{HashTables, SubsetTable};
@@ -93,6 +95,34 @@ impl PrioritySet {
             hosts.map(move |(at, host)| (host.identity(), (priority, at)))
         });
         Some(Arc::new(places.collect()))
+    }
+
+    /// Where these hosts are. Those that are not here are left out.
+    pub(super) fn places_of(
+        &self,
+        wanted: impl Iterator<Item = HostIdentity>,
+    ) -> SmallVec<[(u32, u32); 4]> {
+        if let Some(places) = &self.places {
+            return wanted
+                .filter_map(|host| places.get(&host).copied())
+                .collect();
+        }
+        let wanted: SmallVec<[HostIdentity; 4]> = wanted.collect();
+        let is_wanted: Box<dyn Fn(&HostIdentity) -> bool> = match wanted.len() {
+            0 => return SmallVec::new(),
+            1..=4 => Box::new(|host| wanted.contains(host)),
+            _ => {
+                let wanted: HashSet<HostIdentity> = wanted.iter().copied().collect();
+                Box::new(move |host| wanted.contains(host))
+            }
+        };
+        let priorities = (0..).zip(&self.priorities);
+        let places = priorities.flat_map(|(priority, set)| {
+            let hosts = (0..).zip(&set.hosts);
+            hosts.map(move |(at, host)| (host, (priority, at)))
+        });
+        let places = places.filter(|(host, _)| is_wanted(&host.identity()));
+        places.map(|(_, place)| place).collect()
     }
 
     /// The same without a host.

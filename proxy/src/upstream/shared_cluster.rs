@@ -18,6 +18,7 @@ use super::host_health::{HealthChanges, HostReports};
 use super::load_balancer::{HashTables, Policy, SubsetTable, ZoneRouting};
 use super::outlier_detection::SuccessRates;
 use super::priority_set::{HostSet, PrioritySet};
+use crate::overload::{LoadShedPoint, OverloadState};
 use crate::runtime::{Runtime, RuntimeInteger};
 use crate::server::ServerContext;
 use crate::stats::Scope;
@@ -47,6 +48,8 @@ pub struct Cluster {
     changes: Arc<Changes>,
     /// How zones matter; none: they do not.
     pub(super) zone_routing: Option<Arc<ZoneRouting>>,
+    /// Whether new connections are turned away; none: nobody manages overload.
+    pub(super) overload: Option<Arc<OverloadState>>,
     /// `upstream.healthy_panic_threshold`, over that of the cluster.
     pub(super) panic_threshold: RuntimeInteger,
     /// `upstream.maintenance_mode.<name>`, in percent.
@@ -83,7 +86,7 @@ impl Cluster {
         let maintenance = format!("upstream.maintenance_mode.{}", info.name);
         let maintenance_mode = runtime.integer(&maintenance, 0);
         Self {
-            reports: info.health_check.is_some().then(Box::default),
+            reports: (!info.health_checks.is_empty()).then(Box::default),
             outliers: info.outlier_detection.is_some().then(Box::default),
             success_rates: SuccessRates::default(),
             health_changes: HealthChanges::default(),
@@ -94,6 +97,7 @@ impl Cluster {
             drop_category: ArcSwapOption::empty(),
             changes,
             zone_routing: None,
+            overload: None,
             panic_threshold,
             maintenance_mode,
         }
@@ -103,7 +107,7 @@ impl Cluster {
     pub fn set_hosts(&self, set: PrioritySet) {
         {
             let old = self.hosts.load();
-            if self.info.health_check.is_some() {
+            if !self.info.health_checks.is_empty() {
                 self.await_health_checks(&set, &old);
             }
             self.count_members(&Membership::new(&old, &set, &self.info.transport));
@@ -149,6 +153,15 @@ impl Cluster {
             host.set_counted(host.standing());
         }
         self.hosts.store(Arc::new(set));
+    }
+
+    /// Whether the overload manager turns a new connection away.
+    pub(super) fn sheds_connections(&self) -> bool {
+        let overload = self.overload.as_ref();
+        overload.is_some_and(|overload| {
+            let shed = &overload.load_shed;
+            shed.sheds(LoadShedPoint::NewConnection, rand::random)
+        })
     }
 
     /// Tells workers that there is something new.
@@ -285,8 +298,9 @@ impl ClusterInfo {
             timeout_budget_stats: None,
             request_response_size_stats: None,
             transport: UpstreamTransport::default(),
-            health_check: None,
+            health_checks: Box::default(),
             outlier_detection: None,
+            members: None,
             http_filters: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use outrigger_proto::json::{Style, encoded_to_json};
+use outrigger_proto::difference::{self, Difference};
+use outrigger_proto::json::Style;
 use serde_json::Value;
 
 use super::resource::Received;
@@ -60,11 +61,13 @@ struct Contents {
 }
 
 /// The content of one resource.
-struct Content {
-    length: usize,
-    hash: u64,
-    /// None: there was no room, and only that it has changed can be told.
-    bytes: Option<Box<[u8]>>,
+enum Content {
+    Kept(Vec<u8>),
+    /// There was no room, or it is secret, and only that it has changed can be told.
+    Hashed {
+        length: usize,
+        hash: u64,
+    },
 }
 
 /// So many updates are kept.
@@ -104,14 +107,12 @@ impl XdsLog {
                 continue;
             }
             let bytes = resource.body.as_ref().map_or(&[][..], |body| &body.value);
-            match contents.replace(kind, name, bytes) {
+            let is_listed = entry.changed.len() < LISTED;
+            match contents.replace(kind, name, bytes, is_listed) {
                 Replaced::Same => entry.unchanged += 1,
                 Replaced::Nothing => entry.added.push(name),
-                Replaced::Other(_) if entry.changed.len() >= LISTED => entry.more_changed += 1,
-                Replaced::Other(old) => {
-                    let fields = old.map_or_else(Vec::new, |old| differences(kind, &old, bytes));
-                    entry.changed.push((name.clone(), fields));
-                }
+                Replaced::Other(fields) if is_listed => entry.changed.push((name.clone(), fields)),
+                Replaced::Other(_) => entry.more_changed += 1,
             }
         }
         for name in &received.removed {
@@ -150,46 +151,84 @@ impl LogNames {
 enum Replaced {
     Nothing,
     Same,
-    /// Its bytes, if they were kept.
-    Other(Option<Box<[u8]>>),
+    /// In these fields; none where that is not known, or not asked for.
+    Other(Vec<String>),
 }
 
 impl Contents {
-    fn replace(&mut self, kind: ResourceKind, name: &Arc<str>, bytes: &[u8]) -> Replaced {
-        let hash = hash(bytes);
-        let key = (kind, name.clone());
-        let old = self.known.remove(&key);
-        if let Some(old) = &old {
-            self.held -= old.bytes.as_ref().map_or(0, |bytes| bytes.len());
-        }
-        let same = old
-            .as_ref()
-            .is_some_and(|old| old.length == bytes.len() && old.hash == hash);
+    fn replace(
+        &mut self,
+        kind: ResourceKind,
+        name: &Arc<str>,
+        bytes: &[u8],
+        is_listed: bool,
+    ) -> Replaced {
         // Keys are held where they are used, and nowhere else.
-        let room = kind != ResourceKind::Secret && self.held + bytes.len() <= HELD;
-        if room {
-            self.held += bytes.len();
+        let keeps = kind != ResourceKind::Secret;
+        let key = (kind, name.clone());
+        let Some(known) = self.known.get_mut(&key) else {
+            let content = Content::new(bytes, keeps && self.held + bytes.len() <= HELD);
+            self.held += content.held();
+            self.known.insert(key, content);
+            return Replaced::Nothing;
+        };
+        if known.is(bytes) {
+            return Replaced::Same;
         }
-        let (kept, replaced) = match old {
-            None => (None, Replaced::Nothing),
-            Some(old) if same => (old.bytes, Replaced::Same),
-            Some(old) => (None, Replaced::Other(old.bytes)),
+        self.held -= known.held();
+        let fields = match known {
+            Content::Kept(old) if is_listed => differences(kind, old, bytes),
+            _ => Vec::new(),
         };
-        let content = Content {
-            length: bytes.len(),
-            hash,
-            bytes: room.then(|| kept.unwrap_or_else(|| bytes.into())),
-        };
-        self.known.insert(key, content);
-        replaced
+        known.become_other(bytes, keeps && self.held + bytes.len() <= HELD);
+        self.held += known.held();
+        Replaced::Other(fields)
     }
 
     fn remove(&mut self, kind: ResourceKind, name: &Arc<str>) -> bool {
         let removed = self.known.remove(&(kind, name.clone()));
-        if let Some(bytes) = removed.as_ref().and_then(|removed| removed.bytes.as_ref()) {
-            self.held -= bytes.len();
-        }
+        self.held -= removed.as_ref().map_or(0, Content::held);
         removed.is_some()
+    }
+}
+
+impl Content {
+    fn new(bytes: &[u8], has_room: bool) -> Self {
+        match has_room {
+            true => Self::Kept(bytes.to_vec()),
+            false => Self::Hashed {
+                length: bytes.len(),
+                hash: hash(bytes),
+            },
+        }
+    }
+
+    fn is(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Kept(kept) => kept == bytes,
+            Self::Hashed { length, hash: kept } => *length == bytes.len() && *kept == hash(bytes),
+        }
+    }
+
+    /// The bytes are kept where the old ones were, if they fit well.
+    fn become_other(&mut self, bytes: &[u8], has_room: bool) {
+        match self {
+            Self::Kept(kept)
+                if has_room && (kept.capacity() / 2..=kept.capacity()).contains(&bytes.len()) =>
+            {
+                kept.clear();
+                kept.extend_from_slice(bytes);
+            }
+            _ => *self = Self::new(bytes, has_room),
+        }
+    }
+
+    /// Bytes that are held.
+    fn held(&self) -> usize {
+        match self {
+            Self::Kept(bytes) => bytes.len(),
+            Self::Hashed { .. } => 0,
+        }
     }
 }
 
@@ -204,15 +243,19 @@ fn differences(kind: ResourceKind, old: &[u8], new: &[u8]) -> Vec<String> {
         pretty: false,
         redact: true,
     };
-    let value = |bytes| {
-        let json = encoded_to_json(kind.type_name(), bytes, style).ok()?;
-        serde_json::from_str::<Value>(&json).ok()
-    };
-    let (Some(old), Some(new)) = (value(old), value(new)) else {
+    // One more than is listed tells that there are more.
+    let most = FIELDS * 10;
+    let Ok(found) = difference::differences(kind.type_name(), old, new, style, most) else {
         return Vec::new();
     };
     let mut out = Vec::new();
-    differ("", &old, &new, &mut out);
+    for Difference { path, old, new } in found {
+        let value = |json: Option<String>| {
+            json.and_then(|json| serde_json::from_str::<Value>(&json).ok())
+                .unwrap_or(Value::Null)
+        };
+        differ(&path, &value(old), &value(new), &mut out);
+    }
     if out.len() > FIELDS {
         let more = out.len() - FIELDS;
         out.truncate(FIELDS);
@@ -225,7 +268,6 @@ fn differences(kind: ResourceKind, old: &[u8], new: &[u8]) -> Vec<String> {
 }
 
 fn differ(path: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
-    // One more than is listed tells that there are more.
     if old == new || out.len() > FIELDS * 10 {
         return;
     }
@@ -245,8 +287,11 @@ fn differ(path: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
         }
         (Value::Array(old), Value::Array(new)) => {
             for index in 0..old.len().max(new.len()) {
-                let at = |values: &[Value]| values.get(index).cloned().unwrap_or(Value::Null);
-                differ(&format!("{path}[{index}]"), &at(old), &at(new), out);
+                let (old, new) = (old.get(index), new.get(index));
+                if old != new {
+                    let (old, new) = (old.unwrap_or(&Value::Null), new.unwrap_or(&Value::Null));
+                    differ(&format!("{path}[{index}]"), old, new, out);
+                }
             }
         }
         (Value::Null, new) => out.push(format!("{path}: + {}", shown(new))),

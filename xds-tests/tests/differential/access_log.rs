@@ -5,7 +5,7 @@ use crate::case::{
 };
 
 pub fn cases() -> Vec<Case> {
-    [formats(), operators(), filters()]
+    [formats(), operators(), xfcc(), filters()]
         .into_iter()
         .flatten()
         .collect()
@@ -151,6 +151,52 @@ fn operators() -> Vec<Case> {
             .step(crate::case::Step::Close)
             .logs(1)
             .shows(["log 0 DC 0"]),
+    ]
+}
+
+fn xfcc() -> Vec<Case> {
+    let logged = |title, format: &str, header: &str| {
+        case(title)
+            .hcm("forward_client_cert_details: ALWAYS_FORWARD_ONLY")
+            .log_format(format, "")
+            .send(get("/").field("x-forwarded-client-cert", header))
+    };
+    vec![
+        logged(
+            "XFCC_VALUE reads one value",
+            "%XFCC_VALUE(uri)% %XFCC_VALUE(By)% %XFCC_VALUE(hash)% %XFCC_VALUE(dns)%",
+            "By=spiffe://a;Hash=abc;URI=spiffe://b",
+        )
+        .both()
+        .shows(["log spiffe://b spiffe://a abc -"]),
+        logged(
+            "XFCC_VALUE takes the first element that has it",
+            "%XFCC_VALUE(uri)% %XFCC_VALUE(hash)%",
+            "Hash=1,Hash=2;URI=b,URI=c",
+        )
+        .shows(["log b 1"]),
+        logged(
+            "XFCC_VALUE takes quotes and escapes away",
+            "%XFCC_VALUE(subject)%|%XFCC_VALUE(uri)%",
+            r#"Subject="CN=a,O=\"b;c\" \\";URI=d"#,
+        )
+        .shows([r#"log CN=a,O="b;c" \|d"#]),
+        logged(
+            "XFCC_VALUE finds nothing behind a quote without end",
+            "%XFCC_VALUE(uri)% %XFCC_VALUE(hash)%",
+            r#"Hash=1,Subject="x;URI=d"#,
+        )
+        .shows(["log - 1"]),
+        logged(
+            "XFCC_VALUE looks at spaces and empty values",
+            "[%XFCC_VALUE(uri)%][%XFCC_VALUE(dns)%][%XFCC_VALUE(cert)%]",
+            "URI=; DNS = a ;Cert",
+        )
+        .shows(["log [][a][]"]),
+        case("XFCC_VALUE without header is a dash")
+            .log_format("%XFCC_VALUE(chain)%", "")
+            .get("/")
+            .shows(["log -"]),
     ]
 }
 

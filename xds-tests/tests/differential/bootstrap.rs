@@ -1,5 +1,6 @@
 //! The bootstrap of a theme: the listeners and clusters of all its cases.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -33,8 +34,15 @@ pub fn render(cases: &[(&Case, &Names)], folder: &Path) -> String {
     let mut listeners = String::new();
     let mut clusters = String::new();
     let mut more = String::new();
+    let mut shared = HashSet::new();
     for (case, names) in cases {
-        more.push_str(&names.fill(&case.bootstrap, folder));
+        let bootstrap = names.fill(&case.bootstrap, folder);
+        if shared.insert(bootstrap.clone()) {
+            more.push_str(&bootstrap);
+        }
+        if shared.insert(case.shared_clusters.clone()) {
+            clusters.push_str(&names.fill(&case.shared_clusters, folder));
+        }
         listeners.push_str(&names.fill(&listener(case), folder));
         clusters.push_str(&names.fill(&self::clusters(case), folder));
     }
@@ -52,8 +60,12 @@ pub fn render(cases: &[(&Case, &Names)], folder: &Path) -> String {
     };
     let listeners = indent(&listeners, 2);
     let clusters = indent(&clusters, 2);
+    let node = match more.lines().any(|line| line.starts_with("node:")) {
+        true => "",
+        false => "node: { id: differential, cluster: stories }\n",
+    };
     format!(
-        "node: {{ id: differential, cluster: stories }}\n\
+        "{node}\
          admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\n\
          {more}{runtime}static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
     )

@@ -122,6 +122,10 @@ fn grpc_web() -> Vec<Case> {
             .reply(reply(answer("grpc-status: 7\ngrpc-message: no\nx-more: 1")))
             .send(call("application/grpc-web"))
             .shows(["< 200"]),
+        web("a route may do without gRPC-Web")
+            .route("", "typed_per_filter_config: { web: { \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true } }")
+            .send(call("application/grpc-web"))
+            .shows(["> content-type: application/grpc-web"]),
         web("a request that is not gRPC-Web passes")
             .reply(reply(ok("hello")))
             .send(
@@ -173,6 +177,36 @@ fn bridge() -> Vec<Case> {
             .reply(reply(ok("hello")))
             .send(request("POST", "/").body("x"))
             .shows(["< body hello"]),
+        bridged("a protobuf over HTTP/1 becomes a call", "upgrade_protobuf_to_grpc: true")
+            .send(request("POST", "/pkg.Svc/Do").field("content-type", "application/x-protobuf").body("abc"))
+            .shows(["> content-type: application/grpc", "< 200"]),
+        bridged("a protobuf in pieces becomes a call", "upgrade_protobuf_to_grpc: true, ignore_query_parameters: true")
+            .send(request("POST", "/pkg.Svc/Do?a=b").field("content-type", "application/x-protobuf").body("abc").chunked())
+            .shows(["> content-type: application/grpc", "> :path: /pkg.Svc/Do"]),
+        bridged("a protobuf over HTTP/2 becomes a call", "upgrade_protobuf_to_grpc: true")
+            .send(request("POST", "/pkg.Svc/Do").field("content-type", "application/x-protobuf").body("abc"))
+            .http2()
+            .shows(["> content-type: application/grpc"]),
+        bridged("a protobuf stays one where it is not wanted", "")
+            .send(request("POST", "/pkg.Svc/Do").field("content-type", "application/x-protobuf").body("abc"))
+            .shows(["> content-type: application/x-protobuf"]),
+        bridged("a call whose status is no number", "")
+            .reply(reply(answer("grpc-status: much\ngrpc-message: fine")))
+            .send(call())
+            .shows(["< 503", "< grpc-status: much"]),
+        bridged("a call that is answered by a page", "")
+            .reply(reply(with_fields(status(502, "bad gateway"), "content-type: text/html")))
+            .send(call())
+            .shows(["< 502"]),
+        bridged("a call whose answer has its status in the head", "")
+            .reply(reply(with_fields(ok(""), "content-type: application/grpc\ngrpc-status: 7\ngrpc-message: no")))
+            .send(call())
+            .shows(["< grpc-status: 7"]),
+        bridged("a route may do without the bridge", "")
+            .route("", "typed_per_filter_config: { bridge: { \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true } }")
+            .send(call())
+            .shows(["< 200"])
+            .lacks(["< grpc-status: 0"]),
         bridged("an answer without trailers", "")
             .reply(reply(with_fields(
                 ok(FRAME),
@@ -230,6 +264,9 @@ fn json_to_metadata() -> Vec<Case> {
             .send(post("{}"))
             .send(post("[]"))
             .shows(["log {\"k\":\"missing\"} -"]),
+        read("a body that nests a thousand times", &full)
+            .send(post(&format!("{{\"a\":{}{}}}", "[".repeat(1000), "]".repeat(1000))))
+            .shows(["< 200"]),
         read("a body that is no JSON is an error", &full)
             .send(post("{\"a\""))
             .send(post("{} x"))

@@ -65,6 +65,7 @@ pub struct Case {
     pub stats: Vec<String>,
     pub runtime: Vec<(&'static str, u32)>,
     pub bootstrap: String,
+    pub shared_clusters: String,
     pub pages: Vec<(String, String)>,
     pub in_order: bool,
     pub any_order: bool,
@@ -97,6 +98,7 @@ pub fn case(title: &'static str) -> Case {
         log_lines: None,
         runtime: vec![],
         bootstrap: String::new(),
+        shared_clusters: String::new(),
         stats: Vec::new(),
         pages: Vec::new(),
         in_order: false,
@@ -215,7 +217,13 @@ impl Case {
         self
     }
 
-    /// More fields of the bootstrap, for all cases of the theme.
+    /// Clusters for all cases of the theme: where several cases have the same ones, they are there once.
+    pub fn shared_clusters(mut self, yaml: &str) -> Self {
+        self.shared_clusters.push_str(&dedent(yaml));
+        self
+    }
+
+    /// More fields of the bootstrap, for all cases of the theme: where several cases have the same ones, they are there once.
     pub fn bootstrap(mut self, yaml: &str) -> Self {
         self.bootstrap.push_str(&dedent(yaml));
         self

@@ -506,6 +506,10 @@ fn injector() -> Vec<Case> {
             "log details=failed_to_inject_credential",
             "stat http.@stat.credential_injector.failed: 1",
         ]),
+        injected("a route may do without the secret", "Basic abc", "", "")
+            .route("", "typed_per_filter_config: { f: { \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true } }")
+            .get("/")
+            .shows(["< 200"]),
         fetched(
             "without a token a request may pass",
             "allow_request_without_credential: true,",

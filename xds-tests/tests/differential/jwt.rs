@@ -1,6 +1,9 @@
 //! `jwt_authn`: who may pass with which token, and what goes on of it.
 
-use crate::case::{Case, Request, With, case, get, http1, ok, reply, request, status};
+use crate::case::{
+    Act, Case, Kind, Request, With, acts, case, get, http1, ok, pause, reply, request, send, status,
+};
+use crate::names::base64;
 use crate::tokens;
 
 pub fn cases() -> Vec<Case> {
@@ -13,6 +16,8 @@ pub fn cases() -> Vec<Case> {
         forwarding(),
         routes(),
         remote(),
+        extract_only(),
+        hostile(),
     ]
     .into_iter()
     .flatten()
@@ -481,6 +486,40 @@ fn remote() -> Vec<Case> {
             .and_backend("keys", keys(status(404, "")))
             .send(bearer(tokens::RS256))
             .shows(["< 401", "< body Jwks remote fetch is failed"]),
+        with_providers("a key server that hangs refuses after its timeout", &provider.replace("timeout: 2s", "timeout: 0.3s"), REQUIRED)
+            .and_backend("keys", http1(acts([pause(3000)])))
+            .send(bearer(tokens::RS256))
+            .stats(stats)
+            .shows(["< 401", "< body Jwks remote fetch is failed"]),
+        with_providers("a key server that dies refuses", provider, REQUIRED)
+            .and_backend("keys", http1(acts([Act::Close])))
+            .send(bearer(tokens::RS256))
+            .stats(stats)
+            .shows(["< 401", "stat http.@stat.jwt_authn.jwks_fetch_failed: 1"]),
+        with_providers("a key server that stops in the middle refuses", provider, REQUIRED)
+            .and_backend("keys", http1(acts([send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"keys\":["), Act::Close])))
+            .send(bearer(tokens::RS256))
+            .shows(["< 401", "< body Jwks remote fetch is failed"]),
+        with_providers("a key server that nobody runs refuses", provider, REQUIRED)
+            .and_backend("keys", Kind::Refuse)
+            .send(bearer(tokens::RS256))
+            .shows(["< 401", "< body Jwks remote fetch is failed"]),
+        with_providers("keys that are of no use refuse", provider, REQUIRED)
+            .and_backend("keys", keys(ok("{\"keys\":[{\"kty\":\"none\"}]}")))
+            .send(bearer(tokens::RS256))
+            .shows(["< 401", "< body Jwks remote fetch is failed"]),
+        with_providers("a key server is asked again", &provider.replace("timeout: 2s }", "timeout: 2s }, retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.01s } }"), REQUIRED)
+            .and_backend("keys", Kind::Http1(vec![reply(status(503, "")), reply(ok(tokens::JWKS))]))
+            .send(bearer(tokens::RS256))
+            .stats(stats)
+            .shows(["< 200"])
+            .deviates("Envoy sends an empty body in chunks with what it asks again"),
+        with_providers("keys are fetched before anybody asks", &provider.replace("cache_duration: 300s", "cache_duration: 300s, async_fetch: { fast_listener: true }"), REQUIRED)
+            .and_backend("keys", keys(ok(tokens::JWKS)))
+            .wait(300)
+            .stats(stats)
+            .send(bearer(tokens::EXPIRED))
+            .shows(["< 401", "stat http.@stat.jwt_authn.jwks_fetch_success: 1"]),
         with_providers(
             "a cluster of keys that does not exist refuses",
             &provider.replace("@keys", "nowhere"),
@@ -488,5 +527,142 @@ fn remote() -> Vec<Case> {
         )
         .send(bearer(tokens::RS256))
         .shows(["< 401", "< body Jwks remote fetch is failed"]),
+    ]
+}
+
+/// Whatever token comes: the request goes on, and what is known of a bad one is told.
+fn extract_only() -> Vec<Case> {
+    let rule = |fields: &str| {
+        format!(
+            "rules: [{{ match: {{ prefix: / }}, requires: {{ extract_only_without_validation: {{ {fields} }} }} }}]"
+        )
+    };
+    let provider = "issuer: \"https://issuer.example\", claim_to_headers: [{ header_name: x-sub, claim_name: sub }], failed_status_in_metadata: bad";
+    let plain = rule("");
+    vec![
+        with("extract_only tells a good token by its claims", provider, &plain)
+            .send(bearer(tokens::RS256))
+            .both()
+            .shows(["< 200", "> x-sub: alice"])
+            .lacks(["> x-jwt-signature-verified*"]),
+        with("extract_only marks a forged token", provider, &plain)
+            .log_format("%DYNAMIC_METADATA(envoy.filters.http.jwt_authn)%", "")
+            .send(bearer(tokens::FORGED))
+            .shows(["< 200", "> x-jwt-signature-verified: false", "log {\"bad\":{\"code\":26,*"])
+            .lacks(["> x-sub*"]),
+        with("extract_only marks an expired token", provider, &plain)
+            .send(bearer(tokens::EXPIRED))
+            .shows(["< 200", "> x-jwt-signature-verified: false", "> authorization*"]),
+        with("extract_only marks an unsigned token", provider, &plain)
+            .send(bearer(tokens::NONE))
+            .send(bearer("a.b"))
+            .shows(["< 200", "> x-jwt-signature-verified: false"]),
+        with("extract_only marks a token of nobody known", provider, &plain)
+            .send(bearer(tokens::OTHER_ISSUER))
+            .shows(["< 200", "> x-jwt-signature-verified: false"]),
+        with("extract_only lets a request without token alone", provider, &plain)
+            .send(get("/").field("x-sub", "forged").field("x-jwt-signature-verified", "true"))
+            .shows(["< 200", "> x-jwt-signature-verified: true"])
+            .lacks(["> x-sub*"]),
+        with("extract_only has a header of its own", provider, &rule("verification_status_header: x-mine"))
+            .send(bearer(tokens::FORGED).field("x-mine", "true"))
+            .shows(["> x-mine: false"])
+            .lacks(["> x-mine: true"]),
+        with("extract_only may be what a route asks for", provider, "requirement_map: { any: { extract_only_without_validation: {} } }")
+            .route("", "typed_per_filter_config: { jwt: { \"@type\": \"@http/jwt_authn.v3.PerRouteConfig\", requirement_name: any } }")
+            .send(bearer(tokens::FORGED))
+            .shows(["< 200", "> x-jwt-signature-verified: false"]),
+        with("extract_only is one of several requirements", provider,
+            "rules: [{ match: { prefix: / }, requires: { requires_all: { requirements: [{ extract_only_without_validation: {} }, { provider_name: p }] } } }]")
+            .send(bearer(tokens::FORGED))
+            .get("/")
+            .shows(["< 401", "< body Jwt verification fails"]),
+    ]
+}
+
+/// What somebody sends who wants to do harm.
+fn hostile() -> Vec<Case> {
+    let issuer = "issuer: \"https://issuer.example\"";
+    let base64 = |text: &str| {
+        let text = base64(text.as_bytes()).replace('+', "-").replace('/', "_");
+        text.trim_end_matches('=').to_owned()
+    };
+    let token =
+        |header: &str, payload: &str| format!("{}.{}.c2ln", base64(header), base64(payload));
+    let refused = |title, token: &str| {
+        with(title, issuer, REQUIRED)
+            .hcm("max_request_headers_kb: 8192")
+            .send(bearer(token))
+            .shows(["< 401", "stat http.@stat.jwt_authn.denied: 1"])
+            .lacks(["> *"])
+    };
+    let claims: Vec<_> = (0..50_000).map(|n| format!("\"c{n}\":{n}")).collect();
+    let deep = format!(
+        "{{\"iss\":\"https://issuer.example\",\"a\":{}{}}}",
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
+    let rs = "{\"alg\":\"RS256\",\"kid\":\"rsa\"}";
+    vec![
+        refused(
+            "a token of fifty thousand claims is refused by its signature",
+            &token(
+                rs,
+                &format!(
+                    "{{\"iss\":\"https://issuer.example\",{}}}",
+                    claims.join(",")
+                ),
+            ),
+        ),
+        refused(
+            "a token that nests five thousand times is refused",
+            &token(rs, &deep),
+        ),
+        refused(
+            "a token with a key of its own is refused",
+            &token(
+                "{\"alg\":\"RS256\",\"jwk\":{\"kty\":\"oct\",\"k\":\"YQ\"}}",
+                "{\"iss\":\"https://issuer.example\"}",
+            ),
+        ),
+        refused(
+            "a token whose algorithm is another one in small letters is refused",
+            &token("{\"alg\":\"NoNe\"}", "{\"iss\":\"https://issuer.example\"}"),
+        ),
+        refused(
+            "a token whose expiry is no number is refused",
+            &token(rs, "{\"iss\":\"https://issuer.example\",\"exp\":\"never\"}"),
+        ),
+        refused(
+            "a token whose expiry lies before all time is refused",
+            &token(rs, "{\"iss\":\"https://issuer.example\",\"exp\":-1}"),
+        ),
+        refused(
+            "a token whose algorithm is no string is refused",
+            &token(
+                "{\"alg\":[\"RS256\"]}",
+                "{\"iss\":\"https://issuer.example\"}",
+            ),
+        ),
+        refused(
+            "a token whose payload is a list is refused",
+            &token(rs, "[1]"),
+        ),
+        refused(
+            "a token with a name twice is refused",
+            &token(
+                "{\"alg\":\"none\",\"alg\":\"RS256\",\"kid\":\"rsa\"}",
+                "{\"iss\":\"https://issuer.example\"}",
+            ),
+        ),
+        refused("a token of dots is refused", "..........."),
+        refused(
+            "a token signed for another algorithm is refused",
+            &tokens::RS256.replacen(
+                &base64("{\"alg\":\"RS256\""),
+                &base64("{\"alg\":\"PS256\""),
+                1,
+            ),
+        ),
     ]
 }

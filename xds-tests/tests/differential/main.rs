@@ -19,6 +19,7 @@
 
 mod access_log;
 mod admin;
+mod aggregates;
 mod attacks;
 mod attempts;
 mod bootstrap;
@@ -29,7 +30,9 @@ mod compression;
 mod credentials;
 mod custom_responses;
 mod descriptors;
+mod expressions;
 mod ext_authz;
+mod failing;
 mod filters;
 mod frames;
 mod framing;
@@ -48,6 +51,7 @@ mod matching;
 mod names;
 mod network;
 mod outliers;
+mod overload;
 mod rbac;
 mod redirects;
 mod retries;
@@ -64,6 +68,7 @@ mod tokens;
 mod upgrades;
 mod upstream;
 mod upstream_log;
+mod zones;
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -98,8 +103,23 @@ const THEMES: &[Theme] = &[
     ("redirects", redirects::cases),
     ("upstream_log", upstream_log::cases),
     ("upstream", upstream::cases),
+    ("aggregates", aggregates::cases),
     ("health_checks", health_checks::cases),
     ("outliers", outliers::cases),
+    ("failing", failing::cases),
+    ("outlier_log", failing::log),
+    ("overload_requests", overload::requests),
+    ("overload_keepalive", overload::keepalive),
+    ("overload_connections", overload::connections),
+    ("overload_accept", overload::accept),
+    ("overload_decode", overload::decode),
+    ("overload_codec", overload::codec),
+    ("overload_abort", overload::abort),
+    ("overload_go_away", overload::go_away),
+    ("overload_pools", overload::pools),
+    ("overload_router", overload::router),
+    ("overload_timeouts", overload::timeouts),
+    ("overload_scaled", overload::scaled),
     ("filters", filters::cases),
     ("descriptors", descriptors::cases),
     ("compression", compression::cases),
@@ -109,8 +129,11 @@ const THEMES: &[Theme] = &[
     ("jwt", jwt::cases),
     ("credentials", credentials::cases),
     ("ext_authz", ext_authz::cases),
+    ("expressions", expressions::cases),
     ("hashing", hashing::cases),
     ("subsets", subsets::cases),
+    ("zones", zones::cases),
+    ("zones_panicking", zones::panicking),
     ("scopes", scopes::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),

@@ -298,6 +298,38 @@ fn limits() -> Vec<Case> {
         breakers("a retry budget of nothing keeps a retry back", "retry_budget: { budget_percent: { value: 0 }, min_retry_concurrency: 0 }")
             .stats(["cluster.@backend.upstream_rq_retry_overflow"])
             .shows(["< 503", "log flags=UO", "log attempts=1", "stat cluster.@backend.upstream_rq_retry_overflow: 1"]),
+        (0..11)
+            .fold(
+                breakers(
+                    "a retry budget with an interval counts requests that have ended",
+                    "retry_budget: { budget_percent: { value: 10 }, budget_interval: 60s, min_retry_concurrency: 0 }",
+                ),
+                |case, _| case.get("/"),
+            )
+            .replies([unavailable()])
+            .stats(["cluster.@backend.upstream_rq_retry", "cluster.@backend.upstream_rq_retry_overflow"])
+            .shows([
+                "log attempts=1",
+                "log attempts=2",
+                "stat cluster.@backend.upstream_rq_retry: 3",
+                "stat cluster.@backend.upstream_rq_retry_overflow: 9",
+            ]),
+        (0..3)
+            .fold(
+                breakers(
+                    "a retry budget forgets requests when its interval is over",
+                    "retry_budget: { budget_percent: { value: 25 }, budget_interval: 0.5s, min_retry_concurrency: 0 }",
+                ),
+                |case, _| case.get("/"),
+            )
+            .wait(900)
+            .get("/late")
+            .replies([unavailable()])
+            .stats(["cluster.@backend.upstream_rq_retry", "cluster.@backend.upstream_rq_retry_overflow"])
+            .shows([
+                "stat cluster.@backend.upstream_rq_retry: 1",
+                "stat cluster.@backend.upstream_rq_retry_overflow: 4",
+            ]),
         breakers("a retry budget takes the place of max_retries", "max_retries: 0, retry_budget: { min_retry_concurrency: 1 }")
             .shows(["< body second", "log attempts=2"]),
         policy("a request that the cluster has no room for is not tried again", "retry_on: \"5xx,reset,connect-failure\"")

@@ -15,6 +15,7 @@
 )]
 
 mod absence;
+mod aggregates;
 mod client;
 mod conversation;
 mod draining;

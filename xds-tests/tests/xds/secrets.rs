@@ -338,33 +338,49 @@ fn issued(
     Issuer::new(params, key)
 }
 
+const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+
+/// TLS with the certificate of this name, towards peers of the same authority.
+fn common_tls(folder: &Path, name: &str) -> String {
+    let file = |name: String| format!("{{ filename: {} }}", folder.join(name).display());
+    format!(
+        "common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [{{ certificate_chain: {}, private_key: {} }}], validation_context: {{ trusted_ca: {} }} }}",
+        file(format!("{name}.crt")),
+        file(format!("{name}.key")),
+        file("ca.crt".into())
+    )
+}
+
+/// Starts Envoy before the control plane, as one that calls itself `plane` and lets nobody in without a certificate: `node` has
+/// one.
+async fn gate(stage: &Stage, plane: &str) -> Proxy {
+    let folder = &stage.folder;
+    let ca = issued(folder, "ca", "ca.example", None);
+    issued(folder, "plane", plane, Some(&ca));
+    issued(folder, "node", "node.example", Some(&ca));
+    let address = format!(
+        "socket_address: {{ address: 127.0.0.1, port_value: {} }}",
+        stage.plane.address().port()
+    );
+    let any = "address: { socket_address: { address: 127.0.0.1, port_value: 0 } }";
+    let config = format!(
+        "admin: {{ {any} }}\nstatic_resources:\n  listeners:\n  - name: gate\n    stat_prefix: gate\n    {any}\n    filter_chains:\n    - transport_socket: {{ name: tls, typed_config: {{ '@type': {TLS}.DownstreamTlsContext, require_client_certificate: true, {} }} }}\n      filters: [{{ name: tcp, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: plane }} }}]\n  clusters:\n{}",
+        common_tls(folder, "plane"),
+        way_to_plane("plane", &address, "")
+    );
+    let envoy = binaries::envoy().unwrap();
+    Proxy::start(&envoy, &config, &folder.join("gate"))
+        .await
+        .unwrap()
+}
+
 #[test]
 fn the_control_plane_is_reached_by_google_grpc_with_certificates() {
     tell("google-grpc-tls", &AGGREGATED, async |stage| {
-        let folder = stage.folder.clone();
-        let ca = issued(&folder, "ca", "ca.example", None);
-        issued(&folder, "plane", "127.0.0.1", Some(&ca));
-        issued(&folder, "node", "node.example", Some(&ca));
-        let file = |name: &str| format!("{{ filename: {} }}", folder.join(name).display());
-        // Envoy stands before the control plane, and lets nobody in without a certificate.
-        let gate = format!(
-            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\nstatic_resources:\n  listeners:\n  - name: gate\n    stat_prefix: gate\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - transport_socket: {{ name: tls, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [{{ certificate_chain: {}, private_key: {} }}], validation_context: {{ trusted_ca: {} }} }} }} }}\n      filters: [{{ name: tcp, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: plane }} }}]\n  clusters:\n{}",
-            file("plane.crt"),
-            file("plane.key"),
-            file("ca.crt"),
-            way_to_plane(
-                "plane",
-                &format!(
-                    "socket_address: {{ address: 127.0.0.1, port_value: {} }}",
-                    stage.plane.address().port()
-                ),
-                ""
-            )
-        );
-        let envoy = binaries::envoy().unwrap();
-        let gate = Proxy::start(&envoy, &gate, &folder.join("gate")).await;
-        let gate = gate.unwrap();
+        let gate = gate(stage, "127.0.0.1").await;
         let port = gate.listener("gate").expect("the gate is open").port();
+        let folder = stage.folder.clone();
+        let file = |name: &str| format!("{{ filename: {} }}", folder.join(name).display());
         stage.ads_services = format!(
             "[{{ google_grpc: {{ target_uri: 'ipv4:127.0.0.1:{port}', stat_prefix: plane, channel_credentials: {{ ssl_credentials: {{ root_certs: {}, private_key: {}, cert_chain: {} }} }} }} }}]",
             file("ca.crt"),
@@ -389,48 +405,14 @@ fn the_control_plane_is_reached_by_google_grpc_with_certificates() {
 #[test]
 fn secrets_come_from_a_control_plane_that_wants_a_certificate() {
     tell("sds-mtls", &[Transport::Ads], async |stage| {
-        let folder = stage.folder.clone();
-        let own = |name: &str, issuer: Option<&Issuer<'static, KeyPair>>| {
-            issued(&folder, name, &format!("{name}.example"), issuer)
-        };
-        let ca = own("ca", None);
-        own("plane", Some(&ca));
-        own("node", Some(&ca));
-        let file = |name: &str| folder.join(name).display().to_string();
-        let common = |name: &str| {
-            format!(
-                "common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [{{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }} }}], validation_context: {{ trusted_ca: {{ filename: {} }} }} }}",
-                file(&format!("{name}.crt")),
-                file(&format!("{name}.key")),
-                file("ca.crt")
-            )
-        };
-        let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
-        // Envoy stands before the control plane, and lets nobody in without a certificate.
-        let gate = format!(
-            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\nstatic_resources:\n  listeners:\n  - name: gate\n    stat_prefix: gate\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - transport_socket: {{ name: tls, typed_config: {{ '@type': {tls}.DownstreamTlsContext, require_client_certificate: true, {} }} }}\n      filters: [{{ name: tcp, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: plane }} }}]\n  clusters:\n{}",
-            common("plane"),
-            way_to_plane(
-                "plane",
-                &format!(
-                    "socket_address: {{ address: 127.0.0.1, port_value: {} }}",
-                    stage.plane.address().port()
-                ),
-                ""
-            )
-        );
-        let envoy = binaries::envoy().unwrap();
-        let gate = Proxy::start(&envoy, &gate, &folder.join("gate"))
-            .await
-            .unwrap();
+        let gate = gate(stage, "plane.example").await;
         let port = gate.listener("gate").expect("the gate is open").port();
         let address = format!("socket_address: {{ address: 127.0.0.1, port_value: {port} }}");
-        let with = |more: &str| {
-            format!(
-                "transport_socket: {{ name: tls, typed_config: {{ '@type': {tls}.UpstreamTlsContext, sni: plane.example, {more} }} }}"
-            )
-        };
-        stage.clusters = way_to_plane("secure", &address, &with(&common("node")));
+        let tls = format!(
+            "transport_socket: {{ name: tls, typed_config: {{ '@type': {TLS}.UpstreamTlsContext, sni: plane.example, {} }} }}",
+            common_tls(&stage.folder, "node")
+        );
+        stage.clusters = way_to_plane("secure", &address, &tls);
         comes_from(stage, "secure").await;
         let (_, stats) = admin_get(
             gate.admin_address(),

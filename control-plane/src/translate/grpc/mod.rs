@@ -191,6 +191,17 @@ fn of_grpc<'p>(made: &OfService, number: u16, of_port: &'p OfPort) -> Option<&'p
     }))
 }
 
+/// Cluster and endpoints of a port for gRPC; none if it cannot be called. What changes the endpoints alone does not change
+/// whether it can.
+pub(super) fn cluster_of<'p>(
+    made: &OfService,
+    number: u16,
+    of_port: &'p OfPort,
+) -> Option<(&'p Arc<Resource>, &'p Arc<Resource>)> {
+    let made = of_grpc(made, number, of_port)?;
+    Some((made.cluster.as_ref()?, &made.endpoints))
+}
+
 fn front(service: &Service, port: &ServicePort, table: &Resource) -> Front {
     let name = cluster_name(&service.key, port.number);
     let fault = json!({"name": FAULT, "typed_config": typed(FAULT_TYPE, json!({}))});

@@ -9,6 +9,7 @@ mod server_name;
 mod state;
 mod text;
 mod tls;
+mod xfcc;
 
 pub(super) use address::{AddressPart, Attempt, End};
 pub(super) use count::Count;
@@ -22,6 +23,7 @@ pub(super) use state::{FilterStateForm, MetadataSource};
 pub(super) use text::Text;
 pub(crate) use text::stream_id;
 pub(super) use tls::{TlsPart, TlsSide};
+pub(super) use xfcc::XfccKey;
 
 use grpc::grpc_status_of;
 use serde_json::Value;
@@ -31,6 +33,7 @@ use state::{MetadataValue, StateValue, write_metadata, write_state};
 use super::subject::{NamedCluster, NamedRoute};
 use super::time::TimeFormat;
 use super::{FormatData, json, query};
+use crate::cel::{Activation, Expression, Value as CelValue};
 use crate::net::Address;
 use crate::stream_info::{FilterState, UpstreamInfo};
 
@@ -103,6 +106,13 @@ pub(super) enum Operator {
         operators: Box<[Operator]>,
         max: Option<usize>,
     },
+    Xfcc(XfccKey),
+    Cel {
+        expression: Box<Expression>,
+        /// As JSON it keeps its type.
+        typed: bool,
+        max: Option<usize>,
+    },
 }
 
 impl Operator {
@@ -152,6 +162,14 @@ impl Operator {
             Self::ServerName { first, host } => server_name(*first, *host, data, out),
             Self::Details { allow_whitespace } => details(*allow_whitespace, data, out),
             Self::Coalesce { operators, max } => coalesce(operators, *max, data, out),
+            Self::Xfcc(key) => key.write(data, out),
+            Self::Cel {
+                expression, max, ..
+            } => {
+                let value = expression.evaluate(&Activation::of_formatter(data));
+                let text = value.as_ref().map(CelValue::print);
+                append(out, text.as_deref().map(|text| cut(text, *max)))
+            }
         }
     }
 
@@ -194,6 +212,21 @@ impl Operator {
                 }
                 true
             }),
+            Self::Cel {
+                expression,
+                typed: true,
+                max,
+            } => {
+                let value = expression.evaluate(&Activation::of_formatter(data));
+                match value.as_ref().and_then(CelValue::to_json) {
+                    None | Some(Value::Null) => return false,
+                    Some(Value::String(text)) => {
+                        json::write_string(cut(text.as_bytes(), *max), out);
+                    }
+                    Some(value) => json::write_value(&value, out),
+                }
+                true
+            }
             Self::Coalesce { operators, max } => {
                 let start = out.len();
                 operators.iter().any(|operator| {

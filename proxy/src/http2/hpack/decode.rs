@@ -236,9 +236,14 @@ impl Decoder {
     }
 
     /// Gives back what the last block needed.
-    pub(crate) fn give_back_buffers(&mut self) {
-        self.name = Vec::new();
-        self.value = Vec::new();
+    pub(crate) fn give_back_buffers(&mut self) -> [Vec<u8>; 2] {
+        [&mut self.name, &mut self.value].map(std::mem::take)
+    }
+
+    /// Takes what another decoder has given back.
+    pub(crate) fn lend_buffers(&mut self, [name, value]: [Vec<u8>; 2]) {
+        self.name = name;
+        self.value = value;
     }
 }
 

@@ -20,18 +20,19 @@ const NEVER_INDEXED: Form = Form(0x10, 4);
 
 /// Where a field may be found, by a hash of it. What is found is compared, so that an old hint does no harm.
 struct Hints {
-    /// Fields that were seen.
-    seen: [u32; SEEN],
-    /// Numbers of entries by the hash of the field, and by that of the name.
-    fields: [u32; SLOTS],
-    names: [u32; SLOTS],
+    /// Fields that were seen: a part of the hash that does not say their place.
+    seen: [u16; SEEN],
+    /// Numbers of entries by the hash of the field, and by that of the name. Every connection has these: they are small, and
+    /// entries behind the newest 256 of a table beyond the usual size are not found.
+    fields: [u8; SLOTS],
+    names: [u8; SLOTS],
 }
 
 /// The encoder of one connection.
 pub struct Encoder {
     table: Table,
-    /// Entries that were ever put into the table; the newest has this number.
-    newest: u32,
+    /// Entries that were ever put into the table, modulo 256; the newest has this number.
+    newest: u8,
     hints: Option<Box<Hints>>,
     /// Table sizes to tell the peer before the next block: the smallest that was set since, and the last.
     resize: Option<(usize, usize)>,
@@ -134,7 +135,8 @@ impl Encoder {
         let newest = self.newest;
         let hints = self.hints.get_or_insert_with(Hints::new);
         // How far an entry is behind the newest one, if it is still there.
-        let place = newest.wrapping_sub(hints.fields[field_hash as usize % SLOTS]) as usize;
+        let place = newest.wrapping_sub(hints.fields[field_hash as usize % SLOTS]);
+        let place = usize::from(place);
         if let Some(entry) = self.table.get(place)
             && entry.name() == name
             && entry.value() == value
@@ -142,14 +144,16 @@ impl Encoder {
             return integer(out, 0x80, 7, STATIC.len() + 1 + place);
         }
         let number = static_name(known, name).or_else(|| {
-            let place = newest.wrapping_sub(hints.names[name_hash as usize % SLOTS]) as usize;
+            let place = newest.wrapping_sub(hints.names[name_hash as usize % SLOTS]);
+            let place = usize::from(place);
             let entry = self.table.get(place)?;
             (entry.name() == name).then_some(STATIC.len() + 1 + place)
         });
         let number = number.unwrap_or(0);
         let small = (name.len() + value.len() + 32) * 2 <= self.table.max();
         let seen = &mut hints.seen[field_hash as usize % SEEN];
-        let comes_again = std::mem::replace(seen, field_hash) == field_hash;
+        let rest = u16::try_from(field_hash >> 16).unwrap_or(0);
+        let comes_again = std::mem::replace(seen, rest) == rest;
         if !small || !comes_again {
             return self.literal(NOT_INDEXED, number, (name, value), out);
         }

@@ -32,6 +32,9 @@ pub trait ServerStream {
     /// Writes what is queued, and is ready when nothing remains.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// The response is complete, and once it is flushed the connection is closed: a codec may send both together.
+    fn flush_with_close(&mut self) {}
+
     /// Sends a 1xx.
     fn send_informational(&mut self, head: &ResponseHead);
 
@@ -66,6 +69,9 @@ impl<S: ServerStream + ?Sized> ServerStream for &mut S {
     }
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_flush(cx)
+    }
+    fn flush_with_close(&mut self) {
+        (**self).flush_with_close();
     }
     fn send_informational(&mut self, head: &ResponseHead) {
         (**self).send_informational(head);

@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::direction::Direction;
 use super::{ChainEnv, Filters, Flow, Piece};
-use crate::http::{EndStream, Fields};
-use crate::http_filters::{HeadersStatus, LocalBoxFuture};
+use crate::http::{EndStream, Fields, RequestHead};
+use crate::http_filters::{HeadersStatus, LocalBoxFuture, Recreate};
 
 /// One direction of a chain: what each filter holds back, and what has come out.
 pub struct Chain<D> {
@@ -246,7 +246,47 @@ impl<D: Direction> Chain<D> {
                 Flow::Done
             }
             HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
+            HeadersStatus::Recreate(recreate) => {
+                if Self::aim_anew(*recreate, filters, env) {
+                    return Flow::Recreate;
+                }
+                filters.list[index].0.on_recreate_refused();
+                let flow = self.run_headers(position + 1, filters, env, end);
+                self.after_head(position, resume, flow, filters, env)
+            }
         }
+    }
+
+    /// Lets the stream ask for something else; false if there is no route for it. Then the request asks for what it did, while
+    /// its other fields stay changed, as in Envoy.
+    #[cold]
+    fn aim_anew(recreate: Recreate, filters: &mut Filters, env: &mut ChainEnv<'_>) -> bool {
+        let Recreate {
+            request,
+            state: (name, state),
+        } = recreate;
+        let old = std::mem::replace(env.request, request);
+        if let Some(slots) = env.routes.resolve(env.request, env.info) {
+            filters.renumber(&slots);
+        }
+        if env.info.route.is_some() || env.info.requires_tls {
+            env.info.filter_state.set(name, state);
+            return true;
+        }
+        env.request.set_method(old.method_bytes());
+        for (value, set) in [
+            (
+                old.scheme(),
+                RequestHead::set_scheme as fn(&mut RequestHead, &[u8]),
+            ),
+            (old.authority(), RequestHead::set_authority),
+            (old.path(), RequestHead::set_path),
+        ] {
+            if let Some(value) = value {
+                set(env.request, value);
+            }
+        }
+        false
     }
 
     /// Chooses the route again if a filter has cleared it.

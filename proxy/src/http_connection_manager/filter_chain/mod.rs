@@ -91,6 +91,8 @@ pub enum Flow {
     Done,
     /// A filter answers itself.
     LocalReply(LocalReply),
+    /// The stream begins anew, with the request head and the route that are in the environment now.
+    Recreate,
     /// More was to be buffered than the limit allows: 413 for a request, 500 for a response.
     BufferFull,
 }

@@ -24,6 +24,7 @@ use super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
 use super::local_reply::protocol_error_reply;
 use super::manager::{Hcm, Routes, max_stream_duration};
+use super::premature_resets::EndedStreams;
 use super::routing::Routing;
 use super::timer::{Timer, nearer};
 use crate::formatter::FormatData;
@@ -31,6 +32,7 @@ use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::router::{Router, RouterEvent};
 use crate::http_filters::{Effects, LocalReply};
 use crate::network_filters::DrainSignal;
+use crate::overload::{OverloadState, ScaledTimer};
 use crate::stream_info::{ResponseFlag, StreamInfo};
 
 /// A stream from its head to its log line.
@@ -45,6 +47,8 @@ pub(super) struct Stream<S: ServerStream> {
     encode: Chain<Encode>,
     router: Router,
     effects: Effects,
+    /// How often it has begun anew.
+    recreations: u32,
     request: Half,
     response: Half,
     /// The response goes out as it is, past the filters.
@@ -57,6 +61,8 @@ pub(super) struct Stream<S: ServerStream> {
     was_polled: bool,
     /// Tells an HTTP/1 connection to end; an HTTP/2 connection sees to that itself.
     drain: Option<Rc<dyn DrainSignal>>,
+    /// Of HTTP/2: who hears that the connection is to end with its streams.
+    connection: Option<Rc<EndedStreams>>,
     /// The response ended before the request had.
     ended_early: bool,
     /// The client reset the stream or went away.
@@ -163,6 +169,7 @@ impl<S: ServerStream> Stream<S> {
             encode: Chain::default(),
             router,
             effects: Effects::default(),
+            recreations: 0,
             request: Half::Start,
             response: Half::Start,
             bypass_encode: false,
@@ -172,6 +179,7 @@ impl<S: ServerStream> Stream<S> {
             close_connection: false,
             was_polled: false,
             drain: None,
+            connection: None,
             ended_early: false,
             client_gone: false,
             held_back: Vec::new(),
@@ -291,6 +299,11 @@ impl<S: ServerStream> Stream<S> {
         self.local_reply(LocalReply::new(408, details).with_body(body));
     }
 
+    /// Says who ends the connection of an HTTP/2 stream.
+    pub(super) fn set_connection(&mut self, ended: &Rc<EndedStreams>) {
+        self.connection = Some(ended.clone());
+    }
+
     /// Ends the connection after this stream, whatever the stream does, or when `drain` says so until its head is sent.
     pub(super) fn set_close_connection(&mut self, close: bool, drain: &Rc<dyn DrainSignal>) {
         self.close_connection |= close;
@@ -364,8 +377,11 @@ impl<S: ServerStream> Stream<S> {
         if self.deadlines.flush.is_some() && self.poll_broken(cx) {
             return Poll::Ready(());
         }
+        let timeouts = &self.hcm.config.timeouts;
+        if !self.ended_early && timeouts.delayed_close.is_some() {
+            self.codec.flush_with_close();
+        }
         if self.codec.poll_flush(cx).is_pending() {
-            let timeouts = &self.hcm.config.timeouts;
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
             let deadline = *self
                 .deadlines
@@ -403,7 +419,11 @@ impl<S: ServerStream> Stream<S> {
         loop {
             let own = nearer(
                 nearer(self.deadlines.request, self.deadlines.max_duration),
-                nearer(self.deadlines.idle, self.deadlines.log_flush),
+                nearer(
+                    self.idle_end()
+                        .map(|end| self.overload().look_at(ScaledTimer::StreamIdle, end)),
+                    self.deadlines.log_flush,
+                ),
             );
             let nearest = nearer(own, self.router.deadline());
             if !timer.poll(nearest, cx) {
@@ -449,7 +469,7 @@ impl<S: ServerStream> Stream<S> {
             self.deadlines.request = None;
             self.hcm.config.stats.downstream_rq_timeout().inc();
             self.time_out("request timeout", "request_overall_timeout", None);
-        } else if passed(self.deadlines.idle) {
+        } else if passed(self.idle_end()) {
             self.deadlines.idle = None;
             self.hcm.config.stats.downstream_rq_idle_timeout().inc();
             self.info()
@@ -471,6 +491,17 @@ impl<S: ServerStream> Stream<S> {
             self.info().response_code_details = Some(details.into());
             self.break_off(StreamReset::LocalReset);
         }
+    }
+
+    /// When the stream will have been idle for too long, as it is at the moment.
+    fn idle_end(&self) -> Option<Instant> {
+        let (idle, after) = (self.deadlines.idle?, self.deadlines.idle_after?);
+        let end = |since| self.overload().end(ScaledTimer::StreamIdle, after, since);
+        idle.checked_sub(after).map(end)
+    }
+
+    fn overload(&self) -> &OverloadState {
+        &self.hcm.worker.server.overload
     }
 
     /// Something moved: the stream is not idle.
@@ -711,6 +742,7 @@ impl<S: ServerStream> Stream<S> {
         match flow {
             Flow::Done => {}
             Flow::LocalReply(reply) => return self.local_reply(reply),
+            Flow::Recreate => return self.recreate_for_filter(),
             Flow::BufferFull => {
                 self.hcm.config.stats.downstream_rq_too_large().inc();
                 let reply = LocalReply::new(413, "request_payload_too_large")
@@ -721,8 +753,13 @@ impl<S: ServerStream> Stream<S> {
         if self.response == Half::Done {
             return;
         }
+        let recreations = self.recreations;
         let mut pieces = self.decode.take();
         for piece in pieces.drain(..) {
+            if self.recreations != recreations {
+                // What is left belongs to the stream that there was.
+                return;
+            }
             let event = match piece {
                 Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
                 Piece::Data(data, end) => self.data_to_router(data, end),

@@ -17,19 +17,21 @@ impl<S: ServerStream> Stream<S> {
             head,
             body,
             trailers,
-            state,
         } = redirected;
         let Some(mut old) = self.record.take() else {
             return;
         };
-        old.info.response_code = Some(head.status);
+        self.recreations += 1;
         old.info.response_code_details = Some("internal_redirect".into());
-        old.response = Some(head);
+        if let Some(head) = head {
+            old.response = Some(head);
+        }
+        old.info.response_code = old.response.as_ref().map(|head| head.status);
         self.router.finish(&mut old.info);
         self.filters.complete(&mut old.info);
         self.hcm.finish_without_response(&old);
         let mut info = self.info_anew(&old.info);
-        state.store(&mut info);
+        info.filter_state.inherit(&old.info.filter_state);
         self.deadlines_anew(&info);
         let old = *old;
         self.record = Some(Box::new(Record {
@@ -47,6 +49,17 @@ impl<S: ServerStream> Stream<S> {
         self.upgrade = Upgrade::No;
         self.response = Half::Start;
         self.replay(body, trailers);
+    }
+
+    /// As `recreate`, for a filter that has no use for the response.
+    #[cold]
+    pub(super) fn recreate_for_filter(&mut self) {
+        self.router.abandon();
+        self.recreate(Redirected {
+            head: None,
+            body: Vec::new(),
+            trailers: None,
+        });
     }
 
     fn info_anew(&self, old: &StreamInfo) -> StreamInfo {

@@ -224,6 +224,7 @@ impl<S: ServerStream> Stream<S> {
         match flow {
             Flow::Done => {}
             Flow::LocalReply(reply) => return self.replace_response(reply),
+            Flow::Recreate => return self.recreate_for_filter(),
             Flow::BufferFull => {
                 self.hcm.config.stats.rs_too_large().inc();
                 let reply = LocalReply::new(500, "response_payload_too_large")
@@ -295,6 +296,7 @@ impl<S: ServerStream> Stream<S> {
             &hcm.worker.random,
         );
         let end = EndStream::from(body.is_empty());
+        let recreations = self.recreations;
         if self.bypass_encode {
             self.response = if end.is_end() {
                 Half::Received
@@ -306,7 +308,7 @@ impl<S: ServerStream> Stream<S> {
         } else {
             self.on_response_head(head, end);
         }
-        if !end.is_end() {
+        if !end.is_end() && self.recreations == recreations {
             self.on_response_data(body, EndStream::Yes);
         }
     }
@@ -337,6 +339,12 @@ impl<S: ServerStream> Stream<S> {
             && !request.method_bytes().is_empty()
         {
             status.apply(head, info);
+        }
+        if !self.close_connection && hcm.disables_keepalive(&info.connection) {
+            self.close_connection = true;
+            if let Some(ended) = &self.connection {
+                ended.drain();
+            }
         }
         self.close_connection |=
             hcm.must_close(request) || self.drain.as_ref().is_some_and(|drain| drain.is_draining());

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 use x509_parser::pem::Pem;
 
+use super::json::object;
 use super::status::Fault;
 use super::token::{Algorithm, BASE64_URL, Token};
 
@@ -49,8 +50,7 @@ enum Curve {
 impl KeySet {
     /// Reads a JWKS, or a map of key identifiers to certificates. Keys that cannot be used are left out while there are others.
     pub(super) fn parse(json: &[u8]) -> Result<Self, Fault> {
-        let object: Map<String, Value> =
-            serde_json::from_slice(json).map_err(|_| Fault::JwksJson)?;
+        let object = object(json).ok_or(Fault::JwksJson)?;
         let Some(list) = object.get("keys") else {
             return Self::of_certificates(&object);
         };

@@ -9,11 +9,11 @@
 //!
 //! Deviations: keys that a request makes the proxy fetch are shared by all workers, where each of Envoy's fetches its own.
 //! Deviations: RSA keys below 2048 bits verify nothing, and a PS signature must have a salt as long as its hash.
-//! Deviations: `extract_only_without_validation` is refused.
 //! Deviations: where several providers are asked, their keys are fetched one after the other.
 
 mod cache;
 mod extract;
+mod json;
 mod keys;
 mod provider;
 mod remote;

@@ -188,8 +188,10 @@ impl RemoteKeys {
         head.set_path(self.path.as_bytes());
         // What Envoy's fetcher sends.
         head.fields.append(Known::UserAgent, "Go-browser");
-        if !self.timeout.is_zero() {
-            let millis = self.timeout.as_millis().to_string();
+        let per_try = self.retry_policy.as_ref().and_then(|p| p.per_try_timeout);
+        let expected = per_try.unwrap_or(self.timeout);
+        if !expected.is_zero() {
+            let millis = expected.as_millis().to_string();
             head.fields.append("x-envoy-expected-rq-timeout-ms", millis);
         }
         let options = RequestOptions {

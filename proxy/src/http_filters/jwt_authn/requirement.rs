@@ -12,7 +12,7 @@ use super::status::Fault;
 use super::token::Token;
 use super::{Providers, WorkerState};
 use crate::config::{ConfigPath, Rejected};
-use crate::http::RequestHead;
+use crate::http::{HeaderName, RequestHead};
 
 /// A converted `JwtRequirement`.
 #[derive(Debug)]
@@ -31,6 +31,12 @@ pub(super) enum Requirement {
     All(Vec<Requirement>),
     Optional {
         tolerance: Tolerance,
+        extractor: Extractor,
+    },
+    /// Whatever is found is good; what is known of it only if it is.
+    ExtractOnly {
+        /// `verification_status_header`, which says that a token is not good.
+        status_header: HeaderName,
         extractor: Extractor,
     },
 }
@@ -61,6 +67,9 @@ pub(super) struct KeysNeeded(pub(super) usize);
 
 /// What came of a requirement; or which keys are needed first.
 type Outcome = Result<Result<(), Fault>, KeysNeeded>;
+
+/// The header by which others see that a token is not to be trusted.
+const SIGNATURE_VERIFIED: &str = "x-jwt-signature-verified";
 
 /// Deeper requirements than anybody writes.
 const MAX_DEPTH: usize = 32;
@@ -141,11 +150,17 @@ impl Requirement {
             }
             Some(RequiresType::AllowMissing(_)) => optional(Tolerance::Missing),
             Some(RequiresType::AllowMissingOrFailed(_)) => optional(Tolerance::MissingOrFailed),
-            Some(RequiresType::ExtractOnlyWithoutValidation(_)) => {
-                return Err(path
-                    .field("extract_only_without_validation")
-                    .reject("is not supported"));
-            }
+            Some(RequiresType::ExtractOnlyWithoutValidation(
+                pb::ExtractOnlyWithoutValidation {
+                    verification_status_header,
+                },
+            )) => Self::ExtractOnly {
+                status_header: HeaderName::new(match &*verification_status_header {
+                    "" => SIGNATURE_VERIFIED,
+                    name => name,
+                }),
+                extractor: Extractor::new(&providers.list),
+            },
         })
     }
 
@@ -172,6 +187,16 @@ impl Requirement {
                 tolerance,
                 extractor,
             } => request.tokens(extractor, None, Some(*tolerance)),
+            Self::ExtractOnly {
+                status_header,
+                extractor,
+            } => {
+                let status = request.look(extractor, None, true)?;
+                if status.is_err_and(|fault| fault != Fault::Missing) {
+                    request.head.fields.set(status_header, "false");
+                }
+                Ok(Ok(()))
+            }
             Self::All(children) => {
                 for child in children {
                     if let Err(fault) = child.examine(request)? {
@@ -217,6 +242,21 @@ impl Examination<'_> {
         claimed: Option<(usize, Option<&[Box<str>]>)>,
         tolerance: Option<Tolerance>,
     ) -> Outcome {
+        let status = self.look(extractor, claimed, tolerance.is_some())?;
+        Ok(match tolerance {
+            Some(Tolerance::MissingOrFailed) => Ok(()),
+            Some(Tolerance::Missing) if status == Err(Fault::Missing) => Ok(()),
+            _ => status,
+        })
+    }
+
+    /// What becomes of the last token that is looked at. `all`: bad ones do not end the look.
+    fn look(
+        &mut self,
+        extractor: &Extractor,
+        claimed: Option<(usize, Option<&[Box<str>]>)>,
+        all: bool,
+    ) -> Outcome {
         extractor.sanitize(self.head);
         let mut status = Err(Fault::Missing);
         let found = extractor.extract(self.head);
@@ -230,16 +270,12 @@ impl Examination<'_> {
             status = self.token(&token, claimed, &mut provider)?;
             if let Err(fault) = status {
                 self.note_failure(provider, fault);
-                if tolerance.is_none() {
+                if !all {
                     break;
                 }
             }
         }
-        Ok(match tolerance {
-            Some(Tolerance::MissingOrFailed) => Ok(()),
-            Some(Tolerance::Missing) if status == Err(Fault::Missing) => Ok(()),
-            _ => status,
-        })
+        Ok(status)
     }
 
     fn token(

@@ -5,6 +5,7 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
+use super::json::object;
 use super::status::Fault;
 
 /// base64url, with or without padding.
@@ -169,10 +170,6 @@ impl Token {
 
 fn decode(text: &str) -> Option<Vec<u8>> {
     BASE64_URL.decode(text).ok()
-}
-
-fn object(json: &[u8]) -> Option<Map<String, Value>> {
-    serde_json::from_slice(json).ok()
 }
 
 /// A string that may be missing; then it is empty.

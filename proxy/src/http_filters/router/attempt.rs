@@ -58,7 +58,7 @@ impl Router {
         }
         self.rewrite_host_for(&host, env);
         if env.info.scheme_matches_upstream {
-            let secure = cluster.info().transport.is_secure();
+            let secure = cluster.is_secure(&host);
             env.request
                 .set_scheme(if secure { b"https" } else { b"http" });
         }

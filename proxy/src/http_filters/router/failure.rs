@@ -46,7 +46,7 @@ impl Router {
     /// Tells outlier detection of an attempt that failed.
     pub(super) fn report_failure(&self, attempt: &UpstreamRequest, failure: &Failure) {
         let Some(cluster) = &self.cluster else { return };
-        if !cluster.info().detects_outliers() {
+        if !cluster.detects_outliers(attempt.host()) {
             return;
         }
         let result = match failure {

@@ -41,7 +41,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 pub use config::{RouterConfig, TYPE_NAME, WorkerRouter};
-pub use redirect::{RedirectState, Redirected};
+pub use redirect::{RedirectState, Redirected, Target};
 pub use strict::StrictHeader;
 pub use timeouts::limits;
 

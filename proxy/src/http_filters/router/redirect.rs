@@ -17,14 +17,12 @@ use crate::stream_info::{FilterStateObject, StreamInfo};
 /// A request that begins anew, where a redirect leads. Its head is that of the stream, changed already.
 #[derive(Debug)]
 pub struct Redirected {
-    /// The response that redirects.
-    pub head: ResponseHead,
+    /// The response that redirects; none where a filter sends the request elsewhere.
+    pub head: Option<ResponseHead>,
     /// The body of the request, whole.
     pub body: Vec<Bytes>,
     /// Its trailers.
     pub trailers: Option<Fields>,
-    /// What has to be known about the redirects so far.
-    pub state: Rc<RedirectState>,
 }
 
 /// The redirects that one request of a client has taken. Among the filter state as `num_internal_redirects`.
@@ -39,11 +37,6 @@ pub struct RedirectState {
 const STATE: &str = "num_internal_redirects";
 
 impl RedirectState {
-    /// Puts it into the filter state of the stream that follows.
-    pub fn store(self: Rc<Self>, info: &mut StreamInfo) {
-        info.filter_state.set(STATE, self);
-    }
-
     /// Notes that `from` leads to `to`. False if it has before.
     fn take(&self, from: &str, to: &str) -> bool {
         let mut taken = self.taken.borrow_mut();
@@ -58,6 +51,10 @@ impl RedirectState {
 impl FilterStateObject for RedirectState {
     fn serialize_as_string(&self) -> Option<String> {
         Some(self.count.get().to_string())
+    }
+
+    fn is_of_request(&self) -> bool {
+        true
     }
 }
 
@@ -89,14 +86,11 @@ impl Router {
         }
         let cluster = self.cluster.clone()?;
         let stats = &cluster.info().stats;
-        let state = match self.aim(env, head, policy, &selected) {
-            Ok(state) => state,
-            Err(refusal) => {
-                self.count_refusal(refusal);
-                stats.upstream_internal_redirect_failed_total().inc();
-                return None;
-            }
-        };
+        if let Err(refusal) = self.aim(env, head, policy, &selected) {
+            self.count_refusal(refusal);
+            stats.upstream_internal_redirect_failed_total().inc();
+            return None;
+        }
         stats.upstream_internal_redirect_succeeded_total().inc();
         let (mut body, mut trailers) = self.body.take_all().unwrap_or_default();
         if head.status == 303 && !matches!(env.request.method(), Method::Get | Method::Head) {
@@ -115,10 +109,9 @@ impl Router {
         self.reset_slow_attempts(env);
         self.route_deadline = None;
         Some(RouterEvent::Redirected(Box::new(Redirected {
-            head: head.clone(),
+            head: Some(head.clone()),
             body,
             trailers,
-            state,
         })))
     }
 
@@ -129,7 +122,7 @@ impl Router {
         head: &ResponseHead,
         policy: &InternalRedirectPolicy,
         selected: &SelectedRoute,
-    ) -> Result<Rc<RedirectState>, Refusal> {
+    ) -> Result<(), Refusal> {
         let location = head.fields.get(Known::Location).ok_or(Refusal::Request)?;
         if !self.body.is_whole() || env.request.path().is_none() {
             return Err(Refusal::Request);
@@ -171,7 +164,7 @@ impl Router {
         env.request
             .fields
             .set(Known::EnvoyOriginalUrl, original.concat());
-        Ok(state)
+        Ok(())
     }
 
     fn count_refusal(&self, refusal: Refusal) {
@@ -199,7 +192,7 @@ fn state_of(info: &mut StreamInfo) -> Rc<RedirectState> {
             taken: state.taken.clone(),
         });
     let state = Rc::new(known.unwrap_or_default());
-    state.clone().store(info);
+    info.filter_state.set(STATE, state.clone());
     state
 }
 
@@ -246,16 +239,18 @@ fn copy_fields(policy: &InternalRedirectPolicy, head: &ResponseHead, request: &m
 
 /// Where a redirect leads.
 #[derive(Debug, PartialEq, Eq)]
-struct Target<'a> {
-    scheme: &'a [u8],
-    authority: &'a [u8],
+pub struct Target<'a> {
+    /// Such as `https`.
+    pub scheme: &'a [u8],
+    /// Host and port.
+    pub authority: &'a [u8],
     /// Path and query, without fragment.
-    path: Vec<u8>,
+    pub path: Vec<u8>,
 }
 
 impl<'a> Target<'a> {
     /// Reads an absolute URL. None for anything else.
-    fn parse(location: &'a [u8]) -> Option<Self> {
+    pub fn parse(location: &'a [u8]) -> Option<Self> {
         let colon = location.windows(3).position(|part| part == b"://")?;
         let (scheme, rest) = (&location[..colon], &location[colon + 3..]);
         if scheme.is_empty() || !scheme.iter().all(u8::is_ascii_alphabetic) {

@@ -6,6 +6,7 @@ use super::{Router, RouterEvent};
 use crate::http::{HeaderName, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
+use crate::overload::LoadShedPoint;
 use crate::route::{DirectResponse, https_location};
 use crate::stream_info::ResponseFlag;
 
@@ -94,10 +95,11 @@ impl Router {
         }
         let cluster = self.cluster.as_ref()?;
         if !cluster.is_in_maintenance(&env.worker.random) {
-            return match cluster.drop_overload() {
+            let dropped = match cluster.drop_overload() {
                 0 => None,
                 per_million => self.drop_overload(env, per_million),
             };
+            return dropped.or_else(|| self.shed(env));
         }
         env.info.response_flags.set(ResponseFlag::UpstreamOverflow);
         self.charge(503, env);
@@ -106,6 +108,21 @@ impl Router {
         if !self.shared.config.suppress_envoy_headers {
             reply = reply.with_header(HeaderName::new("x-envoy-overloaded"), "true");
         }
+        Some(self.reply(env, reply))
+    }
+
+    /// The overload manager turns some requests away here.
+    fn shed(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        let worker = &env.worker;
+        let shed = &worker.server.overload.load_shed;
+        if env.info.connection.listener.bypass_overload_manager
+            || !shed.sheds(LoadShedPoint::RouterDecode, || worker.random.next())
+        {
+            return None;
+        }
+        self.shared.stats.rq_overload_local_reply().inc();
+        env.info.attempt_count = 1;
+        let reply = LocalReply::new(503, "overload").with_body("envoy overloaded");
         Some(self.reply(env, reply))
     }
 

@@ -51,7 +51,7 @@ impl Router {
     /// Tells outlier detection of a response.
     pub(super) fn report_response(&self, head: &ResponseHead) {
         if let (State::Attempt(attempt), Some(cluster)) = (&self.state, &self.cluster)
-            && cluster.info().detects_outliers()
+            && cluster.detects_outliers(attempt.host())
         {
             let grpc = head.fields.get_str(Known::GrpcStatus);
             let grpc = grpc.filter(|_| self.is_grpc);

@@ -295,7 +295,8 @@ impl UpstreamFilters {
 
     fn after_decode(&mut self, flow: Flow) -> Result<(), LocalReply> {
         match flow {
-            Flow::Done => {}
+            // Of a stream within a stream nothing begins anew.
+            Flow::Done | Flow::Recreate => {}
             Flow::LocalReply(reply) => return Err(reply),
             Flow::BufferFull => {
                 let body = Bytes::from_static(b"Payload Too Large");
@@ -315,7 +316,8 @@ impl UpstreamFilters {
 
     fn after_encode(&mut self, flow: Flow) -> Result<(), LocalReply> {
         match flow {
-            Flow::Done => {}
+            // Of a stream within a stream nothing begins anew.
+            Flow::Done | Flow::Recreate => {}
             Flow::LocalReply(reply) => return Err(reply),
             Flow::BufferFull => {
                 let body = Bytes::from_static(b"Internal Server Error");

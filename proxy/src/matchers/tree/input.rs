@@ -30,8 +30,10 @@ pub struct MatchingData<'a> {
 }
 
 /// One thing that is looked at.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Input {
+    /// All that an expression may ask.
+    Attributes,
     RequestHeader(HeaderKey),
     ResponseHeader(HeaderKey),
     QueryParameter(Box<[u8]>),
@@ -75,6 +77,7 @@ impl DataInput {
     }
 }
 
+const ATTRIBUTES: &str = "xds.type.matcher.v3.HttpAttributesCelMatchInput";
 const NETWORK: &str = "envoy.extensions.matching.common_inputs.network.v3.";
 const SSL: &str = "envoy.extensions.matching.common_inputs.ssl.v3.";
 const HTTP: &str = "envoy.type.matcher.v3.";
@@ -87,6 +90,9 @@ impl Input {
         let config = extension(proto, path)?;
         let path = path.field("typed_config");
         let name = &*config.type_name;
+        if name == ATTRIBUTES {
+            return Ok(Self::Attributes);
+        }
         if let Some(name) = name.strip_prefix(NETWORK) {
             Self::network(name, &config, &path)
         } else if let Some(name) = name.strip_prefix(HTTP) {
@@ -108,7 +114,8 @@ impl Input {
     pub(super) fn needs_request(&self) -> bool {
         matches!(
             self,
-            Self::RequestHeader(_)
+            Self::Attributes
+                | Self::RequestHeader(_)
                 | Self::ResponseHeader(_)
                 | Self::QueryParameter(_)
                 | Self::Status
@@ -183,6 +190,7 @@ impl Input {
         let owned = |text: String| Cow::Owned(text.into_bytes());
         let connection = data.connection;
         match self {
+            Self::Attributes => None,
             Self::RequestHeader(key) => header(data.request?, key),
             Self::ResponseHeader(key) => header(data.response?, key),
             Self::QueryParameter(name) => {
@@ -295,6 +303,7 @@ fn filter_state(data: &MatchingData<'_>, key: &str) -> Option<String> {
 }
 
 const SUPPORTED: &[&str] = &[
+    ATTRIBUTES,
     "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
     "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput",
     "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",

@@ -7,9 +7,10 @@
 //! `envoy.extensions.matching.common_inputs.network.v3`, `{SourceIPInput,SourcePortInput,DirectSourceIPInput,SourceTypeInput,
 //! DestinationIPInput,DestinationPortInput,ServerNameInput,TransportProtocolInput,ApplicationProtocolInput,FilterStateInput,
 //! DynamicMetadataInput}`, and `envoy.extensions.matching.common_inputs.ssl.v3.{UriSanInput,DnsSanInput,SubjectInput}`.
-//! Type URLs of matchers: `envoy.extensions.matching.input_matchers.{ip,metadata,runtime_fraction}.v3`.
+//! Type URLs of matchers: `envoy.extensions.matching.input_matchers.{ip,metadata,runtime_fraction}.v3`, and
+//! `xds.type.matcher.v3.CelMatcher` with its input `HttpAttributesCelMatchInput`.
 //!
-//! Deviations: CEL, consistent hashing and maps by address or domain (`custom_match` of a tree) are refused.
+//! Deviations: consistent hashing and maps by address or domain (`custom_match` of a tree) are refused.
 
 mod condition;
 mod input;

@@ -168,7 +168,7 @@ impl UpstreamTls {
             done: Rc::default(),
         };
         Ok(Handshake {
-            connection: Connection::Client(connection),
+            connection: Box::new(Connection::Client(connection)),
             role: Role::Client(role),
             report: None,
             first: Vec::new(),

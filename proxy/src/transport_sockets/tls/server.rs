@@ -438,7 +438,7 @@ impl Accepting {
         let connection = ChosenCertificate::with(shown, || exchange(None, &[], &mut report, begin));
         match connection {
             Ok(connection) => Ok(Handshake {
-                connection: Connection::Server(connection),
+                connection: Box::new(Connection::Server(connection)),
                 role: Role::Server(self.role.take()),
                 report,
                 first: self.hello.get(..FIRST).unwrap_or(&self.hello).to_vec(),

@@ -32,6 +32,8 @@ pub(super) struct TlsStream {
     unread: BytesMut,
     /// How much of what a write was given is encrypted already; the same bytes are given again until the socket has taken them.
     encrypted: usize,
+    /// What is encrypted goes out together with our close.
+    held: bool,
     /// The peer has closed the stream below.
     eof: bool,
     /// Who is told when a record is not as it must be.
@@ -57,7 +59,7 @@ enum State {
 
 /// A handshake under way.
 pub(super) struct Handshake {
-    pub(super) connection: Connection,
+    pub(super) connection: Box<Connection>,
     pub(super) role: Role,
     pub(super) report: Option<Report>,
     /// The first bytes that came, to tell what else than TLS a peer speaks.
@@ -92,6 +94,7 @@ impl TlsStream {
             state,
             unread: BytesMut::new(),
             encrypted: 0,
+            held: false,
             eof: false,
             watch: None,
         }
@@ -160,7 +163,7 @@ impl TlsStream {
             self.watch = Some(role.into_watch());
             return match result {
                 Ok(()) => {
-                    self.state = State::Open(Box::new(connection));
+                    self.state = State::Open(connection);
                     Poll::Ready(Ok(()))
                 }
                 Err(error) => Poll::Ready(Err(error)),
@@ -266,7 +269,10 @@ impl TlsStream {
             if self.encrypted == 0 {
                 self.encrypted = connection.writer().write_vectored(bufs)?;
             }
-            ready!(poll_drain(&mut self.io, connection, cx))?;
+            let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+            if !self.held || self.encrypted < total {
+                ready!(poll_drain(&mut self.io, connection, cx))?;
+            }
             if self.encrypted > 0 || bufs.iter().all(|buf| buf.is_empty()) {
                 return Poll::Ready(Ok(std::mem::take(&mut self.encrypted)));
             }
@@ -492,6 +498,11 @@ impl IoLayer for TlsStream {
     fn below(&self) -> &Io {
         &self.io
     }
+
+    fn hold(&mut self) {
+        self.held = true;
+        self.io.hold();
+    }
 }
 
 impl AsyncRead for TlsStream {
@@ -529,6 +540,7 @@ impl AsyncWrite for TlsStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         match &mut this.state {
+            State::Open(_) if this.held => {}
             State::Open(connection) | State::Closed(connection) => {
                 ready!(poll_drain(&mut this.io, connection, cx))?;
             }
@@ -561,3 +573,78 @@ const SCRATCH_SIZE: usize = 33 * 1024;
 const MOST_PLAINTEXT: usize = 16 * 1024;
 /// How many bytes tell what a peer speaks.
 const FIRST: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// Both sides of a connection whose handshake is over.
+    fn established() -> (ServerConnection, ClientConnection) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        config.send_tls13_tickets = 0;
+        let mut server = ServerConnection::new(Arc::new(config)).unwrap();
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("a.test").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        while server.is_handshaking() || client.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            let mut read = &wire[..];
+            while !read.is_empty() {
+                server.read_tls(&mut read).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            let mut read = &wire[..];
+            while !read.is_empty() {
+                client.read_tls(&mut read).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        (server, client)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_goes_out_with_the_close() {
+        let (server, mut client) = established();
+        let (near, mut far) = duplex(4096);
+        let mut stream = TlsStream::new(Io::from(near), State::Open(Box::new(server.into())));
+        stream.hold();
+        stream.write_all(b"the last").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut wire = [0; 4096];
+        let mut none = ReadBuf::new(&mut wire);
+        let early =
+            Pin::new(&mut far).poll_read(&mut Context::from_waker(Waker::noop()), &mut none);
+        assert!(early.is_pending(), "nothing is sent yet");
+        stream.shutdown().await.unwrap();
+        let count = far.read(&mut wire).await.unwrap();
+        client.read_tls(&mut &wire[..count]).unwrap();
+        let state = client.process_new_packets().unwrap();
+        assert_eq!(state.plaintext_bytes_to_read(), 8);
+        assert!(state.peer_has_closed(), "one packet carries both");
+    }
+}

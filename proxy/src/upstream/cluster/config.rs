@@ -1,14 +1,16 @@
 //! `envoy.config.cluster.v3.Cluster` becomes a cluster.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/cluster.proto>
-//! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` in `cluster_type`.
+//! Type URLs: `envoy.extensions.clusters.dns.v3.DnsCluster` and `envoy.extensions.clusters.aggregate.v3.ClusterConfig` in
+//! `cluster_type`.
 //! Deviations: `typed_filter_metadata` is not kept, and the stats below `zone.` are not.
-//! Deviations: discovery by original destination is refused by name; a cluster has one health check at most.
+//! Deviations: discovery by original destination is refused by name.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
+use outrigger_proto::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig as AggregateConfig;
 use pb::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 
 use super::ClusterSettings;
@@ -24,8 +26,8 @@ use crate::http_filters::chain_config::ChainConfig;
 use crate::matchers::metadata_from_proto;
 use crate::server::{FactoryContext, InitManager, ServerContext};
 use crate::stream_info::DynamicMetadata;
-use crate::upstream::health_check::HealthCheckConfig;
-use crate::upstream::load_balancer::LegacyPolicy;
+use crate::upstream::health_check::{HealthCheckConfig, HealthCheckNames};
+use crate::upstream::load_balancer::{LegacyPolicy, LoadBalancerSettings, Policy};
 use crate::upstream::outlier_detection::OutlierDetectionConfig;
 use crate::upstream::shared_cluster::stats_scope;
 
@@ -43,6 +45,8 @@ pub struct ClusterConfig {
     pub(in crate::upstream) dns: Option<DnsSettings>,
     /// None: all endpoints are configured, or found by DNS.
     pub(in crate::upstream) eds: Option<EdsSettings>,
+    /// The clusters whose hosts it has; none: it has its own.
+    pub(in crate::upstream) members: Option<Vec<String>>,
     /// Whether it says itself how sockets are bound.
     pub(in crate::upstream) has_bind_config: bool,
     /// Whether the cluster is used only when its names are resolved. Default true.
@@ -52,23 +56,34 @@ pub struct ClusterConfig {
     /// `HttpProtocolOptions.http_filters`; none: the router's count.
     pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
     pub(in crate::upstream) transport: UpstreamTransport,
-    pub(in crate::upstream) health_check: Option<Arc<HealthCheckConfig>>,
+    pub(in crate::upstream) health_checks: Box<[Arc<HealthCheckConfig>]>,
     pub(in crate::upstream) outlier_detection: Option<Arc<OutlierDetectionConfig>>,
     /// What must be there before the cluster may be used, beside its hosts.
     pub(in crate::upstream) init: InitManager,
 }
 
+const AGGREGATE_CLUSTER: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 
 impl ClusterConfig {
+    /// Converts a cluster whose health checks have no names. `path` is that of the cluster.
+    pub fn from_proto(
+        proto: pb::Cluster,
+        server: &Arc<ServerContext>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::with_names(proto, &HealthCheckNames::default(), server, path)
+    }
+
     /// Converts a cluster. `path` is that of the cluster.
     #[allow(
         deprecated,
         clippy::too_many_lines,
         reason = "the older fields are decided like all others, and there are many"
     )]
-    pub fn from_proto(
+    pub fn with_names(
         proto: pb::Cluster,
+        names: &HealthCheckNames,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
@@ -207,15 +222,13 @@ impl ClusterConfig {
             path.optional("outlier_detection", outlier_detection, |proto, path| {
                 OutlierDetectionConfig::from_proto(proto, &server.runtime, path).map(Arc::new)
             });
-        let health_check = match health_checks.len() {
-            0..=1 => path.each("health_checks", health_checks, |proto, path| {
-                HealthCheckConfig::from_proto(proto, &cx, path).map(Arc::new)
-            }),
-            many => Err(path
-                .field("health_checks")
-                .reject(format!("has {many} health checks, and one is supported"))),
-        };
-        let health_check = health_check.map(|mut checks| checks.pop());
+        let named = names.check(health_checks.len(), path);
+        let mut index = 0..;
+        let health_checks = path.each("health_checks", health_checks, |proto, path| {
+            let name = names.get(index.next().unwrap_or_default());
+            let config = HealthCheckConfig::from_proto(proto, &cx, path)?;
+            Ok(Arc::new(config.named(name)))
+        });
         let pb::TrackClusterStats {
             timeout_budgets,
             request_response_sizes,
@@ -227,11 +240,16 @@ impl ClusterConfig {
             result?;
         }
         let (eds, assignment) = (eds?, assignment?);
-        let (health_check, outlier_detection) = (health_check?, outlier_detection?);
-        let dns = match discovery? {
-            Discovery::Dns(dns) => Some(dns),
-            Discovery::Static | Discovery::Eds => None,
+        let (health_checks, outlier_detection) = (health_checks?, outlier_detection?);
+        named?;
+        let (dns, members) = match discovery? {
+            Discovery::Dns(dns) => (Some(dns), None),
+            Discovery::Members(members) => (None, Some(members)),
+            Discovery::Static | Discovery::Eds => (None, None),
         };
+        if let (Ok(name), Ok(settings)) = (&name, &load_balancer) {
+            check_provided(name, members.is_some(), settings, path)?;
+        }
         if dns.is_none()
             && let Ok(settings) = &load_balancer
             && settings.policy.hashes_hostnames()
@@ -244,7 +262,7 @@ impl ClusterConfig {
             check_addresses(dns.as_ref(), &assignment, path)?;
         }
         let (http, http_filters) = http?;
-        if health_check.as_ref().is_some_and(|check| check.is_grpc())
+        if health_checks.iter().any(|check| check.is_grpc())
             && http.protocol == ProtocolChoice::Http1
         {
             return Err(path.reject(format!(
@@ -277,13 +295,14 @@ impl ClusterConfig {
             assignment,
             dns,
             eds,
+            members,
             has_bind_config,
             wait_for_warm: wait_for_warm_on_init.is_none_or(|v| v.value),
             timeout_budgets: timeout_budgets || track_timeout_budgets,
             request_response_sizes,
             http_filters,
             transport,
-            health_check,
+            health_checks: health_checks.into(),
             outlier_detection,
         })
     }
@@ -324,9 +343,29 @@ enum Discovery {
     Static,
     Dns(DnsSettings),
     Eds,
+    /// They are those of the clusters of these names.
+    Members(Vec<String>),
 }
 
-/// How hosts are found: by DNS, by EDS, or as they are configured.
+/// A type of cluster that brings its own load balancer takes no other, and all others have none.
+fn check_provided(
+    name: &str,
+    provides: bool,
+    settings: &LoadBalancerSettings,
+    path: &ConfigPath<'_>,
+) -> Result<(), Rejected> {
+    match (settings.policy == Policy::ClusterProvided, provides) {
+        (true, false) => Err(path.reject(format!(
+            "cluster provided LB specified but cluster '{name}' did not provide one. Check cluster documentation."
+        ))),
+        (false, true) => Err(path.reject(format!(
+            "cluster provided LB not specified but cluster '{name}' provided one. Check cluster documentation."
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// How hosts are found: by DNS, by EDS, as they are configured, or as other clusters find them.
 fn discovery(
     proto: Option<ClusterDiscoveryType>,
     legacy: LegacyDnsFields,
@@ -346,10 +385,23 @@ fn discovery(
             let path = path.key("cluster_type", &name);
             let config = TypedConfig::required("typed_config", typed_config, &path)?;
             let path = path.field("typed_config");
-            if config.type_name != DNS_CLUSTER {
-                return Err(config.unknown(&path, &[DNS_CLUSTER]));
+            match config.type_name.as_str() {
+                AGGREGATE_CLUSTER => {
+                    let AggregateConfig { clusters } = config.decode(&path)?;
+                    if clusters.is_empty() {
+                        return Err(path
+                            .field("clusters")
+                            .reject("is empty: at least one cluster is needed"));
+                    }
+                    legacy
+                        .convert(false, &path)
+                        .map(|_| Discovery::Members(clusters))
+                }
+                DNS_CLUSTER => {
+                    DnsSettings::from_proto(config.decode(&path)?, &path).map(Discovery::Dns)
+                }
+                _ => Err(config.unknown(&path, &[AGGREGATE_CLUSTER, DNS_CLUSTER])),
             }
-            DnsSettings::from_proto(config.decode(&path)?, &path).map(Discovery::Dns)
         }
         None => legacy.convert(false, path).map(|_| Discovery::Static),
     }

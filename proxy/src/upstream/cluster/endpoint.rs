@@ -134,7 +134,7 @@ impl LoadAssignment {
     }
 
     /// Every endpoint with the path of its place.
-    pub(super) fn each_endpoint(&self) -> impl Iterator<Item = &EndpointConfig> {
+    pub(in crate::upstream) fn each_endpoint(&self) -> impl Iterator<Item = &EndpointConfig> {
         self.localities
             .iter()
             .flat_map(|locality| &locality.endpoints)
@@ -271,7 +271,10 @@ impl From<core::Locality> for Locality {
 }
 
 impl EndpointConfig {
-    fn from_proto(proto: pb::LbEndpoint, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    pub(in crate::upstream) fn from_proto(
+        proto: pb::LbEndpoint,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let pb::LbEndpoint {
             health_status,
             metadata,

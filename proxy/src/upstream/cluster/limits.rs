@@ -79,11 +79,9 @@ fn budget(
         min_retry_concurrency,
     } = proto;
     let share = path.percent("budget_percent", budget_percent);
-    let interval = path.duration("budget_interval", budget_interval)?;
-    // Without an interval the budget counts what is in flight, which is all that is counted here.
-    let interval = path.unsupported_if_set("budget_interval", interval.filter(|i| !i.is_zero()));
+    let interval = path.duration("budget_interval", budget_interval);
     let share = share?.unwrap_or(0.2);
-    interval?;
+    let interval = interval?.unwrap_or_default();
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -92,6 +90,7 @@ fn budget(
     let budget_ppm = (share * 1_000_000.0).round() as u32;
     Ok(RetryBudget {
         budget_ppm,
+        interval,
         min_retry_concurrency: min_retry_concurrency.map_or(3, |v| v.value),
     })
 }

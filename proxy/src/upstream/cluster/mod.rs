@@ -64,10 +64,12 @@ pub struct ClusterInfo {
     pub timeout_budget_stats: Option<TimeoutBudgetStats>,
     /// With `track_cluster_stats.request_response_sizes`.
     pub request_response_size_stats: Option<RequestResponseSizeStats>,
+    /// The clusters whose hosts it has, in the order of their priorities; none: it has its own.
+    pub members: Option<Box<[ClusterId]>>,
     /// The filters of requests to it, in place of the router's; none: the router's.
     pub http_filters: Option<Arc<ChainConfig>>,
     /// How its hosts are checked; none: they are not.
-    pub(in crate::upstream) health_check: Option<Arc<HealthCheckConfig>>,
+    pub(in crate::upstream) health_checks: Box<[Arc<HealthCheckConfig>]>,
     /// When its hosts are ejected; none: never.
     pub(in crate::upstream) outlier_detection: Option<Arc<OutlierDetectionConfig>>,
     /// What makes its connections ready.
@@ -76,13 +78,6 @@ pub struct ClusterInfo {
     pub circuit_breakers: CircuitBreakers,
     /// `cluster.<observability name>.`
     pub scope: Scope,
-}
-
-impl ClusterInfo {
-    /// Whether hosts that fail are ejected, so that it must be told how they do.
-    pub fn detects_outliers(&self) -> bool {
-        self.outlier_detection.is_some()
-    }
 }
 
 /// The settings of a cluster that are not its own: clusters that agree in all of them share one.

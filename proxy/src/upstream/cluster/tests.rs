@@ -269,7 +269,7 @@ fn circuit_breakers_take_the_first_thresholds_of_a_priority() {
         "
 circuit_breakers:
   thresholds:
-  - {max_connections: 1, retry_budget: {budget_percent: {value: 25.0}, min_retry_concurrency: 4}}
+  - {max_connections: 1, retry_budget: {budget_percent: {value: 25.0}, budget_interval: 10s, min_retry_concurrency: 4}}
   - {max_connections: 2}
   - {priority: HIGH, max_requests: 3, track_remaining: true}
   per_host_thresholds: [{max_connections: 9}]
@@ -281,6 +281,7 @@ circuit_breakers:
         breakers.default.retry_budget,
         Some(RetryBudget {
             budget_ppm: 250_000,
+            interval: Duration::from_secs(10),
             min_retry_concurrency: 4
         })
     );

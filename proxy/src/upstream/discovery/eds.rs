@@ -20,7 +20,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::outlives_discovery;
+use super::{eds_health, outlives_discovery};
 use crate::config::ConfigPath;
 use crate::net::Address;
 use crate::stats::Scope;
@@ -84,6 +84,8 @@ struct Eds {
 struct State {
     /// The encoded assignment in force.
     accepted: Option<Arc<[u8]>>,
+    /// How many endpoints it lists.
+    endpoints: usize,
     /// How long it holds without an update.
     stale_after: Option<Duration>,
     stale: Timer,
@@ -173,7 +175,7 @@ impl ClusterManager {
 impl ClusterManager {
     /// All that hears of endpoints, sorted by cluster number.
     pub(in crate::upstream) fn watchers(&self) -> Vec<Rc<dyn Watcher>> {
-        use crate::upstream::cluster_manager::{Discovery, Entry};
+        use crate::upstream::cluster_entry::{Discovery, Entry};
         let clusters = self.clusters.borrow();
         let mut numbers: Vec<_> = clusters.keys().copied().collect();
         numbers.sort();
@@ -298,6 +300,8 @@ impl Eds {
         let is_known = self.state.borrow().accepted.as_deref() == Some(&*body.value);
         if is_known {
             self.cluster.count(EdsEvent::Unchanged);
+        } else if self.take_health(&body.value) {
+            self.state.borrow_mut().accepted = Some(Arc::from(&*body.value));
         } else {
             let assignment = self.convert(resource)?;
             let stale_after = assignment.stale_after;
@@ -310,6 +314,40 @@ impl Eds {
         self.cache(self.state.borrow().accepted.clone());
         self.restart_stale_timer();
         Ok(())
+    }
+
+    /// Takes an assignment that differs from the one in force in the health of some endpoints and in nothing else. False: it
+    /// differs otherwise, and nothing was done.
+    fn take_health(&self, new: &[u8]) -> bool {
+        let (Some(manager), Some(cluster)) = (self.manager.upgrade(), self.cluster.get_if_made())
+        else {
+            return false;
+        };
+        let known = cluster.hosts.load();
+        let changed = {
+            let state = self.state.borrow();
+            let Some(old) = &state.accepted else {
+                return false;
+            };
+            eds_health::changes(old, new, &known, state.endpoints)
+        };
+        let Some(changed) = changed else {
+            return false;
+        };
+        let replaced = |(host, health): &(&Arc<Host>, u32)| host.health.replace_discovered(*health);
+        let changed: Vec<_> = changed.into_iter().filter(replaced).collect();
+        if changed.is_empty() {
+            self.cluster.count(EdsEvent::Unchanged);
+            return true;
+        }
+        for (host, _) in &changed {
+            cluster.recount(host);
+        }
+        cluster.publish_health(changed.iter().map(|(host, _)| host.identity()));
+        if !manager.is_warming(&self.cluster) {
+            manager.stats.cluster_updated().inc();
+        }
+        true
     }
 
     /// The assignment of a resource, or all that is wrong with it.
@@ -411,6 +449,7 @@ impl Eds {
         let Some(manager) = self.manager.upgrade() else {
             return;
         };
+        self.state.borrow_mut().endpoints = assignment.each_endpoint().count();
         let difference = match self.cluster.assign(assignment, body.cloned()) {
             Ok(difference) => difference,
             Err(assignment) => self.assign_made(assignment, &manager),
@@ -450,14 +489,15 @@ pub(in crate::upstream) fn heaviest(set: &PrioritySet) -> u32 {
 /// The hosts of an assignment. Those that are `known` by their address stay what they are, as long as they stay in their locality;
 /// of endpoints with the same address the first one counts. Without `info` nobody checks them.
 pub(in crate::upstream) fn next_hosts(
-    assignment: LoadAssignment,
+    mut assignment: LoadAssignment,
     known: &PrioritySet,
     info: Option<&ClusterInfo>,
     workers: usize,
 ) -> (PrioritySet, Difference) {
-    let is_checked = info.is_some_and(|info| info.health_check.is_some());
+    let is_checked = info.is_some_and(|info| !info.health_checks.is_empty());
     let by_address: HashMap<&Address, &Arc<Host>> =
         known.hosts().map(|host| (&host.address, host)).collect();
+    share_localities(&mut assignment, known);
     let mut seen = HashSet::new();
     let mut kept: HashSet<HostIdentity> = HashSet::new();
     let mut difference = Difference::default();
@@ -526,6 +566,23 @@ pub(in crate::upstream) fn next_hosts(
     difference.members |= kept.len() != by_address.len();
     difference.properties |= shape(&set) != shape(known);
     (set, difference)
+}
+
+/// Localities that are known stay the same, so that comparing them costs nothing.
+fn share_localities(assignment: &mut LoadAssignment, known: &PrioritySet) {
+    let mut shared: HashSet<&Arc<Locality>> = HashSet::new();
+    let mut last: Option<&Arc<Locality>> = None;
+    for host in known.hosts() {
+        if !last.is_some_and(|last| Arc::ptr_eq(last, &host.locality)) {
+            shared.insert(&host.locality);
+            last = Some(&host.locality);
+        }
+    }
+    for locality in &mut assignment.localities {
+        if let Some(known) = shared.get(&locality.locality) {
+            locality.locality = Arc::clone(known);
+        }
+    }
 }
 
 /// A host that stays, and whether anything about it is new.

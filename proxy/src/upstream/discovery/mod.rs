@@ -2,6 +2,7 @@
 
 pub(super) mod dns;
 pub(super) mod eds;
+mod eds_health;
 mod resolver;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ use super::shared_cluster::Cluster;
 
 /// Whether a host that is no longer found stays: its health checks succeed, which are believed more than its discovery.
 fn outlives_discovery(info: &ClusterInfo, host: &Host) -> bool {
-    info.health_check.is_some()
+    !info.health_checks.is_empty()
         && !info.settings.ignore_health_on_host_removal
         && !host.health.has(HealthFlag::FailedActiveHc)
         && !host.health.has(HealthFlag::FailedEdsHealth)

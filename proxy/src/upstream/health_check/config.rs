@@ -16,6 +16,8 @@ use crate::stream_info::DynamicMetadata;
 /// How the hosts of a cluster are checked.
 #[derive(Debug)]
 pub(in crate::upstream) struct HealthCheckConfig {
+    /// What its stats are told apart by, where a cluster has several; empty: nothing.
+    pub(super) name: Box<str>,
     pub(super) timeout: Duration,
     pub(super) intervals: Intervals,
     /// Failures of the network in a row that make a host unhealthy.
@@ -128,6 +130,7 @@ impl HealthCheckConfig {
         let (regular, no_traffic) = (regular?, no_traffic?.unwrap_or(NO_TRAFFIC_INTERVAL));
         let unhealthy = unhealthy?.unwrap_or(regular);
         Ok(Self {
+            name: Box::default(),
             timeout: timeout?,
             intervals: Intervals {
                 interval: regular,
@@ -156,6 +159,15 @@ impl HealthCheckConfig {
             }),
             kind: kind?,
         })
+    }
+
+    /// The same with a name.
+    #[must_use]
+    pub(in crate::upstream) fn named(self, name: &str) -> Self {
+        Self {
+            name: name.into(),
+            ..self
+        }
     }
 
     /// Whether it needs HTTP/2, by which a cluster must be reached then.

@@ -8,13 +8,17 @@
 //! A cluster is used when each of its hosts has been checked once. Results are flags of the host, which everybody reads, and go to
 //! the workers by [`HealthPublisher`].
 //!
-//! Deviations: a cluster has one health check at most, and no `custom_health_check`; `codec_client_type: HTTP3` is refused.
+//! Of several health checks each has a name, which its stats are below (`health_check.name.<name>.`), and each finds for itself
+//! how a host is. The host fails when one of them says so, and is degraded when one of them says so.
+//!
+//! Deviations: there is no `custom_health_check`; `codec_client_type: HTTP3` is refused.
 
 mod config;
 mod connection;
 mod event_log;
 mod grpc;
 mod http;
+mod names;
 mod payload;
 mod session;
 mod tcp;
@@ -30,6 +34,7 @@ use tokio::task::JoinHandle;
 
 pub(super) use config::HealthCheckConfig;
 pub(super) use event_log::rfc3339;
+pub use names::HealthCheckNames;
 
 use self::session::Session;
 use super::host::{HealthFlag, HostIdentity};
@@ -56,16 +61,33 @@ crate::stats_group! {
     }
 }
 
+crate::stats_group! {
+    /// What several health checks find together.
+    struct TogetherStats {
+        gauge degraded;
+        gauge healthy;
+    }
+}
+
 /// Checks the hosts of one cluster. Dropped, it ends.
 pub(super) struct HealthChecker {
-    inner: Rc<Inner>,
+    /// One for each health check of the cluster.
+    checks: Vec<Rc<Inner>>,
     /// Follows hosts that come and go, and what workers report.
     following: RefCell<Option<JoinHandle<()>>>,
 }
 
-/// What the sessions of a cluster share.
+/// What several health checks of a cluster have in common.
+struct Together {
+    checks: RefCell<Vec<Weak<Inner>>>,
+    stats: TogetherStats,
+}
+
+/// What the sessions of one health check share.
 struct Inner {
     me: Weak<Inner>,
+    /// Where the cluster has several.
+    together: Option<Rc<Together>>,
     cluster: Arc<Cluster>,
     config: Arc<HealthCheckConfig>,
     stats: HealthCheckStats,
@@ -93,46 +115,86 @@ impl HealthChecker {
         runtime: &Runtime,
         random: Random,
     ) -> Option<Rc<Self>> {
-        let config = cluster.info.health_check.clone()?;
-        let inner = Rc::new_cyclic(|me| Inner {
-            me: me.clone(),
-            stats: HealthCheckStats::new(&cluster.info.scope.scope("health_check.")),
-            cluster: cluster.clone(),
-            config,
-            publisher,
-            connector: connector.clone(),
-            random,
-            min_interval: runtime.integer("health_check.min_interval", 0),
-            max_interval: runtime.integer("health_check.max_interval", u64::MAX),
-            verify_cluster: runtime.fraction("health_check.verify_cluster", Fraction::ALWAYS),
-            http2_stats: OnceCell::new(),
-            sessions: RefCell::default(),
-            first_round: Cell::new(0),
-            ready: RefCell::default(),
-            outliers: RefCell::default(),
+        let scope = cluster.info.scope.scope("health_check.");
+        let configs = &cluster.info.health_checks;
+        let together = (configs.len() > 1).then(|| {
+            Rc::new(Together {
+                checks: RefCell::default(),
+                stats: TogetherStats::new(&scope),
+            })
         });
-        Some(Rc::new(Self {
-            inner,
-            following: RefCell::default(),
-        }))
+        let inner = |config: &Arc<HealthCheckConfig>| {
+            Rc::new_cyclic(|me| Inner {
+                me: me.clone(),
+                together: together.clone(),
+                stats: match &*config.name {
+                    "" => HealthCheckStats::new(&scope),
+                    name => HealthCheckStats::new(&scope.scope(&format!("name.{name}."))),
+                },
+                cluster: cluster.clone(),
+                config: config.clone(),
+                publisher: publisher.clone(),
+                connector: connector.clone(),
+                random: Random::new(random.next()),
+                min_interval: runtime.integer("health_check.min_interval", 0),
+                max_interval: runtime.integer("health_check.max_interval", u64::MAX),
+                verify_cluster: runtime.fraction("health_check.verify_cluster", Fraction::ALWAYS),
+                http2_stats: OnceCell::new(),
+                sessions: RefCell::default(),
+                first_round: Cell::new(0),
+                ready: RefCell::default(),
+                outliers: RefCell::default(),
+            })
+        };
+        let checks: Vec<_> = configs.iter().map(inner).collect();
+        if let Some(together) = &together {
+            let all = checks.iter().map(Rc::downgrade);
+            *together.checks.borrow_mut() = all.collect();
+        }
+        (!checks.is_empty()).then(|| {
+            Rc::new(Self {
+                checks,
+                following: RefCell::default(),
+            })
+        })
     }
 
     /// Begins to check. `ready` is called when as many checks have ended as there are hosts now.
     pub(super) fn start(&self, ready: Box<dyn FnOnce()>) {
-        let inner = self.inner.clone();
-        *self.following.borrow_mut() = Some(tokio::task::spawn_local(follow(inner)));
-        self.inner.sync_hosts();
-        let count = self.inner.sessions.borrow().len();
-        if count == 0 {
+        let following = tokio::task::spawn_local(follow(self.checks.clone()));
+        *self.following.borrow_mut() = Some(following);
+        self.checks.iter().for_each(|check| check.sync_hosts());
+        let count = |check: &Rc<Inner>| check.sessions.borrow().len();
+        let busy: Vec<_> = self
+            .checks
+            .iter()
+            .filter(|check| count(check) > 0)
+            .collect();
+        if busy.is_empty() {
             return ready();
         }
-        self.inner.first_round.set(count);
-        *self.inner.ready.borrow_mut() = Some(ready);
+        let left = Rc::new(Cell::new(busy.len()));
+        let ready = Rc::new(Cell::new(Some(ready)));
+        for check in busy {
+            check.first_round.set(count(check));
+            let (left, ready) = (left.clone(), ready.clone());
+            let one_less = move || {
+                left.set(left.get() - 1);
+                if left.get() == 0
+                    && let Some(ready) = ready.take()
+                {
+                    ready();
+                }
+            };
+            *check.ready.borrow_mut() = Some(Box::new(one_less));
+        }
     }
 
     /// Lets outlier detection hear of checks that succeed.
     pub(super) fn tell(&self, outliers: Option<Rc<OutlierDetector>>) {
-        self.inner.outliers.replace(outliers);
+        for check in &self.checks {
+            check.outliers.replace(outliers.clone());
+        }
     }
 
     /// Whether `start` was called.
@@ -142,7 +204,9 @@ impl HealthChecker {
 
     /// The cluster is in use from now on: workers hear of changes.
     pub(super) fn activate(&self) {
-        self.inner.publisher.activate();
+        if let Some(check) = self.checks.first() {
+            check.publisher.activate();
+        }
     }
 }
 
@@ -151,32 +215,40 @@ impl Drop for HealthChecker {
         if let Some(following) = self.following.take() {
             following.abort();
         }
-        *self.inner.ready.borrow_mut() = None;
-        self.inner.outliers.replace(None);
-        let sessions = self.inner.sessions.take();
-        sessions.into_values().for_each(|session| {
-            session.end();
-        });
+        for check in &self.checks {
+            *check.ready.borrow_mut() = None;
+            check.outliers.replace(None);
+            let sessions = check.sessions.take();
+            sessions.into_values().for_each(|session| {
+                session.end();
+            });
+        }
     }
 }
 
-async fn follow(inner: Rc<Inner>) {
+async fn follow(checks: Vec<Rc<Inner>>) {
     // Only a cluster with health checks has a health checker, and such a cluster takes reports.
-    let Some(reports) = &inner.cluster.reports else {
+    let cluster = checks.first().map(|check| check.cluster.clone());
+    let Some(reports) = cluster
+        .as_ref()
+        .and_then(|cluster| cluster.reports.as_ref())
+    else {
         return;
     };
     loop {
         reports.rung().await;
         let (replaced, reports) = reports.take();
         if replaced {
-            inner.sync_hosts();
+            checks.iter().for_each(|check| check.sync_hosts());
         }
         for report in reports {
             // All others are for outlier detection, which has reports of its own.
             if let HostReport::ImmediateFailure(host) = report {
-                let session = inner.sessions.borrow().get(&host).cloned();
-                if let Some(session) = session {
-                    session.fail_passively();
+                for check in &checks {
+                    let session = check.sessions.borrow().get(&host).cloned();
+                    if let Some(session) = session {
+                        session.fail_passively();
+                    }
                 }
             }
         }
@@ -220,6 +292,33 @@ impl Inner {
                 self.check_ended();
             }
         }
+    }
+
+    /// What the health checks of the cluster say of a host, all together: flags.
+    fn merged(&self, host: HostIdentity) -> Option<u32> {
+        let checks = self.together.as_ref()?.checks.borrow();
+        let checks = checks.iter().filter_map(Weak::upgrade);
+        let flags = checks.filter_map(|check| {
+            let sessions = check.sessions.borrow();
+            sessions.get(&host).and_then(|session| session.own_flags())
+        });
+        Some(flags.fold(0, |all, flags| all | flags))
+    }
+
+    /// Counts the hosts that all health checks call well, and those that one of them calls degraded.
+    fn count_together(&self) {
+        let Some(together) = &self.together else {
+            return;
+        };
+        let hosts = self.cluster.hosts.load_full();
+        let count = |is_it: &dyn Fn(&super::host::Host) -> bool| {
+            let hosts = hosts.hosts().filter(|host| !host.has_no_health_checks());
+            u64::try_from(hosts.filter(|host| is_it(host)).count()).unwrap_or(u64::MAX)
+        };
+        let healthy = count(&|host| !host.health.has(HealthFlag::FailedActiveHc));
+        let degraded = count(&|host| host.health.has(HealthFlag::DegradedActiveHc));
+        together.stats.healthy().set(healthy);
+        together.stats.degraded().set(degraded);
     }
 
     /// A check has ended, one way or another.

@@ -26,7 +26,17 @@ pub(super) struct Session {
     healthy: Cell<u32>,
     unhealthy: Cell<u32>,
     task: RefCell<Option<JoinHandle<()>>>,
+    /// What this health check alone says of the host, where the cluster has several.
+    own: Option<Cell<u32>>,
+    /// Whether what they say together has changed since `ended` last looked.
+    merged_changed: Cell<bool>,
 }
+
+/// The flags that health checks set.
+const CHECKED: u32 = HealthFlag::FailedActiveHc as u32
+    | HealthFlag::DegradedActiveHc as u32
+    | HealthFlag::PendingActiveHc as u32
+    | HealthFlag::ActiveHcTimeout as u32;
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +90,10 @@ impl Session {
         if host.health.has(HealthFlag::DegradedActiveHc) {
             inner.stats.degraded().inc();
         }
+        let own = host.health.get() & CHECKED;
         let session = Rc::new(Self {
+            own: inner.together.is_some().then(|| Cell::new(own)),
+            merged_changed: Cell::new(false),
             inner: inner.clone(),
             host: RefCell::new(Rc::new(WorkerHost::new(host.clone()))),
             first_check: Cell::new(true),
@@ -105,14 +118,54 @@ impl Session {
         if let Some(task) = self.task.take() {
             task.abort();
             let host = self.host.borrow();
-            if !host.health.has(HealthFlag::FailedActiveHc) {
+            if !self.has(&host, HealthFlag::FailedActiveHc) {
                 self.inner.stats.healthy().dec();
             }
-            if host.health.has(HealthFlag::DegradedActiveHc) {
+            if self.has(&host, HealthFlag::DegradedActiveHc) {
                 self.inner.stats.degraded().dec();
             }
         }
         self.first_check.get()
+    }
+
+    /// What this health check alone says of the host; none: there is no other.
+    pub(super) fn own_flags(&self) -> Option<u32> {
+        self.own.as_ref().map(Cell::get)
+    }
+
+    fn has(&self, host: &Host, flag: HealthFlag) -> bool {
+        match &self.own {
+            None => host.health.has(flag),
+            Some(own) => own.get() & flag as u32 != 0,
+        }
+    }
+
+    fn set(&self, host: &Host, flag: HealthFlag) {
+        match &self.own {
+            None => host.health.set(flag),
+            Some(own) => self.merge(host, own.get() | flag as u32),
+        }
+    }
+
+    fn clear(&self, host: &Host, flag: HealthFlag) {
+        match &self.own {
+            None => host.health.clear(flag),
+            Some(own) => self.merge(host, own.get() & !(flag as u32)),
+        }
+    }
+
+    /// The host is as all health checks together say.
+    fn merge(&self, host: &Host, own: u32) {
+        if let Some(flags) = &self.own {
+            flags.set(own);
+        }
+        if let Some(merged) = self.inner.merged(host.identity())
+            && merged != host.health.get() & CHECKED
+        {
+            host.health.replace_among(CHECKED, merged);
+            self.merged_changed.set(true);
+            self.inner.count_together();
+        }
     }
 
     /// Ordinary traffic has shown that the host fails.
@@ -144,13 +197,13 @@ impl Session {
         let config = &inner.config;
         self.unhealthy.set(0);
         let mut transition = Transition::Unchanged;
-        if host.health.has(HealthFlag::FailedActiveHc) {
+        if self.has(&host, HealthFlag::FailedActiveHc) {
             // The first success ever is enough, so that a start is quick.
             let successes = self.healthy.get() + 1;
             if self.first_check.get() || successes == config.healthy_threshold {
-                host.health.clear(HealthFlag::ActiveHcTimeout);
+                self.clear(&host, HealthFlag::ActiveHcTimeout);
                 host.health.clear(HealthFlag::ExcludedViaImmediateHcFail);
-                host.health.clear(HealthFlag::FailedActiveHc);
+                self.clear(&host, HealthFlag::FailedActiveHc);
                 inner.stats.healthy().inc();
                 transition = Transition::Changed;
                 let first_check = self.first_check.get();
@@ -163,16 +216,16 @@ impl Session {
         if transition != Transition::Changed && config.always_log_success {
             self.log(Event::Success);
         }
-        transition = clear_pending(&host, transition);
-        if degraded != host.health.has(HealthFlag::DegradedActiveHc) {
+        transition = self.clear_pending(&host, transition);
+        if degraded != self.has(&host, HealthFlag::DegradedActiveHc) {
             if degraded {
-                host.health.set(HealthFlag::DegradedActiveHc);
+                self.set(&host, HealthFlag::DegradedActiveHc);
                 // As in Envoy, which never takes it back.
                 inner.stats.degraded().inc();
                 self.log(Event::Degraded);
             } else {
                 self.log(Event::NoLongerDegraded);
-                host.health.clear(HealthFlag::DegradedActiveHc);
+                self.clear(&host, HealthFlag::DegradedActiveHc);
             }
             if transition == Transition::Unchanged {
                 transition = Transition::Changed;
@@ -189,14 +242,14 @@ impl Session {
         let config = &inner.config;
         self.healthy.set(0);
         let mut transition = Transition::Unchanged;
-        if !host.health.has(HealthFlag::FailedActiveHc) {
+        if !self.has(&host, HealthFlag::FailedActiveHc) {
             let failures = self.unhealthy.get() + 1;
             let at_once = !failure.is_of_network() && !retriable;
             if !at_once {
                 self.unhealthy.set(failures);
             }
             if at_once || failures == config.unhealthy_threshold {
-                host.health.set(HealthFlag::FailedActiveHc);
+                self.set(&host, HealthFlag::FailedActiveHc);
                 inner.stats.healthy().dec();
                 transition = Transition::Changed;
                 self.log(Event::EjectUnhealthy {
@@ -207,13 +260,13 @@ impl Session {
                 transition = Transition::Pending;
             }
         }
-        let failed = host.health.has(HealthFlag::FailedActiveHc);
+        let failed = self.has(&host, HealthFlag::FailedActiveHc);
         if failure == FailureType::NetworkTimeout && failed {
-            host.health.set(HealthFlag::ActiveHcTimeout);
+            self.set(&host, HealthFlag::ActiveHcTimeout);
         } else {
-            host.health.clear(HealthFlag::ActiveHcTimeout);
+            self.clear(&host, HealthFlag::ActiveHcTimeout);
         }
-        transition = clear_pending(&host, transition);
+        transition = self.clear_pending(&host, transition);
         if self.first_check.get() || config.always_log_failures {
             self.log(Event::Failure {
                 failure,
@@ -233,7 +286,11 @@ impl Session {
 
     fn ended(&self, host: &Host, transition: Transition) {
         self.first_check.set(false);
-        if transition == Transition::Changed {
+        let changed = match self.own {
+            None => transition == Transition::Changed,
+            Some(_) => self.merged_changed.take(),
+        };
+        if changed {
             debug!(
                 cluster = &*self.inner.cluster.info.name,
                 host = %host.address,
@@ -245,20 +302,20 @@ impl Session {
         self.inner.check_ended();
     }
 
+    /// A host that has been checked is not waiting for that any longer.
+    fn clear_pending(&self, host: &Host, transition: Transition) -> Transition {
+        if !self.has(host, HealthFlag::PendingActiveHc) {
+            return transition;
+        }
+        self.clear(host, HealthFlag::PendingActiveHc);
+        Transition::Changed
+    }
+
     fn log(&self, event: Event) {
         if let Some(log) = &self.inner.config.event_log {
             log.log(&self.inner.cluster.info.name, &self.host.borrow(), event);
         }
     }
-}
-
-/// A host that has been checked is not waiting for that any longer.
-fn clear_pending(host: &Host, transition: Transition) -> Transition {
-    if !host.health.has(HealthFlag::PendingActiveHc) {
-        return transition;
-    }
-    host.health.clear(HealthFlag::PendingActiveHc);
-    Transition::Changed
 }
 
 async fn run(session: Rc<Session>) {

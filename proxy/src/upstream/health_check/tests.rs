@@ -130,7 +130,7 @@ impl Checked {
         assert!(report.is_empty(), "{:?}", report.take());
         let config = config.unwrap();
         let mut info = ClusterInfo::new(&server, "a", Arc::new(config.settings));
-        info.health_check = config.health_check;
+        info.health_checks = config.health_checks;
         let set = set(&(0..count).map(host).collect::<Vec<_>>());
         let cluster = Arc::new(Cluster::new(info, set));
         let hosts = Rc::new(Hosts::default());
@@ -443,4 +443,58 @@ fn changes_within_the_merge_window_are_published_together() {
         sleep(Duration::from_millis(1_001)).await;
         assert_eq!(published(), 3);
     });
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_host_is_as_all_of_several_health_checks_say() {
+    let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
+    let check = |name: &str| {
+        // `HealthCheck.name` is beyond the type, so it is said beside.
+        (
+            name.to_owned(),
+            format!("{{{TIMES}, http_health_check: {{path: /{name}}}}}"),
+        )
+    };
+    let (names, checks): (Vec<_>, Vec<_>) = [check("one"), check("two")].into_iter().unzip();
+    let yaml = format!("name: a\nhealth_checks: [{}]", checks.join(", "));
+    let source = Source {
+        name: "test",
+        format: Format::Yaml,
+        bytes: yaml.as_bytes(),
+    };
+    let proto: pb::Cluster = load(&[source], UnknownFields::Refuse).unwrap();
+    let report = ConfigReport::new();
+    let path = ConfigPath::root(&report, "cluster");
+    assert!(ClusterConfig::from_proto(proto.clone(), &server, &path).is_err());
+    let errors: Vec<String> = report.take().iter().map(ToString::to_string).collect();
+    assert!(
+        errors[0].contains("all health checks must have a name"),
+        "{errors:?}"
+    );
+    let names = super::HealthCheckNames::from_names(&names);
+    let config = ClusterConfig::with_names(proto, &names, &server, &path).unwrap();
+    let mut info = ClusterInfo::new(&server, "a", Arc::new(config.settings));
+    info.health_checks = config.health_checks;
+    let cluster = Arc::new(Cluster::new(info, set(&[host(0)])));
+    let hosts = Rc::new(Hosts::default());
+    // The first check of each, in turn.
+    hosts
+        .turns
+        .borrow_mut()
+        .extend([Turn::Answer(200), Turn::Answer(503)]);
+    let connector: Rc<dyn Connector> = Rc::new(ToHosts(hosts.clone()));
+    let publisher = HealthPublisher::new(&cluster, None);
+    let runtime = &server.runtime;
+    let checker =
+        HealthChecker::new(&cluster, publisher, &connector, runtime, Random::new(1)).unwrap();
+    let is_ready = Rc::new(Cell::new(false));
+    let ready = is_ready.clone();
+    checker.start(Box::new(move || ready.set(true)));
+    sleep(Duration::from_millis(10)).await;
+    let first = cluster.hosts.load().hosts().next().unwrap().clone();
+    assert!(is_ready.get());
+    assert!(first.health.has(HealthFlag::FailedActiveHc));
+    hosts.then(Turn::Answer(200));
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(first.health.get(), 0);
 }

@@ -6,6 +6,7 @@ use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
 use outrigger_proto::pb::envoy::config::cluster::v3::cluster as legacy;
 use outrigger_proto::pb::envoy::config::core::v3::{RuntimeDouble, TypedExtensionConfig};
 use outrigger_proto::pb::envoy::extensions::load_balancing_policies as policies;
+use policies::cluster_provided::v3::ClusterProvided;
 use policies::common::v3 as common;
 use policies::least_request::v3::LeastRequest;
 use policies::least_request::v3::least_request::SelectionMethod;
@@ -71,6 +72,8 @@ pub enum Policy {
     Random,
     /// By the hash of the request: ring hash or Maglev.
     Hash(Box<HashSettings>),
+    /// As the type of the cluster does it: that of an aggregate, which has no hosts of its own.
+    ClusterProvided,
 }
 
 impl Policy {
@@ -99,6 +102,7 @@ struct LocalityMode {
 }
 
 const SUPPORTED: &[&str] = &[
+    "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided",
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
     "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
     "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
@@ -180,6 +184,11 @@ impl LegacyPolicy {
             slow_start,
             override_host: None,
         });
+        if policy == Policy::ClusterProvided && subset.is_some() {
+            return Err(
+                path.reject("LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config")
+            );
+        }
         let zone_aware =
             (!mode.weighted && !matches!(policy, Policy::Hash(_))).then_some(mode.zone_aware);
         Ok(LoadBalancerSettings {
@@ -353,9 +362,10 @@ fn enum_policy(
         (LbPolicy::LoadBalancingPolicyConfig, _) => Err(path
             .field("load_balancing_policy")
             .reject("is required with lb_policy LOAD_BALANCING_POLICY_CONFIG")),
-        (policy @ LbPolicy::ClusterProvided, _) => Err(path
-            .field("lb_policy")
-            .reject(format!("{} is not supported", policy.as_str_name()))),
+        (LbPolicy::ClusterProvided, None) => Ok(Policy::ClusterProvided),
+        (LbPolicy::ClusterProvided, Some(_)) => Err(path
+            .field("lb_config")
+            .reject("is not the configuration of CLUSTER_PROVIDED")),
     };
     policy.map(|policy| (policy, None))
 }
@@ -402,6 +412,10 @@ fn known_policy(config: &TypedConfig, path: &ConfigPath<'_>) -> Result<Typed, Re
                 slow_start: slow?.flatten(),
                 ..Typed::new(Policy::RoundRobin, mode?)
             })
+        }
+        Some("ClusterProvided") => {
+            let ClusterProvided {} = config.decode(path)?;
+            Ok(Typed::new(Policy::ClusterProvided, LocalityMode::default()))
         }
         Some("RingHash") => {
             let config: RingHash = config.decode(path)?;

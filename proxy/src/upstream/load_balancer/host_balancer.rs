@@ -59,9 +59,9 @@ impl HostBalancer {
         let factor = set.overprovisioning_factor;
         let priorities = hosts.into_iter().zip(&set.priorities);
         let counts: Vec<_> = set.priorities.iter().map(PriorityCounts::new).collect();
-        let how = (factor, set.weighted_priority_health);
+        let how = |_| (factor, set.weighted_priority_health);
         Self {
-            load: PriorityLoad::of_counts(&counts, how, panic_threshold),
+            load: PriorityLoad::of_counts(&counts, &how, panic_threshold),
             counts,
             priorities: priorities
                 .map(|(all, hosts)| Priority::new(all, hosts, factor, settings))
@@ -136,8 +136,13 @@ impl HostBalancer {
                 hosts.weigh_localities(set, factor, settings);
             }
         }
-        let how = (factor, set.weighted_priority_health);
-        self.load = PriorityLoad::of_counts(&self.counts, how, self.panic_threshold);
+        let how = |_| (factor, set.weighted_priority_health);
+        self.load = PriorityLoad::of_counts(&self.counts, &how, self.panic_threshold);
+    }
+
+    /// How well the hosts of each priority are.
+    pub(super) fn priority_counts(&self) -> &[PriorityCounts] {
+        &self.counts
     }
 
     /// All hosts.
@@ -220,8 +225,14 @@ impl HostBalancer {
         let (index, health) = match self.priorities.len() {
             // With one priority there is nothing to draw, unless degraded hosts share the load.
             1 if self.load.is_all_healthy() => (0, Health::Healthy),
-            _ if !cx.avoided_priorities().is_empty() => self.load.choose_avoiding(cx),
-            _ => self.load.choose(cx.random()),
+            _ => match (cx.given_priority(), cx.avoided_priorities()) {
+                (Some(given), _) => given,
+                (None, []) => self.load.choose(cx.random()),
+                (None, _) => {
+                    let priority = |host: &WorkerHost| usize::try_from(host.priority).ok();
+                    self.load.choose_avoiding(cx, &priority)
+                }
+            },
         };
         let in_panic = self.load.in_panic(index);
         let priority = self.priorities.get_mut(index)?;

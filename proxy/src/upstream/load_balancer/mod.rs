@@ -1,7 +1,7 @@
 //! How a host is chosen: first a priority, then (if weighted) a locality, then a host.
 //!
-//! Type URLs: `envoy.extensions.load_balancing_policies.{round_robin.v3.RoundRobin, least_request.v3.LeastRequest, random.v3.Random}`
-//! in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`; likewise `ring_hash.v3.RingHash` and `maglev.v3.Maglev`.
+//! Type URLs: `envoy.extensions.load_balancing_policies.{round_robin.v3.RoundRobin, least_request.v3.LeastRequest, random.v3.Random,
+//! cluster_provided.v3.ClusterProvided}` in `Cluster.load_balancing_policy`, or `Cluster.lb_policy`; likewise `ring_hash.v3.RingHash` and `maglev.v3.Maglev`.
 //! `override_host.v3.OverrideHost`, whose requests may name their hosts; `subset.v3.Subset`, or `Cluster.lb_subset_config`: each combination of values of the metadata of hosts has a load balancer.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancing>
 //! Stats: `cluster.<name>.lb_healthy_panic`, `cluster.<name>.lb_subsets_*`, `cluster.<name>.lb_zone_*`.
@@ -12,6 +12,7 @@
 mod bounded_load;
 mod config;
 mod edf;
+mod flat_priorities;
 mod hash_config;
 mod hashing;
 mod host_balancer;
@@ -36,11 +37,13 @@ use tokio::time::Instant;
 
 pub(super) use config::LegacyPolicy;
 pub use config::{LoadBalancerSettings, Policy};
+pub(super) use flat_priorities::{FlatPriorities, MemberChoice};
 pub(super) use hashing::HashTables;
 pub use hashing::{HashSettings, TableSettings};
 pub use host_statuses::HostStatuses;
 pub use metadata_match::{LB_NAMESPACE, MetadataMatch};
 pub use override_host::OverrideHostSettings;
+pub(super) use priority_load::PriorityCounts;
 pub use ring_hash::HashFunction;
 pub use slow_start::SlowStart;
 pub(super) use subset::SubsetTable;
@@ -52,7 +55,7 @@ use self::host_balancer::HostBalancer;
 use self::override_host::HostsByAddress;
 use self::worker_subsets::WorkerSubsets;
 use super::cluster::ClusterInfo;
-use super::host::{Host, HostIdentity, WorkerHost};
+use super::host::{Health, Host, HostIdentity, WorkerHost};
 use super::priority_set::PrioritySet;
 use crate::runtime::RuntimeInteger;
 use crate::stream_info::OverrideHost;
@@ -95,6 +98,11 @@ pub trait LoadBalancerContext {
     /// There are no others: from now on those priorities count again.
     fn forget_avoided_priorities(&self) {}
 
+    /// The priority that has been chosen for the request already, and which of its hosts: by an aggregate, for a member.
+    fn given_priority(&self) -> Option<(usize, Health)> {
+        None
+    }
+
     /// How often another host is tried in place of one that was passed over; then the last one is taken as it is.
     fn host_selection_retry_count(&self) -> u32 {
         1
@@ -135,6 +143,7 @@ impl WorkerLoadBalancer {
         let mut old: Vec<Rc<WorkerHost>> = self.hosts().cloned().collect();
         old.sort_by_key(|host| host.identity());
         let mut kept = vec![false; old.len()];
+        let id = self.info.id;
         let mut on_worker = |host: &Arc<Host>| match old
             .binary_search_by_key(&host.identity(), |old| old.identity())
         {
@@ -142,7 +151,7 @@ impl WorkerLoadBalancer {
                 kept[at] = true;
                 old[at].with_configuration(host)
             }
-            Err(_) => Rc::new(WorkerHost::on_worker(host.clone(), shard)),
+            Err(_) => Rc::new(WorkerHost::on_worker(host.clone(), shard).of_cluster(id)),
         };
         let priorities = set.priorities.iter();
         let hosts = priorities
@@ -177,9 +186,8 @@ impl WorkerLoadBalancer {
         set: &PrioritySet,
         hosts: impl Iterator<Item = HostIdentity>,
     ) {
-        let places = set.places.as_deref();
-        let places = hosts.filter_map(|host| places?.get(&host).copied());
-        self.all.health_changed(&self.info, set, places);
+        let places = set.places_of(hosts);
+        self.all.health_changed(&self.info, set, places.into_iter());
         self.divide_zones();
     }
 
@@ -241,6 +249,11 @@ impl WorkerLoadBalancer {
     /// All hosts.
     pub(super) fn hosts(&self) -> impl Iterator<Item = &Rc<WorkerHost>> {
         self.all.hosts()
+    }
+
+    /// How well the hosts of each priority are.
+    pub(super) fn priority_counts(&self) -> &[PriorityCounts] {
+        self.all.priority_counts()
     }
 }
 

@@ -128,8 +128,8 @@ impl Pick {
             Some((slow_start, now)) => slow_start.apply(weight, &hosts[index], now),
         };
         let at = match (policy, &mut self.schedule) {
-            // Those that hash choose from their tables instead.
-            (Policy::Random | Policy::Hash(_), _) => self.random(cx),
+            // Those that hash choose from their tables instead, and an aggregate among its members.
+            (Policy::Random | Policy::Hash(_) | Policy::ClusterProvided, _) => self.random(cx),
             (Policy::RoundRobin, None) => self.next(cx),
             (Policy::RoundRobin, Some(schedule)) => {
                 schedule.pick(cx, |index, weight| grown(weight, index))?

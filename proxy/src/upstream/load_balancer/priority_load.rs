@@ -1,6 +1,6 @@
 //! Which share of the requests each priority gets, by how many of its hosts are well.
 
-use super::super::host::{Health, Standing};
+use super::super::host::{Health, Standing, WorkerHost};
 use super::super::priority_set::{HostSet, PrioritySet};
 use super::LoadBalancerContext;
 
@@ -16,7 +16,7 @@ pub(super) struct PriorityLoad {
 
 /// How many hosts of a priority are how well.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PriorityCounts {
+pub(in crate::upstream) struct PriorityCounts {
     /// All, excluded ones too.
     hosts: usize,
     /// Each host is one.
@@ -37,17 +37,15 @@ impl PriorityLoad {
     pub(super) fn new(set: &PrioritySet, panic_threshold: u64) -> Self {
         let counts: Vec<_> = set.priorities.iter().map(PriorityCounts::new).collect();
         let factor = set.overprovisioning_factor;
-        Self::of_counts(
-            &counts,
-            (factor, set.weighted_priority_health),
-            panic_threshold,
-        )
+        let how = |_| (factor, set.weighted_priority_health);
+        Self::of_counts(&counts, &how, panic_threshold)
     }
 
-    /// The same where it is known how many hosts there are.
+    /// The same where it is known how many hosts there are. `how` knows of each priority how much of its hosts may be missing, in
+    /// percent, and whether their weights count for that.
     pub(super) fn of_counts(
         priorities: &[PriorityCounts],
-        (factor, weighted): (u32, bool),
+        how: &dyn Fn(usize) -> (u32, bool),
         panic_threshold: u64,
     ) -> Self {
         let mut load = Self {
@@ -59,10 +57,12 @@ impl PriorityLoad {
         if priorities.is_empty() {
             return load;
         }
-        let factor = u64::from(factor);
         let (healthy, degraded): (Vec<_>, Vec<_>) = priorities
             .iter()
-            .map(|hosts| {
+            .enumerate()
+            .map(|(at, hosts)| {
+                let (factor, weighted) = how(at);
+                let factor = u64::from(factor);
                 let counts = match weighted {
                     true => &hosts.weighted,
                     false => &hosts.plain,
@@ -125,12 +125,16 @@ impl PriorityLoad {
         (0, Health::Healthy)
     }
 
-    /// The same among the priorities that `cx` does not avoid.
+    /// The same among the priorities that `cx` does not avoid. `index_of` knows which priority a host belongs to.
     #[cold]
-    pub(super) fn choose_avoiding(&self, cx: &dyn LoadBalancerContext) -> (usize, Health) {
+    pub(super) fn choose_avoiding(
+        &self,
+        cx: &dyn LoadBalancerContext,
+        index_of: &dyn Fn(&WorkerHost) -> Option<usize>,
+    ) -> (usize, Health) {
         let avoided = |priority: usize| {
-            let hosts = cx.avoided_priorities();
-            hosts.iter().any(|host| host.priority as usize == priority)
+            let mut hosts = cx.avoided_priorities().iter();
+            hosts.any(|host| index_of(host) == Some(priority))
         };
         let left = |keep: &dyn Fn(usize) -> bool| -> Vec<(u32, u32)> {
             let all = self.available.iter().enumerate();
@@ -206,6 +210,11 @@ impl PriorityCounts {
             counts.add(host.standing(), host.weight);
         }
         counts
+    }
+
+    /// Whether there are no hosts at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.hosts == 0
     }
 
     /// A host counts otherwise than before.

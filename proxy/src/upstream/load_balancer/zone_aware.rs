@@ -4,7 +4,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/zone_aware>
 //! Stats: `cluster.<name>.lb_zone_*`, `lb_local_cluster_not_ok`, `lb_recalculate_zone_structures`.
 //! Runtime: `upstream.zone_routing.{enabled,min_cluster_size}`.
-//! Deviations: degraded hosts are chosen whatever their zone.
+//! Deviations: degraded hosts are chosen whatever their zone; what is counted when zones are divided (`lb_zone_cluster_too_small`, `lb_recalculate_zone_structures`) counts for workers that use the cluster, not for each thread.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -78,9 +78,13 @@ fn line(subject: &Subject<'_>, action: Action, now: SystemTime) -> String {
         // The first of the enum stands where there is none.
         Action::Uneject => Kind::Consecutive5xx,
     };
+    let since = subject.seconds_since.map_or_else(String::new, |seconds| {
+        format!(",\"secs_since_last_action\":\"{seconds}\"")
+    });
     let mut out = format!(
-        "{{\"type\":\"{}\",\"cluster_name\":{},\"upstream_url\":{},\"action\":\"{}\",\"num_ejections\":{},\"enforced\":{}",
+        "{{\"type\":\"{}\",\"timestamp\":\"{}\"{since},\"cluster_name\":{},\"upstream_url\":{},\"action\":\"{}\",\"num_ejections\":{},\"enforced\":{}",
         kind.as_str(),
+        rfc3339(now),
         Value::from(subject.cluster),
         Value::from(subject.address.as_str()),
         match action {
@@ -106,10 +110,6 @@ fn line(subject: &Subject<'_>, action: Action, now: SystemTime) -> String {
             ),
             _ => write!(out, ",\"eject_consecutive_event\":{{}}"),
         };
-    }
-    let _ = write!(out, ",\"timestamp\":\"{}\"", rfc3339(now));
-    if let Some(seconds) = subject.seconds_since {
-        let _ = write!(out, ",\"secs_since_last_action\":\"{seconds}\"");
     }
     out.push_str("}\n");
     out

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::super::circuit_breaker::{Resource, RoutingPriority};
 use super::super::cluster::ClusterTrafficStats;
+use super::super::cluster_handle::ClusterHandle;
 use super::super::host::{HostHandle, HostStat};
-use super::super::worker_clusters::ClusterHandle;
 use super::{PoolOwner, ResetReason};
 use crate::http::Protocol;
 use crate::net::Address;
@@ -261,7 +261,7 @@ impl RequestGuard {
     ) -> Option<Self> {
         let stats = &cluster.info.stats;
         if !cluster.has_room(priority, Resource::Requests) {
-            stats.upstream_rq_pending_overflow().inc();
+            stats.upstream_rq_active_overflow().inc();
             return None;
         }
         cluster.acquire(priority, Resource::Requests);

@@ -201,6 +201,9 @@ impl Http1Pool {
                 }
                 state.connecting + state.busy + state.idle.len() == 0
             };
+            if self.owner.cluster.cluster.sheds_connections() {
+                return self.pending.refuse_if(first);
+            }
             let Some(guard) = ConnectionGuard::try_new(&self.owner, first, Some(Protocol::Http11))
             else {
                 return;

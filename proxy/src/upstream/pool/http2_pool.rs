@@ -183,6 +183,9 @@ impl Http2Pool {
             }
             state.connecting + state.connections.len() == 0
         };
+        if self.owner.cluster.cluster.sheds_connections() {
+            return self.pending.refuse_if(first);
+        }
         let Some(guard) = ConnectionGuard::try_new(&self.owner, first, Some(Protocol::Http2))
         else {
             return;

@@ -44,8 +44,8 @@ use http2_pool::Http2Pool;
 
 use super::circuit_breaker::{Resource, RoutingPriority};
 use super::cluster::ProtocolChoice;
+use super::cluster_handle::ClusterHandle;
 use super::host::{HostHandle, WorkerHost};
-use super::worker_clusters::ClusterHandle;
 use crate::http::Protocol;
 use crate::transport_sockets::{UpstreamConnected, UpstreamSocketOptions, UpstreamSocketRequest};
 

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::super::circuit_breaker::{Resource, RoutingPriority};
+use super::super::cluster_handle::ClusterHandle;
 use super::super::host::{HostHandle, HostStat};
-use super::super::worker_clusters::ClusterHandle;
 use super::stream::ClientStream;
 use super::{PoolError, PoolOwner};
 use crate::http_filters::LocalBoxFuture;
@@ -83,6 +83,21 @@ impl PendingQueue {
     /// The one whose turn it is.
     pub(super) fn pop(&self) -> Option<Rc<Waiter>> {
         self.0.borrow_mut().pop_front()
+    }
+
+    /// No connection is made, since the overload manager turns it away: who waits for one `alone`, and not for one that there is, is
+    /// refused.
+    #[cold]
+    pub(super) fn refuse_if(&self, alone: bool) {
+        if !alone {
+            return;
+        }
+        for waiter in self.take_all() {
+            if let State::Waiting(guard, _) = &*waiter.state.borrow() {
+                guard.cluster.info.stats.upstream_rq_cancelled().inc();
+            }
+            waiter.resolve(Err(PoolError::Overflow));
+        }
     }
 
     /// All of them, for a pool that has failed. Whoever comes later finds an empty queue.

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
+use super::super::cluster_handle::ClusterHandle;
 use super::super::host::HostHandle;
-use super::super::worker_clusters::ClusterHandle;
 use super::connection::UpstreamConnectionInfo;
 use super::stream::ClientStream;
 use super::tcp::{TcpUpstream, connect_tcp};

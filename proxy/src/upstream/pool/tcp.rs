@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::super::circuit_breaker::RoutingPriority;
+use super::super::cluster_handle::ClusterHandle;
 use super::super::host::HostHandle;
-use super::super::worker_clusters::ClusterHandle;
 use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingGuard;
 use super::{PoolError, PoolOwner};
@@ -41,6 +41,9 @@ pub(crate) fn connect_tcp(
     let owner = PoolOwner::new(cluster.clone(), host.clone(), RoutingPriority::Default)
         .with_options(options);
     async move {
+        if owner.cluster.cluster.sheds_connections() {
+            return Err(PoolError::Overflow);
+        }
         let guard = ConnectionGuard::try_new(&owner, false, None).ok_or(PoolError::Overflow)?;
         let pending = PendingGuard::try_new(&owner).ok_or(PoolError::Overflow)?;
         let connected = match owner.connect(&[]).await {

@@ -21,7 +21,7 @@ use crate::upstream::cluster::{
 use crate::upstream::host::{Host, HostStat};
 use crate::upstream::priority_set::{HostGroup, PrioritySet};
 use crate::upstream::shared_cluster::Cluster;
-use crate::upstream::worker_clusters::WorkerCluster;
+use crate::upstream::worker_cluster::WorkerCluster;
 
 /// Connections whose other ends the test holds.
 #[derive(Debug, Default)]

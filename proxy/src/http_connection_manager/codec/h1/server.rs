@@ -30,6 +30,8 @@ use crate::stream_info::BytesMeter;
 const PIPELINED: usize = 16 * 1024;
 /// Bytes that are read and dropped after the last response, so that the client sees it before a reset.
 const DRAINED: usize = 8 * 1024 * 1024;
+/// The longest end of a response that goes out together with the FIN: one record of TLS.
+const HELD: usize = 16 * 1024;
 
 /// A downstream HTTP/1 connection. It is the [`ServerStream`] of its current request.
 ///
@@ -353,6 +355,14 @@ impl ServerStream for ServerConnection {
             Poll::Ready(())
         } else {
             Poll::Pending
+        }
+    }
+
+    fn flush_with_close(&mut self) {
+        let complete = matches!(self.request, RequestState::Complete)
+            && self.response == ResponseState::Complete;
+        if complete && self.close && !self.facts.tunnel && self.output.len() <= HELD {
+            self.io.hold();
         }
     }
 

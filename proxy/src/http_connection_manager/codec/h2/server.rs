@@ -167,6 +167,12 @@ impl ServerConnection {
         }
     }
 
+    /// Says that the connection is about to end, and takes streams all the same.
+    pub fn announce_goaway(&mut self) {
+        self.driver.link().with(Connection::announce_goaway);
+        self.driver.link().wake_driver();
+    }
+
     /// Whether the peer has broken the protocol.
     pub fn has_failed(&self) -> bool {
         self.driver

@@ -1,10 +1,13 @@
-//! What browsers and their like see: packed responses by curl, gRPC-Web by npm's `grpc-web` over `xhr2`, against grpcio's server.
+//! What browsers and their like see: packed responses by curl, gRPC-Web by npm's `grpc-web` over `xhr2`, against grpcio's server,
+//! and tokens of PyJWT and of npm's `jose`.
 //!
 //! What is not there is named on stderr, and proves nothing.
 #![allow(
     clippy::unwrap_used,
     reason = "a story stops at what it did not expect"
 )]
+
+mod tokens;
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -76,7 +79,6 @@ async fn curl_unpacks_what_each_library_packs() {
 
 #[tokio::test]
 async fn grpc_web_of_npm_calls_a_service_of_grpcio() {
-    let script = |name: &str| binaries::workspace().join("xds-tests").join(name);
     let (Some(python), Some(web)) = (
         prepared(script("peers.sh")).await,
         prepared(script("peers-web.sh")).await,
@@ -131,6 +133,11 @@ async fn output(program: &str, arguments: &[&str]) -> String {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// A script of this package.
+fn script(name: &str) -> PathBuf {
+    binaries::workspace().join("xds-tests").join(name)
 }
 
 /// What a script has set up; none: it could not.

@@ -1,0 +1,617 @@
+//! Policies of gateways: filters of a connection manager, and what routes say to them.
+//!
+//! What a policy says is in the routes, and in configurations of filters that come by themselves: neither changes a
+//! listener. A filter is there once a policy of the listener needs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use super::http::FAULT;
+use super::secret::socket as tls_socket;
+use super::{Builder, ads, cluster_name, duration, resource, typed};
+use crate::cache::{Resource, ResourceType};
+use crate::model::{
+    CallLimit, Compression, CorsSpec, CountedBy, Key, LIMIT_KEY, LIMITS_DOMAIN, limit_id,
+};
+use crate::world::{
+    ApiKeys, CallLimits, ExtAuthz, Keys, Missing, Policy, Provider, Requirement, regex_escape,
+};
+
+const CORS: &str = "envoy.filters.http.cors";
+const API_KEYS: &str = "envoy.filters.http.api_key_auth";
+const BASIC_AUTH: &str = "envoy.filters.http.basic_auth";
+const JWT: &str = "envoy.filters.http.jwt_authn";
+const RATE_LIMIT: &str = "envoy.filters.http.ratelimit";
+const EXTENSIONS: &str = "envoy.extensions.filters.http";
+/// Where the claims of a good token are, in the metadata of [`JWT`].
+const CLAIMS: &str = "claims";
+/// The cluster of every proxy's bootstrap that leads to the control plane, which has the rate limit service.
+const CONTROL_PLANE: &str = super::own_streams::CLUSTER;
+/// How long a request waits for the rate limit service; then it passes.
+const LIMIT_TIMEOUT: &str = "0.5s";
+/// Where no route says whose passwords are good, nobody's are: there is no known text with this hash.
+const NOBODY: &str = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+/// What stands for a claim or header that is not there.
+const ABSENT: &str = "(none)";
+/// The well-known roots, as they are called where a service has TLS of its own.
+const SYSTEM_ROOTS: &str = "system-roots";
+
+/// What the policies of a connection manager need.
+#[derive(Default)]
+pub(super) struct Used {
+    /// The name of the route table.
+    route: String,
+    has_cors: bool,
+    has_api_keys: bool,
+    has_basic_auth: bool,
+    has_rate_limits: bool,
+    compression: BTreeSet<Compression>,
+    providers: BTreeMap<Key, Arc<Provider>>,
+    requirements: BTreeMap<String, Json>,
+    ext_authz: BTreeMap<Key, Arc<ExtAuthz>>,
+}
+
+/// Paths of a route for which something else holds, and what the filter of tokens is told there.
+pub(super) struct Variant {
+    /// None: all that are left.
+    pub(super) paths: Option<String>,
+    requirement: Option<String>,
+}
+
+impl Used {
+    /// Nothing yet, for the connection manager with the routes of this name.
+    pub(super) fn new(route: &str) -> Self {
+        Self {
+            route: route.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The paths of a route between which a policy makes a difference, in the order in which they are to be matched.
+    pub(super) fn variants(&mut self, policy: Option<&Policy>) -> Vec<Variant> {
+        let otherwise = |requirement| Variant {
+            paths: None,
+            requirement,
+        };
+        let Some(jwt) = policy.and_then(|policy| policy.jwt.as_deref()) else {
+            return vec![otherwise(None)];
+        };
+        for (key, provider) in &jwt.providers {
+            self.providers.insert(key.clone(), Arc::clone(provider));
+        }
+        let mut variants: Vec<_> = jwt
+            .rules
+            .iter()
+            .map(|(paths, requirement)| Variant {
+                paths: Some(paths_regex(paths)),
+                requirement: self.requirement(requirement),
+            })
+            .collect();
+        variants.push(otherwise(self.requirement(&jwt.otherwise)));
+        variants
+    }
+
+    /// The name of a requirement, which says all of it: it never means anything else.
+    fn requirement(&mut self, requirement: &Requirement) -> Option<String> {
+        let (word, keys, missing) = match requirement {
+            Requirement::Nothing => return None,
+            Requirement::Any(keys, missing) => ("any", keys, *missing),
+            Requirement::All(keys, missing) => ("all", keys, *missing),
+        };
+        let one = |key: &Key| json!({"provider_name": key.to_string()});
+        let mut json = joined(word, keys.iter().map(one).collect());
+        let names: Vec<_> = keys.iter().map(ToString::to_string).collect();
+        let mut name = format!("{word} of {}", names.join(", "));
+        if missing == Missing::Allowed {
+            let mut any = match requirement {
+                Requirement::Any(..) => keys.iter().map(one).collect(),
+                _ => vec![json],
+            };
+            any.push(json!({"allow_missing": {}}));
+            json = joined("any", any);
+            name += ", or none";
+        }
+        self.requirements.insert(name.clone(), json);
+        Some(name)
+    }
+
+    /// Tells the filters, in a route, what the policy says.
+    pub(super) fn apply(&mut self, policy: &Policy, variant: &Variant, route: &mut Json) {
+        let mut configs = BTreeMap::new();
+        if let Some(name) = &variant.requirement {
+            let config = json!({"requirement_name": name});
+            let message = format!("{EXTENSIONS}.jwt_authn.v3.PerRouteConfig");
+            configs.insert(jwt_name(&self.route), typed(&message, config));
+        }
+        if let Some(keys) = &policy.api_keys {
+            self.has_api_keys = true;
+            configs.insert(API_KEYS.to_owned(), api_keys(keys));
+        }
+        if let Some(users) = &policy.basic_auth {
+            self.has_basic_auth = true;
+            let message = format!("{EXTENSIONS}.basic_auth.v3.BasicAuthPerRoute");
+            let config = json!({"users": {"inline_string": &**users}});
+            configs.insert(BASIC_AUTH.to_owned(), typed(&message, config));
+        }
+        if let Some(authorizer) = &policy.ext_authz {
+            let key = authorizer.policy.clone();
+            configs.insert(ext_authz_name(&key), ext_authz_per_route(authorizer));
+            self.ext_authz.insert(key, Arc::clone(authorizer));
+        }
+        if let Some(cors) = &policy.cors {
+            self.has_cors = true;
+            configs.insert(CORS.to_owned(), cors_policy(cors));
+        }
+        for algorithm in &policy.compression {
+            self.compression.insert(*algorithm);
+            let message = format!("{EXTENSIONS}.compressor.v3.CompressorPerRoute");
+            let config = json!({"overrides": {"response_direction_config": {}}});
+            configs.insert(compressor_name(*algorithm), typed(&message, config));
+        }
+        for (name, config) in configs {
+            route["typed_per_filter_config"][name] = config;
+        }
+        // A redirect has no action that could have limits.
+        if let (Some(limits), Some(action)) = (&policy.rate_limits, route.get_mut("route")) {
+            let limits = rate_limits(limits);
+            if !limits.is_empty() {
+                self.has_rate_limits = true;
+                action["rate_limits"] = json!(limits);
+            }
+        }
+    }
+
+    /// Whether the filters decide who may call.
+    pub(super) fn has_guards(&self) -> bool {
+        self.has_api_keys
+            || self.has_basic_auth
+            || !self.providers.is_empty()
+            || !self.ext_authz.is_empty()
+    }
+
+    /// The filters, in the order of requests.
+    pub(super) fn filters(&self, fault: Json) -> Vec<Json> {
+        let mut filters = Vec::new();
+        let mut add = |name: &str, is_disabled: bool, message: &str, config: Json| {
+            let mut filter = json!({"name": name, "typed_config": typed(message, config)});
+            if is_disabled {
+                filter["disabled"] = json!(true);
+            }
+            filters.push(filter);
+        };
+        for algorithm in &self.compression {
+            let (message, config) = compressor(*algorithm);
+            add(&compressor_name(*algorithm), true, &message, config);
+        }
+        if self.has_cors {
+            let message = format!("{EXTENSIONS}.cors.v3.Cors");
+            add(CORS, false, &message, json!({}));
+        }
+        if self.has_api_keys {
+            let message = format!("{EXTENSIONS}.api_key_auth.v3.ApiKeyAuth");
+            add(API_KEYS, true, &message, json!({}));
+        }
+        if self.has_basic_auth {
+            let message = format!("{EXTENSIONS}.basic_auth.v3.BasicAuth");
+            add(
+                BASIC_AUTH,
+                true,
+                &message,
+                json!({"users": {"inline_string": NOBODY}}),
+            );
+        }
+        if !self.providers.is_empty() {
+            filters.push(discovered(
+                &jwt_name(&self.route),
+                "jwt_authn.v3.JwtAuthentication",
+            ));
+        }
+        for key in self.ext_authz.keys() {
+            let name = ext_authz_name(key);
+            let mut filter = discovered(&name, "ext_authz.v3.ExtAuthz");
+            filter["disabled"] = json!(true);
+            filters.push(filter);
+        }
+        if self.has_rate_limits {
+            let config = json!({
+                "domain": LIMITS_DOMAIN,
+                "timeout": LIMIT_TIMEOUT,
+                "rate_limited_as_resource_exhausted": true,
+                "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+                "rate_limit_service": {
+                    "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL_PLANE}},
+                    "transport_api_version": "V3",
+                },
+            });
+            let message = format!("{EXTENSIONS}.ratelimit.v3.RateLimit");
+            filters.push(json!({"name": RATE_LIMIT, "typed_config": typed(&message, config)}));
+        }
+        // Pages of other origins are to see faults, too; callers are to be known before.
+        let at = usize::from(self.has_cors) + self.compression.len();
+        debug_assert!(fault["name"] == FAULT, "the fault filter goes behind cors");
+        filters.insert(at, fault);
+        filters
+    }
+
+    /// Adds what the filters need.
+    pub(super) fn add_resources(&self, builder: &mut Builder<'_>) {
+        if !self.providers.is_empty() {
+            builder.add(ResourceType::Extension, self.jwt_authn());
+        }
+        for provider in self.providers.values() {
+            match &provider.keys {
+                Keys::Inline(_) => {}
+                Keys::Service(key, port) => builder.add_cluster(key, *port),
+                Keys::Host { host, port, roots } => {
+                    let made = jwks_cluster(host, *port, roots.is_some());
+                    builder.add(ResourceType::Cluster, made);
+                    if let Some(roots) = roots {
+                        builder.add(ResourceType::Secret, system_roots(roots));
+                    }
+                }
+            }
+        }
+        for (key, authorizer) in &self.ext_authz {
+            let name = ext_authz_name(key);
+            let message = format!("{EXTENSIONS}.ext_authz.v3.ExtAuthz");
+            let config = typed(&message, ext_authz(authorizer));
+            let json = json!({"name": name, "typed_config": config});
+            builder.add(
+                ResourceType::Extension,
+                resource(ResourceType::Extension, &name, &json),
+            );
+            let (service, port) = &authorizer.target;
+            builder.add_cluster(service, *port);
+        }
+    }
+
+    fn jwt_authn(&self) -> Resource {
+        let providers: serde_json::Map<_, _> = self
+            .providers
+            .iter()
+            .map(|(key, provider)| (key.to_string(), jwt_provider(provider)))
+            .collect();
+        let config = json!({"providers": providers, "requirement_map": self.requirements});
+        let message = format!("{EXTENSIONS}.jwt_authn.v3.JwtAuthentication");
+        let name = jwt_name(&self.route);
+        let json = json!({"name": name, "typed_config": typed(&message, config)});
+        resource(ResourceType::Extension, &name, &json)
+    }
+}
+
+/// Requirements of which `any` or `all` have to be met.
+fn joined(word: &str, mut requirements: Vec<Json>) -> Json {
+    match requirements.len() {
+        1 => requirements.remove(0),
+        _ => json!({format!("requires_{word}"): {"requirements": requirements}}),
+    }
+}
+
+fn jwt_name(route: &str) -> String {
+    format!("{route}/jwt")
+}
+
+fn ext_authz_name(policy: &Key) -> String {
+    format!("outrigger.filters.http.ext_authz/{policy}")
+}
+
+/// A filter whose configuration comes by itself.
+fn discovered(name: &str, message: &str) -> Json {
+    json!({
+        "name": name,
+        "config_discovery": {
+            "config_source": ads(),
+            "type_urls": [format!("type.googleapis.com/{EXTENSIONS}.{message}")],
+        },
+    })
+}
+
+/// Matches a path of these, with whatever parameters.
+fn paths_regex(paths: &[String]) -> String {
+    let one = |path: &String| match path.strip_suffix('*') {
+        Some(start) => format!("{}.*", regex_escape(start)),
+        None => format!("{}([?].*)?", regex_escape(path)),
+    };
+    let all: Vec<_> = paths.iter().map(one).collect();
+    all.join("|")
+}
+
+fn jwt_provider(provider: &Provider) -> Json {
+    let spec = &provider.spec;
+    let mut json = json!({
+        "forward": spec.forward,
+        "payload_in_metadata": CLAIMS,
+        "require_expiration": spec.require_expiration,
+        "audiences": spec.audiences,
+    });
+    if let Some(issuer) = &spec.issuer {
+        json["issuer"] = json!(issuer);
+    }
+    let remote = |cluster: String| {
+        let uri = spec.jwks.uri.as_deref().unwrap_or_default();
+        let timeout = spec.jwks.timeout.map_or(json!("5s"), duration);
+        let mut remote = json!({
+            "http_uri": {"uri": uri, "cluster": cluster, "timeout": timeout},
+            "async_fetch": {"fast_listener": true},
+        });
+        if let Some(refresh) = spec.jwks.refresh {
+            remote["cache_duration"] = duration(refresh);
+        }
+        remote
+    };
+    match &provider.keys {
+        Keys::Inline(text) => json["local_jwks"] = json!({"inline_string": text}),
+        Keys::Service(key, port) => json["remote_jwks"] = remote(cluster_name(key, *port)),
+        Keys::Host { host, port, roots } => {
+            json["remote_jwks"] = remote(jwks_cluster_name(host, *port, roots.is_some()));
+        }
+    }
+    if let Some(places) = &spec.from {
+        let header = |header: &crate::model::TokenHeader| json!({"name": header.name, "value_prefix": header.prefix.as_deref().unwrap_or_default()});
+        let headers: Vec<_> = places.headers.iter().map(header).collect();
+        json["from_headers"] = json!(headers);
+        json["from_params"] = json!(places.params);
+        json["from_cookies"] = json!(places.cookies);
+    }
+    if let Some(header) = &spec.payload_header {
+        json["forward_payload_header"] = json!(header);
+    }
+    if let Some(skew) = spec.clock_skew {
+        json["clock_skew_seconds"] = json!(skew.as_secs());
+    }
+    let claims: Vec<_> = spec
+        .claims_to_headers
+        .iter()
+        .map(|(claim, header)| json!({"claim_name": claim, "header_name": header}))
+        .collect();
+    json["claim_to_headers"] = json!(claims);
+    json
+}
+
+fn jwks_cluster_name(host: &str, port: u16, is_tls: bool) -> String {
+    let scheme = if is_tls { "https" } else { "http" };
+    format!("jwks/{scheme}/{host}/{port}")
+}
+
+/// A host that has key sets.
+fn jwks_cluster(host: &str, port: u16, is_tls: bool) -> Resource {
+    let name = jwks_cluster_name(host, port, is_tls);
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    let mut cluster = json!({
+        "name": name,
+        "type": if is_address { "STATIC" } else { "STRICT_DNS" },
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
+                "socket_address": {"address": host, "port_value": port},
+            }}}]}],
+        },
+    });
+    if is_tls {
+        let kind = if is_address { "IP_ADDRESS" } else { "DNS" };
+        let mut context = json!({"common_tls_context": {"combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": [
+                {"san_type": kind, "matcher": {"exact": host}},
+            ]},
+            "validation_context_sds_secret_config": {"name": SYSTEM_ROOTS, "sds_config": ads()},
+        }}});
+        if !is_address {
+            context["sni"] = json!(host);
+        }
+        cluster["transport_socket"] = tls_socket("UpstreamTlsContext", context);
+    }
+    resource(ResourceType::Cluster, &name, &cluster)
+}
+
+fn system_roots(roots: &str) -> Resource {
+    let json = json!({
+        "name": SYSTEM_ROOTS,
+        "validation_context": {"trusted_ca": {"inline_string": roots}},
+    });
+    resource(ResourceType::Secret, SYSTEM_ROOTS, &json)
+}
+
+fn api_keys(keys: &ApiKeys) -> Json {
+    let spec = &keys.spec;
+    let credentials: Vec<_> = keys
+        .clients
+        .iter()
+        .map(|(client, key)| json!({"key": key, "client": client}))
+        .collect();
+    let mut sources = Vec::new();
+    match &spec.from {
+        None => sources.push(json!({"header": "x-api-key"})),
+        Some(places) => {
+            sources.extend(places.headers.iter().map(|it| json!({"header": it})));
+            sources.extend(places.params.iter().map(|it| json!({"query": it})));
+            sources.extend(places.cookies.iter().map(|it| json!({"cookie": it})));
+        }
+    }
+    let mut forwarding = json!({"hide_credentials": !spec.forward});
+    if let Some(header) = &spec.client_header {
+        forwarding["header"] = json!(header);
+    }
+    let message = format!("{EXTENSIONS}.api_key_auth.v3.ApiKeyAuthPerRoute");
+    typed(
+        &message,
+        json!({"credentials": credentials, "key_sources": sources, "forwarding": forwarding}),
+    )
+}
+
+fn ext_authz_per_route(authorizer: &ExtAuthz) -> Json {
+    let message = format!("{EXTENSIONS}.ext_authz.v3.ExtAuthzPerRoute");
+    let settings = json!({"context_extensions": authorizer.spec.context});
+    typed(&message, json!({"check_settings": settings}))
+}
+
+fn ext_authz(authorizer: &ExtAuthz) -> Json {
+    let spec = &authorizer.spec;
+    let (key, port) = &authorizer.target;
+    let cluster = cluster_name(key, *port);
+    let timeout = spec.timeout.map_or(json!("0.2s"), duration);
+    let mut config = json!({
+        "transport_api_version": "V3",
+        "failure_mode_allow": spec.fail_open,
+    });
+    let patterns = |headers: &[String]| {
+        let patterns: Vec<_> = headers
+            .iter()
+            .map(|header| json!({"exact": header, "ignore_case": true}))
+            .collect();
+        json!({"patterns": patterns})
+    };
+    if let Some(http) = &spec.http {
+        let mut service = json!({
+            "server_uri": {"uri": format!("http://{}", key.name), "cluster": cluster, "timeout": timeout},
+        });
+        if let Some(path) = &http.path {
+            service["path_prefix"] = json!(path);
+        }
+        let mut response = json!({});
+        if !http.accept_headers.is_empty() {
+            response["allowed_upstream_headers"] = patterns(&http.accept_headers);
+        }
+        if !http.client_headers.is_empty() {
+            response["allowed_client_headers"] = patterns(&http.client_headers);
+        }
+        service["authorization_response"] = response;
+        config["http_service"] = service;
+    } else {
+        config["grpc_service"] =
+            json!({"envoy_grpc": {"cluster_name": cluster}, "timeout": timeout});
+        config["metadata_context_namespaces"] = json!([JWT]);
+    }
+    if !spec.send_headers.is_empty() {
+        config["allowed_headers"] = patterns(&spec.send_headers);
+    }
+    if let Some(bytes) = spec.body_bytes {
+        config["with_request_body"] =
+            json!({"max_request_bytes": bytes, "allow_partial_message": true});
+    }
+    config
+}
+
+fn cors_policy(cors: &CorsSpec) -> Json {
+    let origin = |origin: &String| match origin.split_once("://*.") {
+        Some((scheme, host)) => {
+            let regex = format!("{}://.+[.]{}", regex_escape(scheme), regex_escape(host));
+            json!({"safe_regex": {"regex": regex}})
+        }
+        None => json!({"exact": origin}),
+    };
+    let origins: Vec<_> = cors.allow_origins.iter().map(origin).collect();
+    let mut policy = json!({
+        "allow_origin_string_match": origins,
+        "allow_credentials": cors.allow_credentials,
+    });
+    let lists = [
+        ("allow_methods", &cors.allow_methods),
+        ("allow_headers", &cors.allow_headers),
+        ("expose_headers", &cors.expose_headers),
+    ];
+    for (field, list) in lists {
+        if !list.is_empty() {
+            policy[field] = json!(list.join(","));
+        }
+    }
+    if let Some(age) = cors.max_age {
+        policy["max_age"] = json!(age.as_secs().to_string());
+    }
+    typed(&format!("{EXTENSIONS}.cors.v3.CorsPolicy"), policy)
+}
+
+fn rate_limits(limits: &CallLimits) -> Vec<Json> {
+    let each = limits.limits.iter().enumerate();
+    each.flat_map(|(index, limit)| descriptors(&limit_id(&limits.policy, index), limit))
+        .map(|actions| json!({"actions": actions}))
+        .collect()
+}
+
+/// The descriptors of a limit, of which a request has one or none: a header that is not there would leave out the whole.
+fn descriptors(id: &str, limit: &CallLimit) -> Vec<Vec<Json>> {
+    let mut matchers = Vec::new();
+    if !limit.paths.is_empty() {
+        matchers.push(json!({
+            "name": ":path",
+            "string_match": {"safe_regex": {"regex": paths_regex(&limit.paths)}},
+        }));
+    }
+    if !limit.methods.is_empty() {
+        let regex = limit.methods.join("|");
+        matchers.push(json!({"name": ":method", "string_match": {"safe_regex": {"regex": regex}}}));
+    }
+    let first = match matchers.is_empty() {
+        true => json!({"generic_key": {"descriptor_key": LIMIT_KEY, "descriptor_value": id}}),
+        false => json!({"header_value_match": {
+            "descriptor_key": LIMIT_KEY,
+            "descriptor_value": id,
+            "headers": matchers,
+        }}),
+    };
+    let mut descriptors = vec![vec![first]];
+    for by in &limit.by {
+        let key = by.key();
+        let actions = match by {
+            CountedBy::Address => vec![json!({"remote_address": {}})],
+            CountedBy::Claim(claim) => {
+                let path = std::iter::once(CLAIMS).chain(claim.split('.'));
+                let path: Vec<_> = path.map(|key| json!({"key": key})).collect();
+                vec![json!({"metadata": {
+                    "descriptor_key": key,
+                    "metadata_key": {"key": JWT, "path": path},
+                    "default_value": ABSENT,
+                    "source": "DYNAMIC",
+                }})]
+            }
+            CountedBy::Header(header) => vec![
+                json!({"request_headers": {"header_name": header, "descriptor_key": key}}),
+                json!({"header_value_match": {
+                    "descriptor_key": key,
+                    "descriptor_value": ABSENT,
+                    "headers": [{"name": header, "present_match": true, "invert_match": true}],
+                }}),
+            ],
+        };
+        descriptors = descriptors
+            .iter()
+            .flat_map(|begun| {
+                actions.iter().map(|action| {
+                    let mut longer = begun.clone();
+                    longer.push(action.clone());
+                    longer
+                })
+            })
+            .collect();
+    }
+    descriptors
+}
+
+fn compressor_name(algorithm: Compression) -> String {
+    format!("outrigger.filters.http.compressor/{}", word(algorithm))
+}
+
+fn word(algorithm: Compression) -> &'static str {
+    match algorithm {
+        Compression::Brotli => "brotli",
+        Compression::Zstd => "zstd",
+        Compression::Gzip => "gzip",
+    }
+}
+
+fn compressor(algorithm: Compression) -> (String, Json) {
+    let message = match algorithm {
+        Compression::Brotli => "brotli.compressor.v3.Brotli",
+        Compression::Zstd => "zstd.compressor.v3.Zstd",
+        Compression::Gzip => "gzip.compressor.v3.Gzip",
+    };
+    let library = format!("envoy.extensions.compression.{message}");
+    let config = json!({
+        "response_direction_config": {},
+        "choose_first": algorithm == Compression::Brotli,
+        "compressor_library": {"name": word(algorithm), "typed_config": typed(&library, json!({}))},
+    });
+    (format!("{EXTENSIONS}.compressor.v3.Compressor"), config)
+}

@@ -1,0 +1,51 @@
+//! The API gateway of `examples/api-gateway` does what its page says, with Outrigger and with Envoy as the gateway.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a story stops at what it did not expect"
+)]
+
+use std::process::Command;
+
+use outrigger_xds_tests::binaries;
+
+fn tour(more: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_api-gateway"))
+        .args(["--tour", "--once", "--any-port"])
+        .args(more)
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    for promise in [
+        "for first",
+        "a good token: 200",
+        "no token: 401",
+        "an expired token: 401",
+        "ann once more: 429",
+        "bob: 200",
+        "a preflight of https://shop.example: 200",
+        "20 times 200",
+        "requests went to orders-next",
+        "Done.",
+    ] {
+        assert!(shown.contains(promise), "{promise}: {shown}");
+    }
+}
+
+#[test]
+fn an_api_gateway_starts_with_one_command() {
+    tour(&[]);
+}
+
+#[test]
+fn an_envoy_is_an_api_gateway_from_the_same_file() {
+    tour(&["--envoy"]);
+}
+
+#[test]
+fn the_file_is_short() {
+    let file = binaries::workspace().join("examples/api-gateway/gateway.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(text.lines().count() < 60, "{}", text.lines().count());
+    assert!(text.lines().all(|line| line.len() <= 120));
+}
