@@ -480,8 +480,12 @@ fn ext_authz(authorizer: &ExtAuthz) -> Json {
         service["authorization_response"] = response;
         config["http_service"] = service;
     } else {
-        config["grpc_service"] =
-            json!({"envoy_grpc": {"cluster_name": cluster}, "timeout": timeout});
+        // The cluster's name would be no host to servers that look at it.
+        let authority = format!("{}.{}", key.name, key.namespace);
+        config["grpc_service"] = json!({
+            "envoy_grpc": {"cluster_name": cluster, "authority": authority},
+            "timeout": timeout,
+        });
         config["metadata_context_namespaces"] = json!([JWT]);
     }
     if !spec.send_headers.is_empty() {
