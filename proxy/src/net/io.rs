@@ -262,9 +262,8 @@ mod tests {
         near.write_all(b"first ").await.unwrap();
         near.hold();
         near.write_all(b"then ").await.unwrap();
-        near.write_vectored(&[io::IoSlice::new(b"the "), io::IoSlice::new(b"last")])
-            .await
-            .unwrap();
+        let slices = [io::IoSlice::new(b"the "), io::IoSlice::new(b"last")];
+        assert_eq!(near.write_vectored(&slices).await.unwrap(), 8);
         near.shutdown().await.unwrap();
         let mut all = String::new();
         far.read_to_string(&mut all).await.unwrap();

@@ -1,7 +1,7 @@
 //! Chaos: thirty upstreams that slow down, refuse, reset, vanish, answer 5xx, leave and come back, under constant load.
 //!
 //! A seed is a [`Schedule`]: who does what, and when. It is played to one proxy after the other, with the same configuration
-//! ([`settings`]), the same upstreams ([`Upstreams`]) and the same load ([`load`]); what came of it are [`Figures`].
+//! (`settings`), the same upstreams ([`Upstreams`]) and the same load (`load`); what came of it are [`Figures`].
 
 mod figures;
 mod load;
