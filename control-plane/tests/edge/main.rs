@@ -9,6 +9,7 @@
 )]
 
 mod calls;
+mod claims;
 mod ingress;
 mod names;
 mod policies;
