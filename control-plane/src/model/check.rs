@@ -8,6 +8,7 @@ use gateway_api::apis::standard::httproutes::{
 };
 use k8s_openapi::api::core::v1::ServiceSpec;
 
+use super::check_gateway_policy::check_origins;
 use super::kinds::{
     AuthorizationSpec, HealthCheck, Host, MeshDefaultsSpec, OutlierDetection, Retries,
     TrafficPolicySpec, WorkloadSpec, parse_duration,
@@ -226,6 +227,13 @@ fn check_filter(path: &str, filter: &HttpRouteRulesFilters, report: &mut Report<
             format!("{path}.type"),
             format!("the filter has no `{field}`"),
         );
+    }
+    if let Some(origins) = filter
+        .cors
+        .as_ref()
+        .and_then(|cors| cors.allow_origins.as_ref())
+    {
+        check_origins(&format!("{path}.cors.allowOrigins"), origins, report);
     }
     if let Some(redirect) = &filter.request_redirect {
         if let Some(port) = redirect.port {

@@ -356,15 +356,20 @@ fn check_cors(spec: &CorsSpec, report: &mut Report<'_>) {
             "needs `allowOrigins`, or `off` and nothing else".to_owned(),
         );
     }
-    for (index, origin) in spec.allow_origins.iter().enumerate() {
+    check_origins("spec.cors.allowOrigins", &spec.allow_origins, report);
+}
+
+/// Origins as browsers send them; a host may be `*`, or begin with `*.`.
+pub(super) fn check_origins(path: &str, origins: &[String], report: &mut Report<'_>) {
+    for (index, origin) in origins.iter().enumerate() {
         let host = origin.split_once("://").map(|(_, host)| host);
         let is_good = host.is_some_and(|host| {
             let rest = host.strip_prefix("*.").unwrap_or(host);
-            !rest.is_empty() && !rest.contains(['*', '/', '?', '#', ' '])
+            host == "*" || !rest.is_empty() && !rest.contains(['*', '/', '?', '#', ' '])
         });
         if origin != "*" && !is_good {
             report(
-                format!("spec.cors.allowOrigins[{index}]"),
+                format!("{path}[{index}]"),
                 format!("{origin:?} is not `*`, `https://host` or `https://*.host`"),
             );
         }

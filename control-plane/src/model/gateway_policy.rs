@@ -385,7 +385,7 @@ impl GatewayPolicySpec {
             .collect();
         (!limits.is_empty()).then(|| RateLimitSpec {
             domain: LIMITS_DOMAIN.to_owned(),
-            headers: true,
+            headers: false,
             limits,
         })
     }

@@ -117,6 +117,12 @@ impl Used {
         Some(name)
     }
 
+    /// Tells the filter of CORS, in a route, what holds there.
+    pub(super) fn apply_cors(&mut self, cors: &CorsSpec, route: &mut Json) {
+        self.has_cors = true;
+        route["typed_per_filter_config"][CORS] = cors_policy(cors);
+    }
+
     /// Tells the filters, in a route, what the policy says.
     pub(super) fn apply(&mut self, policy: &Policy, variant: &Variant, route: &mut Json) {
         let mut configs = BTreeMap::new();
@@ -141,8 +147,7 @@ impl Used {
             self.ext_authz.insert(key, Arc::clone(authorizer));
         }
         if let Some(cors) = &policy.cors {
-            self.has_cors = true;
-            configs.insert(CORS.to_owned(), cors_policy(cors));
+            self.apply_cors(cors, route);
         }
         for algorithm in &policy.compression {
             self.compression.insert(*algorithm);
@@ -499,9 +504,9 @@ fn ext_authz(authorizer: &ExtAuthz) -> Json {
 }
 
 fn cors_policy(cors: &CorsSpec) -> Json {
-    let origin = |origin: &String| match origin.split_once("://*.") {
-        Some((scheme, host)) => {
-            let regex = format!("{}://.+[.]{}", regex_escape(scheme), regex_escape(host));
+    let origin = |origin: &String| match origin.split_once("://*") {
+        Some((scheme, rest)) => {
+            let regex = format!("{}://.+{}", regex_escape(scheme), regex_escape(rest));
             json!({"safe_regex": {"regex": regex}})
         }
         None => json!({"exact": origin}),

@@ -412,3 +412,75 @@ fn keys_and_passwords_are_not_shown() {
         assert!(!shown(true).contains(secret), "{secret}");
     }
 }
+
+const OWN_CORS: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {gatewayClassName: outrigger, listeners: [{name: http, port: 8080, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{name: edge}]
+  rules:
+  - backendRefs: [{name: web, port: 80}]
+    filters:
+    - type: CORS
+      cors: {allowOrigins: ["https://*.shop.example", "http://*"], allowMethods: ["*"], allowHeaders: [x-a], allowCredentials: true}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+"#;
+
+#[test]
+fn the_filter_of_a_route_goes_before_the_policy_of_its_gateway() {
+    let policy = "---\napiVersion: outrigger.dev/v1alpha1\nkind: GatewayPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{kind: Gateway, name: edge}], cors: {allowOrigins: ['*']}}\n";
+    for text in [OWN_CORS.to_owned(), format!("{OWN_CORS}{policy}")] {
+        let snapshot = snapshot(&text);
+        let filters = filters(&snapshot, ROUTES);
+        assert!(names(&filters).contains(&"envoy.filters.http.cors"));
+        let route = &routes(&snapshot, ROUTES)[0];
+        let cors = &route["typed_per_filter_config"]["envoy.filters.http.cors"];
+        let origins = &cors["allow_origin_string_match"];
+        let regex = |index: usize| origins[index]["safe_regex"]["regex"].as_str().unwrap();
+        assert_eq!(regex(0), r"https://.+\.shop\.example");
+        assert_eq!(regex(1), "http://.+");
+        // Browsers that send cookies take `*` for a name.
+        assert_eq!(
+            cors["allow_methods"],
+            "GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS"
+        );
+        assert_eq!(cors["allow_headers"], "x-a");
+        assert_eq!(cors["allow_credentials"], true);
+        assert_eq!(cors["max_age"], "5");
+    }
+}
+
+#[test]
+fn a_filter_of_cors_that_cannot_hold_is_refused() {
+    let named = OWN_CORS.replace("allowHeaders: [x-a]", "allowHeaders: ['*']");
+    assert_eq!(
+        told(&named),
+        [
+            "HTTPRoute shop: spec.rules[0]: Accepted UnsupportedValue: with `allowCredentials`, headers have to be named: not `*`"
+        ]
+    );
+    let of_service = OWN_CORS.replace(
+        "parentRefs: [{name: edge}]",
+        "parentRefs: [{kind: Service, group: '', name: web}]",
+    );
+    let said = told(&of_service);
+    assert!(
+        said.iter()
+            .any(|line| line.contains("the filter CORS is for routes of gateways")),
+        "{said:?}"
+    );
+    let origin = OWN_CORS.replace("\"http://*\"", "shop.example");
+    let refused = load_texts([("a.yaml", &*origin)]).unwrap_err();
+    let text = format!("{refused:?}");
+    assert!(text.contains("filters[0].cors.allowOrigins[1]"), "{text}");
+}

@@ -259,6 +259,10 @@ impl Maker<'_> {
                 headers(&mut route, &rule.filters.request_headers, "request");
                 headers(&mut route, &rule.filters.response_headers, "response");
                 self.restrict(&mut route, over.gateway, variant);
+                if let Some(cors) = &rule.filters.cors {
+                    // The route's own goes before the policy's.
+                    self.used.apply_cors(cors, &mut route);
+                }
                 entries.push(Entry { precedence, route });
             }
         }

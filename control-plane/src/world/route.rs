@@ -10,15 +10,16 @@ use gateway_api::apis::standard::gateways::{
 use gateway_api::apis::standard::grpcroutes::{GrpcRoute, GrpcRouteRulesMatches};
 use gateway_api::apis::standard::httproutes::{
     HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters,
-    HttpRouteRulesFiltersRequestRedirectScheme, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
-    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType,
+    HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestRedirectScheme,
+    HttpRouteRulesFiltersType, HttpRouteRulesMatches, HttpRouteRulesMatchesPath,
+    HttpRouteRulesMatchesPathType,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::gateway::is_permitted;
 use super::{Gateway, ListenerMode, Service, Status, port_number};
-use crate::model::{Key, Kind, Model, Origin, parse_duration};
+use crate::model::{CorsSpec, Key, Kind, Model, Origin, parse_duration};
 
 /// A route of any kind. Matches of TLS and TCP routes are empty.
 #[derive(Debug, PartialEq)]
@@ -72,6 +73,7 @@ pub struct Filters {
     pub rewrite_host: Option<String>,
     pub rewrite_path: Option<PathRewrite>,
     pub mirrors: Vec<MirrorTo>,
+    pub cors: Option<Arc<CorsSpec>>,
 }
 
 /// Changes of headers.
@@ -418,6 +420,7 @@ impl Resolver<'_> {
         if filters.redirect.is_some()
             || filters.rewrite_path.is_some()
             || !filters.mirrors.is_empty()
+            || filters.cors.is_some()
         {
             return Err(
                 "of a backend's filters, only those of headers and of the host name are supported"
@@ -565,7 +568,7 @@ impl Resolver<'_> {
                     return Err("the filter ExtensionRef is not supported".to_owned());
                 }
                 HttpRouteRulesFiltersType::Cors => {
-                    return Err("the filter CORS is not supported".to_owned());
+                    filters.cors = Some(Arc::new(cors(filter.cors.as_ref().ok_or("no `cors`")?)?));
                 }
             }
         }
@@ -576,6 +579,43 @@ impl Resolver<'_> {
         }
         Ok(filters)
     }
+}
+
+/// The filter CORS as the section of a GatewayPolicy. Where cookies are sent, browsers take `*` for a name.
+fn cors(written: &HttpRouteRulesFiltersCors) -> Result<CorsSpec, String> {
+    let HttpRouteRulesFiltersCors {
+        allow_credentials,
+        allow_headers,
+        allow_methods,
+        allow_origins,
+        expose_headers,
+        max_age,
+    } = written;
+    let all = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let mut spec = CorsSpec {
+        allow_origins: all(allow_origins),
+        allow_methods: all(allow_methods),
+        allow_headers: all(allow_headers),
+        expose_headers: all(expose_headers),
+        // The default of the Gateway API.
+        max_age: Some(Duration::from_secs(match max_age {
+            Some(age) => u64::try_from(*age).map_err(|_| "`maxAge` is negative")?,
+            None => 5,
+        })),
+        allow_credentials: allow_credentials.unwrap_or_default(),
+        off: false,
+    };
+    let is_any = |list: &[String]| list.iter().any(|one| one == "*");
+    if spec.allow_credentials {
+        if is_any(&spec.allow_headers) || is_any(&spec.expose_headers) {
+            return Err("with `allowCredentials`, headers have to be named: not `*`".to_owned());
+        }
+        if is_any(&spec.allow_methods) {
+            let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+            spec.allow_methods = methods.map(str::to_owned).to_vec();
+        }
+    }
+    Ok(spec)
 }
 
 fn changes(modifier: &impl Serialize) -> Result<HeaderChanges, String> {
@@ -617,6 +657,10 @@ fn to_service(
     parent: &HttpRouteParentRefs,
     route: &Arc<Route>,
 ) -> Result<(), (&'static str, String)> {
+    if route.rules.iter().any(|rule| rule.filters.cors.is_some()) {
+        let message = "the filter CORS is for routes of gateways, where browsers call";
+        return Err(("UnsupportedValue", message.to_owned()));
+    }
     if key.namespace != route.key.namespace {
         let message = "a route of a Service has to be in its namespace".to_owned();
         return Err(("NotAllowedByListeners", message));
