@@ -22,6 +22,7 @@ pub mod binaries;
 pub mod chaos;
 pub mod check;
 pub mod client;
+pub mod example;
 pub mod http1;
 pub mod message;
 pub mod observation;

@@ -12,10 +12,12 @@ mod server;
 mod tour;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use issuer::Issuer;
+use outrigger_xds_tests::example::{CONTROL_PLANE, Example, until_interrupted};
 use outrigger_xds_tests::{Error, binaries};
-use processes::{CONTROL_PLANE, Gateway, HTTP, ISSUER};
-use tokio::signal::unix::{SignalKind, signal};
+use processes::{HTTP, ISSUER};
 
 fn main() -> ExitCode {
     let flags: Vec<_> = std::env::args().skip(1).collect();
@@ -42,32 +44,23 @@ fn run(flags: &[String]) -> Result<(), Error> {
     } else {
         (binaries::outrigger()?, "api-gateway")
     };
-    let mut gateway = Gateway::new(has("--any-port"), name)?;
+    let issuer = Arc::new(Issuer::new("example")?);
+    let mut gateway = processes::new(has("--any-port"), name)?;
     println!("2. Starting the control plane, a gateway, orders and orders-next, and the issuer.");
-    gateway.start(&proxy)?;
-    tour::first_request(&mut gateway)?;
+    processes::start(&mut gateway, &issuer, &proxy)?;
+    tour::first_request(&mut gateway, &issuer)?;
     if has("--tour") {
-        tour::all(&mut gateway)?;
+        tour::all(&mut gateway, &issuer)?;
     }
     if has("--once") {
         println!("Done.");
         return Ok(());
     }
     hints(&gateway);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            tokio::select! {
-                stopped = tokio::signal::ctrl_c() => stopped?,
-                _ = terminate.recv() => {}
-            }
-            Ok(())
-        })
+    until_interrupted()
 }
 
-fn hints(gateway: &Gateway) {
+fn hints(gateway: &Example) {
     let folder = gateway.folder.display();
     println!("It keeps running. It follows every change of {folder}/input/gateway.yaml. Try:");
     println!(

@@ -1,17 +1,18 @@
 //! What the example shows, one step after another. A step whose promise does not come true is an error.
 
 use outrigger_xds_tests::Error;
+use outrigger_xds_tests::example::Example;
 
 use crate::issuer::Issuer;
-use crate::processes::{Gateway, HTTP};
+use crate::processes::HTTP;
 use crate::server::{Answer, call};
 
 /// Requests of which the canary gets a share.
 const MANY: usize = 300;
 
 /// A user comes through the gateway to the service, which learns who it is and not the token.
-pub(crate) fn first_request(gateway: &mut Gateway) -> Result<(), Error> {
-    let token = gateway.issuer.token("first", "orders", 60)?;
+pub(crate) fn first_request(gateway: &mut Example, issuer: &Issuer) -> Result<(), Error> {
+    let token = issuer.token("first", "orders", 60)?;
     let answer = gateway.eventually("the gateway to serve", |it| {
         // It is not there at once, and has a limit.
         let is_there = ask(it, "/public/ready", None).is_ok_and(|(status, ..)| status != 404);
@@ -29,21 +30,20 @@ pub(crate) fn first_request(gateway: &mut Gateway) -> Result<(), Error> {
 }
 
 /// All of it.
-pub(crate) fn all(gateway: &mut Gateway) -> Result<(), Error> {
+pub(crate) fn all(gateway: &mut Example, issuer: &Issuer) -> Result<(), Error> {
     println!("4. Who may call:");
-    tokens(gateway)?;
+    tokens(gateway, issuer)?;
     println!("5. How often:");
-    limits(gateway)?;
+    limits(gateway, issuer)?;
     println!("6. Pages of other origins:");
-    cors(gateway)?;
+    cors(gateway, issuer)?;
     println!("7. A service that fails:");
-    retries(gateway)?;
+    retries(gateway, issuer)?;
     println!("8. The canary:");
-    canary(gateway)
+    canary(gateway, issuer)
 }
 
-fn tokens(gateway: &Gateway) -> Result<(), Error> {
-    let issuer = &gateway.issuer;
+fn tokens(gateway: &Example, issuer: &Issuer) -> Result<(), Error> {
     let good = issuer.token("tom", "orders", 60)?;
     let forged = Issuer::new("example")?.token("tom", "orders", 60)?;
     // A clock may be a minute late.
@@ -83,9 +83,9 @@ fn tokens(gateway: &Gateway) -> Result<(), Error> {
     expect("no token for /public/..%2forders", &escaped, 400)
 }
 
-fn limits(gateway: &Gateway) -> Result<(), Error> {
-    let ann = gateway.issuer.token("ann", "orders", 60)?;
-    let bob = gateway.issuer.token("bob", "orders", 60)?;
+fn limits(gateway: &Example, issuer: &Issuer) -> Result<(), Error> {
+    let ann = issuer.token("ann", "orders", 60)?;
+    let bob = issuer.token("bob", "orders", 60)?;
     for left in (0..5).rev() {
         let answer = ask(gateway, "/orders", Some(&ann))?;
         expect("ann", &answer, 200)?;
@@ -95,7 +95,7 @@ fn limits(gateway: &Gateway) -> Result<(), Error> {
         }
     }
     // Another token of the same user is no way out.
-    let again = gateway.issuer.token("ann", "orders", 59)?;
+    let again = issuer.token("ann", "orders", 59)?;
     expect(
         "ann once more",
         &ask(gateway, "/orders", Some(&again))?,
@@ -104,7 +104,7 @@ fn limits(gateway: &Gateway) -> Result<(), Error> {
     expect("bob", &ask(gateway, "/orders", Some(&bob))?, 200)
 }
 
-fn cors(gateway: &Gateway) -> Result<(), Error> {
+fn cors(gateway: &Example, issuer: &Issuer) -> Result<(), Error> {
     let preflight = |origin: &str| {
         let headers = [
             ("origin", origin),
@@ -126,7 +126,7 @@ fn cors(gateway: &Gateway) -> Result<(), Error> {
     }
     let other = preflight("https://evil.example")?;
     expect("a preflight of https://evil.example", &other, 401)?;
-    let token = gateway.issuer.token("cora", "orders", 60)?;
+    let token = issuer.token("cora", "orders", 60)?;
     let authorization = format!("Bearer {token}");
     let headers = [
         ("origin", "https://shop.example"),
@@ -140,12 +140,10 @@ fn cors(gateway: &Gateway) -> Result<(), Error> {
     }
 }
 
-fn retries(gateway: &Gateway) -> Result<(), Error> {
+fn retries(gateway: &Example, issuer: &Issuer) -> Result<(), Error> {
     let mut tries = 0;
     for user in 0..20 {
-        let token = gateway
-            .issuer
-            .token(&format!("retry{user}"), "orders", 60)?;
+        let token = issuer.token(&format!("retry{user}"), "orders", 60)?;
         let answer = ask(gateway, "/flaky", Some(&token))?;
         if answer.0 != 200 {
             return Err(format!("request {user} failed: {answer:?}").into());
@@ -156,12 +154,10 @@ fn retries(gateway: &Gateway) -> Result<(), Error> {
     Ok(())
 }
 
-fn canary(gateway: &Gateway) -> Result<(), Error> {
+fn canary(gateway: &Example, issuer: &Issuer) -> Result<(), Error> {
     let mut next = 0;
     for user in 0..MANY {
-        let token = gateway
-            .issuer
-            .token(&format!("canary{user}"), "orders", 60)?;
+        let token = issuer.token(&format!("canary{user}"), "orders", 60)?;
         let answer = ask(gateway, "/orders", Some(&token))?;
         if answer.0 != 200 {
             return Err(format!("request {user} failed: {answer:?}").into());
@@ -176,7 +172,7 @@ fn canary(gateway: &Gateway) -> Result<(), Error> {
     }
 }
 
-fn ask(gateway: &Gateway, path: &str, token: Option<&str>) -> Result<Answer, Error> {
+fn ask(gateway: &Example, path: &str, token: Option<&str>) -> Result<Answer, Error> {
     let value = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<_> = value.iter().map(|it| ("authorization", &**it)).collect();
     Ok(call(gateway.address(HTTP), ("GET", path), &headers)?)

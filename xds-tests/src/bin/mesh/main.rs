@@ -11,9 +11,9 @@ mod tour;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use outrigger_xds_tests::example::{CONTROL_PLANE, Example, until_interrupted};
 use outrigger_xds_tests::{Error, binaries};
-use processes::{HTTP, HTTPS, Mesh};
-use tokio::signal::unix::{SignalKind, signal};
+use processes::{HTTP, HTTPS};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -51,10 +51,10 @@ fn run(flags: &[String]) -> Result<(), Error> {
     } else {
         (binaries::outrigger()?, "mesh")
     };
-    let mut mesh = Mesh::new(has("--any-port"), name)?;
+    let mut mesh = processes::new(has("--any-port"), name)?;
     println!("2. Starting the control plane, a, b, c and c-v2 with a sidecar each, and a gateway.");
     tour::first_certificate(&mesh)?;
-    mesh.start(&proxy)?;
+    processes::start(&mut mesh, &proxy)?;
     println!("3. The first request:\n");
     tour::first_request(&mut mesh)?;
     tour::forbidden_request(&mut mesh)?;
@@ -66,20 +66,10 @@ fn run(flags: &[String]) -> Result<(), Error> {
         return Ok(());
     }
     hints(&mesh);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            tokio::select! {
-                stopped = tokio::signal::ctrl_c() => stopped?,
-                _ = terminate.recv() => {}
-            }
-            Ok(())
-        })
+    until_interrupted()
 }
 
-fn hints(mesh: &Mesh) {
+fn hints(mesh: &Example) {
     let folder = mesh.folder.display();
     let steps = processes::example().join("steps");
     println!("It keeps running. Its files are in {folder}/mesh: edit them, and it follows. Try:");
@@ -95,7 +85,7 @@ fn hints(mesh: &Mesh) {
     println!(
         "    {} status --state {folder}/state --against {}",
         mesh.control_plane().display(),
-        mesh.address(processes::CONTROL_PLANE)
+        mesh.address(CONTROL_PLANE)
     );
     println!("    tail -f {folder}/*/log");
     println!("Ctrl-C ends it.");

@@ -5,13 +5,14 @@ use std::fs;
 use std::process::Command;
 
 use outrigger_xds_tests::Error;
+use outrigger_xds_tests::example::Example;
 
-use crate::processes::{HTTP, HTTPS, Mesh, example};
+use crate::processes::{HTTP, HTTPS, example};
 
 const IDENTITY: &str = "spiffe://mesh.local/ns/default/sa";
 
 /// Through the gateway to c, by way of a and b.
-pub(crate) fn first_request(mesh: &mut Mesh) -> Result<(), Error> {
+pub(crate) fn first_request(mesh: &mut Example) -> Result<(), Error> {
     let expected = format!(
         "a was called by {IDENTITY}/edge\nb was called by {IDENTITY}/a\nc was called by {IDENTITY}/b\n"
     );
@@ -23,7 +24,7 @@ pub(crate) fn first_request(mesh: &mut Mesh) -> Result<(), Error> {
 }
 
 /// The gateway may not call c.
-pub(crate) fn forbidden_request(mesh: &mut Mesh) -> Result<(), Error> {
+pub(crate) fn forbidden_request(mesh: &mut Example) -> Result<(), Error> {
     let answer = until(mesh, &["/c"], "the call to be denied", |answer| {
         answer.0 == 403
     })?;
@@ -41,7 +42,7 @@ pub(crate) fn forbidden_request(mesh: &mut Mesh) -> Result<(), Error> {
 }
 
 /// Edits one file after another.
-pub(crate) fn edits(mesh: &mut Mesh) -> Result<(), Error> {
+pub(crate) fn edits(mesh: &mut Example) -> Result<(), Error> {
     canary(mesh)?;
     retry(mesh)?;
     rate_limit(mesh)?;
@@ -52,7 +53,7 @@ pub(crate) fn edits(mesh: &mut Mesh) -> Result<(), Error> {
     mesh.write("traffic.yaml", &text)
 }
 
-fn canary(mesh: &mut Mesh) -> Result<(), Error> {
+fn canary(mesh: &mut Example) -> Result<(), Error> {
     step(mesh, "canary")?;
     let mut seen = BTreeSet::new();
     mesh.eventually("both versions of c to answer", |mesh| {
@@ -76,7 +77,7 @@ fn canary(mesh: &mut Mesh) -> Result<(), Error> {
     Ok(())
 }
 
-fn retry(mesh: &mut Mesh) -> Result<(), Error> {
+fn retry(mesh: &mut Example) -> Result<(), Error> {
     step(mesh, "../mesh/traffic")?;
     let answer = until(mesh, &["/flaky"], "a request to fail", |answer| {
         answer.0 == 503
@@ -95,14 +96,14 @@ fn retry(mesh: &mut Mesh) -> Result<(), Error> {
     Ok(())
 }
 
-fn rate_limit(mesh: &mut Mesh) -> Result<(), Error> {
+fn rate_limit(mesh: &mut Example) -> Result<(), Error> {
     step(mesh, "rate-limit")?;
     let answer = until(mesh, &["/"], "a request too many", |answer| answer.0 == 429)?;
     show(mesh, "/", &answer);
     Ok(())
 }
 
-fn fault(mesh: &mut Mesh) -> Result<(), Error> {
+fn fault(mesh: &mut Example) -> Result<(), Error> {
     step(mesh, "fault")?;
     let answer = until(mesh, &["/"], "the fault", |answer| answer.0 == 418)?;
     show(mesh, "/", &answer);
@@ -110,7 +111,7 @@ fn fault(mesh: &mut Mesh) -> Result<(), Error> {
 }
 
 /// The gateway takes the new certificate without the end of a connection; the old one is not shown again.
-fn rotation(mesh: &mut Mesh) -> Result<(), Error> {
+fn rotation(mesh: &mut Example) -> Result<(), Error> {
     step(mesh, "../mesh/traffic")?;
     let old = trust(mesh, "certificate-1.pem");
     let new = trust(mesh, "certificate-2.pem");
@@ -137,7 +138,7 @@ fn rotation(mesh: &mut Mesh) -> Result<(), Error> {
 }
 
 /// Replaces `traffic.yaml` by the text of a step.
-fn step(mesh: &Mesh, name: &str) -> Result<(), Error> {
+fn step(mesh: &Example, name: &str) -> Result<(), Error> {
     let text = fs::read_to_string(example().join("steps").join(format!("{name}.yaml")))?;
     println!("   traffic.yaml is now:");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -147,12 +148,12 @@ fn step(mesh: &Mesh, name: &str) -> Result<(), Error> {
 }
 
 /// Writes the gateway's first certificate.
-pub(crate) fn first_certificate(mesh: &Mesh) -> Result<(), Error> {
+pub(crate) fn first_certificate(mesh: &Example) -> Result<(), Error> {
     certificate(mesh, "certificate-1.pem")
 }
 
 /// Writes a new certificate for the gateway into the input, and for curl into a file.
-fn certificate(mesh: &Mesh, name: &str) -> Result<(), Error> {
+fn certificate(mesh: &Example, name: &str) -> Result<(), Error> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let pem = made.cert.pem();
     fs::write(mesh.folder.join(name), &pem)?;
@@ -162,14 +163,14 @@ fn certificate(mesh: &Mesh, name: &str) -> Result<(), Error> {
         indented(&pem),
         indented(&made.signing_key.serialize_pem())
     );
-    // Not through `Mesh::write`, which changes numbers: a key has some.
+    // Not through `Example::write`, which changes numbers: a key has some.
     let new = mesh.folder.join("certificate.yaml");
     fs::write(&new, text)?;
     fs::rename(new, mesh.folder.join("mesh/certificate.yaml"))?;
     Ok(())
 }
 
-fn trust(mesh: &Mesh, name: &str) -> Vec<String> {
+fn trust(mesh: &Example, name: &str) -> Vec<String> {
     let port = mesh.address(HTTPS).port();
     let file = mesh.folder.join(name).display().to_string();
     vec![
@@ -180,7 +181,7 @@ fn trust(mesh: &Mesh, name: &str) -> Vec<String> {
 }
 
 fn until(
-    mesh: &mut Mesh,
+    mesh: &mut Example,
     words: &[&str],
     what: &str,
     is_right: impl Fn(&(u16, String)) -> bool,
@@ -200,7 +201,7 @@ fn until(
     found.map_err(|error| format!("{error}; the last answer was {last:?}").into())
 }
 
-fn curl(mesh: &Mesh, path: &str) -> Result<(u16, String), Error> {
+fn curl(mesh: &Example, path: &str) -> Result<(u16, String), Error> {
     curl_with(&[&format!("http://{}{path}", mesh.address(HTTP))])
 }
 
@@ -217,7 +218,7 @@ fn curl_with(words: &[&str]) -> Result<(u16, String), Error> {
     Ok((status.parse()?, body.to_owned()))
 }
 
-fn show(mesh: &Mesh, path: &str, (status, body): &(u16, String)) {
+fn show(mesh: &Example, path: &str, (status, body): &(u16, String)) {
     println!("   curl http://{}{path}: {status}", mesh.address(HTTP));
     for line in body.lines() {
         println!("      {line}");
