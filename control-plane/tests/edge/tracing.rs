@@ -218,6 +218,8 @@ fn a_collector_sees_what_led_to_a_push_and_what_became_of_it() {
     let flags = [&flags[..], &["--log-format", "json"]].concat();
     let scene = Scene::start(&folder, MESH, &flags);
     let own = scene.enroll("sidecar/default/a", "a");
+    // The watcher reads the directory once more when it has begun to watch; what it causes is not to meet the registration.
+    eventually(|| (scene.log(&["The input was taken over."]).len() >= 2).then_some(()));
     block(async { client(scene.channel(Some(&own)).await).await });
     let find = |name: &str, wanted: &[(&str, &str)]| eventually(|| collector.find(name, wanted));
 
