@@ -167,17 +167,35 @@ mod tests {
         Arc::new(World::build(&model, "mesh.test", &[], before))
     }
 
+    /// What the changes of a text become for each of the nodes: patched, it is what would be made anew.
+    fn are_as_made_anew(text: &str, nodes: &[&str], changes: &[(&str, &str)]) {
+        let before = world(text, None);
+        let first = Translator::new(Arc::clone(&before), None);
+        let roles: Vec<_> = nodes
+            .iter()
+            .map(|id| Role::from_node_id(id).unwrap())
+            .collect();
+        for (old, new) in changes {
+            assert!(text.contains(old), "{old}");
+            let after = world(&text.replace(old, new), Some(&before));
+            let second = Translator::new(after, Some(&first));
+            for role in &roles {
+                let had = Arc::new(first.snapshot(role, &NoSecrets));
+                let refreshed = second.refresh(role, &NoSecrets, (&before, &had));
+                let anew = second.snapshot(role, &NoSecrets);
+                assert!(*refreshed == anew, "{role:?} after {new}");
+            }
+        }
+    }
+
     /// Whatever changes, and for whomever: what is patched is what would be made anew.
     #[test]
     fn a_refreshed_snapshot_is_what_would_be_made_anew() {
-        let before = world(MESH, None);
-        let first = Translator::new(Arc::clone(&before), None);
-        let roles = [
+        let nodes = [
             "sidecar/default/a",
             "sidecar/default/b",
             "gateway/default/edge",
         ];
-        let roles = roles.map(|id| Role::from_node_id(id).unwrap());
         let changes = [
             ("port: 15002", "port: 15009"),
             (
@@ -192,27 +210,14 @@ mod tests {
             ("port: 8080, protocol: HTTP}", "port: 8081, protocol: HTTP}"),
             ("methods: [GET]", "methods: [PUT]"),
         ];
-        for (old, new) in changes {
-            assert!(MESH.contains(old), "{old}");
-            let after = world(&MESH.replace(old, new), Some(&before));
-            let second = Translator::new(after, Some(&first));
-            for role in &roles {
-                let had = Arc::new(first.snapshot(role, &NoSecrets));
-                let refreshed = second.refresh(role, &NoSecrets, (&before, &had));
-                let anew = second.snapshot(role, &NoSecrets);
-                assert!(*refreshed == anew, "{role:?} after {new}");
-            }
-        }
+        are_as_made_anew(MESH, &nodes, &changes);
     }
 
     /// The same for gRPC without a proxy, whose clusters depend on the endpoints.
     #[test]
     fn a_refreshed_snapshot_of_grpc_is_what_would_be_made_anew() {
         const MESH: &str = include_str!("grpc/tests.yaml");
-        let before = world(MESH, None);
-        let first = Translator::new(Arc::clone(&before), None);
-        let roles = ["grpc/default/caller", "grpc/default/echo"];
-        let roles = roles.map(|id| Role::from_node_id(id).unwrap());
+        let nodes = ["grpc/default/caller", "grpc/default/echo"];
         let changes = [
             ("port: 15003", "port: 15009"),
             ("{name: grpc, port: 15001}", "{name: grpc, port: 15008}"),
@@ -225,17 +230,7 @@ mod tests {
             ("mtls: STRICT", "mtls: PERMISSIVE"),
             ("methods: [POST, GET]", "methods: [GET]"),
         ];
-        for (old, new) in changes {
-            assert!(MESH.contains(old), "{old}");
-            let after = world(&MESH.replace(old, new), Some(&before));
-            let second = Translator::new(after, Some(&first));
-            for role in &roles {
-                let had = Arc::new(first.snapshot(role, &NoSecrets));
-                let refreshed = second.refresh(role, &NoSecrets, (&before, &had));
-                let anew = second.snapshot(role, &NoSecrets);
-                assert!(*refreshed == anew, "{role:?} after {new}");
-            }
-        }
+        are_as_made_anew(MESH, &nodes, &changes);
     }
 
     #[test]
