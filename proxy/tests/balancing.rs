@@ -11,14 +11,13 @@ use std::time::Duration;
 use outrigger::http_filters::LocalBoxFuture;
 use outrigger::net::Address;
 use outrigger::server::{LocalInfo, ServerContext};
-use outrigger::upstream::cluster::{LookupFamily, ResolverSettings};
 use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};
-use outrigger::upstream::{ClusterManager, DnsError, Host, Resolved, Resolver};
+use outrigger::upstream::{ClusterManager, Host};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use data_path::DataPath;
+use data_path::{DataPath, NoResolver, connected};
 
 /// How many requests a test sends.
 const REQUESTS: u32 = 200;
@@ -157,26 +156,7 @@ impl Connector for InMemory {
                     }
                 }
             });
-            Ok(Connected {
-                io: near.into(),
-                local_address: None,
-                remote_address: None,
-                tls: None,
-            })
+            Ok(connected(near))
         })
-    }
-}
-
-#[derive(Debug)]
-struct NoResolver;
-
-impl Resolver for NoResolver {
-    fn resolve(
-        &self,
-        name: &str,
-        _: LookupFamily,
-        _: &ResolverSettings,
-    ) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
-        panic!("{name} is to be resolved")
     }
 }

@@ -14,8 +14,11 @@ use outrigger::network_filters::{
 };
 use outrigger::server::{FactoryContext, InitManager, ServerContext, Worker};
 use outrigger::stream_info::ConnectionInfo;
-use outrigger::upstream::pool::Connector;
-use outrigger::upstream::{ClusterConfig, ClusterManager, WorkerClusters};
+use outrigger::upstream::cluster::{LookupFamily, ResolverSettings};
+use outrigger::upstream::pool::{Connected, Connector};
+use outrigger::upstream::{
+    ClusterConfig, ClusterManager, DnsError, Resolved, Resolver, WorkerClusters,
+};
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
@@ -108,5 +111,31 @@ impl DrainSignal for NeverDrains {
 
     fn draining(&self) -> LocalBoxFuture<'static, ()> {
         Box::pin(std::future::pending())
+    }
+}
+
+/// A connection to a host, as a connector in memory makes it.
+pub(crate) fn connected(near: DuplexStream) -> Connected {
+    Connected {
+        io: near.into(),
+        local_address: None,
+        remote_address: None,
+        tls: None,
+    }
+}
+
+/// A resolver for clusters of addresses: it is never asked.
+#[derive(Debug)]
+#[allow(dead_code, reason = "the simulation has a resolver of its own")]
+pub(crate) struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        name: &str,
+        _: LookupFamily,
+        _: &ResolverSettings,
+    ) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
+        panic!("{name} is to be resolved")
     }
 }

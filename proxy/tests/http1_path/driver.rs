@@ -15,14 +15,13 @@ use std::time::Duration;
 
 use outrigger::http_filters::LocalBoxFuture;
 use outrigger::server::{LocalInfo, ServerContext};
-use outrigger::upstream::cluster::{LookupFamily, ResolverSettings};
 use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};
-use outrigger::upstream::{ClusterManager, DnsError, Host, Resolved, Resolver};
+use outrigger::upstream::{ClusterManager, Host};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use data_path::DataPath;
+use data_path::{DataPath, NoResolver, connected};
 
 /// What a client and an upstream do.
 #[derive(Debug, Clone)]
@@ -379,26 +378,7 @@ impl Connector for InMemory {
         Box::pin(async move {
             let (near, far) = duplex(64 * 1024);
             spawn_local(upstream.serve(far));
-            Ok(Connected {
-                io: near.into(),
-                local_address: None,
-                remote_address: None,
-                tls: None,
-            })
+            Ok(connected(near))
         })
-    }
-}
-
-#[derive(Debug)]
-struct NoResolver;
-
-impl Resolver for NoResolver {
-    fn resolve(
-        &self,
-        name: &str,
-        _: LookupFamily,
-        _: &ResolverSettings,
-    ) -> LocalBoxFuture<'static, Result<Resolved, DnsError>> {
-        panic!("{name} is to be resolved")
     }
 }

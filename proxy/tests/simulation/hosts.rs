@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::data_path::connected;
 use crate::scenario::{Scenario, address};
 use crate::wire::read_message;
 
@@ -423,12 +424,7 @@ impl Connector for Wires {
             }
             let (near, far) = duplex(64 * 1024);
             spawn_local(network.clone().serve(host, far));
-            Ok(Connected {
-                io: near.into(),
-                local_address: None,
-                remote_address: None,
-                tls: None,
-            })
+            Ok(connected(near))
         })
     }
 }
