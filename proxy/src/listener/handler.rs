@@ -299,15 +299,7 @@ impl ActiveListener {
         let target = balanced
             .as_ref()
             .map_or(self.worker.index, |guard| guard.worker);
-        let here = target == self.worker.index || self.handler.peers.get(target).is_none();
-        let socket = match here {
-            true => socket,
-            false => match socket.loosen() {
-                Ok(socket) => socket,
-                Err(error) => return warn!(%error, "An accepted socket cannot be handed over."),
-            },
-        };
-        let accepted = Accepted {
+        let mut accepted = Accepted {
             socket,
             local,
             places: Places {
@@ -316,7 +308,11 @@ impl ActiveListener {
             },
         };
         match self.handler.peers.get(target) {
-            Some(peer) if !here => {
+            Some(peer) if target != self.worker.index => {
+                accepted.socket = match accepted.socket.loosen() {
+                    Ok(socket) => socket,
+                    Err(error) => return warn!(%error, "An accepted socket cannot be handed over."),
+                };
                 let message = WorkerMessage::Connection {
                     listener: self.id,
                     accepted,

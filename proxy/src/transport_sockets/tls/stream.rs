@@ -269,8 +269,8 @@ impl TlsStream {
             if self.encrypted == 0 {
                 self.encrypted = connection.writer().write_vectored(bufs)?;
             }
-            let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-            if !self.held || self.encrypted < total {
+            let is_all = || self.encrypted == bufs.iter().map(|buf| buf.len()).sum::<usize>();
+            if !(self.held && is_all()) {
                 ready!(poll_drain(&mut self.io, connection, cx))?;
             }
             if self.encrypted > 0 || bufs.iter().all(|buf| buf.is_empty()) {
