@@ -100,19 +100,18 @@ async fn run(mut command: Command) -> Result<(), String> {
         return Ok(());
     }
     let error = String::from_utf8_lossy(&output.stderr);
-    let tail = |text: &str| {
-        text.trim()
-            .lines()
-            .next_back()
-            .unwrap_or_default()
-            .to_owned()
-    };
     Err(format!(
-        "{}: {} {}",
+        "{}: {}\n{}",
         output.status,
-        tail(&text),
-        tail(&error)
+        end_of(&text, 1),
+        end_of(&error, 8)
     ))
+}
+
+/// The last lines of what a program said.
+fn end_of(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.trim().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
 }
 
 /// Waits until a server takes connections.
