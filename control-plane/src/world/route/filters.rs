@@ -94,7 +94,11 @@ impl Resolver<'_> {
                     });
                 }
                 HttpRouteRulesFiltersType::ExtensionRef => {
-                    return Err("the filter ExtensionRef is not supported".to_owned());
+                    return Err(
+                        "the filter ExtensionRef is not supported: a GatewayPolicy says the same by `targetRefs`, with \
+                         this route as `name` and the rule's name as `sectionName`"
+                            .to_owned(),
+                    );
                 }
                 HttpRouteRulesFiltersType::Cors => {
                     filters.cors = Some(Arc::new(cors(filter.cors.as_ref().ok_or("no `cors`")?)?));
