@@ -9,6 +9,8 @@ use crate::http::{EndStream, Fields};
 use crate::http_filters::{DataStatus, StreamContext, TrailersStatus};
 
 impl<D: Direction> Chain<D> {
+    /// Shows data to the filters from a position on. `was_held`: it was held back before, so that it is held again where a
+    /// filter answers itself.
     pub(super) fn run_data(
         &mut self,
         from: usize,
@@ -16,6 +18,7 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
         mut data: Bytes,
         mut end: EndStream,
+        mut was_held: bool,
     ) -> Flow {
         let len = filters.len();
         for position in from..len {
@@ -37,8 +40,14 @@ impl<D: Direction> Chain<D> {
                 // The head is held and nobody looks at the data: it waits with it.
                 DataStatus::StopIterationAndWatermark
             };
+            if was_held && matches!(status, DataStatus::LocalReply(_)) {
+                self.hold(position, &data, end);
+            }
             match self.apply_data(position, status, data, end, filters, env) {
-                Step::On(next, next_end) => (data, end) = (next, next_end),
+                Step::On(next, next_end, held) => {
+                    (data, end) = (next, next_end);
+                    was_held |= held;
+                }
                 Step::Stop(flow) => return flow,
             }
         }
@@ -62,8 +71,10 @@ impl<D: Direction> Chain<D> {
         let held = &mut self.held[position];
         match status {
             DataStatus::Continue => {
+                let head_was_held = matches!(held.state, State::HeadStopped(_));
                 let flow = self.continue_head(position, filters, env);
                 let Flow::Done = flow else {
+                    self.hold(position, &data, end);
                     return Step::Stop(flow);
                 };
                 let flow = self.send_injected(position, filters, env);
@@ -71,6 +82,7 @@ impl<D: Direction> Chain<D> {
                     return Step::Stop(flow);
                 };
                 let (mut before, _) = self.take_buffer(position);
+                let was_held = head_was_held || !before.is_empty();
                 let data = if before.is_empty() {
                     data
                 } else {
@@ -81,7 +93,7 @@ impl<D: Direction> Chain<D> {
                     Some(trailers) if end.is_end() => {
                         Step::Stop(self.end_with(position, data, trailers, filters, env))
                     }
-                    _ => Step::On(data, end),
+                    _ => Step::On(data, end, was_held),
                 }
             }
             DataStatus::StopIterationAndBuffer => {
@@ -116,7 +128,7 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
     ) -> Flow {
         if !data.is_empty() {
-            let flow = self.run_data(position + 1, filters, env, data, EndStream::No);
+            let flow = self.run_data(position + 1, filters, env, data, EndStream::No, true);
             let Flow::Done = flow else { return flow };
         }
         self.run_trailers(position + 1, filters, env, trailers)
@@ -234,8 +246,8 @@ impl<D: Direction> Chain<D> {
                     let Flow::Done = flow else { return flow };
                     let (data, _) = self.take_buffer(position);
                     if !data.is_empty() {
-                        let flow =
-                            self.run_data(position + 1, filters, env, data.freeze(), EndStream::No);
+                        let (next, data) = (position + 1, data.freeze());
+                        let flow = self.run_data(next, filters, env, data, EndStream::No, true);
                         let Flow::Done = flow else { return flow };
                     }
                 }
@@ -257,9 +269,9 @@ impl<D: Direction> Chain<D> {
     }
 }
 
-/// Where data goes after one filter.
+/// Where data goes after one filter, and whether it was held back there.
 enum Step {
-    On(Bytes, EndStream),
+    On(Bytes, EndStream, bool),
     Stop(Flow),
 }
 

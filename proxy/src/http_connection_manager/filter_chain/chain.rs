@@ -97,6 +97,14 @@ impl<D: Direction> Chain<D> {
             .any(|held| held.state != State::Open || !held.buffer.is_empty())
     }
 
+    /// Takes what filters hold back of the body, in its order.
+    pub fn take_held(&mut self) -> Vec<Bytes> {
+        self.buffered = 0;
+        let held = self.held.iter_mut().rev();
+        let pieces = held.map(|held| std::mem::take(&mut held.buffer).freeze());
+        pieces.filter(|piece| !piece.is_empty()).collect()
+    }
+
     /// What passed the last filter since the last call.
     pub fn take(&mut self) -> Vec<Piece> {
         std::mem::take(&mut self.out)
@@ -134,7 +142,7 @@ impl<D: Direction> Chain<D> {
             self.out.push(Piece::Data(data, end));
             return Flow::Done;
         }
-        match self.run_data(0, filters, env, data, end) {
+        match self.run_data(0, filters, env, data, end, false) {
             Flow::Done if self.buffered > limit && self.held.iter().any(|h| h.limit_is_error) => {
                 Flow::BufferFull
             }
@@ -247,10 +255,13 @@ impl<D: Direction> Chain<D> {
             }
             HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
             HeadersStatus::Recreate(recreate) => {
-                if Self::aim_anew(*recreate, filters, env) {
-                    return Flow::Recreate;
+                let is_whole = env.info.timing.last_downstream_rx_byte.is_some();
+                match Self::aim_anew(*recreate, filters, env) {
+                    true if is_whole => return Flow::Recreate,
+                    // As in Envoy, only logs see what it asks for now.
+                    true => {}
+                    false => filters.list[index].0.on_recreate_refused(),
                 }
-                filters.list[index].0.on_recreate_refused();
                 let flow = self.run_headers(position + 1, filters, env, end);
                 self.after_head(position, resume, flow, filters, env)
             }
@@ -342,7 +353,8 @@ impl<D: Direction> Chain<D> {
         let (data, ended) = self.take_buffer(position);
         let trailers = self.held[position].trailers.take();
         if !data.is_empty() || ended {
-            let flow = self.run_data(position, filters, env, data.freeze(), ended.into());
+            let data = data.freeze();
+            let flow = self.run_data(position, filters, env, data, ended.into(), true);
             let Flow::Done = flow else { return flow };
         }
         match trailers {
@@ -361,7 +373,8 @@ impl<D: Direction> Chain<D> {
         let (data, ended) = self.take_buffer(position);
         let trailers = self.held[position].trailers.take();
         if !data.is_empty() || ended {
-            let flow = self.run_data(position + 1, filters, env, data.freeze(), ended.into());
+            let data = data.freeze();
+            let flow = self.run_data(position + 1, filters, env, data, ended.into(), true);
             let Flow::Done = flow else { return flow };
         }
         match trailers {
@@ -393,7 +406,8 @@ impl<D: Direction> Chain<D> {
         for injected in std::mem::take(&mut env.effects.injected) {
             let flow = self.continue_head(position, filters, env);
             let Flow::Done = flow else { return flow };
-            let flow = self.run_data(position + 1, filters, env, injected.data, injected.end);
+            let (data, end) = (injected.data, injected.end);
+            let flow = self.run_data(position + 1, filters, env, data, end, false);
             let Flow::Done = flow else { return flow };
         }
         Flow::Done
