@@ -324,6 +324,13 @@ impl Connection {
             .map_or_else(BytesMeter::default, |stream| stream.meter)
     }
 
+    /// Bytes of bodies that lie on a stream: those that its owner has not taken, and those that could not be sent yet.
+    pub fn held(&self, id: u32) -> usize {
+        self.streams
+            .get(&id)
+            .map_or(0, |stream| stream.received_bytes() + stream.outgoing_bytes)
+    }
+
     /// Whether everything was sent on a stream, up to its end.
     pub fn has_sent_all(&self, id: u32) -> bool {
         self.streams
