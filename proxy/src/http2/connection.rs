@@ -47,7 +47,7 @@ pub(super) struct Failure {
     /// The peer is told by GOAWAY. Envoy tells it not always.
     pub(super) goaway: bool,
     pub(super) details: &'static str,
-    /// It counts as a flood, and not as an error of the protocol.
+    /// It counts as no error of the protocol.
     pub(super) is_flood: bool,
 }
 
@@ -523,6 +523,16 @@ impl Connection {
         }
         self.failure = Some(failure);
         self.break_streams(Broken::ConnectionError(failure.details));
+    }
+
+    /// Ends the connection because there is too much to do.
+    pub(super) fn forced(&mut self) {
+        self.failure = Some(Failure {
+            code: ErrorCode::NO_ERROR,
+            is_flood: true,
+            ..Failure::silent()
+        });
+        self.break_streams(Broken::Forced);
     }
 
     pub(super) fn flooded(&mut self, flood: Flood) {

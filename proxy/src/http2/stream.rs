@@ -43,6 +43,8 @@ pub enum Broken {
     Malformed(&'static str),
     /// What the peer sent broke the connection; the details for the access log.
     ConnectionError(&'static str),
+    /// We have ended the connection because there is too much to do.
+    Forced,
     /// The connection has ended.
     ConnectionEnded,
     /// We have ended the connection because a PING had no answer.

@@ -106,6 +106,14 @@ impl LoadShedPoints {
         self.0[point as usize].value.store(value, Relaxed);
     }
 
+    /// Lets the point turn everything away.
+    #[cfg(test)]
+    pub(crate) fn shed_all(&self, point: LoadShedPoint) {
+        let scope = crate::stats::Store::new(0).scope("p.");
+        self.count_at(point, PointStats::new(&scope));
+        self.set(point, 1.0);
+    }
+
     /// Says where the point counts what it turns away.
     pub(super) fn count_at(&self, point: LoadShedPoint, stats: PointStats) {
         let _ = self.0[point as usize].stats.set(stats);
