@@ -214,6 +214,11 @@ impl UpstreamFilters {
         self.after_decode(flow)
     }
 
+    /// Bytes of bodies that they hold.
+    pub(super) fn held(&self) -> usize {
+        self.decode.buffered() + self.waiting + self.encode.buffered()
+    }
+
     /// Whether more of the request may come.
     pub(super) fn has_room(&self) -> bool {
         self.decode.buffered() + self.waiting <= self.limit
