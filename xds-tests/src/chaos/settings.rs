@@ -77,10 +77,10 @@ static_resources:
               - match: {{ prefix: / }}
                 route:
                   cluster: services
-                  timeout: 4s
+                  timeout: 6s
                   retry_policy:
                     retry_on: 5xx,reset,connect-failure,refused-stream
-                    num_retries: 3
+                    num_retries: 5
                     per_try_timeout: 0.8s
                     retry_back_off: {{ base_interval: 0.025s, max_interval: 0.25s }}
                     retry_host_predicate:
