@@ -27,6 +27,7 @@ impl<S: ServerStream> Stream<S> {
             old.response = Some(head);
         }
         old.info.response_code = old.response.as_ref().map(|head| head.status);
+        old.info.timing.request_complete = Some(old.info.now);
         self.router.finish(&mut old.info);
         self.filters.complete(&mut old.info);
         self.hcm.finish_without_response(&old);
@@ -73,7 +74,6 @@ impl<S: ServerStream> Stream<S> {
         info.bytes_received = old.bytes_received;
         let now = info.now;
         info.timing.last_downstream_rx_byte = Some(now);
-        info.timing.request_complete = Some(now);
         info
     }
 
