@@ -1,6 +1,8 @@
 //! Runs the cases of a theme on both sides.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use outrigger_xds_tests::backend::Backend;
 use outrigger_xds_tests::client::{self, Protocol, Step};
 use outrigger_xds_tests::observation::{self, broken_promises, difference};
 use outrigger_xds_tests::proxy::{ENDED, Proxy};
+use tokio::sync::Mutex;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -17,8 +20,8 @@ use crate::bootstrap;
 use crate::case::Case;
 use crate::names::Names;
 
-/// A case may take this long on either side.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// A case may take this long on either side, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How long to wait for the lines of an access log.
 const LOG_PATIENCE: Duration = Duration::from_secs(3);
@@ -46,7 +49,12 @@ struct Side {
     folder: PathBuf,
     shared: Shared,
     seats: Vec<Seat>,
+    stats: RefCell<HashMap<SocketAddr, Rc<StatsPage>>>,
 }
+
+/// The stats of a proxy, and when they were asked for. Those of a hundred cases have megabytes, so that who comes while they are
+/// asked for waits, and shares the next ones.
+type StatsPage = Mutex<Option<(Instant, Rc<str>)>>;
 
 /// The proxy that serves most cases.
 enum Shared {
@@ -134,7 +142,7 @@ fn judge(case: &Case, envoy: &[String], outrigger: &[String]) -> Outcome {
 impl Side {
     /// Starts the backends of all runs, and the proxy on the bootstrap of all. When it refuses that, each case gets a
     /// proxy of its own later, so that one refused case does not hide the others. With `apart`, cases with a declared
-    /// deviation are kept out of the common bootstrap.
+    /// deviation are kept out of the common bootstrap. So are those that read stats of a whole proxy, to which others add.
     async fn start(binary: &Path, folder: &Path, runs: &[Run], apart: bool) -> Result<Self, Error> {
         std::fs::create_dir_all(folder)?;
         let mut seats = Vec::new();
@@ -153,6 +161,7 @@ impl Side {
             .iter()
             .zip(&seats)
             .filter(|(run, _)| !(apart && run.case.deviates.is_some()))
+            .filter(|(run, _)| runs.len() == 1 || !run.case.reads_stats_of_all())
             .map(|(run, seat)| (&*run.case, &seat.names))
             .collect();
         let yaml = bootstrap::render(&together, folder);
@@ -166,6 +175,7 @@ impl Side {
             folder: folder.into(),
             shared,
             seats,
+            stats: RefCell::default(),
         })
     }
 
@@ -298,6 +308,23 @@ impl Side {
         Ok(())
     }
 
+    /// The stats of a proxy, as they are now or later.
+    async fn stats_page(&self, admin: SocketAddr) -> Result<Rc<str>, Error> {
+        let now = Instant::now();
+        let page = self.stats.borrow_mut().entry(admin).or_default().clone();
+        let mut page = page.lock().await;
+        if let Some((asked, text)) = &*page
+            && *asked >= now
+        {
+            return Ok(text.clone());
+        }
+        let asked = Instant::now();
+        let (_, text) = outrigger_xds_tests::proxy::admin_get(admin, "/stats").await?;
+        let text: Rc<str> = text.into();
+        *page = Some((asked, text.clone()));
+        Ok(text)
+    }
+
     async fn stat_lines(
         &self,
         case: &Case,
@@ -309,7 +336,7 @@ impl Side {
             return Ok(());
         }
         let admin = proxy.borrow().admin_address();
-        let (_, page) = outrigger_xds_tests::proxy::admin_get(admin, "/stats").await?;
+        let page = self.stats_page(admin).await?;
         for name in &case.stats {
             let name = seat.names.fill(name, &self.folder);
             let start = format!("{name}: ");
