@@ -1,4 +1,4 @@
-//! Chaos, in short: two of the seeds that `just chaos` plays, with Envoy beside Outrigger.
+//! Chaos, in short: two of the seeds that `just chaos` plays, or four, with Envoy beside Outrigger.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -20,13 +20,21 @@ fn upstreams_in_trouble_cost_no_more_than_behind_envoy() {
         ("outrigger", binaries::outrigger().unwrap()),
     ];
     let mut all = vec![];
-    for seed in [1, 2] {
-        for (name, program) in &programs {
-            all.push(play(name, program, seed, SIZE).unwrap());
+    let mut complaints = vec![];
+    // What else the machine does while one of both plays counts for much in two short runs: where they say that it is worse, two
+    // more decide.
+    for seeds in [[1, 2], [3, 4]] {
+        for seed in seeds {
+            for (name, program) in &programs {
+                all.push(play(name, program, seed, SIZE).unwrap());
+            }
+        }
+        println!("{}", table(&all));
+        complaints = Verdict::of(&all, "envoy", "outrigger").complaints(&Tolerance::SHORT);
+        if complaints.is_empty() {
+            break;
         }
     }
-    println!("{}", table(&all));
-    let complaints = Verdict::of(&all, "envoy", "outrigger").complaints(&Tolerance::SHORT);
     assert!(complaints.is_empty(), "{complaints:#?}\n{}", table(&all));
     for figures in &all {
         assert!(
