@@ -311,6 +311,7 @@ async fn tell_theme(
     for (number, (name, _)) in cases.iter().enumerate() {
         let mut lines = Vec::new();
         let mut deviates = None;
+        let mut alone = Vec::new();
         while let Some(((_, run), outcome)) = outcomes.next_if(|((owner, _), _)| *owner == number) {
             let (outcome, envoy) = outcome;
             if tally.show {
@@ -318,12 +319,19 @@ async fn tell_theme(
             }
             match outcome {
                 Outcome::Passed => {}
+                Outcome::PassedAlone(difference) => alone.extend(difference),
                 Outcome::Deviates(reason) => deviates = Some(reason),
                 Outcome::Failed(difference) => {
                     lines.push(format!("over {:?}:", run.protocol));
                     lines.extend(difference.into_iter().map(|line| format!("  {line}")));
                 }
             }
+        }
+        if !alone.is_empty() {
+            println!(
+                "---- {name} passes by itself; beside others:\n{}",
+                alone.join("\n")
+            );
         }
         tally.add(name, deviates, lines);
     }
