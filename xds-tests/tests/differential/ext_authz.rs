@@ -12,6 +12,7 @@ use crate::case::{
 pub fn cases() -> Vec<Case> {
     [
         outcomes(),
+        limits(),
         silence(),
         changes(),
         rules(),
@@ -151,6 +152,50 @@ fn outcomes() -> Vec<Case> {
 }
 
 /// Authorizers that do not answer as they should.
+/// Fields of an answer, so many.
+fn many(count: usize) -> String {
+    let field = |number| format!("{{ header: {{ key: x-{number}, value: v }} }}");
+    (0..count).map(field).collect::<Vec<_>>().join(", ")
+}
+
+fn limits() -> Vec<Case> {
+    let limited = |title, fields: &str, answer: &str| {
+        let mut case = with(title, fields, answer);
+        for counter in ["request_header_limits_reached", "response_header_limits_reached", "omitted_response_headers"] {
+            case.stats.push(format!("http.@stat.ext_authz.{counter}"));
+        }
+        case
+    };
+    let long = "x".repeat(2000);
+    let few = "common_http_protocol_options: { max_headers_count: 12 }";
+    let small = "explicit_http_config: { http_protocol_options: {} }\ncommon_http_protocol_options: { max_headers_count: 8 }";
+    let little = "explicit_http_config: { http_protocol_options: {} }\ncommon_http_protocol_options: { max_response_headers_kb: 1 }";
+    let set = |fields: &str| format!("{{ ok_response: {{ headers: [{fields}] }} }}");
+    let of_response = |fields: &str| format!("{{ ok_response: {{ response_headers_to_add: [{fields}] }} }}");
+    let action = |count: usize, action: &str| many(count).replace(" } }", &format!(" }}, append_action: {action} }}"));
+    let denied = |fields: &str| format!("{{ status: {{ code: 7 }}, denied_response: {{ headers: [{fields}] }} }}");
+    vec![
+        limited("explore a: too many fields for a request", "", &set(&many(20))).hcm(few).get("/"),
+        limited("explore b: too long fields for a request", "", &set(&format!("{{ header: {{ key: x-a, value: {long} }} }}"))).hcm("max_request_headers_kb: 1").get("/"),
+        limited("explore c: too long query", "", &format!("{{ ok_response: {{ query_parameters_to_set: [{{ key: a, value: {long} }}] }} }}")).hcm("max_request_headers_kb: 1").get("/"),
+        limited("explore d: too long append", "", &set(&format!("{{ header: {{ key: x-a, value: {long} }}, append: true }}"))).hcm("max_request_headers_kb: 1").send(get("/").field("x-a", "b")),
+        limited("explore e: response, not enforced", "", &of_response(&many(20))).protocol_options(small).get("/"),
+        limited("explore f: response, enforced, add", "enforce_response_header_limits: true", &of_response(&many(20))).protocol_options(small).get("/"),
+        limited("explore g: response, enforced, set", "enforce_response_header_limits: true", &of_response(&action(20, "OVERWRITE_IF_EXISTS_OR_ADD"))).protocol_options(small).get("/"),
+        limited("explore h: response, enforced, absent", "enforce_response_header_limits: true", &of_response(&action(20, "ADD_IF_ABSENT"))).protocol_options(small).get("/"),
+        limited("explore i: response, enforced, long", "enforce_response_header_limits: true", &of_response(&format!("{{ header: {{ key: x-a, value: {long} }} }}"))).protocol_options(little).get("/"),
+        limited("explore j: response, enforced, long set", "enforce_response_header_limits: true", &of_response(&format!("{{ header: {{ key: x-a, value: {long} }}, append_action: OVERWRITE_IF_EXISTS_OR_ADD }}"))).protocol_options(little).get("/"),
+        limited("explore k: response, enforced, long overwrite", "enforce_response_header_limits: true", &of_response(&format!("{{ header: {{ key: server, value: {long} }}, append_action: OVERWRITE_IF_EXISTS }}"))).protocol_options(little).get("/"),
+        limited("explore l: denial, enforced", "enforce_response_header_limits: true", &denied(&many(120))).get("/"),
+        limited("explore m: denial, enforced, long", "enforce_response_header_limits: true", &denied(&format!("{{ header: {{ key: x-a, value: {} }} }}", long.repeat(40)))).get("/"),
+        limited("explore n: denial, not enforced", "", &denied(&many(120))).get("/"),
+        limited("explore o: local reply of a filter", "enforce_response_header_limits: true", &of_response(&many(120))).routes("- match: { prefix: / }\n  @say(hi)").get("/"),
+        limited("explore p: error, enforced", "enforce_response_header_limits: true", &format!("{{ status: {{ code: 7 }}, error_response: {{ headers: [{}] }} }}", many(120))).get("/"),
+        limited("explore q: too many fields for a request by one", "", &set(&many(5))).hcm(few).get("/"),
+        limited("explore r: failure mode header", "failure_mode_allow: true, failure_mode_allow_header_add: true", "{ status: { code: 7 }, error_response: {} }").hcm(few).send(get("/").field("a", "1").field("b", "1").field("c", "1").field("d", "1").field("e", "1")),
+    ]
+}
+
 fn silence() -> Vec<Case> {
     let failed = |case: Case| {
         case.get("/")
