@@ -184,8 +184,7 @@ impl Config {
             bucket: TokenBucket::per_second(limit?.saturating_mul(1024), fill_interval),
             fill_interval,
             enabled: enabled?.unwrap_or_else(|| cx.server.runtime.flag("", true)),
-            trailers: enable_response_trailers
-                .then(|| TrailerNames::new(&response_trailer_prefix)),
+            trailers: enable_response_trailers.then(|| TrailerNames::new(&response_trailer_prefix)),
         })
     }
 }

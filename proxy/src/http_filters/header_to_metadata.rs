@@ -311,9 +311,7 @@ impl KeyValuePair {
         }
         let bytes = match self.encode {
             ValueEncode::None => bytes,
-            ValueEncode::Base64 => {
-                Cow::Owned(decode_base64(&bytes).ok_or(Omitted::NotBase64)?)
-            }
+            ValueEncode::Base64 => Cow::Owned(decode_base64(&bytes).ok_or(Omitted::NotBase64)?),
         };
         let kind = match self.kind {
             ValueType::String => return Ok(String::from_utf8_lossy(&bytes).into()),

@@ -10,7 +10,10 @@ use crate::case::{
 };
 
 pub fn cases() -> Vec<Case> {
-    [bandwidth(), delays(), admission()].into_iter().flatten().collect()
+    [bandwidth(), delays(), admission()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn slow(title: &'static str, fields: &str) -> Case {
@@ -115,7 +118,8 @@ fn delays() -> Vec<Case> {
         case.filters.insert_str(0, &aside);
         case
     };
-    let prefixed = |title, fields: &str| told(title, &format!("response_trailer_prefix: p\n{fields}"));
+    let prefixed =
+        |title, fields: &str| told(title, &format!("response_trailer_prefix: p\n{fields}"));
     let long = "x".repeat(1500);
     vec![
         prefixed("bandwidth_limit says in trailers how long a response waited", "enable_mode: RESPONSE\nlimit_kbps: 1")
