@@ -18,6 +18,12 @@ crate::stats_group! {
     struct MonitorStats {
         gauge pressure;
         counter failed_updates;
+    }
+}
+
+crate::stats_group! {
+    /// `overload.<monitor>.`, of monitors that are asked at intervals.
+    struct SkippedStats {
         counter skipped_updates;
     }
 }
@@ -120,6 +126,10 @@ impl OverloadManager {
         let scope = server.stats.scope(&format!("overload.{name}."));
         let stats = MonitorStats::new(&scope);
         stats.pressure().set(0);
+        if !monitor.is_counted() {
+            // Nothing here takes so long that it would be skipped.
+            SkippedStats::new(&scope);
+        }
         self.monitors.push(Monitored {
             name: name.to_owned(),
             monitor,

@@ -235,6 +235,7 @@ pub fn go_away() -> Vec<Case> {
             ),
             "http2_server_go_away_on_dispatch",
         )
+        .after(400)
         .step(Step::Send(frames::get(1)))
         .step(Step::ReadFrames(Duration::from_millis(400)))
         .shows([
@@ -252,6 +253,7 @@ pub fn go_away_and_close() -> Vec<Case> {
             frames::sends(title, bytes),
             "http2_server_go_away_and_close_on_dispatch",
         )
+        .after(400)
         .logs(0)
         .ends_somehow()
         .shows([
@@ -273,6 +275,7 @@ pub fn go_away_and_close() -> Vec<Case> {
             ),
             "http2_server_go_away_and_close_on_dispatch",
         )
+        .after(400)
         .listener(BYPASS)
         .shows(["< HEADERS 1 200", "= connection 0: open"]),
     ]
@@ -352,7 +355,11 @@ pub fn flush() -> Vec<Case> {
             case,
             "{ timer: HTTP_DOWNSTREAM_STREAM_FLUSH, min_timeout: 0.2s }",
         )
-        .stats(["http2.tx_flush_timeout"])
+        .after(400)
+        .stats([
+            "http2.tx_flush_timeout",
+            "http.@stat.downstream_rq_idle_timeout",
+        ])
         .shows(["< HEADERS 1 200", "< RST_STREAM 1*"]),
     ]
 }

@@ -135,6 +135,8 @@ pub enum StreamReset {
     RemoteRefused,
     /// The proxy breaks it off.
     LocalReset,
+    /// The proxy breaks it off, since the client does not take the rest of its response.
+    FlushTimeout,
     /// The proxy breaks a tunnel off whose other end has gone.
     ConnectError,
     /// What the client sent breaks the protocol: the status to answer with, and the details.

@@ -39,9 +39,11 @@ impl<S: ServerStream> Stream<S> {
                     break;
                 }
             }
-            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            if self.is_http1() {
+                self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            }
             self.close_connection = true;
-            self.codec.reset(StreamReset::LocalReset);
+            self.codec.reset(StreamReset::FlushTimeout);
         }
         self.finish();
         Poll::Ready(())
@@ -108,6 +110,7 @@ impl<S: ServerStream> Stream<S> {
             StreamReset::ConnectionTermination
             | StreamReset::PingTimeout
             | StreamReset::LocalReset
+            | StreamReset::FlushTimeout
             | StreamReset::ConnectError => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();

@@ -299,6 +299,9 @@ impl ServerStream for ServerHttp2Stream {
             StreamReset::ConnectError => ErrorCode::CONNECT_ERROR,
             _ => ErrorCode::INTERNAL_ERROR,
         };
+        if reason == StreamReset::FlushTimeout {
+            self.active.0.count(|stats| stats.tx_flush_timeout().inc());
+        }
         self.link.with(|c| c.reset(self.id, code));
     }
 
