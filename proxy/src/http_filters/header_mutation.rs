@@ -118,6 +118,20 @@ enum QueryMutation {
 }
 
 impl Mutations {
+    fn is_empty(&self) -> bool {
+        let Self {
+            request,
+            query,
+            response,
+            response_trailers,
+            request_trailers,
+        } = self;
+        [request, response, response_trailers, request_trailers]
+            .iter()
+            .all(|mutations| mutations.is_empty())
+            && query.is_empty()
+    }
+
     fn from_proto(
         proto: pb::Mutations,
         cx: &FactoryContext<'_>,
@@ -227,6 +241,10 @@ impl HttpFilterConfig for Config {
                 config: config.clone(),
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.mutations.is_empty()
     }
 }
 

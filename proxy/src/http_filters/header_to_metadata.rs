@@ -345,6 +345,10 @@ impl HttpFilterConfig for Config {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        self.request_rules.is_empty() && self.response_rules.is_empty()
+    }
 }
 
 struct HeaderToMetadata {

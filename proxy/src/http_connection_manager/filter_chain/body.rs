@@ -19,7 +19,7 @@ impl<D: Direction> Chain<D> {
     ) -> Flow {
         let len = filters.len();
         for position in from..len {
-            match self.held[position].state {
+            match self.state(position) {
                 State::AllStopped(_) | State::DataWaits | State::TrailersWait => {
                     self.hold(position, &data, end);
                     return Flow::Done;
@@ -31,7 +31,7 @@ impl<D: Direction> Chain<D> {
             let status = if interests.contains(D::DATA) {
                 let mut cx = context(env, slot.number);
                 D::data(&mut **filter, &mut cx, &mut data, end)
-            } else if self.held[position].state == State::Open {
+            } else if self.state(position) == State::Open {
                 continue;
             } else {
                 // The head is held and nobody looks at the data: it waits with it.
@@ -59,7 +59,6 @@ impl<D: Direction> Chain<D> {
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
     ) -> Step {
-        let held = &mut self.held[position];
         match status {
             DataStatus::Continue => {
                 let flow = self.continue_head(position, filters, env);
@@ -85,7 +84,7 @@ impl<D: Direction> Chain<D> {
                 }
             }
             DataStatus::StopIterationAndBuffer => {
-                held.limit_is_error = true;
+                self.held(position).limit_is_error = true;
                 self.hold(position, &data, end);
                 Step::Stop(self.send_injected(position, filters, env))
             }
@@ -94,11 +93,11 @@ impl<D: Direction> Chain<D> {
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::StopIterationNoBuffer => {
-                held.ended |= end.is_end();
+                self.held(position).ended |= end.is_end();
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::Wait(future) => {
-                held.wait(State::DataWaits, future);
+                self.held(position).wait(State::DataWaits, future);
                 self.hold(position, &data, end);
                 Step::Stop(self.send_injected(position, filters, env))
             }
@@ -128,7 +127,7 @@ impl<D: Direction> Chain<D> {
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
     ) -> Flow {
-        let held = &mut self.held[position];
+        let held = self.held(position);
         let mut buffer = std::mem::take(&mut held.buffer);
         let before = buffer.len();
         let end = held.ended && held.trailers.is_none();
@@ -141,13 +140,13 @@ impl<D: Direction> Chain<D> {
             end.into(),
         );
         self.buffered = self.buffered.saturating_sub(before) + buffer.len();
-        let held = &mut self.held[position];
+        let held = self.held(position);
         held.buffer = buffer;
         held.wake();
         Self::choose_route_anew(filters, env);
         let flow = self.send_injected(position, filters, env);
         let Flow::Done = flow else { return flow };
-        let held = &mut self.held[position];
+        let held = self.held(position);
         match status {
             DataStatus::Continue => {
                 let flow = self.continue_head(position, filters, env);
@@ -165,7 +164,7 @@ impl<D: Direction> Chain<D> {
             DataStatus::StopIterationAndWatermark => Flow::Done,
             DataStatus::StopIterationNoBuffer => {
                 self.take_buffer(position);
-                match self.held[position].trailers.take() {
+                match self.held(position).trailers.take() {
                     Some(trailers) => self.run_trailers(position + 1, filters, env, trailers),
                     None => Flow::Done,
                 }
@@ -183,7 +182,7 @@ impl<D: Direction> Chain<D> {
         let index = D::index(position, filters.len());
         let (filter, _, slot) = &mut filters.list[index];
         let status = D::resume_trailers(&mut **filter, &mut context(env, slot.number));
-        self.held[position].wake();
+        self.held(position).wake();
         Self::choose_route_anew(filters, env);
         match status {
             TrailersStatus::Continue => {
@@ -195,7 +194,7 @@ impl<D: Direction> Chain<D> {
             }
             TrailersStatus::StopIteration => self.send_injected(position, filters, env),
             TrailersStatus::Wait(future) => {
-                self.held[position].wait(State::TrailersWait, future);
+                self.held(position).wait(State::TrailersWait, future);
                 self.send_injected(position, filters, env)
             }
             TrailersStatus::LocalReply(reply) => Flow::LocalReply(reply),
@@ -212,11 +211,11 @@ impl<D: Direction> Chain<D> {
         let len = filters.len();
         for position in from..len {
             if matches!(
-                self.held[position].state,
+                self.state(position),
                 State::AllStopped(_) | State::DataWaits | State::TrailersWait
             ) {
-                self.held[position].trailers = Some(trailers);
-                self.held[position].ended = false;
+                self.held(position).trailers = Some(trailers);
+                self.held(position).ended = false;
                 return Flow::Done;
             }
             let index = D::index(position, len);
@@ -240,11 +239,11 @@ impl<D: Direction> Chain<D> {
                     }
                 }
                 TrailersStatus::StopIteration => {
-                    self.held[position].trailers = Some(trailers);
+                    self.held(position).trailers = Some(trailers);
                     return self.send_injected(position, filters, env);
                 }
                 TrailersStatus::Wait(future) => {
-                    let held = &mut self.held[position];
+                    let held = self.held(position);
                     held.trailers = Some(trailers);
                     held.wait(State::TrailersWait, future);
                     return self.send_injected(position, filters, env);
