@@ -45,6 +45,7 @@ mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod late_tables;
 mod local_limits;
 mod malformed;
 mod matching;
@@ -135,6 +136,7 @@ const THEMES: &[Theme] = &[
     ("zones", zones::cases),
     ("zones_panicking", zones::panicking),
     ("scopes", scopes::cases),
+    ("late_tables", late_tables::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
     ("sockets", sockets::cases),
