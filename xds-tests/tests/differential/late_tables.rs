@@ -29,6 +29,9 @@ const DENIES: &str = "\"@type\": \"@http/rbac.v3.RBACPerRoute\", rbac: { rules: 
 const MUTATION: &str = "\"@type\": \"@http/header_mutation.v3.HeaderMutation\"";
 const MARKS: &str = "\"@type\": \"@http/header_mutation.v3.HeaderMutationPerRoute\", mutations: { request_mutations: [{ append: { header: { key: x-request, value: m } } }], response_mutations: [{ append: { header: { key: x-response, value: m } } }] }";
 
+const SHARE: &str =
+    "\"@type\": \"@http/bandwidth_limit.v3.BandwidthLimit\", stat_prefix: \"@stat\"";
+
 fn filter(config: &str) -> String {
     format!("\n- name: late\n  typed_config: {{ {config} }}\n")
 }
@@ -68,7 +71,7 @@ fn tables(
       typed_config:
         \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
         path: @log
-        log_format: {{ text_format_source: {{ inline_string: \"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%\\n\" }} }}
+        log_format: {{ text_format_source: {{ inline_string: \"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %DYNAMIC_METADATA(n:k)%\\n\" }} }}
     scoped_routes:
       name: scopes_@stat
       scope_key_builder: {{ fragments: [{key}] }}
@@ -108,11 +111,11 @@ fn behind() -> Vec<Case> {
         late("a fault of a route that was found later is injected", "\"@type\": \"@http/fault.v3.HTTPFault\"", "\"@type\": \"@http/fault.v3.HTTPFault\", abort: { http_status: 418, percentage: { numerator: 100 } }")
             .send(from_a())
             .page("/stats", "http.@stat.fault")
-            .shows(["< 418", "log 418 fault_filter_abort FI", "page http.@stat.fault.aborts_injected: 1"]),
+            .shows(["< 418", "log 418 fault_filter_abort FI -", "page http.@stat.fault.aborts_injected: 1"]),
         late("the bucket of a route that was found later limits", limit, &format!("{limit}, filter_enabled: {{ default_value: {{ numerator: 100 }} }}, filter_enforced: {{ default_value: {{ numerator: 100 }} }}, token_bucket: {{ max_tokens: 1, tokens_per_fill: 1, fill_interval: 1000s }}"))
             .send(from_a())
             .send(from_a())
-            .shows(["< 200", "< 429", "log 429 local_rate_limited RL"]),
+            .shows(["< 200", "< 429", "log 429 local_rate_limited RL -"]),
         late("csrf refuses as a route says that was found later", "\"@type\": \"@http/csrf.v3.CsrfPolicy\", filter_enabled: { default_value: { numerator: 0 } }", "\"@type\": \"@http/csrf.v3.CsrfPolicy\", filter_enabled: { default_value: { numerator: 100 } }")
             .send(request("POST", "/").field("x-scope", "a").field("origin", "http://elsewhere"))
             .page("/stats", "http.@stat.csrf")
@@ -142,18 +145,23 @@ fn in_front() -> Vec<Case> {
         .page("/stats", "http.@stat.rbac")
         .shows([
             "< 200",
-            "log 200 via_upstream -",
+            "log 200 via_upstream - -",
             "< 403",
             "page http.@stat.rbac.denied: 1",
         ]),
-        late(
-            "a filter in front changes only the response of a route that was found later",
-            MUTATION,
-            MARKS,
-        )
-        .send(from_a())
-        .shows(["< x-response: m"])
-        .lacks(["> x-request*"]),
+        late("header_mutation keeps to the route of the request head", MUTATION, MARKS)
+            .send(from_a())
+            .send(get("/").field("x-scope", "b"))
+            .shows(["< x-response: m", "> x-request: m"]),
+        late("the share of a route that was found later holds for the response", SHARE, &format!("{SHARE}, enable_mode: REQUEST_AND_RESPONSE, limit_kbps: 1000"))
+            .send(from_a())
+            .page("/stats", "@stat.http_bandwidth_limit.request_enabled")
+            .page("/stats", "@stat.http_bandwidth_limit.response_enabled")
+            .shows(["< 200"]),
+        late("header_to_metadata keeps to the route of the request head", "\"@type\": \"@http/header_to_metadata.v3.Config\"", "\"@type\": \"@http/header_to_metadata.v3.Config\", response_rules: [{ header: x-word, on_header_missing: { metadata_namespace: n, key: k, value: set } }]")
+            .send(from_a())
+            .send(get("/").field("x-scope", "b"))
+            .shows(["log 200 via_upstream - -", "log 200 via_upstream - *set*"]),
     ]
 }
 
