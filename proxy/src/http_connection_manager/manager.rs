@@ -52,9 +52,6 @@ pub(super) struct Hcm {
 pub(super) struct Routes<'a> {
     pub(super) hcm: &'a Hcm,
     pub(super) routing: &'a Routing,
-    /// Whether the stream is one of an upgrade, which may have filters of its own.
-    #[allow(dead_code, reason = "goes with the next change of its only user")]
-    pub(super) upgrade: bool,
 }
 
 /// Why a request goes no further than the connection manager.

@@ -2,7 +2,7 @@
 //!
 //! Every stream begins in the scope `a`, whose route configures no filter, and ends in `b`, whose route configures one.
 
-use crate::case::{Case, case, get, indent, request};
+use crate::case::{Case, With, case, get, indent, request};
 
 pub fn cases() -> Vec<Case> {
     [behind(), in_front(), anew(), never()]
@@ -29,13 +29,23 @@ const DENIES: &str = "\"@type\": \"@http/rbac.v3.RBACPerRoute\", rbac: { rules: 
 const MUTATION: &str = "\"@type\": \"@http/header_mutation.v3.HeaderMutation\"";
 const MARKS: &str = "\"@type\": \"@http/header_mutation.v3.HeaderMutationPerRoute\", mutations: { request_mutations: [{ append: { header: { key: x-request, value: m } } }], response_mutations: [{ append: { header: { key: x-response, value: m } } }] }";
 
+const SHARE: &str =
+    "\"@type\": \"@http/bandwidth_limit.v3.BandwidthLimit\", stat_prefix: \"@stat\"";
+
 fn filter(config: &str) -> String {
     format!("\n- name: late\n  typed_config: {{ {config} }}\n")
 }
 
 /// Streams through these filters; the route of `b` says `config` of the filter `late`.
 fn led(title: &'static str, filters: &str, config: &str) -> Case {
-    tables(title, filters, "{ header_value_extractor: { name: x-scope, index: 0 } }", ["a", "b"], ["", ""], config)
+    tables(
+        title,
+        filters,
+        "{ header_value_extractor: { name: x-scope, index: 0 } }",
+        ["a", "b"],
+        ["", ""],
+        config,
+    )
 }
 
 /// `of_routes`: what the action of each route says beside its cluster.
@@ -61,7 +71,7 @@ fn tables(
       typed_config:
         \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
         path: @log
-        log_format: {{ text_format_source: {{ inline_string: \"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%\\n\" }} }}
+        log_format: {{ text_format_source: {{ inline_string: \"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %DYNAMIC_METADATA(n:k)%\\n\" }} }}
     scoped_routes:
       name: scopes_@stat
       scope_key_builder: {{ fragments: [{key}] }}
@@ -101,11 +111,11 @@ fn behind() -> Vec<Case> {
         late("a fault of a route that was found later is injected", "\"@type\": \"@http/fault.v3.HTTPFault\"", "\"@type\": \"@http/fault.v3.HTTPFault\", abort: { http_status: 418, percentage: { numerator: 100 } }")
             .send(from_a())
             .page("/stats", "http.@stat.fault")
-            .shows(["< 418", "log 418 fault_filter_abort FI", "page http.@stat.fault.aborts_injected: 1"]),
+            .shows(["< 418", "log 418 fault_filter_abort FI -", "page http.@stat.fault.aborts_injected: 1"]),
         late("the bucket of a route that was found later limits", limit, &format!("{limit}, filter_enabled: {{ default_value: {{ numerator: 100 }} }}, filter_enforced: {{ default_value: {{ numerator: 100 }} }}, token_bucket: {{ max_tokens: 1, tokens_per_fill: 1, fill_interval: 1000s }}"))
             .send(from_a())
             .send(from_a())
-            .shows(["< 200", "< 429", "log 429 local_rate_limited RL"]),
+            .shows(["< 200", "< 429", "log 429 local_rate_limited RL -"]),
         late("csrf refuses as a route says that was found later", "\"@type\": \"@http/csrf.v3.CsrfPolicy\", filter_enabled: { default_value: { numerator: 0 } }", "\"@type\": \"@http/csrf.v3.CsrfPolicy\", filter_enabled: { default_value: { numerator: 100 } }")
             .send(request("POST", "/").field("x-scope", "a").field("origin", "http://elsewhere"))
             .page("/stats", "http.@stat.csrf")
@@ -125,15 +135,33 @@ fn in_front() -> Vec<Case> {
         led(title, &format!("{}{LEADS}", filter(config)), of_route)
     };
     vec![
-        late("rbac in front does not ask again for a route that was found later", RBAC, DENIES)
+        late(
+            "rbac in front does not ask again for a route that was found later",
+            RBAC,
+            DENIES,
+        )
+        .send(from_a())
+        .send(get("/").field("x-scope", "b"))
+        .page("/stats", "http.@stat.rbac")
+        .shows([
+            "< 200",
+            "log 200 via_upstream - -",
+            "< 403",
+            "page http.@stat.rbac.denied: 1",
+        ]),
+        late("header_mutation keeps to the route of the request head", MUTATION, MARKS)
             .send(from_a())
             .send(get("/").field("x-scope", "b"))
-            .page("/stats", "http.@stat.rbac")
-            .shows(["< 200", "log 200 via_upstream -", "< 403", "page http.@stat.rbac.denied: 1"]),
-        late("a filter in front changes only the response of a route that was found later", MUTATION, MARKS)
+            .shows(["< x-response: m", "> x-request: m"]),
+        late("the share of a route that was found later holds for the response", SHARE, &format!("{SHARE}, enable_mode: REQUEST_AND_RESPONSE, limit_kbps: 1000"))
             .send(from_a())
-            .shows(["< x-response: m"])
-            .lacks(["> x-request*"]),
+            .page("/stats", "@stat.http_bandwidth_limit.request_enabled")
+            .page("/stats", "@stat.http_bandwidth_limit.response_enabled")
+            .shows(["< 200"]),
+        late("header_to_metadata keeps to the route of the request head", "\"@type\": \"@http/header_to_metadata.v3.Config\"", "\"@type\": \"@http/header_to_metadata.v3.Config\", response_rules: [{ header: x-word, on_header_missing: { metadata_namespace: n, key: k, value: set } }]")
+            .send(from_a())
+            .send(get("/").field("x-scope", "b"))
+            .shows(["log 200 via_upstream - -", "log 200 via_upstream - *set*"]),
     ]
 }
 
@@ -141,7 +169,14 @@ fn anew() -> Vec<Case> {
     let authority = "{ header_value_extractor: { name: \":authority\", index: 0 } }";
     let follows = ", internal_redirect_policy: {}";
     let redirect = |title| {
-        tables(title, &filter(RBAC), authority, ["example.com", "other.com"], [follows, ""], DENIES)
+        tables(
+            title,
+            &filter(RBAC),
+            authority,
+            ["example.com", "other.com"],
+            [follows, ""],
+            DENIES,
+        )
     };
     vec![
         redirect("rbac forbids what a redirect that is followed leads to in another scope")
@@ -152,20 +187,37 @@ fn anew() -> Vec<Case> {
             .get("/")
             .logs(2)
             .page("/stats", "http.@stat.rbac")
-            .shows(["< 403", "log 302 internal_redirect*", "log 403 rbac_access_denied_matched_policy[all]*", "page http.@stat.rbac.denied: 1"]),
+            .shows([
+                "< 403",
+                "log 302 internal_redirect*",
+                "log 403 rbac_access_denied_matched_policy[all]*",
+                "page http.@stat.rbac.denied: 1",
+            ]),
     ]
 }
 
 fn never() -> Vec<Case> {
     let all = [
         ("cors", "Cors", ""),
-        ("csrf", "CsrfPolicy", "filter_enabled: { default_value: { numerator: 0 } }"),
+        (
+            "csrf",
+            "CsrfPolicy",
+            "filter_enabled: { default_value: { numerator: 0 } }",
+        ),
         ("fault", "HTTPFault", ""),
         ("rbac", "RBAC", ""),
-        ("local_ratelimit", "LocalRateLimit", "stat_prefix: \"@stat\""),
+        (
+            "local_ratelimit",
+            "LocalRateLimit",
+            "stat_prefix: \"@stat\"",
+        ),
         ("header_to_metadata", "Config", ""),
         ("header_mutation", "HeaderMutation", ""),
-        ("bandwidth_limit", "BandwidthLimit", "stat_prefix: \"@stat\""),
+        (
+            "bandwidth_limit",
+            "BandwidthLimit",
+            "stat_prefix: \"@stat\"",
+        ),
     ];
     let filters: String = all
         .iter()

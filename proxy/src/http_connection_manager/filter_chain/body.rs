@@ -196,13 +196,13 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
     ) -> Flow {
         let (data, ended) = self.take_buffer(position);
-        let came = self.held[position].trailers.take();
+        let came = self.held(position).trailers.take();
         if let (Some(added), None, true) = (added, &came, ended) {
             return self.end_with(position, data.freeze(), added, filters, env);
         }
         if !data.is_empty() || ended {
             let data = data.freeze();
-            let flow = self.run_data(position + 1, filters, env, data, ended.into());
+            let flow = self.run_data(position + 1, filters, env, data, ended.into(), true);
             let Flow::Done = flow else { return flow };
         }
         match came {
