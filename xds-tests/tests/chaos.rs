@@ -1,9 +1,10 @@
-//! Chaos, in short: a seed of `just chaos` in HTTP/1 and one in HTTP/2, through Outrigger and Envoy side by side.
+//! Chaos, in short: a seed of `just chaos` in HTTP/1 and one in HTTP/2, through Outrigger and Envoy at the same time.
 //!
-//! This proves that whatever befalls upstreams, no request is lost, answered by something else, or sent twice as the same attempt,
-//! that faults are noticed, and that most requests get past them. It compares the proxies only where the machine kept up, and
-//! coarsely: in twenty seconds, chance decides which of them meets more silence. That Outrigger is no worse than Envoy
-//! is what `just chaos` proves, with a release build, five seeds of a minute each, and a machine that does nothing else.
+//! This proves that, whatever befalls upstreams, no request is answered by what belongs to another one, and no attempt reaches
+//! upstreams twice; that faults are noticed by retries, health checks and outlier detection; and that nearly all requests get past
+//! them, the load spread among those that are well. These are floors, far below what is measured, lower where the machine did not
+//! keep up, and missed only if they are missed twice. That Outrigger is no worse than Envoy is what `just chaos` proves, with a
+//! release build and five seeds of a minute each; in twenty seconds on a busy machine, chance would decide.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -23,7 +24,7 @@ fn upstreams_in_trouble_cost_few_requests_of_http2() {
     check(2, Protocol::Http2);
 }
 
-/// Where chance could decide, it has to do so twice.
+/// Floors have to be missed twice.
 fn check(seed: u64, protocol: Protocol) {
     let size = Size {
         seconds: 20,
@@ -36,7 +37,7 @@ fn check(seed: u64, protocol: Protocol) {
         println!("{}{}", table(&all), autopsies(&all));
         complaints = all.iter().flat_map(wrong).collect();
         assert!(complaints.is_empty(), "{complaints:#?}");
-        complaints.extend(worse(&all));
+        complaints.extend(all.iter().flat_map(missed));
         if complaints.is_empty() {
             return;
         }
@@ -85,23 +86,31 @@ fn wrong(figures: &Figures) -> Vec<String> {
 }
 
 /// What chance may bring about once, on a machine that is busy.
-fn worse(all: &[Figures]) -> Vec<String> {
-    let [envoy, outrigger] = all else {
-        return vec!["two have played".into()];
+fn missed(figures: &Figures) -> Vec<String> {
+    // Who is late by a tenth of a second has time limits of 0.8 s that mean less, and who is late by a second none at all.
+    let (success, broken, spread) = match figures.late {
+        0.0..100.0 => (0.95, 0.01, 0.5),
+        100.0..1_000.0 => (0.5, 0.2, 2.0),
+        _ => (0.0, 1.0, f64::INFINITY),
     };
     let mut complaints = vec![];
-    // Who is late by a tenth of a second has time limits of 0.8 s that mean little.
-    let busy = outrigger.late.max(envoy.late) > 100.0;
-    let floor = if busy { 0.5 } else { 0.97 };
-    if outrigger.success < floor.min(envoy.success) {
-        complaints.push(format!("success: {:.4}", outrigger.success));
+    let mut complain = |what: &str, is: f64| {
+        complaints.push(format!("{}: {what} {is:.4}", figures.proxy));
+    };
+    if figures.success < success {
+        complain("success", figures.success);
     }
-    if outrigger.broken > envoy.broken && !busy {
-        complaints.push(format!("{} without a whole answer", outrigger.broken));
+    let without = count_as_float(figures.broken) / count_as_float(figures.sent);
+    if without > broken {
+        complain("the share without a whole answer is", without);
     }
-    // An even share is 1. Retries of a few hundred requests make it uneven, an upstream that gets nothing by more.
-    if outrigger.spread > envoy.spread.max(0.1) * 2.0 && !busy {
-        complaints.push(format!("spread: {:.3}", outrigger.spread));
+    // An even share is 1: this is how far shares are from it.
+    if figures.spread > spread {
+        complain("spread", figures.spread);
     }
     complaints
+}
+
+fn count_as_float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
 }

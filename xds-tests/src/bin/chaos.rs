@@ -81,7 +81,7 @@ fn side_by_side(
     std::thread::scope(|scope| {
         let threads: Vec<_> = programs
             .iter()
-            .map(|program| scope.spawn(|| play(program)))
+            .map(|program| scope.spawn(move || play(program)))
             .collect();
         threads.into_iter().map(|one| one.join().unwrap()).collect()
     })

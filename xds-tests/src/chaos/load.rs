@@ -16,7 +16,7 @@ use super::answers::BODY;
 use super::{Protocol, Size};
 
 /// The longest that a client waits. The route gives up before.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How many connections of HTTP/2 share the requests.
 const SHARED: usize = 8;

@@ -77,7 +77,7 @@ static_resources:
               - match: {{ prefix: / }}
                 route:
                   cluster: services
-                  timeout: 6s
+                  timeout: 5s
                   retry_policy:
                     retry_on: 5xx,reset,connect-failure,refused-stream
                     num_retries: 5
