@@ -162,7 +162,7 @@ fn what_envoy_accepts_is_accepted() {
 
 #[test]
 fn every_operator_of_envoy_without_argument_is_known() {
-    let names = include_str!("operators.txt");
+    let names = include_str!("../operators.txt");
     let unknown: Vec<_> = names
         .lines()
         .filter(|name| without_argument(name).is_none() && error(&format!("%{name}%")).is_some())
