@@ -1,10 +1,16 @@
 //! Header fields in the order of their arrival: names and values are spans of one buffer.
 
+mod name;
+mod original_names;
+
 use std::fmt;
 use std::ops::Range;
 
 use super::known::Known;
 use super::recycle::Storage;
+
+pub use name::{HeaderName, Name};
+pub use original_names::OriginalNames;
 
 /// The fields of a head or of trailers. Names are in lower case; order and repetition are kept.
 ///
@@ -12,40 +18,6 @@ use super::recycle::Storage;
 #[derive(Clone)]
 pub struct Fields {
     storage: Storage,
-}
-
-/// How the sender of a head wrote it, for `preserve_case`: names in their own case, and the reason phrase.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OriginalNames {
-    names: Vec<Box<[u8]>>,
-    /// Names that the sender did not send are written `Like-This` instead of in lower case.
-    pub others_in_proper_case: bool,
-    /// The reason phrase, to be written in place of our own.
-    pub reason_phrase: Option<Box<[u8]>>,
-}
-
-impl OriginalNames {
-    /// No names yet.
-    pub fn new(others_in_proper_case: bool) -> Self {
-        Self {
-            names: Vec::new(),
-            others_in_proper_case,
-            reason_phrase: None,
-        }
-    }
-
-    /// Remembers a name as it came. The first form counts.
-    pub fn remember(&mut self, name: &[u8]) {
-        if self.find(name).is_none() {
-            self.names.push(name.into());
-        }
-    }
-
-    /// The form in which a name came.
-    pub fn find(&self, name: &[u8]) -> Option<&[u8]> {
-        let found = self.names.iter().find(|n| n.eq_ignore_ascii_case(name));
-        found.map(|name| &**name)
-    }
 }
 
 /// A place in the buffer of a head.
@@ -63,88 +35,6 @@ pub(super) struct Field {
     live: bool,
     /// Name and value stand in the buffer as `name: value` with the end of the line behind them.
     verbatim: bool,
-}
-
-/// A header name in lower case, as a configuration holds it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct HeaderName {
-    known: Option<Known>,
-    bytes: Box<[u8]>,
-}
-
-/// What a field can be asked for by: a [`Known`] name, a [`HeaderName`] or a lower-case string.
-pub trait Name {
-    /// The known name, if it is one.
-    fn known(&self) -> Option<Known>;
-    /// The name in lower case.
-    fn bytes(&self) -> &[u8];
-}
-
-impl Name for Known {
-    fn known(&self) -> Option<Known> {
-        Some(*self)
-    }
-    fn bytes(&self) -> &[u8] {
-        self.as_str().as_bytes()
-    }
-}
-
-impl Name for HeaderName {
-    fn known(&self) -> Option<Known> {
-        self.known
-    }
-    fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl<T: Name + ?Sized> Name for &T {
-    fn known(&self) -> Option<Known> {
-        (**self).known()
-    }
-    fn bytes(&self) -> &[u8] {
-        (**self).bytes()
-    }
-}
-
-impl Name for str {
-    fn known(&self) -> Option<Known> {
-        Known::find(self.as_bytes())
-    }
-    fn bytes(&self) -> &[u8] {
-        self.as_bytes()
-    }
-}
-
-impl Name for [u8] {
-    fn known(&self) -> Option<Known> {
-        Known::find(self)
-    }
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-}
-
-impl HeaderName {
-    /// Puts a name into lower case. The caller has checked that it is a legal one.
-    pub fn new(name: impl AsRef<[u8]>) -> Self {
-        let bytes = name.as_ref().to_ascii_lowercase().into_boxed_slice();
-        Self {
-            known: Known::find(&bytes),
-            bytes,
-        }
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for HeaderName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
 }
 
 impl Fields {
@@ -539,133 +429,4 @@ impl fmt::Debug for Fields {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pairs(fields: &Fields) -> Vec<(String, String)> {
-        let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
-        fields.iter().map(|(n, v)| (text(n), text(v))).collect()
-    }
-
-    #[test]
-    fn lines_are_written_with_every_change_that_was_made_to_them() {
-        let head = b"GET / HTTP/1.1\r\nX-A: 1\r\nx-b:2\r\nContent-Length: 3\r\nx-c: 4\r\nx-d: 5\r\nx-e: 6\r\n\r\n";
-        let mut fields = Fields::new();
-        fields.append("x-first", "0");
-        let base = fields.load(head);
-        for line in [16..22, 24..29, 31..48, 50..56, 58..64, 66..72] {
-            let colon = line.start + head[line.clone()].iter().position(|b| *b == b':').unwrap();
-            let value = colon + 1 + usize::from(head[colon + 1] == b' ');
-            let name = base + line.start..base + colon;
-            fields.append_loaded(name, base + value..base + line.end, |_| false);
-        }
-        let written = |fields: &Fields| {
-            let mut out = Vec::new();
-            fields.write_lines(&mut out, |known, _| known == Known::ContentLength);
-            String::from_utf8(out).unwrap().replace("\r\n", "|")
-        };
-        let all = "x-first: 0|x-a: 1|x-b: 2|x-c: 4|x-d: 5|x-e: 6|";
-        assert_eq!(written(&fields), all);
-        fields.set("x-a", "7");
-        fields.append_to("x-e", b",", "8");
-        fields.remove("x-d");
-        fields.append("x-f", "9");
-        assert_eq!(
-            written(&fields),
-            "x-first: 0|x-a: 7|x-b: 2|x-c: 4|x-e: 6,8|x-f: 9|"
-        );
-    }
-
-    #[test]
-    fn order_of_repeated_and_mixed_names_is_kept() {
-        let mut fields = Fields::new();
-        for (name, value) in [("A", "1"), ("b", "2"), ("a", "3")] {
-            fields.append_wire(name.as_bytes(), value.as_bytes());
-        }
-        assert_eq!(
-            pairs(&fields),
-            [("a", "1"), ("b", "2"), ("a", "3")].map(|(n, v)| (n.to_owned(), v.to_owned()))
-        );
-        assert_eq!(fields.get_all("a").collect::<Vec<_>>(), [b"1", b"3"]);
-    }
-
-    #[test]
-    fn set_replaces_the_first_and_removes_the_others() {
-        let mut fields = Fields::new();
-        for value in ["1", "2"] {
-            fields.append(Known::Via, value);
-            fields.append("x-a", value);
-        }
-        fields.set(Known::Via, "only");
-        fields.set("x-a", "one");
-        assert_eq!(fields.len(), 2);
-        assert_eq!(fields.get(Known::Via), Some(&b"only"[..]));
-        assert_eq!(fields.get("x-a"), Some(&b"one"[..]));
-    }
-
-    #[test]
-    fn removed_names_are_gone_and_can_come_back() {
-        let mut fields = Fields::new();
-        fields.append("host", "a");
-        fields.append("x-y", "b");
-        assert_eq!(fields.remove("host"), 1);
-        assert!(!fields.contains(Known::Host));
-        fields.append(Known::Host, "c");
-        assert_eq!(fields.get("host"), Some(&b"c"[..]));
-        fields.retain(|name, _| name != b"host");
-        assert!(fields.get("host").is_none());
-        assert_eq!(fields.len(), 1);
-    }
-
-    #[test]
-    fn a_name_after_255_fields_is_still_found() {
-        let mut fields = Fields::new();
-        for i in 0..300 {
-            fields.append(format!("x-{i}").as_str(), "v");
-        }
-        fields.append(Known::Te, "trailers");
-        assert_eq!(fields.get(Known::Te), Some(&b"trailers"[..]));
-    }
-
-    #[test]
-    fn wire_fields_that_merge_are_joined_whether_they_were_loaded_or_not() {
-        let head = b"Via: x|via: y|Via: |a: 1|A: 2|";
-        let places = [
-            (0..3, 5..6),
-            (7..10, 12..13),
-            (14..17, 19..19),
-            (20..21, 23..24),
-            (25..26, 28..29),
-        ];
-        let mut loaded = Fields::new();
-        let base = loaded.load(head);
-        let mut copied = Fields::new();
-        let at = |r: &Range<usize>| r.start + base..r.end + base;
-        for (name, value) in &places {
-            loaded.append_loaded(at(name), at(value), |_| true);
-            copied.append_wire_merging(&head[name.clone()], &head[value.clone()], |_| true);
-        }
-        let want = [("via", "x,y"), ("a", "1"), ("a", "2")];
-        assert_eq!(
-            pairs(&loaded),
-            want.map(|(n, v)| (n.to_owned(), v.to_owned()))
-        );
-        assert_eq!(pairs(&copied), pairs(&loaded));
-        let mut apart = Fields::new();
-        for value in ["1", "2"] {
-            apart.append_wire_merging(b"Via", value.as_bytes(), |_| false);
-        }
-        assert_eq!(apart.get_all("via").count(), 2);
-    }
-
-    #[test]
-    fn append_to_joins_with_the_separator() {
-        let mut fields = Fields::new();
-        fields.append_to(Known::ForwardedFor, b",", "10.0.0.1");
-        fields.append_to(Known::ForwardedFor, b",", "10.0.0.2");
-        assert_eq!(
-            fields.get(Known::ForwardedFor),
-            Some(&b"10.0.0.1,10.0.0.2"[..])
-        );
-    }
-}
+mod tests;
