@@ -1,10 +1,12 @@
 //! `HttpConnectionManager`: its fields as the connection manager uses them.
 
+mod rewriting;
+mod routes;
+mod timeouts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_proto::pb::envoy::config::core::v3 as core;
-use outrigger_proto::pb::envoy::config::route::v3::RouteConfiguration;
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use pb::http_connection_manager::{
     CodecType, HcmAccessLogOptions, PathWithEscapedSlashesAction, RouteSpecifier,
@@ -12,7 +14,7 @@ use pb::http_connection_manager::{
 };
 
 use super::client_cert::ClientCertFields;
-use super::codec::h1::{HeadersWithUnderscoresAction, Http1ProtocolOptions, Http1Settings};
+use super::codec::h1::{Http1ProtocolOptions, Http1Settings};
 use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use super::conn_headers::ForwardingConfig;
 use super::local_reply::LocalReplyConfig;
@@ -23,10 +25,17 @@ use crate::access_loggers::AccessLog;
 use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::router::{self, RouterConfig};
-use crate::route::RouteTable;
-use crate::route::provider::{Routes, Scopes, check_clusters};
+use crate::route::provider::Scopes;
 use crate::server::FactoryContext;
-use crate::xds::XdsSource;
+
+use routes::{dynamic_routes, fixed_routes};
+use timeouts::{CommonOptions, or_default};
+
+pub(super) use rewriting::{
+    HostNormalization, SchemeTransformation, ServerHeader, ServerHeaderTransformation,
+};
+pub(super) use routes::HcmRoutes;
+pub(super) use timeouts::Timeouts;
 
 /// A configured connection manager, shared by all workers.
 pub struct HcmConfig {
@@ -80,14 +89,6 @@ pub struct HcmConfig {
     pub routes: HcmRoutes,
 }
 
-/// `route_specifier`.
-pub enum HcmRoutes {
-    /// One route configuration for all requests.
-    One(Routes),
-    /// Several, of which headers of a request choose one.
-    Scoped(Scopes),
-}
-
 /// `upgrade_configs`: one upgrade.
 pub struct UpgradeConfig {
     /// `websocket`, `CONNECT`, …; compared without case.
@@ -96,70 +97,6 @@ pub struct UpgradeConfig {
     pub filters: Option<ChainConfig>,
     /// Whether routes that say nothing take it. Default true.
     pub enabled: bool,
-}
-
-/// `server_name` and `server_header_transformation`.
-pub struct ServerHeader {
-    /// The value. Default `envoy`.
-    pub name: Box<str>,
-    /// When it is written.
-    pub transformation: ServerHeaderTransformation,
-}
-
-/// When the `server` header is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerHeaderTransformation {
-    /// Always, in place of the upstream's.
-    Overwrite,
-    /// Where the upstream sent none.
-    AppendIfAbsent,
-    /// Never.
-    PassThrough,
-}
-
-/// `scheme_header_transformation`.
-#[derive(Debug, Clone, Default)]
-pub struct SchemeTransformation {
-    /// The scheme that every request gets.
-    pub overwrite: Option<Box<str>>,
-    /// The scheme follows the upstream's transport socket.
-    pub match_upstream: bool,
-}
-
-/// The deadlines of connections and streams. None: never.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// `common_http_protocol_options.idle_timeout`: a connection without streams. Default 1 h.
-    pub idle: Option<Duration>,
-    /// `common_http_protocol_options.max_connection_duration`.
-    pub max_connection_duration: Option<Duration>,
-    /// `common_http_protocol_options.max_connection_duration_jitter`: by which share of itself the duration may be longer.
-    pub max_connection_duration_jitter: f64,
-    /// `common_http_protocol_options.max_stream_duration`.
-    pub max_stream_duration: Option<Duration>,
-    /// `stream_idle_timeout`: a stream without traffic in either direction. Default 5 min.
-    pub stream_idle: Option<Duration>,
-    /// `stream_flush_timeout`: a response that the client does not take. Default: `stream_idle`.
-    pub stream_flush: Option<Duration>,
-    /// `request_timeout`: from the first byte of a request to its last.
-    pub request: Option<Duration>,
-    /// `request_headers_timeout`: from the first byte of a request to the end of its head.
-    pub request_headers: Option<Duration>,
-    /// `drain_timeout`: between the two GOAWAY frames of a drained HTTP/2 connection. Default 5 s.
-    pub drain: Duration,
-    /// `delayed_close_timeout`: for the client to close after the last response. Default 1 s; none: close at once.
-    pub delayed_close: Option<Duration>,
-}
-
-/// What is done to the host of a request before it is routed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostNormalization {
-    /// `strip_matching_host_port`: the port goes if it is the listener's.
-    pub strip_matching_port: bool,
-    /// `strip_any_host_port`: the port goes.
-    pub strip_any_port: bool,
-    /// `strip_trailing_host_dot`.
-    pub strip_trailing_dot: bool,
 }
 
 /// `access_log_options`.
@@ -474,99 +411,6 @@ impl HcmConfig {
     }
 }
 
-/// `common_http_protocol_options`, downstream.
-struct CommonOptions {
-    idle: Option<Duration>,
-    max_connection_duration: Option<Duration>,
-    max_connection_duration_jitter: f64,
-    max_stream_duration: Option<Duration>,
-    max_headers_count: u32,
-    max_requests_per_connection: Option<u32>,
-    underscores: HeadersWithUnderscoresAction,
-}
-
-impl CommonOptions {
-    fn from_proto(
-        proto: Option<core::HttpProtocolOptions>,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
-        let core::HttpProtocolOptions {
-            idle_timeout,
-            max_connection_duration,
-            max_connection_duration_jitter,
-            max_headers_count,
-            // Of responses: only read on clusters.
-            max_response_headers_kb: _,
-            max_stream_duration,
-            headers_with_underscores_action,
-            max_requests_per_connection,
-        } = proto.unwrap_or_default();
-        let idle = path.duration("idle_timeout", idle_timeout);
-        let max_connection_duration =
-            path.duration("max_connection_duration", max_connection_duration);
-        let max_stream_duration = path.duration("max_stream_duration", max_stream_duration);
-        let jitter = path.percent(
-            "max_connection_duration_jitter",
-            max_connection_duration_jitter,
-        );
-        let headers = path.in_range(
-            "max_headers_count",
-            max_headers_count.map_or(100, |v| v.value),
-            1..=u32::MAX,
-        );
-        let underscores = HeadersWithUnderscoresAction::from_proto(
-            headers_with_underscores_action,
-            &path.field("headers_with_underscores_action"),
-        );
-        Ok(Self {
-            max_connection_duration_jitter: jitter?.unwrap_or(0.0),
-            idle: or_default(idle?, Duration::from_secs(3600)),
-            max_connection_duration: max_connection_duration?.filter(|d| !d.is_zero()),
-            max_stream_duration: max_stream_duration?.filter(|d| !d.is_zero()),
-            max_headers_count: headers?,
-            max_requests_per_connection: max_requests_per_connection
-                .map(|v| v.value)
-                .filter(|n| *n > 0),
-            underscores: underscores?,
-        })
-    }
-}
-
-/// Not set: the default. Zero: never.
-fn or_default(value: Option<Duration>, default: Duration) -> Option<Duration> {
-    Some(value.unwrap_or(default)).filter(|d| !d.is_zero())
-}
-
-impl SchemeTransformation {
-    fn from_proto(
-        proto: core::SchemeHeaderTransformation,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
-        use core::scheme_header_transformation::Transformation;
-        let core::SchemeHeaderTransformation {
-            match_upstream,
-            transformation,
-        } = proto;
-        let overwrite = match transformation {
-            Some(Transformation::SchemeToOverwrite(scheme))
-                if matches!(&*scheme, "http" | "https") =>
-            {
-                Some(scheme.into())
-            }
-            Some(Transformation::SchemeToOverwrite(scheme)) => {
-                return Err(path
-                    .field("scheme_to_overwrite")
-                    .reject(format!("{scheme:?} is not one of \"http\", \"https\"")));
-            }
-            None => None,
-        };
-        Ok(Self {
-            overwrite,
-            match_upstream,
-        })
-    }
-}
-
 impl AccessLogOptions {
     fn from_proto(
         options: Option<HcmAccessLogOptions>,
@@ -618,31 +462,4 @@ impl UpgradeConfig {
             enabled: enabled.is_none_or(|v| v.value),
         })
     }
-}
-
-fn fixed_routes(
-    proto: RouteConfiguration,
-    cx: &FactoryContext<'_>,
-    path: &ConfigPath<'_>,
-) -> Result<Routes, Rejected> {
-    let table = RouteTable::from_proto(proto.clone(), cx, path)?;
-    check_clusters(&table, true, cx.server, path)?;
-    Ok(Routes::Fixed(cx.server.routes.fixed(table, &proto)))
-}
-
-fn dynamic_routes(
-    proto: pb::Rds,
-    cx: &FactoryContext<'_>,
-    path: &ConfigPath<'_>,
-) -> Result<Routes, Rejected> {
-    let pb::Rds {
-        config_source,
-        route_config_name,
-    } = proto;
-    let source = path
-        .required("config_source", config_source)
-        .and_then(|source| XdsSource::from_proto(source, cx.server, &path.field("config_source")));
-    let name = path.non_empty("route_config_name", route_config_name);
-    let (source, name) = (source?, name?);
-    Ok(Routes::Dynamic(cx.server.routes.dynamic(&name, source, cx)))
 }
