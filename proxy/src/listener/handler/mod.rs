@@ -1,18 +1,18 @@
 //! The listeners of one worker: accepting, and the counts around it.
 
+mod accept;
+mod places;
+
 use std::cell::{Cell, Ref, RefCell};
-use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use socket2::Socket;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::config::Listener;
 use super::connection;
@@ -20,10 +20,16 @@ use super::drain::Latch;
 use super::filter_chain::{FilterChain, WorkerFilterChain};
 use super::stats::WorkerListenerStats;
 use crate::access_loggers::AccessLogs;
-use crate::net::{Address, Io};
+use crate::net::Address;
 use crate::overload::{ConnectionGuard, LoadShedPoint};
 use crate::server::{Worker, WorkerMessage, WorkerSender};
 use crate::stream_info::{ConnectionInfo, TrafficDirection};
+
+use accept::{ACCEPT_PAUSE, AcceptSocket, AcceptedSocket, accept, canonical};
+use places::{BalanceGuard, Places};
+
+pub use accept::Accepted;
+pub(super) use places::OpenGuard;
 
 /// All listeners of one worker, and all connections that they accepted.
 pub struct ConnectionHandler {
@@ -78,39 +84,6 @@ pub struct NewListener {
     pub addresses: Vec<Address>,
     /// How many connections each worker has, where they are balanced.
     pub balance: Option<Arc<[AtomicUsize]>>,
-}
-
-/// A connection that was accepted, before anything is known about it.
-#[derive(Debug)]
-pub struct Accepted {
-    socket: AcceptedSocket,
-    local: Address,
-    places: Places,
-}
-
-/// What a connection is counted in beside its listener, from the moment when it is accepted.
-#[derive(Debug, Default)]
-struct Places {
-    /// Among all connections of the process.
-    _global: Option<ConnectionGuard>,
-    /// Among those of its worker, where connections are balanced.
-    _worker: Option<BalanceGuard>,
-}
-
-#[derive(Debug)]
-struct BalanceGuard {
-    balance: Arc<[AtomicUsize]>,
-    worker: usize,
-}
-
-/// A socket, with the address of its peer if that has one. It is registered with the worker that accepted it, until it goes to
-/// another.
-#[derive(Debug)]
-enum AcceptedSocket {
-    Tcp(TcpStream, SocketAddr),
-    Unix(UnixStream),
-    LooseTcp(std::net::TcpStream, SocketAddr),
-    LooseUnix(std::os::unix::net::UnixStream),
 }
 
 impl ConnectionHandler {
@@ -392,216 +365,5 @@ impl ActiveListener {
     }
 }
 
-impl BalanceGuard {
-    /// Counts a connection among those of the worker that has the fewest.
-    fn least_loaded(balance: &Arc<[AtomicUsize]>) -> Self {
-        let loads = balance.iter().map(|count| count.load(Relaxed));
-        let least = loads.enumerate().min_by_key(|(_, count)| *count);
-        let worker = least.map_or(0, |(index, _)| index);
-        if let Some(count) = balance.get(worker) {
-            count.fetch_add(1, Relaxed);
-        }
-        Self {
-            balance: balance.clone(),
-            worker,
-        }
-    }
-}
-
-impl Drop for BalanceGuard {
-    fn drop(&mut self) {
-        if let Some(count) = self.balance.get(self.worker) {
-            count.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-/// Counts a connection among those of its listener and of its worker.
-pub(super) struct OpenGuard {
-    pub(super) listener: Rc<ActiveListener>,
-    places: Places,
-}
-
-impl OpenGuard {
-    fn new(listener: Rc<ActiveListener>, places: Places) -> Self {
-        listener.open.fetch_add(1, Relaxed);
-        let handler = &listener.handler;
-        handler.connections.set(handler.connections.get() + 1);
-        Self { listener, places }
-    }
-
-    /// The same connection, as one of another listener.
-    pub(super) fn hand_off(mut self, to: Rc<ActiveListener>) -> Self {
-        Self::new(to, std::mem::take(&mut self.places))
-    }
-}
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.listener.open.fetch_sub(1, Relaxed);
-        let handler = &self.listener.handler;
-        handler.connections.set(handler.connections.get() - 1);
-        handler.check_finished();
-    }
-}
-
-/// A listening socket on a worker.
-enum AcceptSocket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl AcceptSocket {
-    fn new(socket: Socket, address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Ip(_) => {
-                // Connections inherit it, which saves each a system call.
-                socket.set_tcp_nodelay(true)?;
-                TcpListener::from_std(socket.into()).map(Self::Tcp)
-            }
-            Address::Pipe(_) => UnixListener::from_std(socket.into()).map(Self::Unix),
-        }
-    }
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<AcceptedSocket>> {
-        match self {
-            Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
-                let (stream, remote) = accepted?;
-                Ok(AcceptedSocket::Tcp(stream, remote))
-            }),
-            Self::Unix(listener) => listener.poll_accept(cx).map(|accepted| {
-                let (stream, _) = accepted?;
-                Ok(AcceptedSocket::Unix(stream))
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
-impl Accepted {
-    pub(super) fn unix(stream: std::os::unix::net::UnixStream, local: Address) -> Self {
-        Self {
-            socket: AcceptedSocket::LooseUnix(stream),
-            local,
-            places: Places::default(),
-        }
-    }
-}
-
-impl AcceptedSocket {
-    /// Takes the socket from this worker, for another one.
-    fn loosen(self) -> io::Result<Self> {
-        match self {
-            Self::Tcp(stream, remote) => Ok(Self::LooseTcp(stream.into_std()?, remote)),
-            Self::Unix(stream) => Ok(Self::LooseUnix(stream.into_std()?)),
-            loose => Ok(loose),
-        }
-    }
-
-    fn into_io(self) -> io::Result<(Io, Option<SocketAddr>)> {
-        let (stream, remote) = match self {
-            Self::Tcp(stream, remote) => (stream, remote),
-            Self::LooseTcp(stream, remote) => (TcpStream::from_std(stream)?, remote),
-            Self::Unix(stream) => return Ok((stream.into(), None)),
-            Self::LooseUnix(stream) => return Ok((UnixStream::from_std(stream)?.into(), None)),
-        };
-        Ok((stream.into(), Some(canonical(remote))))
-    }
-}
-
-/// An IPv4 address that came through an IPv6 socket is the IPv4 address.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-async fn accept(listener: Rc<ActiveListener>, socket: AcceptSocket, bound: Address) {
-    let max = listener.config().max_accept_per_event;
-    let stop = listener.stop.clone();
-    loop {
-        let first = tokio::select! {
-            biased;
-            () = stop.wait() => break,
-            accepted = async {
-                listener.until_accepting().await;
-                poll_fn(|cx| socket.poll_accept(cx)).await
-            } => accepted,
-        };
-        let first_failed = first.is_err();
-        let mut count = u64::from(handle(&listener, first, &bound));
-        if first_failed {
-            // Out of descriptors, most likely: trying again at once would only burn time.
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        }
-        while usize::try_from(count).is_ok_and(|count| count < max) {
-            let next = poll_fn(|cx| match socket.poll_accept(cx) {
-                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-                Poll::Pending => Poll::Ready(None),
-            });
-            let Some(accepted) = next.await else { break };
-            if !handle(&listener, accepted, &bound) {
-                break;
-            }
-            count += 1;
-        }
-        let stats = listener.config().stats.clone();
-        stats.connections_accepted_per_socket_event().record(count);
-        tokio::task::yield_now().await;
-    }
-    // Those who wait in the queue would be reset by closing the socket, unless somebody else has it, too.
-    let theirs = listener.hand_over.get();
-    tokio::task::unconstrained(poll_fn(|cx| {
-        while !theirs && let Poll::Ready(Ok(accepted)) = socket.poll_accept(cx) {
-            listener.on_accept(accepted, &bound);
-        }
-        Poll::Ready(())
-    }))
-    .await;
-    drop(socket);
-    listener.accepting.set(listener.accepting.get() - 1);
-    listener.handler.check_finished();
-}
-
-fn handle(
-    listener: &Rc<ActiveListener>,
-    accepted: io::Result<AcceptedSocket>,
-    bound: &Address,
-) -> bool {
-    match accepted {
-        Ok(socket) => {
-            listener.on_accept(socket, bound);
-            true
-        }
-        Err(error) => {
-            debug!(listener = %listener.config().identity.name, %error, "Accepting failed.");
-            false
-        }
-    }
-}
-
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_accepted_in_one_go_are_spread_over_all_workers() {
-        let balance: Arc<[AtomicUsize]> = (0..3).map(|_| AtomicUsize::new(0)).collect();
-        let guards: Vec<_> = (0..6)
-            .map(|_| BalanceGuard::least_loaded(&balance))
-            .collect();
-        let loads = || -> Vec<usize> { balance.iter().map(|count| count.load(Relaxed)).collect() };
-        assert_eq!(loads(), [2, 2, 2]);
-        drop(guards);
-        assert_eq!(loads(), [0, 0, 0]);
-    }
-
-    #[test]
-    fn mapped_addresses_are_shown_as_ipv4() {
-        let mapped: SocketAddr = "[::ffff:1.2.3.4]:5".parse().unwrap();
-        assert_eq!(canonical(mapped).to_string(), "1.2.3.4:5");
-        let plain: SocketAddr = "[::1]:5".parse().unwrap();
-        assert_eq!(canonical(plain), plain);
-    }
-}
+mod tests;
