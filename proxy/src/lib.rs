@@ -40,6 +40,7 @@ pub mod transport_sockets;
 pub mod upstream;
 pub mod x509;
 pub mod xds;
+mod xx_hash;
 
 /// The allocator of the program, so that tests can ask it what something takes.
 #[cfg(test)]

@@ -7,8 +7,8 @@ use super::super::cluster::ClusterInfo;
 use super::super::discovery::eds::EdsStats;
 use super::super::shared_cluster::Membership;
 use super::Made;
-use crate::route::xx_hash64;
 use crate::stats::{Scope, TextReadout};
+use crate::xx_hash::xx_hash64;
 
 /// What happened to a subscription to endpoints.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ pub(super) struct ColdCounts {
     has_been_degraded: bool,
     has_been_excluded: bool,
     version: u64,
-    version_text: Option<Arc<str>>,
+    pub(super) version_text: Option<Arc<str>>,
     /// Unix time in ms.
     updated_at: u64,
     /// Updates that took less than a millisecond.

@@ -7,7 +7,7 @@ const PRIME_4: u64 = 0x85eb_ca77_c2b2_ae63;
 const PRIME_5: u64 = 0x27d4_eb2f_1656_67c5;
 
 /// The XXH64 of `bytes`.
-pub fn xx_hash64(bytes: &[u8], seed: u64) -> u64 {
+pub(crate) fn xx_hash64(bytes: &[u8], seed: u64) -> u64 {
     let mut rest = bytes;
     let mut hash = if bytes.len() >= 32 {
         let mut lanes = [
