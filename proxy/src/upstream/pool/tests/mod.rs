@@ -7,11 +7,11 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
+use crate::LocalBoxFuture;
 use crate::http::{EndStream, RequestHead};
-use crate::http_filters::LocalBoxFuture;
 use crate::net::Address;
 use crate::server::{LocalInfo, ServerContext};
 use crate::upstream::circuit_breaker::Thresholds;
