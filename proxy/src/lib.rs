@@ -24,6 +24,7 @@ pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener;
 pub mod listener_filters;
+mod local_future;
 pub mod matchers;
 pub mod net;
 pub mod network_filters;
@@ -41,6 +42,9 @@ pub mod transport_sockets;
 pub mod upstream;
 pub mod x509;
 pub mod xds;
+mod xx_hash;
+
+pub use local_future::LocalBoxFuture;
 
 /// The allocator of the program, so that tests can ask it what something takes.
 #[cfg(test)]

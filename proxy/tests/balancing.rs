@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger::http_filters::LocalBoxFuture;
+use outrigger::LocalBoxFuture;
 use outrigger::net::Address;
 use outrigger::server::{LocalInfo, ServerContext};
 use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};

@@ -46,10 +46,10 @@ pub use stats::HcmStats;
 
 pub(crate) use conn_headers::uuid;
 
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::Verdict;
 use crate::http::RequestHead;
-use crate::http_filters::LocalBoxFuture;
 use crate::network_filters::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };

@@ -50,9 +50,10 @@ use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use crate::LocalBoxFuture;
 pub use context::{Effects, Injected, StreamContext};
 pub use discovery::ExtensionConfigs;
-pub use status::{DataStatus, HeadersStatus, LocalBoxFuture, LocalReply, Recreate, TrailersStatus};
+pub use status::{DataStatus, HeadersStatus, LocalReply, Recreate, TrailersStatus};
 
 use bytes::{Bytes, BytesMut};
 

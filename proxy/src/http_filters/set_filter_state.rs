@@ -23,9 +23,9 @@ use super::{
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::formatter::{FormatData, SubstitutionFormatString};
 use crate::http::{EndStream, RequestHead};
-use crate::route::xx_hash64;
 use crate::server::{FactoryContext, Worker};
 use crate::stream_info::FilterStateObject;
+use crate::xx_hash::xx_hash64;
 
 /// Makes filters that set filter state.
 pub(super) struct Factory;

@@ -2,17 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::LocalBoxFuture;
 use crate::http::{HeaderName, RequestHead};
 use crate::stream_info::FilterStateObject;
-
-/// A future of one worker. It owns what it uses and borrows nothing of a stream.
-pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// How a head goes on after a filter.
 pub enum HeadersStatus {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 use crate::network_filters::DrainSignal;
 use crate::server::Worker;
 

@@ -14,8 +14,8 @@ use tokio::io::AsyncWriteExt;
 use super::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, Rejected, TypedConfig, data_source};
-use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};
 
 /// Makes the filter.

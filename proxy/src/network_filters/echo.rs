@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};
 
 /// Makes the filter.

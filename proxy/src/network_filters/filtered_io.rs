@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{NetworkFilter, NetworkStatus};
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 use crate::net::{Io, IoLayer};
 use crate::stream_info::ConnectionInfo;
 

@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::Verdict;
 use crate::http::RequestHead;
-use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::server::{FactoryContext, Worker};
 use crate::stream_info::ConnectionInfo;

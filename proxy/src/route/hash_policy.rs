@@ -12,11 +12,11 @@ use outrigger_proto::pb::envoy::config::route::v3::route_action as pb;
 use pb::hash_policy::PolicySpecifier;
 use smallvec::SmallVec;
 
-use super::xx_hash::xx_hash64;
 use crate::config::{ConfigPath, Rejected};
 use crate::http::RequestHead;
 use crate::matchers::{HeaderKey, HeaderSource, RegexRewrite, cookie_value, first_query_value};
 use crate::stream_info::StreamInfo;
+use crate::xx_hash::xx_hash64;
 
 /// All hash policies of a route.
 #[derive(Debug)]

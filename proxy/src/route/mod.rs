@@ -42,7 +42,6 @@ mod tests;
 mod uri_template;
 mod virtual_cluster;
 mod virtual_host;
-mod xx_hash;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -74,7 +73,6 @@ pub use table::RouteTable;
 pub use uri_template::UriTemplate;
 pub use virtual_cluster::VirtualCluster;
 pub use virtual_host::VirtualHost;
-pub use xx_hash::xx_hash64;
 
 use crate::formatter::NamedRoute;
 use crate::http::{Known, RequestHead, ResponseHead};

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http_filters::LocalBoxFuture;
 use crate::net::{Address, Io, PROXY_PROTOCOL_OPTIONS, ProxyProtocolData};
 use crate::server::FactoryContext;
 use crate::stream_info::{ConnectionInfo, TlsConnectionInfo};

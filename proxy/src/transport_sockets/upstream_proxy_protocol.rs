@@ -24,8 +24,8 @@ use super::{
     DownstreamSocket, TransportSocketFactory, UpstreamConnected, UpstreamSocket,
     UpstreamSocketRequest, upstream_from_proto,
 };
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http_filters::LocalBoxFuture;
 use crate::net::{Address, Io, ProxyProtocolData, ProxyProtocolVersion};
 use crate::server::FactoryContext;
 use crate::stats_group;

@@ -23,13 +23,13 @@ use super::dump::timestamp;
 use super::health_check::HealthCheckNames;
 use super::shared_cluster::Cluster;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::route::xx_hash64;
 use crate::server::InitTarget;
 use crate::stats::TextReadout;
 use crate::xds::{
     FetchFailure, Interest, Refused, Resource, ResourceKind, Subscription, Update, Watcher,
     XdsClient, XdsSource,
 };
+use crate::xx_hash::xx_hash64;
 
 crate::stats_group! {
     /// What the subscription to clusters counts.

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use super::cluster::{LookupFamily, ResolverSettings};
 use super::pool::{ConnectError, Connected, Connector, SocketSettings};
 use super::{ClusterConfig, ClusterManager, DnsError, Host, Resolved, Resolver, WorkerClusters};
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::http_filters::LocalBoxFuture;
 use crate::server::{LocalInfo, ServerContext, Worker};
 
 /// All hosts of all clusters.

@@ -22,7 +22,7 @@ use pb::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
 use prost::Message;
 
 use crate::config::{ConfigPath, Rejected};
-use crate::route::xx_hash64;
+use crate::xx_hash::xx_hash64;
 
 /// The options of a cluster that say that it speaks HTTP/2.
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";

@@ -8,9 +8,9 @@ use std::time::UNIX_EPOCH;
 use tokio::time::Instant;
 
 use super::{FetchFailure, XdsSource};
-use crate::route::xx_hash64;
 use crate::stats::{Scope, TextReadout};
 use crate::stats_group;
+use crate::xx_hash::xx_hash64;
 
 stats_group! {
     struct Counted {

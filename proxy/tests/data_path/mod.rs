@@ -5,9 +5,9 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrigger::LocalBoxFuture;
 use outrigger::config::{ConfigPath, ConfigReport, TypedConfig};
 use outrigger::http_connection_manager::Factory;
-use outrigger::http_filters::LocalBoxFuture;
 use outrigger::net::Address;
 use outrigger::network_filters::{
     Connection, DrainSignal, NetworkFilterConfig, NetworkFilterFactory, TerminalFilter,

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger::http_filters::LocalBoxFuture;
+use outrigger::LocalBoxFuture;
 use outrigger::server::{LocalInfo, ServerContext};
 use outrigger::upstream::pool::{ConnectError, Connected, Connector, SocketSettings};
 use outrigger::upstream::{ClusterManager, Host};

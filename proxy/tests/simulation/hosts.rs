@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use outrigger::http_filters::LocalBoxFuture;
+use outrigger::LocalBoxFuture;
 use outrigger::net::Address;
 use outrigger::server::Random;
 use outrigger::upstream::cluster::{LookupFamily, ResolverSettings};

@@ -15,8 +15,8 @@ use super::super::timer::{Timer, nearer};
 use super::counted::{ActiveConnection, ProtocolGuard};
 use super::lifetime::{idle_end, next_look};
 use super::{ConnectionContext, begin_stream, sheds};
+use crate::LocalBoxFuture;
 use crate::http::{EndStream, Protocol, RequestHead};
-use crate::http_filters::LocalBoxFuture;
 use crate::net::Io;
 use crate::overload::LoadShedPoint;
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::manager::Hcm;
 use crate::http::Protocol;
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
 use crate::overload::LoadShedPoint;

@@ -17,9 +17,9 @@ use super::input::{Input, MatchingData};
 use crate::cel::{Activation, Expression, Options};
 use crate::config::{ConfigPath, Fraction, Rejected};
 use crate::matchers::{CidrRanges, StringMatcher, ValueMatcher};
-use crate::route::xx_hash64;
 use crate::runtime::RuntimeFraction;
 use crate::server::FactoryContext;
+use crate::xx_hash::xx_hash64;
 
 #[derive(Debug)]
 pub(super) enum Condition {

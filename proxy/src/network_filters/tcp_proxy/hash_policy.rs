@@ -4,8 +4,8 @@ use outrigger_proto::pb::envoy::r#type::v3 as pb;
 use pb::hash_policy::{FilterState, PolicySpecifier, SourceIp};
 
 use crate::config::{ConfigPath, Rejected};
-use crate::route::xx_hash64;
 use crate::stream_info::StreamInfo;
+use crate::xx_hash::xx_hash64;
 
 /// What of a connection is hashed.
 #[derive(Debug)]

@@ -22,11 +22,11 @@ use self::config::Config;
 use super::{
     Connection, NetworkFilterConfig, NetworkFilterFactory, TerminalConfig, TerminalFilter,
 };
+use crate::LocalBoxFuture;
 use crate::access_loggers::AccessLogs;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::Verdict;
 use crate::http::RequestHead;
-use crate::http_filters::LocalBoxFuture;
 use crate::server::{FactoryContext, Worker};
 use crate::stats_group;
 use crate::stream_info::ConnectionInfo;

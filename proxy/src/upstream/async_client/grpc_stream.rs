@@ -10,8 +10,8 @@ use super::grpc::{
 use super::{
     AsyncClient, Body, BodySender, ClientError, GrpcError, Piece, RequestOptions, Response, body,
 };
+use crate::LocalBoxFuture;
 use crate::http::{EndStream, Fields};
-use crate::http_filters::LocalBoxFuture;
 use crate::upstream::ClusterId;
 
 /// What a call may hold back.

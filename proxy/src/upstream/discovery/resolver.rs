@@ -15,7 +15,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 use crate::upstream::cluster::{LookupFamily, ResolverSettings};
 
 /// Resolves names. The one of the process asks the servers of the system; tests have their own.

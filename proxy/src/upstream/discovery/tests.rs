@@ -10,8 +10,8 @@ use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 use tokio::time::Instant;
 
 use super::*;
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::http_filters::LocalBoxFuture;
 use crate::server::{LocalInfo, ServerContext};
 use crate::upstream::cluster::{ClusterConfig, LookupFamily, ResolverSettings};
 use crate::upstream::cluster_manager::ClusterManager;

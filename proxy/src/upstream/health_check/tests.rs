@@ -13,8 +13,8 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, advance, sleep};
 
 use super::HealthChecker;
+use crate::LocalBoxFuture;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::http_filters::LocalBoxFuture;
 use crate::net::Address;
 use crate::server::{LocalInfo, Random, ServerContext};
 use crate::upstream::host::{HealthFlag, Host};

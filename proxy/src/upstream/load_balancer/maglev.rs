@@ -4,8 +4,8 @@
 //! Stats: `cluster.<name>.maglev_lb.{min_entries_per_host, max_entries_per_host}`.
 
 use super::hashing::{Entry, Owners};
-use crate::route::xx_hash64;
 use crate::stats::Scope;
+use crate::xx_hash::xx_hash64;
 
 crate::stats_group! {
     /// What the table of the lowest priority looks like.

@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use super::hashing::{Entry, Owners};
 use super::murmur::murmur_hash2;
-use crate::route::xx_hash64;
 use crate::stats::Scope;
+use crate::xx_hash::xx_hash64;
 
 crate::stats_group! {
     /// What the ring of the lowest priority looks like.

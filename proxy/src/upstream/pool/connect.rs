@@ -14,7 +14,7 @@ use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{Sleep, sleep};
 
 use super::ConnectError;
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 use crate::net::{Address, Io, Keepalive, SocketOption, SocketStage};
 use crate::stream_info::TlsConnectionInfo;
 use crate::upstream::Host;

@@ -13,7 +13,7 @@ use super::super::cluster_handle::ClusterHandle;
 use super::super::host::{HostHandle, HostStat};
 use super::stream::ClientStream;
 use super::{PoolError, PoolOwner};
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 
 /// The queue of a pool. At most as long as the circuit breaker allows pending requests.
 #[derive(Clone, Default)]

@@ -16,7 +16,7 @@ use super::super::host::HostHandle;
 use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingGuard;
 use super::{PoolError, PoolOwner};
-use crate::http_filters::LocalBoxFuture;
+use crate::LocalBoxFuture;
 use crate::net::{Io, IoLayer};
 use crate::transport_sockets::UpstreamSocketOptions;
 

@@ -13,9 +13,9 @@ use tokio::task::LocalSet;
 
 use super::super::config::Config;
 use super::*;
+use crate::LocalBoxFuture;
 use crate::access_loggers::AccessLogs;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::http_filters::LocalBoxFuture;
 use crate::net::Address;
 use crate::network_filters::DrainSignal;
 use crate::server::{FactoryContext, InitManager, LocalInfo, ServerContext};
