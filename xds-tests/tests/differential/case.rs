@@ -114,6 +114,11 @@ pub fn case(title: &'static str) -> Case {
 
 /// Configuration.
 impl Case {
+    /// Whether a stat is read that is of the whole proxy, and not of something with a name of the case.
+    pub fn reads_stats_of_all(&self) -> bool {
+        self.stats.iter().any(|name| !name.contains('@'))
+    }
+
     /// The routes of the only virtual host.
     pub fn routes(mut self, yaml: &str) -> Self {
         self.vhosts = vhost(yaml);

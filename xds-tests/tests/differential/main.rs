@@ -45,6 +45,7 @@ mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod late_tables;
 mod local_limits;
 mod malformed;
 mod matching;
@@ -156,6 +157,7 @@ const THEMES: &[Theme] = &[
     ("zones", zones::cases),
     ("zones_panicking", zones::panicking),
     ("scopes", scopes::cases),
+    ("late_tables", late_tables::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
     ("sockets", sockets::cases),
@@ -309,6 +311,7 @@ async fn tell_theme(
     for (number, (name, _)) in cases.iter().enumerate() {
         let mut lines = Vec::new();
         let mut deviates = None;
+        let mut alone = Vec::new();
         while let Some(((_, run), outcome)) = outcomes.next_if(|((owner, _), _)| *owner == number) {
             let (outcome, envoy) = outcome;
             if tally.show {
@@ -316,12 +319,19 @@ async fn tell_theme(
             }
             match outcome {
                 Outcome::Passed => {}
+                Outcome::PassedAlone(difference) => alone.extend(difference),
                 Outcome::Deviates(reason) => deviates = Some(reason),
                 Outcome::Failed(difference) => {
                     lines.push(format!("over {:?}:", run.protocol));
                     lines.extend(difference.into_iter().map(|line| format!("  {line}")));
                 }
             }
+        }
+        if !alone.is_empty() {
+            println!(
+                "---- {name} passes by itself; beside others:\n{}",
+                alone.join("\n")
+            );
         }
         tally.add(name, deviates, lines);
     }

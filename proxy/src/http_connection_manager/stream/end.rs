@@ -174,6 +174,7 @@ impl<S: ServerStream> Stream<S> {
         let info = &mut record.info;
         self.unanswered = info.response_code.is_none();
         info.downstream_bytes = self.codec.bytes();
+        info.timing.request_complete = Some(info.now);
         self.router.finish(info);
         self.filters.complete(info);
         self.hcm.finish(&record);

@@ -338,7 +338,6 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes {
                 hcm: &self.hcm,
                 routing: &self.routing,
-                upgrade: self.upgrade != Upgrade::No,
             },
             effects: &mut self.effects,
         };
