@@ -56,6 +56,8 @@ struct Monitored {
     /// The share of the resource that is used, as last measured.
     pressure: Option<f64>,
     stats: MonitorStats,
+    /// Shown, and never counted: nothing here takes so long that it would be skipped.
+    _skipped: Option<SkippedStats>,
 }
 
 /// What makes an action hold.
@@ -126,12 +128,9 @@ impl OverloadManager {
         let scope = server.stats.scope(&format!("overload.{name}."));
         let stats = MonitorStats::new(&scope);
         stats.pressure().set(0);
-        if !monitor.is_counted() {
-            // Nothing here takes so long that it would be skipped.
-            SkippedStats::new(&scope);
-        }
         self.monitors.push(Monitored {
             name: name.to_owned(),
+            _skipped: (!monitor.is_counted()).then(|| SkippedStats::new(&scope)),
             monitor,
             pressure: None,
             stats,
