@@ -45,6 +45,10 @@ quickstart:
 mesh:
     bash .ci/run mesh
 
+# Starts an API gateway; Ctrl-C ends it.
+api-gateway:
+    bash .ci/run api-gateway
+
 # Reviews changed snapshots (needs cargo-insta).
 snap:
     cargo insta review

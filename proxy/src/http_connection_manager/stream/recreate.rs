@@ -52,13 +52,15 @@ impl<S: ServerStream> Stream<S> {
         self.replay(body, trailers);
     }
 
-    /// As `recreate`, for a filter that has no use for the response.
+    /// As `recreate`, for a filter that has no use for the response. Of the body goes along what is still there, as in Envoy.
     #[cold]
     pub(super) fn recreate_for_filter(&mut self) {
+        let mut body = self.router.take_kept();
+        body.append(&mut self.decode.take_held());
         self.router.abandon();
         self.recreate(Redirected {
             head: None,
-            body: Vec::new(),
+            body,
             trailers: None,
         });
     }

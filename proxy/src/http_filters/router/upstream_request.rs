@@ -197,6 +197,12 @@ impl UpstreamRequest {
         }
     }
 
+    /// Bytes of bodies that filters hold, or that lie with the codec.
+    pub(super) fn held(&self) -> usize {
+        let filters = self.filters.as_ref().map_or(0, |filters| filters.held());
+        filters + self.any_stream().map_or(0, ClientStream::held)
+    }
+
     /// Whether the request was sent and the response has not ended.
     pub(super) fn is_open(&self) -> bool {
         self.any_stream().is_some()
