@@ -18,6 +18,8 @@ pub struct Chain<D> {
     pub(super) out: Vec<Piece>,
     /// Bytes held back by all filters.
     pub(super) buffered: usize,
+    /// What was held back when it was stopped.
+    left: Vec<Bytes>,
     direction: PhantomData<D>,
 }
 
@@ -75,6 +77,7 @@ impl<D> Default for Chain<D> {
             held: Vec::new(),
             out: Vec::new(),
             buffered: 0,
+            left: Vec::new(),
             direction: PhantomData,
         }
     }
@@ -98,12 +101,23 @@ impl<D: Direction> Chain<D> {
             .any(|held| held.state != State::Open || !held.buffer.is_empty())
     }
 
-    /// Takes what filters hold back of the body, in its order.
+    /// Begins anew, and keeps what filters held back of the body for [`Self::take_held`] only.
+    pub fn stop(&mut self) {
+        let left = self.take_held();
+        *self = Self {
+            left,
+            ..Self::default()
+        };
+    }
+
+    /// Takes what filters hold back of the body, or did when it was stopped, in its order.
     pub fn take_held(&mut self) -> Vec<Bytes> {
         self.buffered = 0;
+        let mut pieces = std::mem::take(&mut self.left);
         let held = self.held.iter_mut().rev();
-        let pieces = held.map(|held| std::mem::take(&mut held.buffer).freeze());
-        pieces.filter(|piece| !piece.is_empty()).collect()
+        let held = held.map(|held| std::mem::take(&mut held.buffer).freeze());
+        pieces.extend(held.filter(|piece| !piece.is_empty()));
+        pieces
     }
 
     /// What passed the last filter since the last call.

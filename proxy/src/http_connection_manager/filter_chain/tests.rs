@@ -330,6 +330,26 @@ async fn a_filter_that_answers_ends_the_run() {
 }
 
 #[tokio::test]
+async fn a_body_that_was_held_is_still_there_when_a_filter_answers() {
+    let reply: fn() -> HeadersStatus = || HeadersStatus::LocalReply(LocalReply::new(503, "test"));
+    let holding = || Harness::new().filter("buffer", || HeadersStatus::StopIteration, until_end);
+    let answers = [
+        holding().filter("head", reply, pass),
+        holding().filter("data", go_on, |_, _, _| {
+            DataStatus::LocalReply(LocalReply::new(503, "test"))
+        }),
+    ];
+    for mut h in answers {
+        let _ = (h.head(false), h.data("ab", false));
+        assert!(matches!(h.data("cd", true), Flow::LocalReply(_)));
+        h.chain.stop();
+        assert_eq!(h.chain.buffered(), 0);
+        assert_eq!(h.chain.take_held().concat(), b"abcd");
+        assert!(h.chain.take_held().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_filter_may_turn_a_head_without_body_into_one_with_a_body() {
     let mut h = Harness::new().filter("adds", || HeadersStatus::ContinueAndDontEndStream, pass);
     let _ = h.head(true);

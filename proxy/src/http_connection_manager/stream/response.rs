@@ -265,7 +265,7 @@ impl<S: ServerStream> Stream<S> {
             self.info().response_code_details = Some(reply.details);
             return self.break_off(StreamReset::LocalReset);
         }
-        self.decode = Chain::default();
+        self.decode.stop();
         self.send_reply(reply);
     }
 
