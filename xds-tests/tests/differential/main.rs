@@ -1,7 +1,8 @@
 //! The differential story: the same bootstrap and the same traffic for Envoy and Outrigger, side by side.
 //!
 //! A case is one behaviour ([`case`]). The runner compares what the client, the backends and the access log saw on
-//! either side ([`outrigger_xds_tests::observation`]), and fails a case whose promises do not hold on Envoy's side.
+//! either side ([`outrigger_xds_tests::observation`]), and fails a case whose promises do not hold on Envoy's side. A case that
+//! fails beside others is played once more by itself; how it failed at first is printed.
 //!
 //! `cargo test -p outrigger-xds-tests --test differential -- WORD...` runs the cases whose name has one of the words;
 //! `--list` lists them; `--show` prints what Envoy shows in each case.

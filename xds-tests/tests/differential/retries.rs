@@ -394,11 +394,11 @@ fn limits() -> Vec<Case> {
             .fold(
                 breakers(
                     "a retry budget forgets requests when its interval is over",
-                    "retry_budget: { budget_percent: { value: 25 }, budget_interval: 0.5s, min_retry_concurrency: 0 }",
+                    "retry_budget: { budget_percent: { value: 25 }, budget_interval: 2s, min_retry_concurrency: 0 }",
                 ),
                 |case, _| case.get("/"),
             )
-            .wait(900)
+            .wait(3000)
             .get("/late")
             .replies([unavailable()])
             .stats(["cluster.@backend.upstream_rq_retry", "cluster.@backend.upstream_rq_retry_overflow"])
