@@ -145,6 +145,7 @@ impl<D: Direction> Chain<D> {
         held.buffer = buffer;
         held.wake();
         Self::choose_route_anew(filters, env);
+        let added = env.effects.trailers.take();
         let flow = self.send_injected(position, filters, env);
         let Flow::Done = flow else { return flow };
         let held = &mut self.held[position];
@@ -152,7 +153,7 @@ impl<D: Direction> Chain<D> {
             DataStatus::Continue => {
                 let flow = self.continue_head(position, filters, env);
                 let Flow::Done = flow else { return flow };
-                self.release(position, filters, env)
+                self.release_data(position, added, filters, env)
             }
             DataStatus::Wait(future) => {
                 held.wait(State::DataWaits, future);
@@ -171,6 +172,31 @@ impl<D: Direction> Chain<D> {
                 }
             }
             DataStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    /// Sends on the data that a filter has waited for. Trailers that came meanwhile are shown to it; `added` are its own, for a
+    /// message that ends with this data.
+    fn release_data(
+        &mut self,
+        position: usize,
+        added: Option<Fields>,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let (data, ended) = self.take_buffer(position);
+        let came = self.held[position].trailers.take();
+        if let (Some(added), None, true) = (added, &came, ended) {
+            return self.end_with(position, data.freeze(), added, filters, env);
+        }
+        if !data.is_empty() || ended {
+            let data = data.freeze();
+            let flow = self.run_data(position + 1, filters, env, data, ended.into());
+            let Flow::Done = flow else { return flow };
+        }
+        match came {
+            Some(trailers) => self.run_trailers(position, filters, env, trailers),
+            None => Flow::Done,
         }
     }
 
