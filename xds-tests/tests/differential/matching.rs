@@ -350,7 +350,7 @@ fn state() -> Vec<Case> {
                     stat_prefix: \"@stat\"
                     request_rules:
                     - { header: x-m, on_header_present: { key: a } }
-                    - { header: x-m, on_header_present: { key: n, type: NUMBER } }
+                    - { header: x-m, on_header_present: { key: num, type: NUMBER } }
                     - { header: x-m, on_header_present: { key: b, encode: BASE64 } }
                     - { header: x-m, on_header_present: { key: r, regex_value_rewrite: { pattern: { regex: \".*\" } } } }
                     - { header: x-none, on_header_present: { key: o } }

@@ -84,23 +84,23 @@ fn of_clusters() -> Vec<Case> {
         .get("/")
         .shows(["< body second"]),
         cluster(
-            "explore w per-try timeout of a cluster's policy",
+            "the per-try timeout of a cluster's policy does not count",
             "retry_on: 5xx, per_try_timeout: 0.3s",
             "",
         )
         .replies([late(1500, "late"), second()])
         .get("/")
-        .shows(["< body second"]),
+        .shows(["< body late", "log attempts=1"]),
         cluster(
-            "explore x per-try idle timeout of a cluster's policy",
+            "the per-try idle timeout of a cluster's policy does not count",
             "retry_on: 5xx, per_try_idle_timeout: 0.3s",
             "",
         )
         .replies([late(1500, "late"), second()])
         .get("/")
-        .shows(["< body second"]),
+        .shows(["< body late", "log attempts=1"]),
         cluster(
-            "explore y per-try timeout of the route beside a cluster's policy",
+            "the per-try timeout of the route counts beside a cluster's policy",
             "retry_on: 5xx",
             "retry_policy: { retry_on: 5xx, per_try_timeout: 0.3s }",
         )

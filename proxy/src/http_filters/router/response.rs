@@ -57,8 +57,10 @@ impl Router {
             let grpc = head.fields.get_str(Known::GrpcStatus);
             let grpc = grpc.filter(|_| self.is_grpc);
             let status = grpc.and_then(|status| status.parse().ok());
-            let status = status.map_or(head.status, http_status_of);
-            let status = cluster.outlier_status(head, status);
+            let status = match status {
+                Some(status) => http_status_of(status),
+                None => cluster.outlier_status(head, head.status),
+            };
             cluster.report(attempt.host(), HostResult::ConnectSuccess);
             cluster.report(attempt.host(), HostResult::Response(status));
             if head.fields.contains("x-envoy-degraded") {

@@ -252,7 +252,10 @@ impl Job {
             };
             let decision = match &outcome {
                 Ok((open, head, _)) => {
-                    let status = self.cluster.outlier_status(head, head.status);
+                    let status = match head.fields.contains(Known::GrpcStatus) {
+                        true => head.status,
+                        false => self.cluster.outlier_status(head, head.status),
+                    };
                     self.cluster
                         .report(&open.host, HostResult::Response(status));
                     self.cluster.record_code(head.status, ORIGIN);

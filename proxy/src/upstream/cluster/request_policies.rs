@@ -2,6 +2,8 @@
 //! outlier detection takes for errors.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/upstreams/http/v3/http_protocol_options.proto>
+//! As in Envoy, the timeouts of an attempt are those of the route's policy even where the cluster has one, and `error_matcher` is
+//! not asked about responses to gRPC requests that say their status at once.
 //! Deviations: requests of the proxy's own (authorizers, mirrored requests, ...) know nothing of these policies but `error_matcher`.
 
 use matcher_pb::match_predicate::{MatchSet, Rule};
