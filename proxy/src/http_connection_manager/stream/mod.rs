@@ -10,8 +10,12 @@
     reason = "a stream that runs has its record; each expectation says so"
 )]
 
+mod deadlines;
+mod end;
 mod recreate;
+mod request;
 mod response;
+mod start;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -19,21 +23,21 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::codec::h2::RefusedHead;
-use super::codec::{RequestEvent, ServerStream, StreamReset};
-use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece};
-use super::local_reply::protocol_error_reply;
-use super::manager::{Hcm, Routes, max_stream_duration};
+use super::codec::{ServerStream, StreamReset};
+use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters};
+use super::manager::{Hcm, Routes};
 use super::premature_resets::EndedStreams;
 use super::routing::Routing;
-use super::timer::{Timer, nearer};
+use super::timer::Timer;
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
+use crate::http_filters::Effects;
 use crate::http_filters::router::{Router, RouterEvent};
-use crate::http_filters::{Effects, LocalReply};
 use crate::network_filters::DrainSignal;
-use crate::overload::{OverloadState, ScaledTimer};
-use crate::stream_info::{ResponseFlag, StreamInfo};
+use crate::stream_info::StreamInfo;
+use deadlines::Deadlines;
+
+pub(super) use deadlines::HeadTimeout;
 
 /// A stream from its head to its log line.
 pub(super) struct Stream<S: ServerStream> {
@@ -95,19 +99,6 @@ enum Half {
     Done,
 }
 
-/// What ran out before the head of a request had come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeadTimeout {
-    /// `request_headers_timeout`.
-    Headers,
-    /// `request_timeout`.
-    Request,
-    /// `stream_idle_timeout`.
-    Idle,
-    /// `max_stream_duration`.
-    MaxDuration,
-}
-
 /// Whether the request asks for another protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upgrade {
@@ -116,18 +107,6 @@ enum Upgrade {
     Asked,
     /// 101, or 2xx to a CONNECT, came back: both sides carry raw bytes.
     Accepted,
-}
-
-/// When to give up, as plain instants.
-#[derive(Debug, Default)]
-struct Deadlines {
-    request: Option<Instant>,
-    max_duration: Option<Instant>,
-    idle: Option<Instant>,
-    idle_after: Option<std::time::Duration>,
-    log_flush: Option<Instant>,
-    /// For the client to take the rest of its response; none: that has not begun to be waited for.
-    flush: Option<Option<Instant>>,
 }
 
 impl<S: ServerStream> Stream<S> {
@@ -186,117 +165,6 @@ impl<S: ServerStream> Stream<S> {
             unanswered: false,
             hcm,
         }
-    }
-
-    /// Takes the head through checks, route and filters. Before the first `poll`.
-    pub(super) fn start(&mut self, end: EndStream) {
-        self.request = if end.is_end() {
-            Half::Received
-        } else {
-            Half::Open
-        };
-        let record = self
-            .record
-            .as_mut()
-            .expect("a stream has its record until it ends");
-        if end.is_end() {
-            let now = record.info.start;
-            record.info.timing.last_downstream_rx_byte = Some(now);
-            record.info.timing.request_complete = Some(now);
-            self.deadlines.request = None;
-        }
-        if let Some(routing) = self.hcm.routing_by_head(&record.request) {
-            self.routing = routing;
-        }
-        let admitted = self
-            .hcm
-            .admit(&mut record.request, &mut record.info, &self.routing);
-        // Over HTTP/1 nothing says before its end how long a tunnel is.
-        if admitted == Ok(true) && record.request.version.is_http1() {
-            self.request = Half::Open;
-        }
-        let taken = admitted.and_then(|asked| {
-            self.hcm
-                .resolve_route(&self.routing, &mut record.request, &mut record.info);
-            self.hcm.take_upgrade(asked, &record.request, &record.info)
-        });
-        match taken {
-            Ok(true) => self.upgrade = Upgrade::Asked,
-            Ok(false) => {}
-            Err(rejection) => {
-                if rejection.close {
-                    self.close_early();
-                }
-                return self.local_reply(rejection.reply);
-            }
-        }
-        if self.hcm.continues_at_once(&mut record.request) {
-            self.codec.send_informational(&ResponseHead::new(100));
-        }
-        self.deadlines_of_route();
-        let record = self
-            .record
-            .as_mut()
-            .expect("a stream has its record until it ends");
-        let chain = self
-            .hcm
-            .chain_for(&self.routing, self.upgrade != Upgrade::No, &record.request);
-        self.filters = chain.new_stream(record.info.route.as_ref());
-        if self.hcm.config.access_log_options.flush_on_new_request {
-            self.log("DownstreamStart");
-        }
-        let end = EndStream::from(self.request == Half::Received);
-        if self.filters.is_empty() {
-            let event = self.with_env(|env, s| s.router.start(env, end));
-            return self.on_any_router_event(event);
-        }
-        let flow = self.with_env(|env, s| s.decode.headers(s.filters, env, end));
-        self.after_decode(flow);
-    }
-
-    /// Answers a request that its codec refused.
-    pub(super) fn start_refused(&mut self, error: &super::codec::ProtocolError) {
-        self.request = Half::Received;
-        self.close_connection = true;
-        self.info()
-            .response_flags
-            .set(ResponseFlag::DownstreamProtocolError);
-        self.local_reply(protocol_error_reply(error));
-    }
-
-    /// Notes a stream whose head its codec refused without an answer, and has reset.
-    pub(super) fn start_reset(&mut self, refused: RefusedHead) {
-        self.request = Half::Received;
-        self.hcm.config.stats.downstream_rq_rx_reset().inc();
-        self.info().response_flags.set(if refused.is_malformed {
-            ResponseFlag::DownstreamProtocolError
-        } else {
-            ResponseFlag::DownstreamRemoteReset
-        });
-        self.info().response_code_details = Some(refused.details.into());
-        self.gone();
-    }
-
-    /// Notes a client that went away within its head.
-    pub(super) fn start_gone(&mut self) {
-        self.on_client_reset(&StreamReset::ConnectionTermination);
-    }
-
-    /// Answers a client whose head did not come to its end in time.
-    pub(super) fn start_headers_timeout(&mut self, timeout: HeadTimeout) {
-        self.request = Half::Received;
-        self.close_early();
-        let (details, body) = match timeout {
-            HeadTimeout::Headers => ("request_header_timeout", "request header timeout"),
-            HeadTimeout::Request => ("request_overall_timeout", "request timeout"),
-            HeadTimeout::Idle => {
-                let flags = &mut self.info().response_flags;
-                flags.set(ResponseFlag::StreamIdleTimeout);
-                ("stream_idle_timeout", "stream timeout")
-            }
-            HeadTimeout::MaxDuration => ("max_duration_timeout", "downstream duration timeout"),
-        };
-        self.local_reply(LocalReply::new(408, details).with_body(body));
     }
 
     /// Says who ends the connection of an HTTP/2 stream.
@@ -371,169 +239,6 @@ impl<S: ServerStream> Stream<S> {
         Poll::Pending
     }
 
-    /// Waits for the client to take what is left of the response, but not for ever.
-    fn poll_end(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
-        // A client may break off while it is waited for, which only the request side tells.
-        if self.deadlines.flush.is_some() && self.poll_broken(cx) {
-            return Poll::Ready(());
-        }
-        let timeouts = &self.hcm.config.timeouts;
-        if !self.ended_early && timeouts.delayed_close.is_some() {
-            self.codec.flush_with_close();
-        }
-        if self.codec.poll_flush(cx).is_pending() {
-            let patience = timeouts.stream_flush.or(timeouts.stream_idle);
-            let deadline = *self
-                .deadlines
-                .flush
-                .get_or_insert_with(|| patience.map(|d| Instant::now() + d));
-            if self.poll_broken(cx) {
-                return Poll::Ready(());
-            }
-            if !timer.poll(deadline, cx) {
-                return Poll::Pending;
-            }
-            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
-            self.close_connection = true;
-            self.codec.reset(StreamReset::LocalReset);
-        }
-        self.finish();
-        Poll::Ready(())
-    }
-
-    /// Whether the client of an HTTP/2 stream has broken off, which ends it.
-    fn poll_broken(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.is_http1() {
-            return false;
-        }
-        while let Poll::Ready(event) = self.codec.poll_event(cx) {
-            if let RequestEvent::Reset(reset) = event {
-                self.on_client_reset(&reset);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn poll_deadlines(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
-        loop {
-            let own = nearer(
-                nearer(self.deadlines.request, self.deadlines.max_duration),
-                nearer(
-                    self.idle_end()
-                        .map(|end| self.overload().look_at(ScaledTimer::StreamIdle, end)),
-                    self.deadlines.log_flush,
-                ),
-            );
-            let nearest = nearer(own, self.router.deadline());
-            if !timer.poll(nearest, cx) {
-                return Poll::Pending;
-            }
-            self.on_deadline(Instant::now());
-            if self.record.is_none() {
-                return Poll::Ready(());
-            }
-            // What the deadline caused is carried out by another round.
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    fn on_deadline(&mut self, now: Instant) {
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
-        if passed(self.router.deadline()) {
-            let event = self.with_env(|env, s| s.router.on_deadline(now, env));
-            if let Some(event) = event {
-                self.on_router_event(event);
-            }
-        } else if passed(self.deadlines.log_flush) {
-            self.deadlines.log_flush = self
-                .hcm
-                .config
-                .access_log_options
-                .flush_interval
-                .map(|d| now + d);
-            self.log("DownstreamPeriodic");
-        } else if passed(self.deadlines.max_duration) {
-            self.deadlines.max_duration = None;
-            self.hcm
-                .config
-                .stats
-                .downstream_rq_max_duration_reached()
-                .inc();
-            self.time_out(
-                "downstream duration timeout",
-                "max_duration_timeout",
-                Some(4),
-            );
-        } else if passed(self.deadlines.request) {
-            self.deadlines.request = None;
-            self.hcm.config.stats.downstream_rq_timeout().inc();
-            self.time_out("request timeout", "request_overall_timeout", None);
-        } else if passed(self.idle_end()) {
-            self.deadlines.idle = None;
-            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
-            self.info()
-                .response_flags
-                .set(ResponseFlag::StreamIdleTimeout);
-            self.time_out("stream timeout", "stream_idle_timeout", None);
-        }
-    }
-
-    /// An answer if one is still possible, else the stream breaks off. The client is at fault (408) unless it has sent all (504).
-    fn time_out(&mut self, body: &'static str, details: &'static str, grpc_status: Option<u32>) {
-        if self.response == Half::Start {
-            let status = if self.request == Half::Open { 408 } else { 504 };
-            let mut reply =
-                LocalReply::new(status, details).with_body(Bytes::from_static(body.as_bytes()));
-            reply.grpc_status = grpc_status;
-            self.local_reply(reply);
-        } else {
-            self.info().response_code_details = Some(details.into());
-            self.break_off(StreamReset::LocalReset);
-        }
-    }
-
-    /// When the stream will have been idle for too long, as it is at the moment.
-    fn idle_end(&self) -> Option<Instant> {
-        let (idle, after) = (self.deadlines.idle?, self.deadlines.idle_after?);
-        let end = |since| self.overload().end(ScaledTimer::StreamIdle, after, since);
-        idle.checked_sub(after).map(end)
-    }
-
-    fn overload(&self) -> &OverloadState {
-        &self.hcm.worker.server.overload
-    }
-
-    /// Something moved: the stream is not idle.
-    fn touch(&mut self) {
-        if let Some(after) = self.deadlines.idle_after {
-            self.deadlines.idle = self.record.as_ref().map(|record| record.info.now + after);
-        }
-    }
-
-    fn deadlines_of_route(&mut self) {
-        let record = self
-            .record
-            .as_deref_mut()
-            .expect("a stream has its record until it ends");
-        let Some(route) = &record.info.route else {
-            return;
-        };
-        let start = record.info.start;
-        let Some(action) = route.route().forward() else {
-            return;
-        };
-        if let Some(idle) = action.idle_timeout {
-            self.deadlines.idle_after = Some(idle).filter(|d| !d.is_zero());
-            self.deadlines.idle = self.deadlines.idle_after.map(|d| start + d);
-        }
-        let of_manager = self.hcm.config.timeouts.max_stream_duration;
-        let max = max_stream_duration(action, &mut record.request, of_manager);
-        self.deadlines.max_duration = max.map(|d| start + d);
-    }
-
-    // ---- filters that wait
-
     fn poll_filters(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         if self.decode.is_waiting() {
@@ -553,272 +258,15 @@ impl<S: ServerStream> Stream<S> {
         progress
     }
 
-    // ---- the request half
-
-    /// `quiet`: the codec had nothing when it was asked in this wake-up, and will have nothing before the next.
-    fn poll_request(&mut self, cx: &mut Context<'_>, quiet: &mut bool) -> bool {
-        if *quiet || self.record.is_none() {
-            return false;
-        }
-        if self.request == Half::Open && !self.request_may_flow(cx) {
-            return false;
-        }
-        let Poll::Ready(event) = self.codec.poll_event(cx) else {
-            *quiet = true;
-            return false;
-        };
-        self.touch();
-        match event {
-            RequestEvent::Data(data, end) => self.on_request_data(data, end),
-            RequestEvent::Trailers(trailers) => self.on_request_trailers(trailers),
-            RequestEvent::Metadata(map) => self.router.metadata(*map),
-            RequestEvent::Reset(reset) => self.on_client_reset(&reset),
-        }
-        true
-    }
-
-    /// Whether the side that the request goes to takes more.
-    fn request_may_flow(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.response == Half::Done {
-            return true;
-        }
-        if self.upgrade == Upgrade::Asked {
-            let held: usize = self.held_back.iter().map(|(data, _)| data.len()).sum();
-            return held + self.decode.buffered() <= self.buffer_limit;
-        }
-        self.decode.buffered() <= self.buffer_limit && self.router.poll_ready(cx).is_ready()
-    }
-
-    fn on_request_data(&mut self, data: Bytes, end: EndStream) {
-        if self.request != Half::Open {
-            return;
-        }
-        let info = self.info();
-        info.bytes_received += data.len() as u64;
-        // Like Envoy's, filters that wait for the whole body see the end of an HTTP/1 body apart from its last bytes: so the
-        // limit of what they buffer holds for these as well.
-        let apart = end.is_end() && !data.is_empty() && self.decode.is_holding() && self.is_http1();
-        let (before_end, last) = if apart {
-            (data, Bytes::new())
-        } else {
-            (Bytes::new(), data)
-        };
-        if apart {
-            self.decode_data(before_end, EndStream::No);
-            if self.record.is_none() {
-                return;
-            }
-        }
-        if end.is_end() {
-            self.request_received();
-        }
-        if !apart || self.response == Half::Start {
-            self.decode_data(last, end);
-        }
-    }
-
-    /// Hands a piece of the body that has passed the filters to the router. What comes before an upgrade is granted waits: an
-    /// upstream that does not grant it would take these bytes for another request.
-    fn data_to_router(&mut self, data: Bytes, end: EndStream) -> Option<RouterEvent> {
-        if self.upgrade != Upgrade::Asked {
-            return self.with_env(|env, s| s.router.data(env, data, end));
-        }
-        if end.is_end() {
-            let now = self.info().now;
-            self.router.request_ended(now);
-        }
-        self.held_back.push((data, end));
-        None
-    }
-
-    fn decode_data(&mut self, data: Bytes, end: EndStream) {
-        if self.response == Half::Done {
-            return;
-        }
-        if self.filters.is_empty() {
-            let event = self.data_to_router(data, end);
-            return self.on_any_router_event(event);
-        }
-        let limit = self.buffer_limit;
-        let flow = self.with_env(|env, s| s.decode.data(s.filters, env, data, end, limit));
-        self.after_decode(flow);
-    }
-
-    /// Ends the connection after this stream, and lets the client close it first.
-    fn close_early(&mut self) {
-        self.close_connection = true;
-        self.ended_early = true;
-    }
-
-    fn is_http1(&self) -> bool {
-        self.record
-            .as_ref()
-            .is_some_and(|record| record.request.version.is_http1())
-    }
-
-    fn on_request_trailers(&mut self, trailers: Fields) {
-        if self.request != Half::Open {
-            return;
-        }
-        self.request_received();
-        if self.response == Half::Done {
-            return;
-        }
-        let flow = self.with_env(|env, s| s.decode.trailers(s.filters, env, trailers));
-        self.after_decode(flow);
-    }
-
-    fn request_received(&mut self) {
-        self.request = Half::Received;
-        self.deadlines.request = None;
-        let info = self.info();
-        let now = info.now;
-        let timing = &mut info.timing;
-        timing.last_downstream_rx_byte = Some(now);
-        timing.request_complete = Some(now);
-    }
-
-    fn on_client_reset(&mut self, reset: &StreamReset) {
-        match reset {
-            StreamReset::ProtocolError(error) => {
-                self.close_early();
-                self.hcm.config.stats.downstream_cx_protocol_error().inc();
-                self.info()
-                    .response_flags
-                    .set(ResponseFlag::DownstreamProtocolError);
-                self.request = Half::Received;
-                if self.response == Half::Start {
-                    return self.local_reply(protocol_error_reply(error));
-                }
-                self.info().response_code_details = Some(error.details.clone());
-                self.break_off(StreamReset::LocalReset);
-            }
-            StreamReset::CodecError(details) => {
-                self.client_gone = true;
-                self.hcm.config.stats.downstream_rq_rx_reset().inc();
-                self.info()
-                    .response_flags
-                    .set(ResponseFlag::DownstreamProtocolError);
-                self.info().response_code_details = Some((*details).into());
-                self.gone();
-            }
-            StreamReset::RemoteReset | StreamReset::RemoteRefused => {
-                self.client_gone = true;
-                self.hcm.config.stats.downstream_rq_rx_reset().inc();
-                self.info()
-                    .response_flags
-                    .set(ResponseFlag::DownstreamRemoteReset);
-                let details = if *reset == StreamReset::RemoteRefused {
-                    "http2.remote_refuse"
-                } else {
-                    "http2.remote_reset"
-                };
-                self.info().response_code_details = Some(details.into());
-                self.gone();
-            }
-            StreamReset::ConnectionTermination
-            | StreamReset::PingTimeout
-            | StreamReset::LocalReset
-            | StreamReset::ConnectError => {
-                self.client_gone = true;
-                self.hcm.config.stats.downstream_rq_rx_reset().inc();
-                self.info()
-                    .response_flags
-                    .set(ResponseFlag::DownstreamConnectionTermination);
-                let details = if *reset == StreamReset::PingTimeout {
-                    "downstream_local_disconnect(http2_ping_timeout)"
-                } else {
-                    "downstream_remote_disconnect"
-                };
-                self.info().response_code_details = Some(details.into());
-                self.gone();
-            }
-        }
-    }
-
-    /// Carries out what the decode filters left, and hands on what passed them.
-    fn after_decode(&mut self, flow: Flow) {
-        self.carry_out_effects();
-        match flow {
-            Flow::Done => {}
-            Flow::LocalReply(reply) => return self.local_reply(reply),
-            Flow::Recreate => return self.recreate_for_filter(),
-            Flow::BufferFull => {
-                self.hcm.config.stats.downstream_rq_too_large().inc();
-                let reply = LocalReply::new(413, "request_payload_too_large")
-                    .with_body(Bytes::from_static(b"Payload Too Large"));
-                return self.local_reply(reply);
-            }
-        }
-        if self.response == Half::Done {
-            return;
-        }
-        let recreations = self.recreations;
-        let mut pieces = self.decode.take();
-        for piece in pieces.drain(..) {
-            if self.recreations != recreations {
-                // What is left belongs to the stream that there was.
-                return;
-            }
-            let event = match piece {
-                Piece::Head(end) => self.with_env(|env, s| s.router.start(env, end)),
-                Piece::Data(data, end) => self.data_to_router(data, end),
-                Piece::Trailers(trailers) => {
-                    self.with_env(|env, s| s.router.trailers(env, trailers))
-                }
-            };
-            self.on_any_router_event(event);
-        }
-        self.decode.give_back(pieces);
-    }
-
     fn on_any_router_event(&mut self, event: Option<RouterEvent>) {
         if let Some(event) = event {
             self.on_router_event(event);
         }
     }
 
-    // ---- the end
-
     /// The response was handed to the codec, and nothing that is still to come matters to it.
     fn is_over(&self) -> bool {
         self.record.is_some() && self.response == Half::Done
-    }
-
-    /// Breaks the stream off towards the client.
-    fn break_off(&mut self, reset: StreamReset) {
-        if self.record.is_none() {
-            return;
-        }
-        let stats = &self.hcm.config.stats;
-        stats.downstream_rq_tx_reset().inc();
-        if !self.is_http1() {
-            // Envoy counts its own resets there too.
-            stats.downstream_rq_rx_reset().inc();
-        }
-        self.close_connection = true;
-        self.codec.reset(reset);
-        self.gone();
-    }
-
-    /// Nobody waits for a response any more.
-    fn gone(&mut self) {
-        self.router.abandon();
-        self.response = Half::Done;
-        self.finish();
-    }
-
-    /// Ends the stream: filters, stats, logs. Only the first call has an effect.
-    fn finish(&mut self) {
-        let Some(mut record) = self.record.take() else {
-            return;
-        };
-        let info = &mut record.info;
-        self.unanswered = info.response_code.is_none();
-        info.downstream_bytes = self.codec.bytes();
-        self.router.finish(info);
-        self.filters.complete(info);
-        self.hcm.finish(&record);
     }
 
     fn log(&self, log_type: &'static str) {
@@ -827,7 +275,11 @@ impl<S: ServerStream> Stream<S> {
         }
     }
 
-    // ---- plumbing
+    fn is_http1(&self) -> bool {
+        self.record
+            .as_ref()
+            .is_some_and(|record| record.request.version.is_http1())
+    }
 
     fn info(&mut self) -> &mut StreamInfo {
         &mut self
