@@ -88,8 +88,8 @@ pub fn cases() -> Vec<Case> {
             .any_order()
             .connections_aside()
             .shows([
-                "log *\"type\":\"CONSECUTIVE_5XX\"*\"enforced\":true*",
-                "log *\"type\":\"CONSECUTIVE_5XX\"*\"enforced\":false*",
+                "log *\"type\":\"CONSECUTIVE_NXX\"*\"enforced\":true*",
+                "log *\"type\":\"CONSECUTIVE_NXX\"*\"enforced\":false*",
                 "log *\"type\":\"CONSECUTIVE_GATEWAY_FAILURE\"*",
                 "log *\"type\":\"CONSECUTIVE_LOCAL_ORIGIN_FAILURE\"*",
                 "log *\"type\":\"SUCCESS_RATE\"*",

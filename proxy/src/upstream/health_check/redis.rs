@@ -102,6 +102,8 @@ impl RedisCheck {
             Link::Redis(redis) => *redis,
             _ => RedisLink::new(inner, host),
         };
+        // It is shown before anything is in it.
+        let stats = inner.command_stats();
         let start = Instant::now();
         let mut command = Command::begin(&redis.counted);
         let answer = self.ask(inner, host, &mut redis).await;
@@ -109,7 +111,7 @@ impl RedisCheck {
         redis.counted.is_busy.set(false);
         if let Answer::Reply(_) | Answer::Elsewhere(_) = answer {
             let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-            inner.command_stats().upstream_rq_time().record(micros);
+            stats.upstream_rq_time().record(micros);
         }
         match answer {
             Answer::Reply(outcome) if !inner.config.reuse_connection => outcome,
@@ -364,7 +366,7 @@ mod tests {
     #[test]
     fn rubbish_ends_the_connection() {
         run(async {
-            let checked = Checked::start(1, &redis(""), &[says("HTTP/1.1 400\r\n")]);
+            let checked = Checked::start(1, &redis(""), &[says(":one\r\n")]);
             wait(1).await;
             assert_eq!(checked.stat("upstream_cx_protocol_error"), 1);
             assert_eq!(checked.stat("upstream_cx_destroy_local"), 1);

@@ -66,6 +66,8 @@ pub(super) fn reply(bytes: &[u8]) -> Result<Option<Reply<'_>>, Malformed> {
                 left += usize::try_from(integer(text)?).unwrap_or(0);
                 Reply::Other
             }
+            // A command in plain words, which an answer is not.
+            kind if first.is_none() && kind.is_ascii_alphabetic() => Reply::Other,
             _ => return Err(Malformed),
         };
         if left > MOST {
@@ -83,9 +85,13 @@ fn line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
         Some((line, behind)) => Ok(Some((line, behind.get(2..).unwrap_or_default()))),
         None if bytes.len() > MOST => Err(Malformed),
         // A wrong beginning is known before the end has come.
-        None if bytes.first().is_some_and(|kind| !b"+-:$*".contains(kind)) => Err(Malformed),
+        None if bytes.first().is_some_and(|kind| !is_beginning(*kind)) => Err(Malformed),
         None => Ok(None),
     }
+}
+
+fn is_beginning(kind: u8) -> bool {
+    kind.is_ascii_alphabetic() || b"+-:$*".contains(&kind)
 }
 
 fn integer(text: &[u8]) -> Result<i64, Malformed> {
@@ -115,6 +121,10 @@ mod tests {
         assert_eq!(reply(b":-7\r\n"), Ok(Some(Reply::Integer(-7))));
         assert_eq!(reply(b"$4\r\nPONG\r\n"), Ok(Some(Reply::Other)));
         assert_eq!(reply(b"$-1\r\n"), Ok(Some(Reply::Other)));
+        assert_eq!(
+            reply(b"HTTP/1.1 400 Bad Request\r\n"),
+            Ok(Some(Reply::Other))
+        );
         let array = b"*2\r\n*1\r\n:0\r\n$1\r\n\r\r\n";
         assert_eq!(reply(array), Ok(Some(Reply::Other)));
     }
@@ -130,7 +140,7 @@ mod tests {
 
     #[test]
     fn rubbish_is_not_waited_for() {
-        let rubbish: [&[u8]; 5] = [b"HTTP", b"\r\n", b":one\r\n", b"$x\r\n", b"*99999999\r\n"];
+        let rubbish: [&[u8]; 5] = [b"!", b"\r\n", b":one\r\n", b"$x\r\n", b"*99999999\r\n"];
         for bytes in rubbish {
             assert_eq!(reply(bytes), Err(Malformed), "{bytes:?}");
         }

@@ -48,7 +48,7 @@ fn counted(mut case: Case) -> Case {
 
 /// A Redis that says this to a question of so many bytes, and stays.
 fn says(length: usize, answer: &str) -> Vec<Act> {
-    vec![Act::Read(length), send(answer), pause(3000)]
+    vec![Act::Read(length), send(answer), pause(20_000)]
 }
 
 pub fn cases() -> Vec<Case> {
@@ -117,9 +117,18 @@ pub fn cases() -> Vec<Case> {
         .shows(["stat cluster.@backend.health_check.network_failure: 0"]),
         failed(
             redis(
-                "a Redis that is none is not healthy",
+                "a host that is no Redis is not healthy",
                 "",
                 says(PING, "HTTP/1.1 400 Bad Request\r\n\r\n"),
+            ),
+            "/failed_active_hc",
+        )
+        .shows(["stat cluster.@backend.health_check.network_failure: 0"]),
+        failed(
+            redis(
+                "a Redis whose answer cannot be read is not healthy, like one that cannot be reached",
+                "",
+                says(PING, ":one\r\n"),
             ),
             "/failed_active_hc",
         )
@@ -131,7 +140,7 @@ pub fn cases() -> Vec<Case> {
             redis(
                 "a Redis that does not answer in time is not healthy",
                 "",
-                vec![Act::Read(PING), pause(3000)],
+                vec![Act::Read(PING), pause(20_000)],
             ),
             "/failed_active_hc/active_hc_timeout",
         )
