@@ -193,10 +193,20 @@ pub fn broken_promises(shows: &[String], lacks: &[String], lines: &[String]) -> 
 }
 
 fn fits(line: &str, pattern: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => line.starts_with(prefix),
-        None => line == pattern,
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = pieces.next().and_then(|first| line.strip_prefix(first)) else {
+        return false;
+    };
+    let Some(last) = pieces.next_back() else {
+        return rest.is_empty();
+    };
+    for piece in pieces {
+        match rest.split_once(piece) {
+            Some((_, behind)) => rest = behind,
+            None => return false,
+        }
     }
+    rest.ends_with(last)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -124,6 +125,8 @@ struct HostState {
     /// How it stands in the counts of its cluster: a [`Standing`]. Main alone writes and reads it.
     counted: AtomicU32,
     workers: u32,
+    /// Since when it has been well: of clusters with health checks, and of those with slow start. Main alone writes it.
+    well_since: Mutex<Option<Instant>>,
     /// Of clusters with outlier detection; main makes it before it publishes the host.
     monitor: OnceLock<Box<Monitor>>,
     shards: OnceLock<Box<[HostShard]>>,
@@ -228,6 +231,18 @@ impl Host {
     /// What outlier detection counts of it.
     pub(super) fn monitor(&self) -> Option<&Monitor> {
         self.stats.0.monitor.get().map(|monitor| &**monitor)
+    }
+
+    /// A health check has passed that is on the way to making it well. Of main alone.
+    pub(super) fn note_pass(&self, now: Instant) {
+        *self.stats.0.well_since.lock() = Some(now);
+    }
+
+    /// Remembers when it was first seen well, where no health check says that. Of main alone.
+    pub(super) fn note_first_seen(&self, now: Instant) {
+        if self.coarse_health() == Health::Healthy {
+            self.stats.0.well_since.lock().get_or_insert(now);
+        }
     }
 
     /// How it counts among the hosts of its cluster.
@@ -373,6 +388,7 @@ impl HostStats {
             flags: AtomicU32::new(0),
             counted: AtomicU32::new(0),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
+            well_since: Mutex::new(None),
             monitor: OnceLock::new(),
             shards: OnceLock::new(),
         }))
@@ -476,12 +492,11 @@ impl WorkerHost {
         self.healthy_since.get()
     }
 
-    /// Notes whether it is healthy now. It starts anew where its health checks failed in between.
-    pub(super) fn note_health(&self, now: Instant) {
-        let since = match self.healthy_since.get() {
-            _ if self.health.has(HealthFlag::FailedActiveHc) => None,
-            None if self.coarse_health() == Health::Healthy => Some(now),
-            since => since,
+    /// Notes since when it has been healthy. It starts anew where its health checks failed in between.
+    pub(super) fn note_health(&self) {
+        let since = match self.health.has(HealthFlag::FailedActiveHc) {
+            true => None,
+            false => *self.handle.host.stats.0.well_since.lock(),
         };
         self.healthy_since.set(since);
     }

@@ -151,6 +151,9 @@ impl Cluster {
             return false;
         }
         host.set_counted(new);
+        if self.info.settings.load_balancer.slow_start.is_some() {
+            host.note_first_seen(Instant::now());
+        }
         let stats = &self.info.endpoint_stats;
         let moved = |was: bool, is: bool, gauge: &dyn Fn(bool)| {
             if was != is {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::time::Instant;
 
 use super::ClusterId;
 use super::circuit_breaker::CircuitBreakers;
@@ -149,8 +150,13 @@ impl Cluster {
         }
         set.hash_tables = self.hash_tables(&set);
         set.subsets = self.subsets(&set, &old);
+        let starts_slowly = self.info.settings.load_balancer.slow_start.is_some();
+        let now = Instant::now();
         for host in set.hosts() {
             host.set_counted(host.standing());
+            if starts_slowly {
+                host.note_first_seen(now);
+            }
         }
         self.hosts.store(Arc::new(set));
     }

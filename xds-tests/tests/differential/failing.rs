@@ -1,6 +1,6 @@
 //! Hosts that fail over time: when they are checked again, for how long they are ejected, and what ends with them.
 
-use crate::case::{Act, Case, Script, acts, case, get, http1, late, ok, reply, status};
+use crate::case::{Act, Case, Kind, Script, acts, case, get, http1, late, ok, reply, status};
 
 pub fn cases() -> Vec<Case> {
     [
@@ -8,6 +8,7 @@ pub fn cases() -> Vec<Case> {
         several(),
         connections(),
         ejections(),
+        local_origins(),
         breakers(),
     ]
     .into_iter()
@@ -282,6 +283,55 @@ fn ejections() -> Vec<Case> {
         )
         .stats(["cluster.c_@stat.outlier_detection.ejections_enforced_local_origin_success_rate"])
         .shows(["stat cluster.c_@stat.outlier_detection.ejections_enforced_success_rate: 0"]),
+    ]
+}
+
+/// With split origins what counts is whether there is a connection: the first of three hosts takes none.
+fn local_origins() -> Vec<Case> {
+    const SPLIT: &str =
+        "split_external_local_origin_errors: true, consecutive_local_origin_failure: 100";
+    let split = |title, settings: &str| {
+        three(title, &format!("{SPLIT}, {settings}"), well())
+            .backend(Kind::Refuse)
+            .stats([
+                "cluster.c_@stat.outlier_detection.ejections_detected_local_origin_success_rate",
+                "cluster.c_@stat.outlier_detection.ejections_enforced_local_origin_success_rate",
+                "cluster.c_@stat.outlier_detection.ejections_detected_local_origin_failure_percentage",
+                "cluster.c_@stat.outlier_detection.ejections_enforced_local_origin_failure_percentage",
+            ])
+            .page("/clusters", "c_@stat::outlier::local_origin_success_rate")
+            .page("/clusters", "c_@stat::127.0.0.1:@port:backend::local_origin_success_rate")
+    };
+    const RATE: &str = "success_rate_minimum_hosts: 3, success_rate_request_volume: 2, success_rate_stdev_factor: 500";
+    const SHARE: &str = "success_rate_minimum_hosts: 10, failure_percentage_minimum_hosts: 3, failure_percentage_request_volume: 2, failure_percentage_threshold: 50";
+    vec![
+        split("with split origins a host with few connections has a success rate far below the others", RATE)
+            .shows([
+                "stat cluster.c_@stat.outlier_detection.ejections_enforced_local_origin_success_rate: 1",
+                "stat cluster.c_@stat.outlier_detection.ejections_enforced_success_rate: 0",
+                "page c_@stat::127.0.0.1:@port:backend::health_flags::/failed_outlier_check",
+            ]),
+        split(
+            "enforcing_local_origin_success_rate says whether it is ejected for that",
+            &format!("{RATE}, enforcing_local_origin_success_rate: 0"),
+        )
+        .shows([
+            "stat cluster.c_@stat.outlier_detection.ejections_detected_local_origin_success_rate: 1",
+            "stat cluster.c_@stat.outlier_detection.ejections_active: 0",
+        ]),
+        split(
+            "with split origins a share of connections that fail is found in an interval",
+            &format!("{SHARE}, enforcing_failure_percentage_local_origin: 100"),
+        )
+        .shows([
+            "stat cluster.c_@stat.outlier_detection.ejections_enforced_local_origin_failure_percentage: 1",
+            "stat cluster.c_@stat.outlier_detection.ejections_enforced_failure_percentage: 0",
+            "page c_@stat::127.0.0.1:@port:backend::health_flags::/failed_outlier_check",
+        ]),
+        split("a share of connections that fail is not acted upon by default", SHARE).shows([
+            "stat cluster.c_@stat.outlier_detection.ejections_detected_local_origin_failure_percentage: 1",
+            "stat cluster.c_@stat.outlier_detection.ejections_active: 0",
+        ]),
     ]
 }
 

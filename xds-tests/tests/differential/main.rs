@@ -31,6 +31,7 @@ mod compression;
 mod credentials;
 mod custom_responses;
 mod descriptors;
+mod ejection_log;
 mod expressions;
 mod ext_authz;
 mod failing;
@@ -66,6 +67,7 @@ mod routing;
 mod runner;
 mod scopes;
 mod sessions;
+mod slow_start;
 mod sockets;
 mod subsets;
 mod throttles;
@@ -113,6 +115,8 @@ const THEMES: &[Theme] = &[
     ("outliers", outliers::cases),
     ("failing", failing::cases),
     ("outlier_log", failing::log),
+    ("ejection_log", ejection_log::cases),
+    ("slow_start", slow_start::cases),
     ("overload_requests", overload::requests),
     ("overload_keepalive", overload::keepalive),
     ("overload_connections", overload::connections),

@@ -290,6 +290,19 @@ fn intervals() -> Vec<Case> {
             "stat cluster.@backend.outlier_detection.ejections_enforced_total: 1",
             "stat cluster.@backend.outlier_detection.ejections_active: 0",
         ]),
+        // So much of it that the ejection lasts for days.
+        answers(
+            detected(
+                "max_ejection_time_jitter is added to the time of an ejection",
+                "consecutive_5xx: 1, interval: 0.2s, base_ejection_time: 0.3s, max_ejection_time_jitter: 10000000s",
+            ),
+            &[500],
+        )
+        .wait(1200)
+        .shows([
+            EJECTED,
+            "stat cluster.@backend.outlier_detection.ejections_active: 1",
+        ]),
         answers(
             detected(
                 "a share of failures is found in an interval",
@@ -324,6 +337,16 @@ fn intervals() -> Vec<Case> {
             "page @backend::outlier::local_origin_success_rate_average::-1",
         ]),
     ]
+}
+
+/// A host that fails requests, and takes the connections of the checks that go on all the time.
+fn checked(title: &'static str, settings: &str) -> Case {
+    detected(title, settings)
+        .cluster("health_checks: [{ timeout: 1s, interval: 0.3s, no_traffic_interval: 0.3s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {} }]")
+        .reply(reply(status(500, "")))
+        .get("/")
+        .wait(1500)
+        .connections_aside()
 }
 
 fn traffic() -> Vec<Case> {
@@ -379,15 +402,23 @@ fn traffic() -> Vec<Case> {
             .wait(150)
             .get("/")
             .shows(["< 503", "log flags=UH"]),
-        detected(
+        checked(
             "a health check that succeeds takes an ejection back",
             "consecutive_5xx: 1, base_ejection_time: 60s",
         )
-        .cluster("health_checks: [{ timeout: 1s, interval: 60s, no_traffic_interval: 3s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: { path: /hc, expected_statuses: [{ start: 200, end: 600 }] } }]")
-        .reply(reply(status(500, "")))
-        .get("/")
-        .wait(150)
-        .shows(["stat cluster.@backend.outlier_detection.ejections_enforced_total: 1"]),
+        .shows([
+            WELL,
+            "stat cluster.@backend.outlier_detection.ejections_enforced_total: 1",
+            "stat cluster.@backend.outlier_detection.ejections_active: 0",
+        ]),
+        checked(
+            "a health check takes no ejection back if it is not to",
+            "consecutive_5xx: 1, base_ejection_time: 60s, successful_active_health_check_uneject_host: false",
+        )
+        .shows([
+            EJECTED,
+            "stat cluster.@backend.outlier_detection.ejections_active: 1",
+        ]),
         detected(
             "a response that calls its host degraded makes it so",
             "detect_degraded_hosts: true",

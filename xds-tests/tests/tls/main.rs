@@ -18,6 +18,7 @@ mod downstream;
 mod feature;
 mod features;
 mod handshakes;
+mod health_checks;
 mod identity;
 mod others;
 mod passthrough;

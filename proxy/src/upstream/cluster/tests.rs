@@ -132,7 +132,26 @@ fn health_checks_that_envoy_refuses_are_refused_in_its_words() {
         check("tcp_health_check: {send: {text: x}}"),
         "invalid hex string 'x'"
     );
-    assert!(check("custom_health_check: {name: redis}").contains("is not supported"));
+    assert_eq!(check("custom_health_check: {name: redis}"), "is required");
+    let custom = |kind: &str, fields: &str| {
+        check(&format!(
+            "custom_health_check: {{name: c, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.health_checkers.{kind}, {fields}}}}}"
+        ))
+    };
+    assert_eq!(
+        custom(
+            "redis.v3.Redis",
+            "aws_iam: {region: r, service_name: s, cache_name: c}"
+        ),
+        "is not supported"
+    );
+    assert_eq!(
+        custom(
+            "thrift.v3.Thrift",
+            "method_name: m, transport: FRAMED, protocol: BINARY"
+        ),
+        "envoy.extensions.health_checkers.thrift.v3.Thrift is not supported here; supported are envoy.extensions.health_checkers.redis.v3.Redis"
+    );
     assert!(http("codec_client_type: HTTP3").contains("HTTP3 is not supported"));
 }
 

@@ -8,8 +8,9 @@ use outrigger_proto::pb::envoy::config::core::v3::health_check as pb;
 use super::event_log::{EventLog, HealthCheckerType};
 use super::grpc::GrpcCheck;
 use super::http::HttpCheck;
+use super::redis::{self, RedisCheck};
 use super::tcp::TcpCheck;
-use crate::config::{ConfigPath, Rejected, json_object};
+use crate::config::{ConfigPath, Rejected, TypedConfig, json_object};
 use crate::server::FactoryContext;
 use crate::stream_info::DynamicMetadata;
 
@@ -59,6 +60,7 @@ pub(super) enum CheckKind {
     Http(Box<HttpCheck>),
     Tcp(TcpCheck),
     Grpc(Box<GrpcCheck>),
+    Redis(RedisCheck),
 }
 
 /// What came of the last check, as far as the next interval is concerned.
@@ -213,13 +215,20 @@ impl CheckKind {
                 Ok(Self::Grpc(Box::new(check)))
             }
             CustomHealthCheck(proto) => {
+                let path = path.field("custom_health_check");
+                // The type says what it is, whatever it is called.
                 let pb::CustomHealthCheck {
-                    name,
-                    config_type: _,
+                    name: _,
+                    config_type,
                 } = proto;
-                Err(path.field("custom_health_check").reject(format!(
-                    "{name:?} is not supported; supported are http_health_check, tcp_health_check and grpc_health_check"
-                )))
+                let any =
+                    config_type.map(|pb::custom_health_check::ConfigType::TypedConfig(any)| any);
+                let config = TypedConfig::required("typed_config", any, &path)?;
+                let path = path.field("typed_config");
+                match &*config.type_name {
+                    redis::TYPE_NAME => RedisCheck::from_config(&config, &path).map(Self::Redis),
+                    _ => Err(config.unknown(&path, &[redis::TYPE_NAME])),
+                }
             }
         }
     }
@@ -229,6 +238,7 @@ impl CheckKind {
             Self::Http(_) => HealthCheckerType::Http,
             Self::Tcp(_) => HealthCheckerType::Tcp,
             Self::Grpc(_) => HealthCheckerType::Grpc,
+            Self::Redis(_) => HealthCheckerType::Redis,
         }
     }
 }

@@ -8,8 +8,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Inner;
+use super::redis::RedisLink;
 use crate::http::{EndStream, RequestHead};
 use crate::net::{Address, Io};
+use crate::stream_info::DynamicMetadata;
 use crate::transport_sockets::{UpstreamConnected, UpstreamSocketOptions, UpstreamSocketRequest};
 use crate::upstream::host::Host;
 use crate::upstream::pool::{ConnectError, Connected, ResponseEvent, http1, http2};
@@ -23,6 +25,7 @@ pub(super) enum Link {
     Http1(Box<http1::ClientConnection>),
     Http2(http2::ClientConnection),
     Tcp(Box<TcpLink>),
+    Redis(Box<RedisLink>),
 }
 
 /// A connection without a protocol.
@@ -48,25 +51,42 @@ impl Inner {
     pub(super) fn connect(
         &self,
         host: &Host,
-    ) -> impl Future<Output = Result<Connected, ConnectError>> + 'static {
-        let info = &self.cluster.info;
+    ) -> impl Future<Output = Result<Connected, ConnectError>> + 'static + use<> {
         let target = Host::new(host.health_check_address().clone(), 0);
-        let connecting = self.connector.connect(&target, &info.settings.sockets);
         let metadata = self.config.transport_socket_match.as_ref();
-        let socket = info.transport.of_host(metadata.unwrap_or(&host.metadata));
-        let socket = socket.cloned();
-        let hostname = host.hostname.clone();
         let options = UpstreamSocketOptions {
             alpn: self.config.alpn.clone(),
             ..UpstreamSocketOptions::default()
         };
+        self.connect_to(&target, metadata.unwrap_or(&host.metadata), options, host)
+    }
+
+    /// Connects to where the traffic of `host` goes, as that does. The caller limits the time.
+    pub(super) fn connect_like_traffic(
+        &self,
+        host: &Host,
+    ) -> impl Future<Output = Result<Connected, ConnectError>> + 'static + use<> {
+        self.connect_to(host, &host.metadata, UpstreamSocketOptions::default(), host)
+    }
+
+    fn connect_to(
+        &self,
+        target: &Host,
+        metadata: &DynamicMetadata,
+        options: UpstreamSocketOptions,
+        host: &Host,
+    ) -> impl Future<Output = Result<Connected, ConnectError>> + 'static + use<> {
+        let info = &self.cluster.info;
+        let connecting = self.connector.connect(target, &info.settings.sockets);
+        let socket = info.transport.of_host(metadata).cloned();
+        let (hostname, address) = (host.hostname.clone(), target.address.clone());
         async move {
             let connected = connecting.await?;
             let Some(socket) = socket else {
                 return Ok(connected);
             };
             let request = UpstreamSocketRequest {
-                peer: connected.remote_address.as_ref().unwrap_or(&target.address),
+                peer: connected.remote_address.as_ref().unwrap_or(&address),
                 hostname: &hostname,
                 options: Some(&options),
                 alpn_fallback: &[],
@@ -99,6 +119,7 @@ impl Link {
                 // What comes in between is kept; it may be what the next check waits for.
                 while link.read().await {}
             }
+            Self::Redis(link) => link.gone().await,
         }
     }
 
@@ -108,7 +129,7 @@ impl Link {
             Self::None => false,
             Self::Http1(connection) => connection.is_reusable(),
             Self::Http2(connection) => connection.availability() != http2::Availability::Gone,
-            Self::Tcp(_) => true,
+            Self::Tcp(_) | Self::Redis(_) => true,
         }
     }
 }
@@ -220,7 +241,7 @@ impl Link {
                 }
                 Some(Exchange::Http2(Box::new(connection.new_stream())))
             }
-            Self::None | Self::Tcp(_) => None,
+            Self::None | Self::Tcp(_) | Self::Redis(_) => None,
         }
     }
 }

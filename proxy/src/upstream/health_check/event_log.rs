@@ -27,6 +27,7 @@ pub(super) enum HealthCheckerType {
     Http,
     Tcp,
     Grpc,
+    Redis,
 }
 
 /// `HealthCheckFailureType`.
@@ -145,6 +146,7 @@ fn line(
         HealthCheckerType::Http => "HTTP",
         HealthCheckerType::Tcp => "TCP",
         HealthCheckerType::Grpc => "GRPC",
+        HealthCheckerType::Redis => "REDIS",
     };
     let mut out = format!("{{\"health_checker_type\":\"{checker}\",\"host\":");
     write_address(&mut out, &host.address);

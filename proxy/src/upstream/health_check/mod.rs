@@ -1,7 +1,8 @@
 //! `health_checks`: hosts are asked again and again whether they are well, on main.
 //!
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/health_checking>
-//! Type URLs: `envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink` in `event_logger`.
+//! Type URLs: `envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink` in `event_logger`,
+//! `envoy.extensions.health_checkers.redis.v3.Redis` in `custom_health_check`.
 //! Stats: `cluster.<name>.health_check.{attempt,success,failure,network_failure,passive_failure,verify_cluster,healthy,degraded}`.
 //! Runtime: `health_check.{min_interval,max_interval,verify_cluster}`.
 //!
@@ -11,7 +12,7 @@
 //! Of several health checks each has a name, which its stats are below (`health_check.name.<name>.`), and each finds for itself
 //! how a host is. The host fails when one of them says so, and is degraded when one of them says so.
 //!
-//! Deviations: there is no `custom_health_check`; `codec_client_type: HTTP3` is refused.
+//! Deviations: `codec_client_type: HTTP3` and every `custom_health_check` other than Redis are refused.
 
 mod config;
 mod connection;
@@ -20,6 +21,8 @@ mod grpc;
 mod http;
 mod names;
 mod payload;
+mod redis;
+mod resp;
 mod session;
 mod tcp;
 #[cfg(test)]
@@ -36,6 +39,7 @@ pub(super) use config::HealthCheckConfig;
 pub(super) use event_log::rfc3339;
 pub use names::HealthCheckNames;
 
+use self::redis::CommandStats;
 use self::session::Session;
 use super::host::{HealthFlag, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
@@ -98,6 +102,7 @@ struct Inner {
     max_interval: RuntimeInteger,
     verify_cluster: RuntimeFraction,
     http2_stats: OnceCell<Rc<Http2CodecStats>>,
+    command_stats: OnceCell<CommandStats>,
     sessions: RefCell<HashMap<HostIdentity, Rc<Session>>>,
     /// How many checks must end before the first round is over, and who waits for that.
     first_round: Cell<usize>,
@@ -140,6 +145,7 @@ impl HealthChecker {
                 max_interval: runtime.integer("health_check.max_interval", u64::MAX),
                 verify_cluster: runtime.fraction("health_check.verify_cluster", Fraction::ALWAYS),
                 http2_stats: OnceCell::new(),
+                command_stats: OnceCell::new(),
                 sessions: RefCell::default(),
                 first_round: Cell::new(0),
                 ready: RefCell::default(),
@@ -342,6 +348,13 @@ impl Inner {
             Rc::new(Http2CodecStats::new(&scope))
         });
         stats.clone()
+    }
+
+    /// What commands of a Redis take.
+    fn command_stats(&self) -> &CommandStats {
+        let scope = &self.cluster.info.scope;
+        self.command_stats
+            .get_or_init(|| CommandStats::new(&scope.scope("upstream_commands.")))
     }
 
     /// A check has succeeded.

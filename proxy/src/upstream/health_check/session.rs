@@ -212,6 +212,7 @@ impl Session {
                 self.healthy.set(successes);
                 transition = Transition::Pending;
             }
+            host.note_pass(Instant::now());
         }
         if transition != Transition::Changed && config.always_log_success {
             self.log(Event::Success);
@@ -363,6 +364,7 @@ async fn check(session: &Session, link: &mut Link) -> Outcome {
         CheckKind::Http(http) => http.check(inner, &host, link).await,
         CheckKind::Tcp(tcp) => tcp.check(inner, &host, link).await,
         CheckKind::Grpc(grpc) => grpc.check(inner, &host, link).await,
+        CheckKind::Redis(redis) => redis.check(inner, &host, link).await,
     }
 }
 

@@ -25,21 +25,25 @@ use crate::upstream::{Cluster, ClusterConfig, ClusterInfo, Health, PrioritySet};
 
 /// How a host treats its next connection or request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     Refuse,
     Answer(u16),
     /// Closes instead of answering.
     Close,
     Silence,
+    /// Bytes, whatever was asked.
+    Say(&'static str),
 }
 
 #[derive(Debug, Default)]
-struct Hosts {
+pub(super) struct Hosts {
     turns: RefCell<VecDeque<Turn>>,
     last: Cell<Option<Turn>>,
-    connections: Cell<usize>,
+    pub(super) connections: Cell<usize>,
     /// When requests came.
     asked: RefCell<Vec<Instant>>,
+    /// What came with a turn to say something.
+    pub(super) heard: RefCell<String>,
 }
 
 impl Hosts {
@@ -81,13 +85,18 @@ impl Connector for ToHosts {
             let (near, mut far) = tokio::io::duplex(4096);
             tokio::task::spawn_local(async move {
                 let mut buffer = [0; 4096];
-                while let Ok(1..) = far.read(&mut buffer).await {
+                while let Ok(length @ 1..) = far.read(&mut buffer).await {
                     hosts.asked.borrow_mut().push(Instant::now());
                     match hosts.next() {
                         Turn::Answer(status) => {
                             let answer =
                                 format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
                             let _ = far.write_all(answer.as_bytes()).await;
+                        }
+                        Turn::Say(bytes) => {
+                            let heard = String::from_utf8_lossy(&buffer[..length]);
+                            hosts.heard.borrow_mut().push_str(&heard);
+                            let _ = far.write_all(bytes.as_bytes()).await;
                         }
                         Turn::Silence => std::future::pending().await,
                         Turn::Refuse | Turn::Close => return,
@@ -104,10 +113,10 @@ impl Connector for ToHosts {
     }
 }
 
-struct Checked {
+pub(super) struct Checked {
     server: Arc<ServerContext>,
     cluster: Arc<Cluster>,
-    hosts: Rc<Hosts>,
+    pub(super) hosts: Rc<Hosts>,
     checker: Rc<HealthChecker>,
     is_ready: Rc<Cell<bool>>,
     began: Instant,
@@ -115,7 +124,7 @@ struct Checked {
 
 impl Checked {
     /// A cluster with this many hosts and this health check, whose checks have begun.
-    fn start(count: u16, check: &str, turns: &[Turn]) -> Self {
+    pub(super) fn start(count: u16, check: &str, turns: &[Turn]) -> Self {
         let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
         let yaml = format!("name: a\nhealth_checks: [{{{check}}}]");
         let source = Source {
@@ -161,12 +170,12 @@ impl Checked {
         }
     }
 
-    fn first(&self) -> Arc<Host> {
+    pub(super) fn first(&self) -> Arc<Host> {
         self.cluster.hosts.load().hosts().next().unwrap().clone()
     }
 
     /// When the host was asked, in milliseconds from the start.
-    fn asked(&self) -> Vec<u128> {
+    pub(super) fn asked(&self) -> Vec<u128> {
         let asked = self.hosts.asked.borrow();
         asked
             .iter()
@@ -174,7 +183,7 @@ impl Checked {
             .collect()
     }
 
-    fn stat(&self, name: &str) -> u64 {
+    pub(super) fn stat(&self, name: &str) -> u64 {
         let groups = self.server.stats.groups();
         let stats = groups
             .iter()
@@ -213,11 +222,11 @@ fn http() -> String {
     format!("{TIMES}, http_health_check: {{path: /}}")
 }
 
-async fn wait(seconds: u64) {
+pub(super) async fn wait(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)

@@ -3,8 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::edf::Edf;
 use super::hashing::{HashSettings, HashTables, Load, hash_of};
 use super::pick::Pick;
@@ -116,7 +114,7 @@ impl HostBalancer {
             let new = host.standing();
             let old = host.counted.replace(new);
             if settings.slow_start.is_some() {
-                host.note_health(Instant::now());
+                host.note_health();
             }
             if let Some(counts) = self.counts.get_mut(index) {
                 counts.recount(old, new, host.weight);

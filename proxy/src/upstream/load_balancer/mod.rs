@@ -33,8 +33,6 @@ mod zone_aware;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 pub(super) use config::LegacyPolicy;
 pub use config::{LoadBalancerSettings, Policy};
 pub(super) use flat_priorities::{FlatPriorities, MemberChoice};
@@ -159,11 +157,7 @@ impl WorkerLoadBalancer {
             .collect();
         let hosts: Vec<Vec<Rc<WorkerHost>>> = hosts;
         if self.info.settings.load_balancer.slow_start.is_some() {
-            let now = Instant::now();
-            hosts
-                .iter()
-                .flatten()
-                .for_each(|host| host.note_health(now));
+            hosts.iter().flatten().for_each(|host| host.note_health());
         }
         let threshold = self.panic_threshold.get().min(100);
         self.all = HostBalancer::new(&self.info, set, hosts, threshold);

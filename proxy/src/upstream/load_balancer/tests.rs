@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::net::Address;
 use crate::runtime::Runtime;
+use tokio::time::Instant;
+
 use crate::server::{LocalInfo, Random, ServerContext};
 use crate::upstream::cluster::ClusterSettings;
 use crate::upstream::host::{HealthFlag, HostStat, Locality};
@@ -374,10 +376,14 @@ async fn a_new_host_gets_its_share_little_by_little() {
     };
     let old = group(0, "", 0, &[(1, 1, WELL)]);
     let host = old.hosts[0].clone();
+    // As main does when it takes hosts over.
+    host.note_first_seen(Instant::now());
     let mut balancer = balancer(settings, vec![old]);
     tokio::time::advance(Duration::from_secs(60)).await;
     let mut both = group(0, "", 0, &[(2, 1, WELL)]);
     both.hosts.insert(0, host);
+    let now = Instant::now();
+    both.hosts.iter().for_each(|host| host.note_first_seen(now));
     balancer.update(&PrioritySet::new([both].into_iter(), 140, false), 0);
     tokio::time::advance(Duration::from_millis(500)).await;
     assert_near(&draw(&mut balancer, 1100), &[(1, 1000), (2, 100)], 3);
@@ -397,16 +403,19 @@ async fn a_host_that_recovers_starts_slowly_again() {
     let host = group(0, "", 0, &[(1, 4, WELL)]).hosts[0].clone();
     let on_worker = WorkerHost::new(host.clone());
     let share = |on_worker: &WorkerHost| slow.apply(4.0, on_worker, Instant::now());
-    on_worker.note_health(Instant::now());
+    host.note_first_seen(Instant::now());
+    on_worker.note_health();
     tokio::time::advance(Duration::from_millis(2500)).await;
     // The square root of a quarter.
     assert_eq!(share(&on_worker), 2.0);
     tokio::time::advance(Duration::from_secs(10)).await;
     assert_eq!(share(&on_worker), 4.0);
     host.health.set(HealthFlag::FailedActiveHc);
-    on_worker.note_health(Instant::now());
+    on_worker.note_health();
+    assert_eq!(share(&on_worker), 4.0);
     host.health.clear(HealthFlag::FailedActiveHc);
-    on_worker.note_health(Instant::now());
+    host.note_pass(Instant::now());
+    on_worker.note_health();
     tokio::time::advance(Duration::from_millis(2500)).await;
     assert_eq!(share(&on_worker), 2.0);
 }
