@@ -119,20 +119,6 @@ enum QueryMutation {
 }
 
 impl Mutations {
-    fn is_empty(&self) -> bool {
-        let Self {
-            request,
-            query,
-            response,
-            response_trailers,
-            request_trailers,
-        } = self;
-        [request, response, response_trailers, request_trailers]
-            .iter()
-            .all(|mutations| mutations.is_empty())
-            && query.is_empty()
-    }
-
     fn from_proto(
         proto: pb::Mutations,
         cx: &FactoryContext<'_>,
@@ -243,10 +229,6 @@ impl HttpFilterConfig for Config {
                 route: FirstRoute::default(),
             })
         })
-    }
-
-    fn is_idle(&self) -> bool {
-        self.mutations.is_empty()
     }
 }
 

@@ -440,10 +440,6 @@ impl HttpFilterConfig for Config {
             })
         })
     }
-
-    fn is_idle(&self) -> bool {
-        self.request_rules.is_empty() && self.response_rules.is_empty()
-    }
 }
 
 struct HeaderToMetadata {
