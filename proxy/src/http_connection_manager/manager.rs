@@ -456,14 +456,11 @@ impl RouteResolver for Routes<'_> {
         if let Some(scoped) = self.hcm.routing_by_head(head) {
             return Some(self.resolve_in(&scoped, head, info));
         }
-        // A newer table, once it was looked into, is the stream's.
-        match info.route.as_ref().map(|route| route.table.clone()) {
-            Some(table) if !Rc::ptr_eq(&table, &self.routing.table) => {
-                self.hcm.resolve_by(&table, head, info);
-            }
-            _ => self.hcm.resolve_route(self.routing, head, info),
-        }
-        None
+        // A newer table, once a route was found in it, is the stream's.
+        let found = info.route.as_ref().map(|route| &route.table);
+        let table = found.unwrap_or(&self.routing.table).clone();
+        self.hcm.resolve_by(&table, head, info);
+        Some(table)
     }
 
     fn resolve_anew(

@@ -290,7 +290,7 @@ impl WorkerChain {
         if self.is_empty() {
             return Filters::default();
         }
-        let mut filters = Filters::with_room(&self.entries);
+        let mut filters = Filters::with_room(&self.entries, route);
         for (index, (entry, slot)) in self.entries.0.iter().zip(&self.slots).enumerate() {
             if disabled_by(route, *slot).unwrap_or(entry.disabled) {
                 continue;

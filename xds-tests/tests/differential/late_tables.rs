@@ -71,7 +71,7 @@ fn tables(
       typed_config:
         \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
         path: @log
-        log_format: {{ text_format_source: {{ inline_string: \"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %DYNAMIC_METADATA(n:k)%\\n\" }} }}
+        log_format: {{ text_format_source: {{ inline_string: \"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %DYNAMIC_METADATA(ns:k)%\\n\" }} }}
     scoped_routes:
       name: scopes_@stat
       scope_key_builder: {{ fragments: [{key}] }}
@@ -158,7 +158,7 @@ fn in_front() -> Vec<Case> {
             .page("/stats", "@stat.http_bandwidth_limit.request_enabled")
             .page("/stats", "@stat.http_bandwidth_limit.response_enabled")
             .shows(["< 200"]),
-        late("header_to_metadata keeps to the route of the request head", "\"@type\": \"@http/header_to_metadata.v3.Config\"", "\"@type\": \"@http/header_to_metadata.v3.Config\", response_rules: [{ header: x-word, on_header_missing: { metadata_namespace: n, key: k, value: set } }]")
+        late("header_to_metadata keeps to the route of the request head", "\"@type\": \"@http/header_to_metadata.v3.Config\"", "\"@type\": \"@http/header_to_metadata.v3.Config\", response_rules: [{ header: x-word, on_header_missing: { metadata_namespace: ns, key: k, value: set } }]")
             .send(from_a())
             .send(get("/").field("x-scope", "b"))
             .shows(["log 200 via_upstream - -", "log 200 via_upstream - *set*"]),

@@ -299,6 +299,16 @@ fn a_table_that_is_found_later_gives_the_filters_in_front_what_is_still_to_come(
 }
 
 #[test]
+fn numbers_are_always_those_of_the_table_that_was_looked_into_last() {
+    let names = ["clears", "b", "clears_too", "c"];
+    let notes = Harness::new(names, &["b", "c"], &[&["a", "b", "c"], &["b", "c"]]).run();
+    let heads: Vec<_> = of_others(notes);
+    let heads: Vec<_> = heads.iter().filter(|n| n.contains(" head ")).collect();
+    assert_eq!(heads[0], "b head 1");
+    assert_eq!(heads.last().unwrap().as_str(), "c head 1");
+}
+
+#[test]
 fn a_filter_is_made_once_however_often_the_table_changes() {
     let names = ["clears", "a", "clears_too", "clears_again", "b"];
     let notes = Harness::new(names, &[], &[&["a"], &["a", "b"], &[]]).run();

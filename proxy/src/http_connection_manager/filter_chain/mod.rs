@@ -18,7 +18,7 @@ use crate::http_filters::chain_config::ChainEntries;
 use crate::http_filters::{
     Effects, HttpFilter, Interests, LocalBoxFuture, LocalReply, StreamContext,
 };
-use crate::route::RouteTable;
+use crate::route::{RouteTable, SelectedRoute};
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
@@ -32,7 +32,7 @@ pub struct Filters {
     union: Interests,
     /// What they are made of.
     entries: Option<Rc<ChainEntries>>,
-    /// By which table they were numbered anew.
+    /// The table whose numbers they have; none: that of a stream that began without a route.
     numbered_by: Option<Rc<Arc<RouteTable>>>,
 }
 
@@ -74,7 +74,7 @@ pub struct ChainEnv<'a> {
 
 /// Chooses the route of a request.
 pub trait RouteResolver {
-    /// Fills `info.route` for this head. Gives the table if it may be another one than the filters were numbered by.
+    /// Fills `info.route` for this head. Gives the table that was looked into; none: the route stays what it is.
     fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo)
     -> Option<Rc<Arc<RouteTable>>>;
 
@@ -118,13 +118,13 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// None yet, with room for all that these entries may make.
-    pub fn with_room(entries: &Rc<ChainEntries>) -> Self {
+    /// None yet, with room for all that these entries may make; for a stream with this route.
+    pub fn with_room(entries: &Rc<ChainEntries>, route: Option<&SelectedRoute>) -> Self {
         Self {
             list: Vec::with_capacity(entries.len()),
             union: Interests::NONE,
             entries: Some(entries.clone()),
-            numbered_by: None,
+            numbered_by: route.map(|route| route.table.clone()),
         }
     }
 
@@ -151,14 +151,17 @@ impl Filters {
         self.list.push((Box::new(Idle), Interests::NONE, slot));
     }
 
-    /// Takes the numbers of another route table, and makes the filters to which that gives something to do.
-    #[cold]
+    /// Takes the numbers of a route table, if it is another one, and makes the filters to which that gives something to do.
     fn renumber(&mut self, table: Rc<Arc<RouteTable>>) {
         let known = self.numbered_by.as_ref();
-        let Some(entries) = &self.entries else { return };
-        if known.is_some_and(|known| Rc::ptr_eq(known, &table)) {
-            return;
+        if known.is_none_or(|known| !Rc::ptr_eq(known, &table)) {
+            self.number_anew(table);
         }
+    }
+
+    #[cold]
+    fn number_anew(&mut self, table: Rc<Arc<RouteTable>>) {
+        let Some(entries) = &self.entries else { return };
         for (filter, interests, slot) in &mut self.list {
             slot.number = entries.number(slot.entry, &table);
             if slot.is_idle && slot.number.is_some() {
