@@ -150,7 +150,6 @@ impl Session {
         }
         if self.sheds_connection() {
             self.overloaded();
-            self.info.downstream_close_reason = Some(Cow::Borrowed(OVERLOADED));
             return None;
         }
         let Some(cluster) = self.pick_cluster() else {
@@ -263,6 +262,7 @@ impl Session {
         stats.downstream_cx_overload_close().inc();
         let flags = &mut self.info.response_flags;
         flags.set(ResponseFlag::OverloadManagerTerminated);
+        self.info.downstream_close_reason = Some(Cow::Borrowed(OVERLOADED));
     }
 
     fn pick_cluster(&self) -> Option<Rc<WorkerCluster>> {
