@@ -90,6 +90,23 @@ fn bandwidth() -> Vec<Case> {
             .http2()
             .stats(stats)
             .shows(["< trailer x-t: 1", "stat @stat.http_bandwidth_limit.response_pending: 0"]),
+        slow("bandwidth_limit forgets a response whose client leaves", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .reply(reply(ok(&"x".repeat(20_000))))
+            .bytes("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .wait(300)
+            .step(Step::Close)
+            .wait(300)
+            .log_format("%RESPONSE_FLAGS%", "")
+            .stats(["@stat.http_bandwidth_limit.response_pending"])
+            .shows(["log DC"]),
+        slow("bandwidth_limit forgets a request whose client leaves", "enable_mode: REQUEST\nlimit_kbps: 1")
+            .bytes(&format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 20000\r\n\r\n{}", "x".repeat(20_000)))
+            .wait(300)
+            .step(Step::Close)
+            .wait(300)
+            .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS%", "")
+            .stats(["@stat.http_bandwidth_limit.request_pending"])
+            .shows(["log 0 DC"]),
     ]
 }
 
