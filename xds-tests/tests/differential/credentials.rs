@@ -1,6 +1,6 @@
 //! Filters that ask for credentials or give some: `basic_auth`, `api_key_auth`, `csrf`, `credential_injector`.
 
-use crate::case::{Case, Request, With, acts, case, get, http1, ok, pause, reply, request, status};
+use crate::case::{Case, Request, With, acts, case, get, http1, ok, pause, reply, request};
 use outrigger_xds_tests::backend::Kind;
 
 pub fn cases() -> Vec<Case> {
@@ -528,10 +528,6 @@ fn injector() -> Vec<Case> {
         )
         .get("/")
         .shows(["< 200"]),
-        no_token(
-            "a token server that knows nobody gives no token",
-            http1(reply(status(401, "{\"error\":\"invalid_client\"}"))),
-        ),
         no_token(
             "a token server that hangs gives no token",
             http1(acts([pause(3000)])),
