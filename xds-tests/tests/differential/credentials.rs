@@ -1,6 +1,6 @@
 //! Filters that ask for credentials or give some: `basic_auth`, `api_key_auth`, `csrf`, `credential_injector`.
 
-use crate::case::{Case, Request, With, case, get, http1, ok, reply, request};
+use crate::case::{Case, Request, With, acts, case, get, http1, ok, pause, reply, request};
 use outrigger_xds_tests::backend::Kind;
 
 pub fn cases() -> Vec<Case> {
@@ -103,6 +103,16 @@ fn basic_auth() -> Vec<Case> {
         refused(
             "an unknown user is refused",
             authorized("Basic djpwYXNzd29yZA=="),
+            "log details=invalid_credential_for_basic_auth",
+        ),
+        refused(
+            "basic credentials that are no text are refused",
+            authorized("Basic //79OgD/"),
+            "log details=invalid_credential_for_basic_auth",
+        ),
+        refused(
+            "basic credentials of fifty thousand bytes are refused",
+            authorized(&format!("Basic {}", "dTpw".repeat(12_500))),
             "log details=invalid_credential_for_basic_auth",
         ),
         with(
@@ -518,5 +528,18 @@ fn injector() -> Vec<Case> {
         )
         .get("/")
         .shows(["< 200"]),
+        no_token(
+            "a token server that hangs gives no token",
+            http1(acts([pause(3000)])),
+        ),
     ]
+}
+
+/// The answer of a token server of which no token comes.
+fn no_token(title: &'static str, server: Kind) -> Case {
+    let client = "client_credentials: { client_id: me, client_secret: @secret }";
+    fetched(title, "", client, server)
+        .get("/")
+        .stats(["http.@stat.credential_injector.failed"])
+        .shows(["< 401", "stat http.@stat.credential_injector.failed: 1"])
 }

@@ -133,6 +133,15 @@ fn fault() -> Vec<Case> {
             .get("/")
             .shows(["log flags=DI", "log flags=-"]),
         with_fault(
+            "fault takes no notice of headers that are no number",
+            &format!("delay: {{ header_delay: {{}}, {always} }}, abort: {{ header_abort: {{}}, {always} }}"),
+        )
+        .send(get("/").field("x-envoy-fault-abort-request", "x").field("x-envoy-fault-delay-request", "1s"))
+        .send(get("/").field("x-envoy-fault-abort-request", "-503").field("x-envoy-fault-delay-request", "-1"))
+        .send(get("/").field("x-envoy-fault-abort-request", "99"))
+        .send(get("/").field("x-envoy-fault-abort-request", "600"))
+        .shows(["< 200", "log flags=-"]),
+        with_fault(
             "fault delays and then aborts",
             &format!("delay: {{ fixed_delay: 0.2s, {always} }}, abort: {{ http_status: 500, {always} }}"),
         )

@@ -5,7 +5,7 @@
 //! fails beside others is played once more by itself; how it failed at first is printed.
 //!
 //! `cargo test -p outrigger-xds-tests --test differential -- WORD...` runs the cases whose name has one of the words;
-//! `--list` lists them; `--show` prints what Envoy shows in each case.
+//! `--list` lists them; `--show` prints what Envoy shows in each case; `--filters` counts the cases of each HTTP filter.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -77,7 +77,7 @@ mod upstream;
 mod upstream_log;
 mod zones;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -179,6 +179,7 @@ const THEMES: &[Theme] = &[
 struct Options {
     show: bool,
     list: bool,
+    filters: bool,
     exact: bool,
     words: Vec<String>,
     skip: Vec<String>,
@@ -192,6 +193,7 @@ impl Options {
             match arg.as_str() {
                 "--show" => options.show = true,
                 "--list" => options.list = true,
+                "--filters" => options.filters = true,
                 "--exact" => options.exact = true,
                 "--skip" => options.skip.extend(args.next()),
                 "--format" | "--test-threads" | "--color" => drop(args.next()),
@@ -216,6 +218,10 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.filters {
+        count_filters();
+        return ExitCode::SUCCESS;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -227,6 +233,22 @@ fn main() -> ExitCode {
             println!("the story cannot be told: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints how many cases have each HTTP filter in their configuration.
+fn count_filters() {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for case in THEMES.iter().flat_map(|(_, cases)| cases()) {
+        let text = format!("{case:?}").replace("envoy.extensions.filters.http.", "@http/");
+        let names = text.split("@http/").skip(1);
+        let names: HashSet<_> = names.filter_map(|rest| rest.split('.').next()).collect();
+        for name in names {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    for (name, count) in counts {
+        println!("{name} {count}");
     }
 }
 

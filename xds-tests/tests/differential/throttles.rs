@@ -93,6 +93,15 @@ fn bandwidth() -> Vec<Case> {
             .http2()
             .stats(stats)
             .shows(["< trailer x-t: 1", "stat @stat.http_bandwidth_limit.response_pending: 0"]),
+        slow("bandwidth_limit forgets a response whose client leaves", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .reply(reply(ok(&"x".repeat(20_000))))
+            .bytes("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .wait(300)
+            .step(Step::Close)
+            .wait(300)
+            .log_format("%RESPONSE_FLAGS%", "")
+            // Its gauge of what is pending stays at one in Envoy.
+            .shows(["log DC"]),
     ]
 }
 

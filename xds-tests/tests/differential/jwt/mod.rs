@@ -1,6 +1,7 @@
 //! `jwt_authn`: who may pass with which token, and what goes on of it.
 
 mod forwarding;
+mod large;
 mod remote;
 mod requirements;
 mod verification;
@@ -25,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         remote(),
         extract_only(),
         hostile(),
+        large::large(),
     ]
     .into_iter()
     .flatten()
