@@ -107,6 +107,22 @@ impl RequestHead {
         self.method
     }
 
+    /// How many fields there are, and the bytes of their names and values; the pseudo headers are among them.
+    pub fn size(&self) -> (usize, usize) {
+        let pseudo = [
+            (":method", Some(self.method_bytes())),
+            (":path", self.path()),
+            (":authority", self.authority()),
+            (":scheme", self.scheme()),
+            (":protocol", self.protocol()),
+        ];
+        let pseudo = pseudo
+            .iter()
+            .filter_map(|(name, value)| Some(name.len() + (*value)?.len()));
+        let (count, size) = pseudo.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
+        (count + self.fields.len(), size + self.fields.byte_size())
+    }
+
     /// The method as it was sent.
     pub fn method_bytes(&self) -> &[u8] {
         self.fields.bytes(self.method_text)
