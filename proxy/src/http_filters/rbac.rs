@@ -6,7 +6,7 @@
 //! `envoy.common` for the action `LOG`.
 //! Stats with `track_per_rule_stats`: `<prefix>rbac.<rules_stat_prefix>policy.<policy>.{allowed,denied}`, and likewise those of
 //! the shadow rules.
-//! Deviations: checked conditions, audit loggers, matcher and URI template permissions and custom principals are refused.
+//! Deviations: checked conditions, audit loggers and permissions of the kind `matcher` are refused.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
