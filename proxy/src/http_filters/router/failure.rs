@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::attempt::retry_policy;
 use super::outcome::Failure;
 use super::response::{charge_code, flag};
 use super::retry::{RetryContext, RetryDecision};
@@ -98,7 +99,7 @@ impl Router {
         let selected = self.route.clone();
         let action = selected.as_ref().and_then(|s| s.route().forward());
         let context = RetryContext {
-            policy: action.and_then(|action| action.retry_policy.as_deref()),
+            policy: action.and_then(|action| retry_policy(Some(&cluster), action)),
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
