@@ -38,14 +38,6 @@ impl Method {
             _ => Self::Other,
         }
     }
-
-    /// Whether sending the request twice has the effect of sending it once (RFC 9110, section 9.2.2).
-    pub fn is_idempotent(self) -> bool {
-        matches!(
-            self,
-            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace
-        )
-    }
 }
 
 /// The head of a request. `Host` and `:authority` are one thing here: `authority`.

@@ -200,6 +200,10 @@ impl HttpFilterConfig for Shared {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        self.0.mode == EnableMode::Disabled
+    }
 }
 
 struct BandwidthLimit {

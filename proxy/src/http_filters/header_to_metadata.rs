@@ -18,6 +18,7 @@ use pb::config::{ValueEncode, ValueType};
 use prost::Message;
 use serde_json::{Map, Value};
 
+use super::context::FirstRoute;
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, RouteFilterConfig,
     StreamContext, WorkerHttpFilter,
@@ -435,26 +436,29 @@ impl HttpFilterConfig for Config {
         Box::new(move || -> Box<dyn HttpFilter> {
             Box::new(HeaderToMetadata {
                 config: config.clone(),
+                route: FirstRoute::default(),
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.request_rules.is_empty() && self.response_rules.is_empty()
     }
 }
 
 struct HeaderToMetadata {
     config: Rc<Arc<Config>>,
+    route: FirstRoute,
 }
 
 impl HeaderToMetadata {
     /// Runs `with` with the configuration of the route, or that of the filter.
     fn with_config(
-        &self,
+        &mut self,
         cx: &mut StreamContext<'_>,
         with: impl FnOnce(&Config, &mut StreamContext<'_>),
     ) {
-        let route = cx.info.route.clone();
-        let of_route = route.as_ref().zip(cx.slot);
-        let of_route = of_route.and_then(|(route, slot)| route.filter_config(slot));
-        match of_route.and_then(|config| config.downcast_ref::<Config>()) {
+        match self.route.config::<Config>(cx) {
             Some(config) => with(config, cx),
             None => with(&self.config, cx),
         }

@@ -178,6 +178,13 @@ impl HttpFilterConfig for Config {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        let Policies {
+            enforced, shadow, ..
+        } = &self.policy;
+        enforced.is_none() && shadow.is_none()
+    }
 }
 
 struct RbacFilter {

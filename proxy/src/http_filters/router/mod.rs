@@ -431,6 +431,12 @@ impl Router {
         self.route_deadline = None;
     }
 
+    /// Takes the body of the request, where it is kept to be sent again.
+    pub fn take_kept(&mut self) -> Vec<Bytes> {
+        let kept = self.body.take_all();
+        kept.map(|(pieces, _)| pieces).unwrap_or_default()
+    }
+
     /// The stream has ended: what is left of the attempt goes back to its pool.
     pub fn finish(&mut self, info: &mut StreamInfo) {
         self.shadows.abandon();
