@@ -278,7 +278,7 @@ fn limits() -> Vec<Case> {
         limited("denials have no limit", enforced, &format!("{{ status: {{ code: 7 }}, denied_response: {{ headers: [{}] }} }}", many(120)))
             .get("/")
             .shows(["< 403", "< x-119: v"]),
-        limited("the limits of a response over HTTP/2 are those of its cluster", enforced, &of_response(&many(6)))
+        limited("the limits of a response over HTTP/2 are those of its cluster", enforced, &of_response(&many(7)))
             .backend(Kind::Http2(vec![reply(ok("hello"))]))
             .protocol_options("explicit_http_config: { http2_protocol_options: {} }\ncommon_http_protocol_options: { max_headers_count: 8 }")
             .get("/")
