@@ -402,7 +402,7 @@ impl Case {
         self
     }
 
-    /// Lines that Envoy's side must have. A `*` at the end stands for anything.
+    /// Lines that Envoy's side must have. A `*` stands for anything.
     pub fn shows<const N: usize>(mut self, lines: [&str; N]) -> Self {
         self.shows.extend(lines.map(str::to_owned));
         self

@@ -67,7 +67,7 @@ pub(super) fn reply(bytes: &[u8]) -> Result<Option<Reply<'_>>, Malformed> {
                 Reply::Other
             }
             // A command in plain words, which an answer is not.
-            kind if first.is_none() && kind.is_ascii_alphabetic() => Reply::Other,
+            kind if first.is_none() && is_of_words(*kind) => Reply::Other,
             _ => return Err(Malformed),
         };
         if left > MOST {
@@ -91,7 +91,11 @@ fn line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
 }
 
 fn is_beginning(kind: u8) -> bool {
-    kind.is_ascii_alphabetic() || b"+-:$*".contains(&kind)
+    is_of_words(kind) || b"+-:$*".contains(&kind)
+}
+
+fn is_of_words(kind: u8) -> bool {
+    kind.is_ascii_alphanumeric() || b" \"'".contains(&kind)
 }
 
 fn integer(text: &[u8]) -> Result<i64, Malformed> {
