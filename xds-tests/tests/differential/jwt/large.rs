@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{REQUIRED, bearer, with};
-use crate::case::{Case, With};
+use crate::case::Case;
 
 pub(super) fn large() -> Vec<Case> {
     let issuer = "issuer: \"https://issuer.example\"";
