@@ -321,6 +321,13 @@ impl Case {
         self.step(Step::Wait(Duration::from_millis(ms)))
     }
 
+    /// Waits before everything else.
+    pub fn after(mut self, ms: u64) -> Self {
+        let wait = Step::Wait(Duration::from_millis(ms));
+        self.steps.insert(0, wait);
+        self
+    }
+
     /// The following steps are on the connection of this number.
     pub fn on(self, connection: usize) -> Self {
         self.step(Step::On(connection))

@@ -46,6 +46,7 @@ mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod late_tables;
 mod local_limits;
 mod malformed;
 mod matching;
@@ -53,6 +54,9 @@ mod names;
 mod network;
 mod outliers;
 mod overload;
+mod overload_resets;
+mod overload_resources;
+mod overload_tcp;
 mod rbac;
 mod redirects;
 mod retries;
@@ -117,6 +121,24 @@ const THEMES: &[Theme] = &[
     ("overload_codec", overload::codec),
     ("overload_abort", overload::abort),
     ("overload_go_away", overload::go_away),
+    ("overload_go_away_and_close", overload::go_away_and_close),
+    ("overload_tcp_data", overload_tcp::data),
+    ("overload_tcp_connect", overload_tcp::connect),
+    ("overload_connection_count", overload_resources::connections),
+    ("overload_heap", overload_resources::heap),
+    ("overload_cgroup_memory", overload_resources::cgroup_memory),
+    (
+        "overload_no_cgroup_memory",
+        overload_resources::enough_cgroup_memory,
+    ),
+    ("overload_cpu", overload_resources::cpu),
+    ("overload_container_cpu", overload_resources::container_cpu),
+    ("overload_reset_request", overload_resets::request),
+    ("overload_reset_response", overload_resets::response),
+    ("overload_reset_small", overload_resets::small),
+    ("overload_reset_weak", overload_resets::weak),
+    ("overload_flush", overload::flush),
+    ("overload_handshake", overload::handshake),
     ("overload_pools", overload::pools),
     ("overload_router", overload::router),
     ("overload_timeouts", overload::timeouts),
@@ -136,6 +158,7 @@ const THEMES: &[Theme] = &[
     ("zones", zones::cases),
     ("zones_panicking", zones::panicking),
     ("scopes", scopes::cases),
+    ("late_tables", late_tables::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
     ("sockets", sockets::cases),
