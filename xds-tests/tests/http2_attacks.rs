@@ -122,7 +122,8 @@ fn streams_reset_at_once_end_their_connections_and_leave_nothing() {
         let streams = (0..1000).flat_map(|n| [get(2 * n + 1), cancel(2 * n + 1)].concat());
         let streams: Vec<u8> = streams.collect();
         let grown = flood(&running, 50, 0, &streams, &[]).await;
-        assert!(grown < 16 * MIB, "{grown} bytes more");
+        // How many of them are read before the first is closed is up to the machine.
+        assert!(grown < 32 * MIB, "{grown} bytes more");
         recovers(&mut running).await;
         let ended = running
             .stat("http.ingress.downstream_rq_too_many_premature_resets")
