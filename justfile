@@ -45,6 +45,10 @@ quickstart:
 mesh:
     bash .ci/run mesh
 
+# Starts an API gateway; Ctrl-C ends it.
+api-gateway:
+    bash .ci/run api-gateway
+
 # Reviews changed snapshots (needs cargo-insta).
 snap:
     cargo insta review
@@ -77,10 +81,12 @@ bench-filters *args:
     cargo build --release -p outrigger
     ulimit -n "$(ulimit -Hn)" && cargo run -p outrigger-xds-tests --bin bench-filters -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
 
-# Plays thirty upstreams in trouble to a release build and to Envoy, five seeds of a minute each: success, p99 and spread of load.
+# Plays thirty upstreams in trouble to a release build and to Envoy, five seeds of a minute each, in HTTP/1 and in HTTP/2: success,
+# p99 and spread of load.
 chaos *args:
     cargo build --release -p outrigger
-    cargo run -p outrigger-xds-tests --bin chaos -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+    cargo run -p outrigger-xds-tests --bin chaos -- --http 1 {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+    cargo run -p outrigger-xds-tests --bin chaos -- --http 2 {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
 
 # Measures how fast the control plane pushes one endpoint to 1,000 proxies, and what it needs for it.
 bench-control-plane *args:

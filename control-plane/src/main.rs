@@ -22,7 +22,7 @@ use outrigger_control_plane::agent::Agent;
 use outrigger_control_plane::ca::{Authority, Tokens};
 use outrigger_control_plane::control::Control;
 use outrigger_control_plane::dns::{Names, Resolver, SystemResolver};
-use outrigger_control_plane::ratelimit::{self, Limiter, Limits, Shared};
+use outrigger_control_plane::ratelimit::{self, Access, Limiter, Limits, Shared};
 use outrigger_control_plane::telemetry::{Collector, LogFormat, Telemetry};
 use outrigger_control_plane::translate::Secrets;
 use outrigger_control_plane::world::World;
@@ -123,17 +123,64 @@ struct Run {
     /// Where what the rate limit service has counted is kept over a restart.
     #[arg(long, value_enum, default_value_t = RateLimitStore::Memory)]
     rate_limit_store: RateLimitStore,
-    /// The Redis with the counters, such as `redis://127.0.0.1:6379/0` or `unix:///run/redis.sock`.
-    #[arg(long, value_name = "URL", required_if_eq("rate_limit_store", "redis"))]
-    rate_limit_redis: Option<String>,
-    /// The file with the password of that Redis.
-    #[arg(long, value_name = "FILE", requires = "rate_limit_redis")]
-    rate_limit_redis_password: Option<PathBuf>,
+    #[command(flatten)]
+    redis: Redis,
     /// No TLS, and every proxy is believed: for trials on a loopback address only.
     #[arg(long)]
     insecure_plaintext: bool,
     #[command(flatten)]
     tracing: Tracing,
+}
+
+/// The Redis with the counters of limits.
+#[derive(Debug, clap::Args)]
+struct Redis {
+    /// The Redis with the counters, such as `redis://127.0.0.1:6379/0`, `rediss://redis.example:6379` (TLS) or
+    /// `unix:///run/redis.sock`; of a cluster one or more nodes, separated by commas.
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        required_if_eq("rate_limit_store", "redis")
+    )]
+    rate_limit_redis: Vec<String>,
+    /// The Redis is a cluster.
+    #[arg(long, requires = "rate_limit_redis")]
+    rate_limit_redis_cluster: bool,
+    /// The file with the password of that Redis.
+    #[arg(long, value_name = "FILE", requires = "rate_limit_redis")]
+    rate_limit_redis_password: Option<PathBuf>,
+    /// The file with the roots of its certificate, in PEM, instead of those of the system.
+    #[arg(long, value_name = "FILE", requires = "rate_limit_redis")]
+    rate_limit_redis_roots: Option<PathBuf>,
+    /// The file with a certificate to show to it, in PEM.
+    #[arg(long, value_name = "FILE", requires = "rate_limit_redis_key")]
+    rate_limit_redis_certificate: Option<PathBuf>,
+    /// The file with the key of that certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires = "rate_limit_redis_certificate")]
+    rate_limit_redis_key: Option<PathBuf>,
+}
+
+impl Redis {
+    fn open(&self) -> Result<Shared, Box<dyn Error>> {
+        let password = self.rate_limit_redis_password.as_deref();
+        let password = password.map(Client::file).transpose()?;
+        let read = |file: &Option<PathBuf>| {
+            let file = file.as_deref().map(|file| {
+                std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))
+            });
+            file.transpose()
+        };
+        let certificate = read(&self.rate_limit_redis_certificate)?;
+        let access = Access {
+            urls: self.rate_limit_redis.clone(),
+            password: password.map(|password| password.trim().to_owned()),
+            is_cluster: self.rate_limit_redis_cluster,
+            roots: read(&self.rate_limit_redis_roots)?,
+            certificate: certificate.zip(read(&self.rate_limit_redis_key)?),
+        };
+        Ok(Shared::new(&access).map_err(|error| format!("--rate-limit-redis: {error}"))?)
+    }
 }
 
 /// What a line of the log is.
@@ -331,12 +378,8 @@ async fn run(flags: Run, telemetry: &Telemetry) -> Result<(), Box<dyn Error>> {
     std::fs::write(flags.state.join("roots.pem"), authority.roots().as_bytes())?;
     let mut control = Control::new(Arc::clone(&authority), tokens, flags.insecure_plaintext);
     control.metrics.spans = telemetry.counts();
-    if let (RateLimitStore::Redis, Some(url)) = (flags.rate_limit_store, &flags.rate_limit_redis) {
-        let password = flags.rate_limit_redis_password.as_deref();
-        let password = password.map(Client::file).transpose()?;
-        let shared = Shared::new(url, password.as_deref().map(str::trim))
-            .map_err(|error| format!("--rate-limit-redis: {error}"))?;
-        control.limits = Arc::new(Limiter::shared(shared));
+    if flags.rate_limit_store == RateLimitStore::Redis {
+        control.limits = Arc::new(Limiter::shared(flags.redis.open()?));
     }
     let control = Arc::new(control);
     let dns = Resolver::new(SystemResolver::new(&flags.dns_server));

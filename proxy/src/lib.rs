@@ -29,6 +29,7 @@ pub mod matchers;
 pub mod net;
 pub mod network_filters;
 pub mod overload;
+pub mod planted;
 pub mod rate_limit;
 pub mod rbac;
 pub mod route;

@@ -6,7 +6,8 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use crate::Error;
 
@@ -86,6 +87,20 @@ pub fn envoy() -> Result<PathBuf, Error> {
         String::from_utf8(output.stdout)?.trim().into(),
         "xds-tests/envoy.sh",
     )
+}
+
+/// What a command says that may have to ask a registry first. One that fails gets two more chances: a registry may be out of
+/// reach for a moment.
+pub fn fetching(command: &mut Command) -> std::io::Result<Output> {
+    let mut output = command.output()?;
+    for pause in [5, 20] {
+        if output.status.success() {
+            break;
+        }
+        std::thread::sleep(Duration::from_secs(pause));
+        output = command.output()?;
+    }
+    Ok(output)
 }
 
 fn existing(path: PathBuf, source: &str) -> Result<PathBuf, Error> {

@@ -7,6 +7,7 @@
 //! - [`check`] reads what authorizers are asked.
 //! - [`observation`] puts what was seen into lines, and compares them.
 //! - [`plane`] is a scripted control plane.
+//! - [`ports`] gives ports to programs that cannot choose one.
 //! - [`chaos`] is many upstreams in trouble, and a load.
 //! - [`client`] and [`backend`] are scripted peers for HTTP/1.1, HTTP/2 and TCP.
 //!
@@ -27,6 +28,7 @@ pub mod http1;
 pub mod message;
 pub mod observation;
 pub mod plane;
+pub mod ports;
 pub mod proxy;
 
 use std::time::Duration;

@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Error, PATIENCE};
+use crate::Error;
 
 /// The time in which a proxy must be ready; Envoy on a busy machine is slow to start.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
+
+/// The time in which an admin interface must have answered: a page of stats may have megabytes.
+const ADMIN: Duration = Duration::from_secs(30);
 
 /// How the error of a proxy begins that ended by itself instead of starting: it refused its configuration.
 pub const ENDED: &str = "ended with";
@@ -199,7 +202,9 @@ pub async fn admin_get(address: SocketAddr, path: &str) -> Result<(u16, String),
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut reader = crate::http1::Reader::new(stream);
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await?;
+        let mut reader = crate::http1::Reader::new(&*bytes);
         let mut message = reader
             .head()
             .await
@@ -211,7 +216,8 @@ pub async fn admin_get(address: SocketAddr, path: &str) -> Result<(u16, String),
             String::from_utf8_lossy(&message.body).into_owned(),
         ))
     };
-    timeout(PATIENCE, exchange).await?
+    let said = timeout(ADMIN, exchange).await;
+    said.map_err(|_| format!("admin {path}: no answer"))?
 }
 
 /// Lines of `name::address:port`.

@@ -4,42 +4,34 @@
     reason = "a story stops at what it did not expect"
 )]
 
-use std::process::Command;
+#[path = "common/tour.rs"]
+#[allow(unreachable_pub, reason = "a program exports nothing")]
+mod tour;
 
 use outrigger_xds_tests::binaries;
+use tour::tour;
 
-fn tour(more: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_api-gateway"))
-        .args(["--tour", "--once", "--any-port"])
-        .args(more)
-        .output()
-        .unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{shown}");
-    for promise in [
-        "for first",
-        "a good token: 200",
-        "no token: 401",
-        "an expired token: 401",
-        "ann once more: 429",
-        "bob: 200",
-        "a preflight of https://shop.example: 200",
-        "20 times 200",
-        "requests went to orders-next",
-        "Done.",
-    ] {
-        assert!(shown.contains(promise), "{promise}: {shown}");
-    }
-}
+const PROMISES: &[&str] = &[
+    "for first",
+    "a good token: 200",
+    "no token: 401",
+    "an expired token: 401",
+    "ann once more: 429",
+    "bob: 200",
+    "a preflight of https://shop.example: 200",
+    "20 times 200",
+    "requests went to orders-next",
+    "Done.",
+];
 
 #[test]
 fn an_api_gateway_starts_with_one_command() {
-    tour(&[]);
+    tour(env!("CARGO_BIN_EXE_api-gateway"), &[], PROMISES);
 }
 
 #[test]
 fn an_envoy_is_an_api_gateway_from_the_same_file() {
-    tour(&["--envoy"]);
+    tour(env!("CARGO_BIN_EXE_api-gateway"), &["--envoy"], PROMISES);
 }
 
 #[test]

@@ -31,10 +31,7 @@ fn tools() -> &'static (PathBuf, PathBuf) {
 }
 
 fn go(module: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("go")
-        .args(arguments)
-        .current_dir(module)
-        .output()
+    let output = binaries::fetching(Command::new("go").args(arguments).current_dir(module))
         .expect("Go is installed: this story builds go-control-plane's test");
     assert!(output.status.success(), "go {arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()

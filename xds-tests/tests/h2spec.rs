@@ -115,16 +115,12 @@ fn find_or_build() -> Option<PathBuf> {
     if program.exists() {
         return Some(program);
     }
-    let built = Command::new("go")
-        .args([
-            "install",
-            &format!("github.com/summerwind/h2spec/cmd/h2spec@{VERSION}"),
-        ])
-        .env("GOBIN", &folder)
-        .status();
-    match built {
-        Ok(status) => {
-            assert!(status.success(), "go install of h2spec failed");
+    let mut command = Command::new("go");
+    let package = format!("github.com/summerwind/h2spec/cmd/h2spec@{VERSION}");
+    command.args(["install", &package]).env("GOBIN", &folder);
+    match binaries::fetching(&mut command) {
+        Ok(output) => {
+            assert!(output.status.success(), "go install of h2spec: {output:?}");
             Some(program)
         }
         Err(_) => None,

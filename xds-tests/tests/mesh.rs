@@ -4,37 +4,30 @@
     reason = "a story stops at what it did not expect"
 )]
 
-use std::process::Command;
+#[path = "common/tour.rs"]
+#[allow(unreachable_pub, reason = "a program exports nothing")]
+mod tour;
 
-fn tour(more: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_mesh"))
-        .args(["--tour", "--once", "--any-port"])
-        .args(more)
-        .output()
-        .unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{shown}");
-    for promise in [
-        "c was called by spiffe://mesh.local/ns/default/sa/b",
-        "/c: 403",
-        "rbac_access_denied",
-        "c-v2 was called by spiffe://mesh.local/ns/default/sa/b",
-        "20 times 200",
-        "/: 429",
-        "/: 418",
-        "it is not trusted any more",
-        "Done.",
-    ] {
-        assert!(shown.contains(promise), "{promise}: {shown}");
-    }
-}
+use tour::tour;
+
+const PROMISES: &[&str] = &[
+    "c was called by spiffe://mesh.local/ns/default/sa/b",
+    "/c: 403",
+    "rbac_access_denied",
+    "c-v2 was called by spiffe://mesh.local/ns/default/sa/b",
+    "20 times 200",
+    "/: 429",
+    "/: 418",
+    "it is not trusted any more",
+    "Done.",
+];
 
 #[test]
 fn a_mesh_of_outriggers_starts_with_one_command() {
-    tour(&[]);
+    tour(env!("CARGO_BIN_EXE_mesh"), &[], PROMISES);
 }
 
 #[test]
 fn a_mesh_of_envoys_starts_from_the_same_files() {
-    tour(&["--envoy"]);
+    tour(env!("CARGO_BIN_EXE_mesh"), &["--envoy"], PROMISES);
 }

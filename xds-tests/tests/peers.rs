@@ -10,16 +10,16 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
+use outrigger_xds_tests::ports;
 use outrigger_xds_tests::proxy::Proxy;
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Long enough for any of them, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -116,7 +116,8 @@ fn end_of(text: &str, lines: usize) -> String {
 
 /// Waits until a server takes connections.
 async fn listens(server: &mut Server) -> bool {
-    for _ in 0..200 {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
         if TcpStream::connect(("127.0.0.1", server.port)).await.is_ok() {
             return true;
         }
@@ -178,7 +179,7 @@ impl Peers {
     fn servers(&self) -> Vec<Server> {
         let mut servers = Vec::new();
         let mut add = |name, trailers, command: &dyn Fn(&str) -> Command| {
-            let port = free_port();
+            let port = ports::free().port();
             let process = command(&port.to_string())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -312,12 +313,6 @@ fn has_curl() -> bool {
 /// Past the capture of the test runner, which shows nothing of a test that passes.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "peers: {text}");
-}
-
-/// A port that nobody has at the moment.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn bootstrap(servers: &[Server]) -> String {

@@ -19,6 +19,6 @@ pub(crate) use kind::window;
 pub use kind::{LimitSpec, MatchSpec, RateLimitSpec};
 pub use limiter::{Asked, Counts, Entry, Limiter, Verdict};
 pub use service::{Limits, serve};
-pub use shared::{Shared, Unavailable};
+pub use shared::{Access, Shared, Unavailable};
 pub use store::Counters;
 pub use window::Counter;

@@ -383,9 +383,13 @@ spec:
         told(&text),
         [
             "GatewayPolicy second: Gateway edge: Accepted Conflicted: another GatewayPolicy for the same target goes before with jwt, timeout",
+            "GatewayPolicy second: Gateway edge: Programmed Conflicted: another GatewayPolicy goes before with all that it says",
             "GatewayPolicy second: Gateway edge/nothing: Accepted TargetNotFound: there is no nothing in Gateway default/edge",
+            "GatewayPolicy second: Gateway edge/nothing: Programmed NotAccepted: the target is not there",
             "GatewayPolicy second: HTTPRoute nothing: Accepted TargetNotFound: there is no HTTPRoute default/nothing",
+            "GatewayPolicy second: HTTPRoute nothing: Programmed NotAccepted: the target is not there",
             "GatewayPolicy second: HTTPRoute shop/nothing: Accepted TargetNotFound: there is no nothing in HTTPRoute default/shop",
+            "GatewayPolicy second: HTTPRoute shop/nothing: Programmed NotAccepted: the target is not there",
         ]
     );
     // A listener is nearer than its gateway.
@@ -393,6 +397,66 @@ spec:
     let timeout = |name: &str| routes(&snapshot, name).last().unwrap()["route"]["timeout"].clone();
     assert_eq!(timeout(ROUTES), "7s");
     assert_eq!(timeout("gateway/default/edge/8081"), "9s");
+}
+
+#[test]
+fn a_policy_says_for_which_listeners_it_is_in_force() {
+    let text = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: outrigger
+  addresses: [{value: 127.0.0.1}]
+  listeners: [{name: one, port: 80, protocol: HTTP}, {name: two, port: 81, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: two}]
+  rules: [{name: all, filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: alone}
+spec: {parentRefs: [{name: nothing}]}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: GatewayPolicy
+metadata: {name: p}
+spec:
+  targetRefs:
+  - {kind: Gateway, name: edge}
+  - {kind: HTTPRoute, name: shop}
+  - {kind: HTTPRoute, name: shop, sectionName: all}
+  - {kind: HTTPRoute, name: alone}
+  timeout: 9s
+";
+    let programmed = |text: &str| {
+        let model = load_texts([("a.yaml", text)]).unwrap();
+        let world = World::build(&model, "mesh.test", &[], None);
+        let policies = world.statuses.iter();
+        let policies = policies.filter(|status| status.kind.name() == "GatewayPolicy");
+        let conditions = policies.flat_map(|status| &status.conditions);
+        let conditions = conditions.filter(|condition| condition.name == "Programmed");
+        conditions
+            .map(|it| format!("{}: {} {}: {}", it.about, it.status, it.reason, it.message))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        programmed(text),
+        [
+            "Gateway edge: true Programmed: for default/edge/one, default/edge/two",
+            "HTTPRoute shop: true Programmed: for default/edge/two",
+            "HTTPRoute shop/all: true Programmed: for default/edge/two",
+            "HTTPRoute alone: false NoGateway: no listener of a gateway has the target",
+        ]
+    );
+    let broken = text.replace("timeout: 9s", "jwt: {anyOf: [nobody]}");
+    let told = programmed(&broken);
+    let expected = "HTTPRoute shop: false ResolvedRefs: requests are answered with 500: there is no JwtProvider";
+    assert!(told[1].starts_with(expected), "{told:?}");
 }
 
 #[test]

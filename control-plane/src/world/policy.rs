@@ -212,6 +212,12 @@ impl Sections {
         taken
     }
 
+    /// How many are said.
+    fn count(&self) -> usize {
+        // What is said twice is taken.
+        self.clone().fill(self).len()
+    }
+
     fn policy(&self) -> Policy {
         let mut is_broken = false;
         Policy {
@@ -252,6 +258,7 @@ pub(super) fn attach(
 ) {
     let providers = providers(model, services, statuses);
     let mut places: BTreeMap<Place, Sections> = BTreeMap::new();
+    let used = Used::of(gateways);
     for (key, stored) in in_order(model) {
         let mut status = Status::new(Kind::GatewayPolicy, key, &stored.origin);
         let mut resolver = Resolver {
@@ -262,14 +269,25 @@ pub(super) fn attach(
             missing: Vec::new(),
         };
         let sections = resolver.sections(&stored.object);
+        let broken: Vec<_> = resolver.missing.iter().map(|(_, text)| &**text).collect();
+        let broken = broken.join("; ");
         for target in &stored.object.spec.target_refs {
             let about = match &target.section_name {
                 Some(section) => format!("{} {}/{section}", target.kind, target.name),
                 None => format!("{} {}", target.kind, target.name),
             };
             match place(model, gateways, key, target) {
-                Err((reason, message)) => status.fails(&about, "Accepted", reason, message),
+                Err((reason, message)) => {
+                    status.fails(&about, "Accepted", reason, message);
+                    status.fails(
+                        &about,
+                        "Programmed",
+                        "NotAccepted",
+                        "the target is not there",
+                    );
+                }
                 Ok(place) => {
+                    let listeners = used.by(&place);
                     let taken = places.entry(place).or_default().fill(&sections);
                     if taken.is_empty() {
                         status.holds(&about, "Accepted");
@@ -280,6 +298,8 @@ pub(super) fn attach(
                         );
                         status.fails(&about, "Accepted", "Conflicted", message);
                     }
+                    let is_taken = !taken.is_empty() && taken.len() == sections.count();
+                    program(&mut status, &about, listeners, is_taken, &broken);
                 }
             }
         }
@@ -296,6 +316,55 @@ pub(super) fn attach(
         for gateway in gateways.values_mut() {
             apply(gateway, &places);
         }
+    }
+}
+
+/// Which listeners have which targets.
+struct Used(BTreeMap<Place, Vec<String>>);
+
+impl Used {
+    fn of(gateways: &BTreeMap<Key, Gateway>) -> Self {
+        let mut used: BTreeMap<Place, Vec<String>> = BTreeMap::new();
+        for (key, gateway) in gateways {
+            for listener in &gateway.listeners {
+                let name = format!("{key}/{}", listener.name);
+                let section = Some(listener.name.clone());
+                let mut places = vec![(Kind::Gateway, key.clone(), None)];
+                places.push((Kind::Gateway, key.clone(), section));
+                for route in &listener.routes {
+                    let rules = route.rules.iter().filter_map(|rule| rule.name.clone());
+                    let sections = [None].into_iter().chain(rules.map(Some));
+                    places.extend(sections.map(|name| (route.kind, route.key.clone(), name)));
+                }
+                for place in places {
+                    used.entry(place).or_default().push(name.clone());
+                }
+            }
+        }
+        Self(used)
+    }
+
+    /// The listeners that have this target.
+    fn by(&self, place: &Place) -> &[String] {
+        self.0.get(place).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Says whether a policy is in force for a target: some listener has it, nothing goes before the whole of it, and what it
+/// refers to is there.
+fn program(status: &mut Status, about: &str, listeners: &[String], is_taken: bool, broken: &str) {
+    const NAME: &str = "Programmed";
+    if listeners.is_empty() {
+        let message = "no listener of a gateway has the target";
+        status.fails(about, NAME, "NoGateway", message);
+    } else if is_taken {
+        let message = "another GatewayPolicy goes before with all that it says";
+        status.fails(about, NAME, "Conflicted", message);
+    } else if !broken.is_empty() {
+        let message = format!("requests are answered with 500: {broken}");
+        status.fails(about, NAME, "ResolvedRefs", message);
+    } else {
+        status.holds_with(about, NAME, format!("for {}", listeners.join(", ")));
     }
 }
 

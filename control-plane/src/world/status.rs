@@ -56,6 +56,14 @@ impl Status {
         });
     }
 
+    /// The same, with a message.
+    pub(super) fn holds_with(&mut self, about: &str, name: &'static str, message: String) {
+        self.holds(about, name);
+        if let Some(condition) = self.conditions.last_mut() {
+            condition.message = message;
+        }
+    }
+
     /// Adds a condition that does not hold.
     pub(super) fn fails(
         &mut self,

@@ -27,7 +27,7 @@ use outrigger_xds_tests::binaries;
 use tonic::codegen::Service;
 
 use crate::policies::{ask, told};
-use crate::scene::{Scene, block};
+use crate::scene::{Scene, block, edge};
 use crate::world::{eventually, ports};
 
 #[test]
@@ -149,14 +149,7 @@ fn input(
     let [own, partner] = keys;
     format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: edge }}
-spec:
-  gatewayClassName: outrigger
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {}, protocol: HTTP }}]
----
+{}---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{ name: shop }}
@@ -210,7 +203,7 @@ spec:
     - {{ paths: [/maybe*], anyOf: [own], allowMissing: true }}
   extAuthz: {{ grpc: {{ service: authorizer, port: 80 }}, context: {{ role: clerk }}, timeout: 5s }}
 ",
-        gateway.port(),
+        edge(gateway),
         shop = shop.port(),
         authorizer = authorizer.port(),
     )

@@ -21,7 +21,7 @@ fn an_ingress_leads_through_an_outrigger() {
 }
 
 /// PEM of a root, and of a certificate and key under it for a name.
-fn certificate(name: &str) -> (String, String, String) {
+pub(crate) fn certificate(name: &str) -> (String, String, String) {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::new(Vec::new()).unwrap();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -14,6 +14,7 @@ mod ingress;
 mod names;
 mod policies;
 mod rate_limits;
+mod redis;
 mod rotation;
 mod scene;
 mod shared_limits;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, edge};
 use crate::world::{eventually, ports};
 
 #[test]
@@ -109,14 +109,7 @@ fn authorizer() -> SocketAddr {
 fn input(gateway: SocketAddr, shop: SocketAddr, authorizer: SocketAddr) -> String {
     format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: edge }}
-spec:
-  gatewayClassName: outrigger
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {}, protocol: HTTP }}]
----
+{}---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{ name: shop }}
@@ -160,7 +153,7 @@ metadata: {{ name: users }}
 type: Opaque
 stringData: {{ .htpasswd: 'ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=' }}
 ",
-        gateway.port(),
+        edge(gateway),
         authorizer.port(),
         shop.port(),
         authorizer.port(),

@@ -176,6 +176,21 @@ impl tonic::codegen::Service<Uri> for Connector {
     }
 }
 
+/// The gateway `edge` with one listener of HTTP, as a document.
+pub(crate) fn edge(gateway: SocketAddr) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: edge }}
+spec:
+  gatewayClassName: outrigger
+  addresses: [{{ value: 127.0.0.1 }}]
+  listeners: [{{ name: http, port: {}, protocol: HTTP }}]
+",
+        gateway.port()
+    )
+}
+
 /// Status and body of a GET; status 0 if there is no answer.
 pub(crate) fn get_host(address: SocketAddr, host: &str, path: &str) -> (u16, String) {
     let ask = || -> std::io::Result<(u16, String)> {

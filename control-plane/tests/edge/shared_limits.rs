@@ -105,7 +105,8 @@ fn two_control_planes_with_one_redis_share_a_limit() {
     eventually(|| (call(front, "ann") == 200).then_some(()));
     let begun = tokio::time::Instant::now();
     assert_eq!((call(other, "ann"), call(strict, "ann")), (200, 500));
-    assert!(begun.elapsed() < std::time::Duration::from_secs(3));
+    // Of the five seconds that each of them would wait.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5));
     for scene in &planes {
         assert!(scene.plane.metric("rate_limit_answers_total", "error") > 0);
         let lost = scene.log(&["The counters of rate limits are away."]);

@@ -3,6 +3,7 @@
 # with the packages of node/. grpcio of PyPI comes from xds-tests/peers.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+retry=$PWD/../../../xds-tests/retry.sh
 peers=${CARGO_TARGET_DIR:-$PWD/../../../target}/peers
 mkdir -p "$peers"
 peers=$(cd "$peers" && pwd)
@@ -11,7 +12,7 @@ exec 9>"$peers/grpc.lock"
 flock 9
 case $1 in
 go)
-    (cd go && go build -o "$peers/grpc-go" .) >&2
+    (cd go && bash "$retry" go build -o "$peers/grpc-go" .) >&2
     echo "$peers/grpc-go"
     ;;
 node)
@@ -19,7 +20,7 @@ node)
     if ! cmp -s node/package-lock.json "$folder/installed"; then
         mkdir -p "$folder"
         cp node/package.json node/package-lock.json "$folder"
-        (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund) >&2
+        (cd "$folder" && bash "$retry" npm ci --ignore-scripts --no-audit --no-fund) >&2
         cp "$folder/package-lock.json" "$folder/installed"
     fi
     echo "$folder"

@@ -5,8 +5,9 @@
 //! element for a list of one, and `null` for "not set". Every error of a text is reported, each with file, line and
 //! path, except after a syntax error.
 //!
-//! Deviations: Envoy's YAML parser takes three things that YAML does not allow: a comment right after a closing quote
-//! (`"a"#b`), lines of a quoted scalar that are indented less than the scalar, and a stray `%` where a directive may be.
+//! Deviations: Envoy's YAML parser takes four things that YAML does not allow: a comment right after a closing quote
+//! (`"a"#b`), lines of a quoted scalar or of a flow collection (`{…}`, `[…]`) that are not indented more than the block it
+//! stands in, and a stray `%` where a directive may be.
 //! They are syntax errors here. `google.protobuf.FieldMask`, which no configuration uses, is not known.
 
 mod encode;

@@ -25,7 +25,7 @@ pub(crate) fn read(text: &str) -> Result<Document<'_>, SyntaxError> {
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| SyntaxError {
             line: line(error.marker().line()),
-            reason: format!("not YAML: {}", error.info()),
+            reason: format!("not YAML: {}{}", error.info(), hint(error.info())),
         })?;
         last_line = line(span.start.line());
         if let Some(root) = builder.event(event, span)? {
@@ -36,6 +36,18 @@ pub(crate) fn read(text: &str) -> Result<Document<'_>, SyntaxError> {
     let root = builder.add(last_line, Value::Null)?;
     builder.document.root = root;
     Ok(builder.document)
+}
+
+/// What to do about an error that other readers of YAML do not make.
+fn hint(info: &str) -> &'static str {
+    let is_indentation = info == "invalid indentation"
+        || info.ends_with("in flow construct")
+        || info.ends_with("in quoted scalar");
+    if is_indentation {
+        " (indent all lines of `{…}`, `[…]` and of quoted texts more than the block they stand in)"
+    } else {
+        ""
+    }
 }
 
 struct Builder<'a> {

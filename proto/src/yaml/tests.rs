@@ -398,3 +398,17 @@ fn equal_keys_are_merged_in_json_messages_and_refused_in_maps() {
         "envoy.json:1: metadata: the key \"a\" is there twice"
     );
 }
+
+#[test]
+fn lines_of_a_flow_collection_have_to_be_indented() {
+    for text in [
+        "locality: {\nzone: a }",
+        "locality: { zone: \"a\nb\" }\nmetadata:\n  a: [\n1]",
+        "metadata:\n  a: {\n b: c }",
+    ] {
+        let errors = read::<Node>(text).unwrap_err();
+        assert!(errors[0].contains("indent all lines"), "{errors:?}");
+    }
+    let node: Node = read("locality: {\n zone: a\n}").unwrap();
+    assert_eq!(node.locality.unwrap().zone, "a");
+}

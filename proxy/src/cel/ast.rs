@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use outrigger_proto::pb::google::api::expr::v1alpha1 as pb;
 use outrigger_proto::pb::google::protobuf::{Duration, Timestamp};
 use pb::constant::ConstantKind;
+use pb::expr::create_struct::Entry;
 use pb::expr::create_struct::entry::KeyKind;
 use pb::expr::{Call, CreateList, CreateStruct, ExprKind, Select};
 
 use super::attributes::{Attribute, Root};
 use super::functions::Function;
+use super::messages::WellKnown;
 use super::operators::{Arithmetic, Comparison};
 use super::parser::MAX_DEPTH;
 use super::value::Value;
@@ -49,6 +51,8 @@ pub(super) enum Node {
     Call(Function, Box<[Node]>),
     List(Box<[Node]>),
     Map(Box<[(Node, Node)]>),
+    /// A message, with its fields.
+    Message(WellKnown, Box<[(&'static str, Node)]>),
 }
 
 /// A value that stands in the expression.
@@ -114,6 +118,7 @@ impl Node {
             Self::Map(entries) => entries
                 .iter()
                 .any(|(key, value)| key.asks_for_node() || value.asks_for_node()),
+            Self::Message(_, fields) => fields.iter().any(|(_, value)| value.asks_for_node()),
         }
     }
 }
@@ -180,7 +185,7 @@ impl Compiler {
             entries,
         } = map;
         if !message_name.is_empty() {
-            return Err(format!("messages cannot be made: '{message_name}'"));
+            return self.message(message_name, entries, depth);
         }
         let entries = entries
             .iter()
@@ -191,6 +196,28 @@ impl Compiler {
                 _ => Err("a map needs keys and values".to_owned()),
             });
         entries.collect::<Result<_, _>>().map(Node::Map)
+    }
+
+    fn message(&self, name: &str, entries: &[Entry], depth: usize) -> Result<Node, String> {
+        let Some(message) = WellKnown::parse(name) else {
+            return Err(format!(
+                "messages of the type '{name}' cannot be made: only those of google.protobuf for Duration, Timestamp, \
+                 wrappers, Struct, Value and ListValue"
+            ));
+        };
+        let fields = entries
+            .iter()
+            .map(|entry| match (&entry.key_kind, &entry.value) {
+                (Some(KeyKind::FieldKey(field)), Some(value)) if !entry.optional_entry => {
+                    let field = message.field(field).ok_or_else(|| {
+                        format!("Invalid message creation: field '{field}' not found in '{name}'")
+                    })?;
+                    Ok((field, self.node(value, depth)?))
+                }
+                _ => Err("a message needs fields and values".to_owned()),
+            });
+        let fields = fields.collect::<Result<_, _>>()?;
+        Ok(Node::Message(message, fields))
     }
 
     fn call(&self, call: &Call, depth: usize) -> Result<Node, String> {
@@ -211,8 +238,11 @@ impl Compiler {
         }
         let known = Function::find(function, is_method, count, self.options);
         let known = known.ok_or_else(unknown)?;
-        let of_re = target.as_deref().and_then(qualified).as_deref() == Some("re");
-        if known.is_of_re() != of_re {
+        let name = target.as_deref().and_then(qualified);
+        if known
+            .library()
+            .is_some_and(|library| name.as_deref() != Some(library))
+        {
             return Err(unknown());
         }
         if known == Function::Matches

@@ -89,12 +89,12 @@ impl Node {
                 _ => Err(Fault),
             },
             Self::Call(function, args) => {
-                let of_re = usize::from(function.is_of_re());
-                let args = args.iter().skip(of_re).map(|arg| arg.evaluate(cx));
+                let library = usize::from(function.library().is_some());
+                let args = args.iter().skip(library).map(|arg| arg.evaluate(cx));
                 let args = args.collect::<Result<Vec<_>, _>>()?;
-                match of_re {
+                match library {
                     0 => function.call(&args),
-                    _ => function.call_re(&args),
+                    _ => function.call_of_library(&args),
                 }
                 .ok_or(Fault)
             }
@@ -109,6 +109,13 @@ impl Node {
                     .map(|(key, value)| Ok((key.evaluate(cx)?, value.evaluate(cx)?)));
                 let entries: Rc<[_]> = entries.collect::<Result<_, _>>()?;
                 Ok(Value::Map(Map::Values(entries)))
+            }
+            Self::Message(message, fields) => {
+                let fields = fields
+                    .iter()
+                    .map(|(name, value)| Ok((*name, value.evaluate(cx)?)));
+                let fields: Vec<_> = fields.collect::<Result<_, _>>()?;
+                message.make(&fields).ok_or(Fault)
             }
         }
     }
@@ -189,6 +196,40 @@ impl<'a> Map<'a> {
                 Some(Value::Bytes(Cow::Owned(text.into_bytes())))
             }
         }
+    }
+
+    /// All keys with their values; none of what can only be asked.
+    pub(super) fn entries(&self) -> Option<Vec<(Value<'a>, Value<'a>)>> {
+        Some(match self {
+            Self::Attributes(_) | Self::FilterState { .. } => return None,
+            Self::Empty => Vec::new(),
+            Self::Values(entries) => entries.to_vec(),
+            Self::Json(map) => {
+                let entries = map
+                    .iter()
+                    .map(|(key, value)| (Value::text(key), Value::json(value)));
+                entries.collect()
+            }
+            Self::Namespaces(metadata) => {
+                let entries = metadata.iter();
+                let entries =
+                    entries.map(|(key, map)| (Value::text(key), Value::Map(Map::Json(map))));
+                entries.collect()
+            }
+            Self::RequestHeaders(_) | Self::ResponseHeaders(_) | Self::Trailers(_) => {
+                let serde_json::Value::Object(fields) = self.to_json()? else {
+                    return None;
+                };
+                let text = |value: serde_json::Value| match value {
+                    serde_json::Value::String(text) => text,
+                    other => other.to_string(),
+                };
+                let entries = fields.into_iter();
+                entries
+                    .map(|(key, value)| (Value::owned(key), Value::owned(text(value))))
+                    .collect()
+            }
+        })
     }
 
     pub(super) fn len(&self) -> usize {

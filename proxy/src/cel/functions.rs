@@ -33,6 +33,8 @@ pub(super) enum Function {
     Capture,
     /// `re.captureN`: all its groups.
     CaptureAll,
+    /// `strings.quote`
+    Quote,
     Text(StringFunction),
 }
 
@@ -64,6 +66,8 @@ impl Function {
             ("extract", true, 4) => Self::Extract,
             ("capture", true, 3) => Self::Capture,
             ("captureN", true, 3) => Self::CaptureAll,
+            // Behind the name `strings`.
+            ("quote", true, 2) if options.string_functions => Self::Quote,
             (_, true, 1 | 2) if Part::parse(name).is_some() => Self::Time(Part::parse(name)?),
             (_, true, _) if options.string_functions => {
                 Self::Text(StringFunction::find(name, count)?)
@@ -128,14 +132,19 @@ impl Function {
         }
     }
 
-    /// The functions of `re`, whose first argument is that name and has no value.
-    pub(super) fn is_of_re(self) -> bool {
-        matches!(self, Self::Extract | Self::Capture | Self::CaptureAll)
+    /// The name before the functions of a library, which is the first argument and has no value.
+    pub(super) fn library(self) -> Option<&'static str> {
+        match self {
+            Self::Extract | Self::Capture | Self::CaptureAll => Some("re"),
+            Self::Quote => Some("strings"),
+            _ => None,
+        }
     }
 
-    /// As `call`, without the name `re`.
-    pub(super) fn call_re<'a>(self, args: &[Value<'a>]) -> Option<Value<'a>> {
+    /// As `call`, without the name of the library.
+    pub(super) fn call_of_library<'a>(self, args: &[Value<'a>]) -> Option<Value<'a>> {
         match (self, args) {
+            (Self::Quote, [Value::String(text)]) => super::format::quote(text),
             (Self::Extract, [Value::String(text), pattern, Value::String(rewrite)]) => {
                 extract(text, &regex(pattern)?, rewrite)
             }

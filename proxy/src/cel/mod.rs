@@ -3,19 +3,21 @@
 //! They stand in RBAC policies (`condition`), access logs (`%CEL(…)%`, the filter
 //! `envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter`) and rate limits
 //! (`envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor`), as text or as syntax trees of
-//! `google.api.expr.v1alpha1`. The language is what Envoy leaves of it: no comprehensions (`all`, `exists`, `map`), no messages,
-//! and what makes strings only where `CelExpressionConfig` allows it. An expression is compiled once; names of functions and
+//! `google.api.expr.v1alpha1`. The language is what Envoy leaves of it: no comprehensions (`all`, `exists`, `map`), and what
+//! makes strings only where `CelExpressionConfig` allows it. An expression is compiled once; names of functions and
 //! attributes, and patterns that are constant, are looked up then.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/attributes>
 //!
-//! Deviations: messages cannot be made (`google.protobuf.Duration{seconds: 1}`).
+//! Deviations: of messages, those of `google.protobuf` can be made for which the language has values of its own
+//! (`google.protobuf.Duration{seconds: 1}`), and no others (`envoy.config.core.v3.Node{id: 'a'}`).
 //! Deviations: a string that an expression makes has at most 1 MiB; regular expressions may be larger than in Envoy.
-//! Deviations: `format` and `quote` of strings are not known.
 
 mod ast;
 mod attributes;
 mod eval;
+mod format;
 mod functions;
+mod messages;
 mod number;
 mod operators;
 mod parser;
@@ -50,7 +52,7 @@ pub struct Options {
     pub string_conversion: bool,
     /// Whether `+` joins strings.
     pub string_concat: bool,
-    /// Whether there are `replace`, `split`, `lowerAscii` and their kin.
+    /// Whether there are `replace`, `split`, `format` and their kin.
     pub string_functions: bool,
 }
 

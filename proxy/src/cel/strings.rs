@@ -1,4 +1,4 @@
-//! Functions that make strings of strings: only where `enable_string_functions` allows them.
+//! Functions that make strings of strings, or of other values: only where `enable_string_functions` allows them.
 
 use super::functions::list;
 use super::value::Value;
@@ -20,6 +20,7 @@ pub(super) enum StringFunction {
     CharAt,
     IndexOf,
     LastIndexOf,
+    Format,
 }
 
 impl StringFunction {
@@ -37,6 +38,7 @@ impl StringFunction {
             ("charAt", 2) => Self::CharAt,
             ("indexOf", 2 | 3) => Self::IndexOf,
             ("lastIndexOf", 2 | 3) => Self::LastIndexOf,
+            ("format", 2) => Self::Format,
             _ => return None,
         })
     }
@@ -98,6 +100,13 @@ impl StringFunction {
                     Some(_) => Some(usize::try_from(number(1)?).ok()?),
                 };
                 index_of(text, string(0)?, from, self == Self::LastIndexOf)?
+            }
+            Self::Format => {
+                let Value::List(values) = args.first()? else {
+                    return None;
+                };
+                let values: Vec<_> = values.iter().collect();
+                super::format::format(text, &values)?
             }
             Self::Join => return None,
         })

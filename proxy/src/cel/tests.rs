@@ -117,6 +117,77 @@ fn values_print_as_in_a_log() {
 }
 
 #[test]
+fn messages_become_values_of_the_language() {
+    all(&[
+        (
+            "google.protobuf.Duration{seconds: 1, nanos: 5,}",
+            "1.000000005s",
+        ),
+        (".google.protobuf.Int64Value{value: 3} + 1", "4"),
+        ("google.protobuf.FloatValue{value: 0.1} == 0.1", "false"),
+        ("google.protobuf.Struct{fields: {'a': 1}}.a + 0.5", "1.5"),
+        ("size(google.protobuf.ListValue{values: [[1], {}]})", "2"),
+        (
+            "google.protobuf.Value{bool_value: false, number_value: 1.5}",
+            "1.5",
+        ),
+    ]);
+    none(&[
+        "google.protobuf.Duration{seconds: 1.0}",
+        "google.protobuf.Value{bool_value: 1, number_value: 1.5}",
+        "google.protobuf.Struct{fields: {1: 'a'}}",
+        "google.protobuf.ListValue{values: [type(1)]}",
+    ]);
+    for (text, error) in [
+        (
+            "google.protobuf.Duration{days: 1}",
+            "field 'days' not found",
+        ),
+        (
+            "envoy.config.core.v3.Node{id: 'a'}",
+            "'envoy.config.core.v3.Node' cannot be made",
+        ),
+        ("google.protobuf.Duration{1: 1}", "a value should be"),
+    ] {
+        let found = Expression::from_text(text, Options::default(), None).unwrap_err();
+        assert!(found.contains(error), "{text}: {found}");
+    }
+}
+
+#[test]
+fn templates_are_filled_in_where_string_functions_are_allowed() {
+    let options = Options {
+        string_functions: true,
+        ..Options::default()
+    };
+    for (text, expected) in [
+        ("'%s=%d'.format(['é', 5])", Some("é=5")),
+        ("'%s'.format([request.headers['x-n']])", Some("12")),
+        (
+            "'%s'.format([metadata.filter_metadata.ns.l])",
+            Some("[1, a]"),
+        ),
+        (
+            "'%.3e %x'.format([-0.00012345, b'\\xab'])",
+            Some("-1.234e-04 ab"),
+        ),
+        ("'%.2'.format([1.5])", None),
+        ("'%.f'.format([1.5])", None),
+        ("'%s'.format([request])", None),
+        ("strings.quote('\\n')", Some("\"\\n\"")),
+    ] {
+        assert_eq!(print_with(text, options).as_deref(), expected, "{text}");
+    }
+    for text in ["'%s'.format(['a'])", "strings.quote('a')"] {
+        assert!(
+            Expression::from_text(text, Options::default(), None).is_err(),
+            "{text}"
+        );
+    }
+    assert!(Expression::from_text("'a'.quote('b')", options, None).is_err());
+}
+
+#[test]
 fn operators_want_operands_of_their_types() {
     all(&[
         ("7 / 2", "3"),

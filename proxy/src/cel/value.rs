@@ -161,7 +161,7 @@ impl<'a> Value<'a> {
 }
 
 impl Map<'_> {
-    fn to_json(&self) -> Option<Json> {
+    pub(super) fn to_json(&self) -> Option<Json> {
         let mut out = serde_json::Map::new();
         match self {
             Self::Attributes(_) | Self::FilterState { .. } => return None,

@@ -125,6 +125,91 @@ fn other_libraries_read_what_is_packed() {
 }
 
 #[test]
+fn a_whole_body_is_packed_as_well_as_one_in_pieces() {
+    use pb::gzip::compressor::v3::{Gzip, gzip::CompressionLevel};
+    let body = text(16_384);
+    for level in
+        CompressionLevel::CompressionLevel2 as i32..=CompressionLevel::CompressionLevel9 as i32
+    {
+        let library = compressor(&Gzip {
+            compression_level: level,
+            ..Gzip::default()
+        });
+        let mut encoder = library.encoder().unwrap();
+        let (mut whole, mut unpacked) = (Vec::new(), Vec::new());
+        encoder.encode(&body, true, &mut whole).unwrap();
+        decompressor_for(&library).decode(&whole, &mut unpacked);
+        assert!(unpacked == body, "{level}");
+        assert!(encoder.reset());
+        let pieces = pack(&mut *encoder, &[&body]);
+        assert!(
+            whole.len() <= pieces.len() * 103 / 100,
+            "level {level}: {} and {}",
+            whole.len(),
+            pieces.len()
+        );
+    }
+}
+
+#[test]
+fn settings_of_gzip_change_what_is_written_and_not_what_it_says() {
+    use pb::gzip::compressor::v3::{Gzip, gzip::CompressionStrategy};
+    let body = text(60_000);
+    let lengths = |config: &Gzip| -> [usize; 2] {
+        let library = compressor(config);
+        let mut encoder = library.encoder().unwrap();
+        let mut whole = Vec::new();
+        encoder.encode(&body, true, &mut whole).unwrap();
+        assert!(encoder.reset());
+        let pieces = pack(&mut *encoder, &[&body[..30_000], &body[30_000..]]);
+        for packed in [&whole, &pieces] {
+            let mut out = Vec::new();
+            decompressor_for(&library).decode(packed, &mut out);
+            assert!(out == body, "{config:?}");
+        }
+        [whole.len(), pieces.len()]
+    };
+    let strategy = |strategy: CompressionStrategy| Gzip {
+        compression_strategy: strategy as i32,
+        ..Gzip::default()
+    };
+    let [whole, pieces] = lengths(&Gzip::default());
+    for other in [
+        CompressionStrategy::HuffmanOnly,
+        CompressionStrategy::Rle,
+        CompressionStrategy::Fixed,
+    ] {
+        let [of_whole, of_pieces] = lengths(&strategy(other));
+        assert!(of_whole > whole && of_pieces > pieces, "{other:?}");
+    }
+    lengths(&strategy(CompressionStrategy::Filtered));
+    let [_, little] = lengths(&Gzip {
+        memory_level: Some(UInt32Value { value: 1 }),
+        window_bits: Some(UInt32Value { value: 9 }),
+        ..Gzip::default()
+    });
+    assert!(little > pieces);
+}
+
+#[test]
+fn a_whole_body_after_one_that_was_cut_off_begins_anew() {
+    let pool = Pool::new(compressors()[0].clone());
+    let body = text(200_000);
+    for pieces in [&[&body[..]][..], &[b"abc"], &[]] {
+        let mut encoder = pool.take().unwrap();
+        encoder.encode(b"cut off", false, &mut Vec::new()).unwrap();
+        drop(encoder);
+        let whole = pieces.concat();
+        let mut packed = Vec::new();
+        let mut encoder = pool.take().unwrap();
+        encoder.encode(&whole, true, &mut packed).unwrap();
+        let mut out = Vec::new();
+        decompressor_for(pool.library()).decode(&packed, &mut out);
+        assert!(out == whole);
+    }
+}
+
+#[test]
 fn an_encoder_of_a_pool_serves_one_body_after_another() {
     for library in compressors() {
         let reusable = !matches!(library, CompressorLibrary::Brotli(_));

@@ -38,14 +38,6 @@ impl Method {
             _ => Self::Other,
         }
     }
-
-    /// Whether sending the request twice has the effect of sending it once (RFC 9110, section 9.2.2).
-    pub fn is_idempotent(self) -> bool {
-        matches!(
-            self,
-            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace
-        )
-    }
 }
 
 /// The head of a request. `Host` and `:authority` are one thing here: `authority`.
@@ -105,6 +97,22 @@ impl RequestHead {
     /// The method.
     pub fn method(&self) -> Method {
         self.method
+    }
+
+    /// How many fields there are, and the bytes of their names and values; the pseudo headers are among them.
+    pub fn size(&self) -> (usize, usize) {
+        let pseudo = [
+            (":method", Some(self.method_bytes())),
+            (":path", self.path()),
+            (":authority", self.authority()),
+            (":scheme", self.scheme()),
+            (":protocol", self.protocol()),
+        ];
+        let pseudo = pseudo
+            .iter()
+            .filter_map(|(name, value)| Some(name.len() + (*value)?.len()));
+        let (count, size) = pseudo.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
+        (count + self.fields.len(), size + self.fields.byte_size())
     }
 
     /// The method as it was sent.

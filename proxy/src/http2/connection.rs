@@ -47,7 +47,7 @@ pub(super) struct Failure {
     /// The peer is told by GOAWAY. Envoy tells it not always.
     pub(super) goaway: bool,
     pub(super) details: &'static str,
-    /// It counts as a flood, and not as an error of the protocol.
+    /// It counts as no error of the protocol.
     pub(super) is_flood: bool,
 }
 
@@ -324,6 +324,13 @@ impl Connection {
             .map_or_else(BytesMeter::default, |stream| stream.meter)
     }
 
+    /// Bytes of bodies that lie on a stream: those that its owner has not taken, and those that could not be sent yet.
+    pub fn held(&self, id: u32) -> usize {
+        self.streams
+            .get(&id)
+            .map_or(0, |stream| stream.received_bytes() + stream.outgoing_bytes)
+    }
+
     /// Whether everything was sent on a stream, up to its end.
     pub fn has_sent_all(&self, id: u32) -> bool {
         self.streams
@@ -516,6 +523,16 @@ impl Connection {
         }
         self.failure = Some(failure);
         self.break_streams(Broken::ConnectionError(failure.details));
+    }
+
+    /// Ends the connection because there is too much to do.
+    pub(super) fn forced(&mut self) {
+        self.failure = Some(Failure {
+            code: ErrorCode::NO_ERROR,
+            is_flood: true,
+            ..Failure::silent()
+        });
+        self.break_streams(Broken::Forced);
     }
 
     pub(super) fn flooded(&mut self, flood: Flood) {

@@ -40,6 +40,21 @@ pub struct Driver {
     keepalive_failed: bool,
     /// There are frames among what was read that wait for streams to begin.
     has_more: bool,
+    on_read: Option<OnRead>,
+}
+
+/// Says what becomes of a connection on which something has come.
+pub type OnRead = Box<dyn FnMut() -> Reading>;
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// What has come is looked at.
+    GoesOn,
+    /// The same, and the peer is told that the connection is about to end.
+    Warns,
+    /// The peer is told that the connection ends here, and what has come is not looked at.
+    Ends,
 }
 
 impl Link {
@@ -81,7 +96,13 @@ impl Driver {
             keepalive: keepalive.map(Keepalive::new),
             keepalive_failed: false,
             has_more: false,
+            on_read: None,
         }
+    }
+
+    /// Asks this before what has come is looked at.
+    pub fn ask_on_read(&mut self, on_read: OnRead) {
+        self.on_read = Some(on_read);
     }
 
     /// The connection.
@@ -143,7 +164,14 @@ impl Driver {
             }
             match self.input.poll_fill(&mut self.io, cx) {
                 Poll::Pending => return,
-                Poll::Ready(Ok(1..)) => self.take(connection),
+                Poll::Ready(Ok(1..)) => {
+                    match self.on_read.as_mut().map(|ask| ask()) {
+                        None | Some(Reading::GoesOn) => {}
+                        Some(Reading::Warns) => connection.announce_goaway(),
+                        Some(Reading::Ends) => connection.go_away_and_end(),
+                    }
+                    self.take(connection);
+                }
                 Poll::Ready(Ok(_) | Err(_)) => connection.ended(),
             }
         }

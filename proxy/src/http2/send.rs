@@ -231,6 +231,29 @@ impl Connection {
         }
     }
 
+    /// Tells the peer that the connection ends, and ends it: what comes from here on is not looked at.
+    pub(super) fn go_away_and_end(&mut self) {
+        if !self.is_alive() {
+            return;
+        }
+        if !self.has_begun() {
+            self.preface_left = 0;
+            self.send_preface();
+        }
+        let last = match self.goaway {
+            Goaway::Sent(last) => last,
+            Goaway::None => {
+                self.write_goaway(i32::MAX.unsigned_abs(), ErrorCode::NO_ERROR);
+                self.highest_remote
+            }
+            Goaway::Announced => self.highest_remote,
+        };
+        self.goaway = Goaway::Sent(last);
+        self.count(|stats| stats.goaway_sent().inc());
+        self.write_goaway(last, ErrorCode::NO_ERROR);
+        self.forced();
+    }
+
     /// Whether the preface was sent. A server sends it when it has got the client's.
     fn has_begun(&self) -> bool {
         self.preface_left == 0

@@ -43,6 +43,8 @@ pub enum Broken {
     Malformed(&'static str),
     /// What the peer sent broke the connection; the details for the access log.
     ConnectionError(&'static str),
+    /// We have ended the connection because there is too much to do.
+    Forced,
     /// The connection has ended.
     ConnectionEnded,
     /// We have ended the connection because a PING had no answer.
@@ -146,17 +148,22 @@ impl Stream {
         self.first.iter().chain(&self.more)
     }
 
+    /// The bytes of the body among that.
+    pub(super) fn received_bytes(&self) -> usize {
+        let bytes = self.received().map(|received| match received {
+            Received::Data(data, _) => data.len(),
+            _ => 0,
+        });
+        bytes.sum()
+    }
+
     pub(super) fn take_received(&mut self) -> Option<Received> {
         self.first.take().or_else(|| self.more.pop_front())
     }
 
     /// Drops what was handed over and not yet taken. Gives the bytes of the body among it.
     pub(super) fn drop_received(&mut self) -> usize {
-        let bytes = self.received().map(|received| match received {
-            Received::Data(data, _) => data.len(),
-            _ => 0,
-        });
-        let bytes = bytes.sum();
+        let bytes = self.received_bytes();
         self.first = None;
         self.more = VecDeque::new();
         bytes

@@ -1007,3 +1007,59 @@ proptest! {
         prop_assert_eq!(got, wanted);
     }
 }
+
+#[test]
+fn a_connection_that_is_ended_by_force_looks_at_nothing_more_and_breaks_its_streams() {
+    let mut peer = Peer::client_of(&settings());
+    peer.send(&get(1, false));
+    assert_eq!(peer.connection.accept().unwrap().id, 1);
+    peer.connection.go_away_and_end();
+    peer.send(&get(3, true));
+    let said: Vec<_> = peer.frames().into_iter().map(|f| (f.0, f.3)).collect();
+    let goaway = |last: u32| {
+        (
+            frame::GOAWAY,
+            (u64::from(last) << 32).to_be_bytes().to_vec(),
+        )
+    };
+    assert_eq!(said, [goaway(0x7fff_ffff), goaway(1)]);
+    let Some(Received::Broken(Broken::Forced)) = peer.next(1) else {
+        panic!("the stream goes on");
+    };
+    assert!(peer.connection.accept().is_none());
+    assert!(peer.connection.has_failed() && !peer.connection.has_failed_by_error());
+}
+
+#[test]
+fn a_connection_that_is_ended_by_force_at_its_beginning_says_its_settings_first() {
+    let config = ConnectionConfig::for_server(&settings(), 1 << 20);
+    let mut connection = Connection::new(config, None, Instant::now());
+    connection.go_away_and_end();
+    let said = frames(&connection.take_output());
+    let kinds: Vec<_> = said.iter().map(|frame| frame.0).collect();
+    assert_eq!(
+        kinds,
+        [
+            frame::SETTINGS,
+            frame::WINDOW_UPDATE,
+            frame::GOAWAY,
+            frame::GOAWAY
+        ]
+    );
+}
+
+#[test]
+fn a_stream_holds_what_its_owner_has_not_taken_and_what_could_not_be_sent() {
+    let mut peer = Peer::client_of(&settings());
+    peer.send(&[get(1, false), raw(frame::DATA, 0, 1, b"hello")].concat());
+    assert_eq!(peer.connection.accept().unwrap().id, 1);
+    assert_eq!(peer.connection.held(1), 5);
+    peer.body(1);
+    assert_eq!(peer.connection.held(1), 0);
+    let head = ResponseHead::new(200);
+    peer.connection.send_response(1, &head, EndStream::No);
+    let body = Bytes::from(vec![0; 100_000]);
+    peer.connection.send_data(1, body, EndStream::Yes);
+    assert_eq!(peer.connection.held(1), 100_000 - 65_535);
+    assert_eq!(peer.connection.held(3), 0);
+}

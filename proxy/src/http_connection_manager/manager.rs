@@ -13,7 +13,7 @@ use super::codec::h2::Http2Settings;
 use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
-use super::filter_chain::{RouteResolver, Slots};
+use super::filter_chain::RouteResolver;
 use super::path_normalize::Normalized;
 use super::premature_resets::PrematureResetLimits;
 use super::routing::{Routing, WorkerRoutes};
@@ -52,8 +52,6 @@ pub(super) struct Hcm {
 pub(super) struct Routes<'a> {
     pub(super) hcm: &'a Hcm,
     pub(super) routing: &'a Routing,
-    /// Whether the stream is one of an upgrade, which may have filters of its own.
-    pub(super) upgrade: bool,
 }
 
 /// Why a request goes no further than the connection manager.
@@ -442,15 +440,18 @@ impl Routes<'_> {
         routing: &Routing,
         head: &mut RequestHead,
         info: &mut StreamInfo,
-    ) -> Slots {
+    ) -> Rc<Arc<RouteTable>> {
         self.hcm.resolve_by(&routing.table, head, info);
-        let chain = self.hcm.chain_for(routing, self.upgrade, head);
-        chain.slots().into()
+        routing.table.clone()
     }
 }
 
 impl RouteResolver for Routes<'_> {
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+    fn resolve(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Rc<Arc<RouteTable>>> {
         // Its scope may have changed since the stream began.
         if let Some(scoped) = self.hcm.routing_by_head(head) {
             return Some(self.resolve_in(&scoped, head, info));
@@ -465,7 +466,11 @@ impl RouteResolver for Routes<'_> {
         None
     }
 
-    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+    fn resolve_anew(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Rc<Arc<RouteTable>>> {
         let newest = self.hcm.routing_by_head(head);
         let newest = newest.unwrap_or_else(|| self.hcm.routing());
         Some(self.resolve_in(&newest, head, info))

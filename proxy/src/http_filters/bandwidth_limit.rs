@@ -4,8 +4,10 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/bandwidth_limit_filter>
 //! Stats: `<stat_prefix>.http_bandwidth_limit.{request,response}_{enabled,enforced,incoming_total_size,allowed_total_size}`, the
 //! gauges `…_{pending,incoming_size,allowed_size}` and the histogram `…_transfer_duration`.
+//! Trailers of responses that are limited, with `enable_response_trailers`, each only where it is not 0:
+//! `[<prefix>-]bandwidth-{request,response}-delay-ms`, the time from the first data to the last, and
+//! `[<prefix>-]bandwidth-{request,response}-filter-delay-ms`, a fill interval for each time that data had to wait.
 //!
-//! Deviations: `enable_response_trailers` is refused.
 //! Deviations: data that may pass does so at once, where Envoy lets it wait for its next turn of events.
 
 use std::rc::Rc;
@@ -22,7 +24,7 @@ use super::{
     RouteFilterConfig, StreamContext, TrailersStatus, WorkerHttpFilter,
 };
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
+use crate::http::{EndStream, Fields, HeaderName, RequestHead, ResponseHead};
 use crate::rate_limit::TokenBucket;
 use crate::runtime::RuntimeFlag;
 use crate::server::{FactoryContext, Worker};
@@ -79,6 +81,32 @@ struct Config {
     /// How long data waits for more. Default 50 ms.
     fill_interval: Duration,
     enabled: RuntimeFlag,
+    /// None: responses say nothing of how long bodies took.
+    trailers: Option<TrailerNames>,
+}
+
+/// What the trailers of a response are called.
+#[derive(Debug)]
+struct TrailerNames {
+    request_delay: HeaderName,
+    request_filter_delay: HeaderName,
+    response_delay: HeaderName,
+    response_filter_delay: HeaderName,
+}
+
+impl TrailerNames {
+    fn new(prefix: &str) -> Self {
+        let name = |name: &str| match prefix {
+            "" => HeaderName::new(name),
+            prefix => HeaderName::new(format!("{prefix}-{name}")),
+        };
+        Self {
+            request_delay: name("bandwidth-request-delay-ms"),
+            request_filter_delay: name("bandwidth-request-filter-delay-ms"),
+            response_delay: name("bandwidth-response-delay-ms"),
+            response_filter_delay: name("bandwidth-response-filter-delay-ms"),
+        }
+    }
 }
 
 crate::stats_group! {
@@ -113,8 +141,7 @@ impl Config {
             fill_interval,
             runtime_enabled,
             enable_response_trailers,
-            // Of those trailers alone.
-            response_trailer_prefix: _,
+            response_trailer_prefix,
         } = proto;
         let prefix = path.non_empty("stat_prefix", stat_prefix);
         let mode = path.enumeration::<EnableMode>("enable_mode", enable_mode);
@@ -122,10 +149,6 @@ impl Config {
         let enabled = path.optional("runtime_enabled", runtime_enabled, |flag, path| {
             RuntimeFlag::from_proto(flag, &cx.server.runtime, path)
         });
-        let trailers = path.unsupported_if_set(
-            "enable_response_trailers",
-            enable_response_trailers.then_some(()),
-        );
         let limit = limit_kbps.map(|limit| limit.value);
         let limit = match limit {
             Some(0) => Err(path.field("limit_kbps").reject("0: has to be at least 1")),
@@ -148,7 +171,6 @@ impl Config {
                 .field("fill_interval")
                 .reject("has to be from 20 ms to 1 s"));
         }
-        trailers?;
         let prefix = prefix?;
         let mode = mode?;
         let stats = |direction: &str| {
@@ -162,6 +184,7 @@ impl Config {
             bucket: TokenBucket::per_second(limit?.saturating_mul(1024), fill_interval),
             fill_interval,
             enabled: enabled?.unwrap_or_else(|| cx.server.runtime.flag("", true)),
+            trailers: enable_response_trailers.then(|| TrailerNames::new(&response_trailer_prefix)),
         })
     }
 }
@@ -176,6 +199,10 @@ impl HttpFilterConfig for Shared {
                 response: None,
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.mode == EnableMode::Disabled
     }
 }
 
@@ -193,6 +220,16 @@ struct Flow {
     began: Option<Instant>,
     /// How much is held back, as far as it was counted.
     held: usize,
+    times: Times,
+}
+
+/// What the body of one direction has cost.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    /// From the first data to the last; none: they are still coming.
+    whole: Option<Duration>,
+    /// That data had to wait here.
+    waited: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -214,6 +251,7 @@ impl BandwidthLimit {
             direction,
             began: None,
             held: 0,
+            times: Times::default(),
         })
     }
 }
@@ -261,6 +299,7 @@ impl Flow {
         stats.allowed_total_size().add(taken);
         if taken < held as u64 {
             stats.enforced().inc();
+            self.times.waited += self.config.fill_interval;
         }
         let taken = usize::try_from(taken).unwrap_or(held);
         self.held = held - taken;
@@ -271,24 +310,46 @@ impl Flow {
         DataStatus::Wait(Box::pin(tokio::time::sleep(self.config.fill_interval)))
     }
 
+    /// Data has gone, as far as the status says.
+    fn went(&mut self, status: &DataStatus, end: EndStream) {
+        if end.is_end() && matches!(status, DataStatus::Continue) {
+            self.ended();
+        }
+    }
+
     /// All data has gone.
     fn ended(&mut self) {
         if let Some(began) = self.began.take() {
             let stats = self.stats();
             stats.pending().dec();
-            let took = began.elapsed().as_millis();
-            let took = u64::try_from(took).unwrap_or(u64::MAX);
-            stats.transfer_duration().record(took);
+            let took = began.elapsed();
+            stats.transfer_duration().record(whole_millis(took));
+            self.times.whole = Some(took);
         }
     }
 
-    fn data(&mut self, cx: &mut StreamContext<'_>, data: &mut Bytes, end: EndStream) -> DataStatus {
+    /// What the trailers of a response say when its last data goes.
+    fn trailers(&self, request: Option<&Self>) -> Vec<(&HeaderName, u64)> {
+        let (Some(names), Some(began)) = (&self.config.trailers, self.began) else {
+            return Vec::new();
+        };
+        let of_request = request.map(|flow| flow.times).unwrap_or_default();
+        [
+            (&names.request_delay, of_request.whole.unwrap_or_default()),
+            (&names.request_filter_delay, of_request.waited),
+            (&names.response_delay, began.elapsed()),
+            (&names.response_filter_delay, self.times.waited),
+        ]
+        .into_iter()
+        .map(|(name, time)| (name, whole_millis(time)))
+        .filter(|(_, millis)| *millis > 0)
+        .collect()
+    }
+
+    fn data(&mut self, cx: &mut StreamContext<'_>, data: &mut Bytes) -> DataStatus {
         self.came(data.len());
         let now = self.take(data.len());
         if now == data.len() {
-            if end == EndStream::Yes {
-                self.ended();
-            }
             return DataStatus::Continue;
         }
         if now > 0 {
@@ -297,27 +358,45 @@ impl Flow {
         self.wait()
     }
 
-    fn resumed(
-        &mut self,
-        cx: &mut StreamContext<'_>,
-        held: &mut BytesMut,
-        end: EndStream,
-    ) -> DataStatus {
+    fn resumed(&mut self, cx: &mut StreamContext<'_>, held: &mut BytesMut) -> DataStatus {
         // What came meanwhile was not shown.
         if held.len() > self.held {
             self.came(held.len() - self.held);
         }
         let now = self.take(held.len());
         if now == held.len() {
-            if end == EndStream::Yes {
-                self.ended();
-            }
             return DataStatus::Continue;
         }
         if now > 0 {
             cx.inject_data(held.split_to(now).freeze(), EndStream::No);
         }
         self.wait()
+    }
+}
+
+fn write(said: Vec<(&HeaderName, u64)>, trailers: &mut Fields) {
+    for (name, millis) in said {
+        trailers.set(name, millis.to_string());
+    }
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl BandwidthLimit {
+    /// Data of a response has gone, as far as the status says; trailers follow the last.
+    fn response_went(&mut self, cx: &mut StreamContext<'_>, status: &DataStatus, end: EndStream) {
+        let Some(flow) = &mut self.response else {
+            return;
+        };
+        if end.is_end() && matches!(status, DataStatus::Continue) {
+            let said = flow.trailers(self.request.as_ref());
+            if !said.is_empty() {
+                write(said, cx.add_trailers());
+            }
+            flow.ended();
+        }
     }
 }
 
@@ -348,10 +427,12 @@ impl HttpFilter for BandwidthLimit {
         data: &mut Bytes,
         end: EndStream,
     ) -> DataStatus {
-        match &mut self.request {
-            Some(flow) => flow.data(cx, data, end),
-            None => DataStatus::Continue,
-        }
+        let Some(flow) = &mut self.request else {
+            return DataStatus::Continue;
+        };
+        let status = flow.data(cx, data);
+        flow.went(&status, end);
+        status
     }
 
     fn resume_decode_data(
@@ -360,10 +441,12 @@ impl HttpFilter for BandwidthLimit {
         buffered: &mut BytesMut,
         end: EndStream,
     ) -> DataStatus {
-        match &mut self.request {
-            Some(flow) => flow.resumed(cx, buffered, end),
-            None => DataStatus::Continue,
-        }
+        let Some(flow) = &mut self.request else {
+            return DataStatus::Continue;
+        };
+        let status = flow.resumed(cx, buffered);
+        flow.went(&status, end);
+        status
     }
 
     fn decode_trailers(&mut self, _: &mut StreamContext<'_>, _: &mut Fields) -> TrailersStatus {
@@ -389,10 +472,12 @@ impl HttpFilter for BandwidthLimit {
         data: &mut Bytes,
         end: EndStream,
     ) -> DataStatus {
-        match &mut self.response {
-            Some(flow) => flow.data(cx, data, end),
-            None => DataStatus::Continue,
-        }
+        let Some(flow) = &mut self.response else {
+            return DataStatus::Continue;
+        };
+        let status = flow.data(cx, data);
+        self.response_went(cx, &status, end);
+        status
     }
 
     fn resume_encode_data(
@@ -401,14 +486,21 @@ impl HttpFilter for BandwidthLimit {
         buffered: &mut BytesMut,
         end: EndStream,
     ) -> DataStatus {
-        match &mut self.response {
-            Some(flow) => flow.resumed(cx, buffered, end),
-            None => DataStatus::Continue,
-        }
+        let Some(flow) = &mut self.response else {
+            return DataStatus::Continue;
+        };
+        let status = flow.resumed(cx, buffered);
+        self.response_went(cx, &status, end);
+        status
     }
 
-    fn encode_trailers(&mut self, _: &mut StreamContext<'_>, _: &mut Fields) -> TrailersStatus {
+    fn encode_trailers(
+        &mut self,
+        _: &mut StreamContext<'_>,
+        trailers: &mut Fields,
+    ) -> TrailersStatus {
         if let Some(flow) = &mut self.response {
+            write(flow.trailers(self.request.as_ref()), trailers);
             flow.ended();
         }
         TrailersStatus::Continue
@@ -491,6 +583,41 @@ mod tests {
         assert_eq!(stat(&harness, "response_pending"), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn trailers_say_how_long_bodies_took_and_waited() {
+        let config = pb::BandwidthLimit {
+            enable_response_trailers: true,
+            response_trailer_prefix: "x-eg".to_owned(),
+            ..limit(EnableMode::RequestAndResponse, 1)
+        };
+        let harness = Harness::new(&config);
+        let mut stream = harness.stream();
+        stream.decode_headers(false);
+        let _ = stream.decode_data("short", true);
+        stream.encode_headers(false);
+        let (mut status, left) = stream.encode_data([b'x'; 100], false);
+        let mut held = BytesMut::from(&left[..]);
+        while let DataStatus::Wait(waiting) = status {
+            waiting.await;
+            status = stream.resume_encode_data(&mut held, EndStream::No);
+        }
+        let mut trailers = Fields::new();
+        trailers.append("x-eg-bandwidth-response-delay-ms", "old");
+        let _ = stream.encode_trailers(&mut trailers);
+        let millis = |name: &str| {
+            let value = trailers.get_str(format!("x-eg-bandwidth-{name}-ms").as_str());
+            value.map(|value| value.parse::<u64>().unwrap())
+        };
+        let waited = millis("response-filter-delay").unwrap();
+        assert!(waited >= 50 && waited % 50 == 0, "{waited}");
+        assert!(millis("response-delay").unwrap() >= 50);
+        assert_eq!(
+            (millis("request-delay"), millis("request-filter-delay")),
+            (None, None),
+            "what is 0 is not said"
+        );
+    }
+
     #[test]
     fn a_filter_that_is_disabled_limits_nothing() {
         let harness = Harness::new(&limit(EnableMode::Disabled, 1));
@@ -512,13 +639,9 @@ mod tests {
         assert!(matches!(status, DataStatus::Continue));
         let without = pb::BandwidthLimit {
             limit_kbps: None,
-            enable_response_trailers: true,
             ..limit(EnableMode::Request, 1)
         };
-        assert_eq!(
-            errors(&without),
-            ["config / enable_response_trailers: is not supported"]
-        );
+        assert!(errors(&without).is_empty());
         let report = crate::config::ConfigReport::new();
         let path = ConfigPath::root(&report, "config");
         let scope = harness.server.stats.scope("");
@@ -526,10 +649,6 @@ mod tests {
             server: &harness.server,
             scope: &scope,
             init: &crate::server::InitManager::new("test"),
-        };
-        let without = pb::BandwidthLimit {
-            enable_response_trailers: false,
-            ..without
         };
         assert!(Config::from_proto(without, true, &cx, &path).is_err());
         assert_eq!(

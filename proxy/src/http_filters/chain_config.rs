@@ -9,7 +9,7 @@ use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_ma
 use pb::http_filter::ConfigType;
 
 use super::discovery::{DynamicFilter, WorkerDynamicFilter};
-use super::{FACTORIES, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
+use super::{FACTORIES, HttpFilter, HttpFilterConfig, HttpFilterFactory, WorkerHttpFilter};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::explain::FilterVerdict;
 use crate::http_connection_manager::filter_chain::Filters;
@@ -45,15 +45,21 @@ enum EntryFilter {
 /// A [`ChainConfig`] on one worker, with its filters mapped onto the numbers of one route table.
 #[derive(Default)]
 pub struct WorkerChain {
-    entries: Rc<[WorkerEntry]>,
+    entries: Rc<ChainEntries>,
     /// The number of each entry's name in the table.
     slots: Box<[Option<usize>]>,
 }
+
+/// What a [`WorkerChain`] makes filters of, whatever the table.
+#[derive(Default)]
+pub struct ChainEntries(Box<[WorkerEntry]>);
 
 struct WorkerEntry {
     name: Rc<str>,
     filter: EntryFilter,
     disabled: bool,
+    /// See [`HttpFilterConfig::is_idle`].
+    is_idle: bool,
 }
 
 impl ChainConfig {
@@ -120,12 +126,21 @@ impl ChainConfig {
     /// A chain of one filter, for tests of chains.
     #[cfg(test)]
     pub(crate) fn of(config: Arc<dyn HttpFilterConfig>) -> Self {
+        Self::of_named([("x", config)])
+    }
+
+    /// A chain of these filters, for tests of chains.
+    #[cfg(test)]
+    pub(crate) fn of_named<const N: usize>(
+        filters: [(&str, Arc<dyn HttpFilterConfig>); N],
+    ) -> Self {
+        let entry = |(name, config): (&str, _)| Entry {
+            name: name.into(),
+            config: EntryConfig::Fixed(config),
+            disabled: false,
+        };
         Self {
-            entries: vec![Entry {
-                name: "x".into(),
-                config: EntryConfig::Fixed(config),
-                disabled: false,
-            }],
+            entries: filters.into_iter().map(entry).collect(),
         }
     }
 
@@ -210,16 +225,57 @@ impl ChainConfig {
                 EntryConfig::Dynamic(filter) => EntryFilter::Dynamic(filter.on_worker(worker)),
             },
             disabled: entry.disabled,
+            is_idle: match &entry.config {
+                EntryConfig::Fixed(config) => config.is_idle(),
+                // The configuration may change, and a stream keeps the one that it began with.
+                EntryConfig::Dynamic(_) => false,
+            },
         });
-        WorkerChain::new(entries.collect(), table)
+        WorkerChain::new(Rc::new(ChainEntries(entries.collect())), table)
+    }
+}
+
+impl ChainEntries {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number of an entry's name in a table.
+    pub fn number(&self, entry: usize, table: &RouteTable) -> Option<usize> {
+        table.filter_slot(&self.0.get(entry)?.name)
+    }
+
+    /// The filter of an entry for one stream.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such entry.
+    pub fn new_filter(&self, entry: usize) -> Box<dyn HttpFilter> {
+        self.0[entry].new_stream()
+    }
+}
+
+impl WorkerEntry {
+    #[inline]
+    fn new_stream(&self) -> Box<dyn HttpFilter> {
+        match &self.filter {
+            EntryFilter::Fixed(filter) => filter.new_stream(),
+            EntryFilter::Dynamic(filter) => filter.new_stream(),
+        }
     }
 }
 
 impl WorkerChain {
-    fn new(entries: Rc<[WorkerEntry]>, table: Option<&RouteTable>) -> Self {
+    fn new(entries: Rc<ChainEntries>, table: Option<&RouteTable>) -> Self {
         let slot = |entry: &WorkerEntry| table.and_then(|table| table.filter_slot(&entry.name));
         Self {
-            slots: entries.iter().map(slot).collect(),
+            slots: entries.0.iter().map(slot).collect(),
             entries,
         }
     }
@@ -231,22 +287,21 @@ impl WorkerChain {
 
     /// The filters of a new stream: those that its route leaves on.
     pub fn new_stream(&self, route: Option<&SelectedRoute>) -> Filters {
-        let mut filters = Filters::default();
-        for (index, (entry, slot)) in self.entries.iter().zip(&self.slots).enumerate() {
-            if !disabled_by(route, *slot).unwrap_or(entry.disabled) {
-                let filter = match &entry.filter {
-                    EntryFilter::Fixed(filter) => filter.new_stream(),
-                    EntryFilter::Dynamic(filter) => filter.new_stream(),
-                };
-                filters.push(filter, index, *slot);
+        if self.is_empty() {
+            return Filters::default();
+        }
+        let mut filters = Filters::with_room(&self.entries);
+        for (index, (entry, slot)) in self.entries.0.iter().zip(&self.slots).enumerate() {
+            if disabled_by(route, *slot).unwrap_or(entry.disabled) {
+                continue;
+            }
+            if entry.is_idle && slot.is_none() {
+                filters.push_idle(index);
+            } else {
+                filters.push(entry.new_stream(), index, *slot);
             }
         }
         filters
-    }
-
-    /// The number of each filter in the table, for `Filters::renumber`.
-    pub fn slots(&self) -> &[Option<usize>] {
-        &self.slots
     }
 
     /// Which of its filters a stream would have.
@@ -259,7 +314,12 @@ impl WorkerChain {
                 by_route: by_route.is_some(),
             }
         };
-        self.entries.iter().zip(&self.slots).map(verdict).collect()
+        self.entries
+            .0
+            .iter()
+            .zip(&self.slots)
+            .map(verdict)
+            .collect()
     }
 
     /// Whether it has no filters.

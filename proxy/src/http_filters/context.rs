@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::route::Route;
+use crate::route::{Route, SelectedRoute};
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
@@ -55,6 +55,19 @@ pub struct Injected {
     pub data: Bytes,
     /// Whether the direction ends with it.
     pub end: EndStream,
+}
+
+/// The route by which a filter finds its configuration, where one is found for the whole stream: that of its first call.
+#[derive(Debug, Default)]
+pub(super) struct FirstRoute(Option<Option<(SelectedRoute, usize)>>);
+
+impl FirstRoute {
+    /// As `StreamContext::route_config`.
+    pub(super) fn config<T: Any>(&mut self, cx: &StreamContext<'_>) -> Option<&T> {
+        let chosen = || cx.info.route.clone().zip(cx.slot);
+        let (route, slot) = self.0.get_or_insert_with(chosen).as_ref()?;
+        route.filter_config(*slot)?.downcast_ref()
+    }
 }
 
 impl StreamContext<'_> {

@@ -239,6 +239,10 @@ impl HttpFilterConfig for Config {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        true
+    }
 }
 
 struct Cors {

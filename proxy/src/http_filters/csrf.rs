@@ -120,6 +120,12 @@ impl HttpFilterConfig for Config {
         let config = Rc::new(self);
         Box::new(move || -> Box<dyn HttpFilter> { Box::new(Csrf(config.clone())) })
     }
+
+    fn is_idle(&self) -> bool {
+        let policy = &self.policy;
+        let shadow = policy.shadow_enabled.as_ref();
+        policy.filter_enabled.is_never() && shadow.is_none_or(RuntimeFraction::is_never)
+    }
 }
 
 struct Csrf(Rc<Arc<Config>>);

@@ -17,6 +17,7 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::filters::http::header_mutation::v3 as pb;
 use outrigger_proto::pb::google::protobuf::value::Kind;
 
+use super::context::FirstRoute;
 use super::headers::Mutation;
 use super::query::Query;
 use super::{
@@ -118,6 +119,20 @@ enum QueryMutation {
 }
 
 impl Mutations {
+    fn is_empty(&self) -> bool {
+        let Self {
+            request,
+            query,
+            response,
+            response_trailers,
+            request_trailers,
+        } = self;
+        [request, response, response_trailers, request_trailers]
+            .iter()
+            .all(|mutations| mutations.is_empty())
+            && query.is_empty()
+    }
+
     fn from_proto(
         proto: pb::Mutations,
         cx: &FactoryContext<'_>,
@@ -225,30 +240,30 @@ impl HttpFilterConfig for Config {
         Box::new(move || -> Box<dyn HttpFilter> {
             Box::new(HeaderMutation {
                 config: config.clone(),
+                route: FirstRoute::default(),
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.mutations.is_empty()
     }
 }
 
 struct HeaderMutation {
     config: Rc<Arc<Config>>,
+    route: FirstRoute,
 }
 
 impl HeaderMutation {
     /// Runs over the mutations of the filter, and then over those of the route's levels.
     fn each(
-        &self,
+        &mut self,
         cx: &mut StreamContext<'_>,
         mut run: impl FnMut(&Mutations, &mut StreamContext<'_>),
     ) {
         run(&self.config.mutations, cx);
-        // The stream changes meanwhile, so the route is held, not borrowed.
-        let route = cx.info.route.clone();
-        let slot = cx.slot;
-        let levels = route
-            .as_ref()
-            .and_then(|route| route.filter_config(slot?)?.downcast_ref::<PerRoute>());
-        let Some(PerRoute(levels)) = levels else {
+        let Some(PerRoute(levels)) = self.route.config(cx) else {
             return;
         };
         if self.config.most_specific_header_mutations_wins {

@@ -2,9 +2,10 @@
 //!
 //! Type URLs: `envoy.extensions.filters.http.header_to_metadata.v3.Config`, also per route.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/header_to_metadata_filter>
-//! Stats: none.
+//! Stats, with `stat_prefix`: `http_filter_name.<stat_prefix>.{request,response}_{rules_processed,metadata_added,header_not_found}`,
+//! and of both directions `base64_decode_failed`, `header_value_too_long`, `regex_substitution_failed`.
 //!
-//! Deviations: `stat_prefix`, which makes statistics, is refused.
+//! Deviations: none.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use pb::config::{ValueEncode, ValueType};
 use prost::Message;
 use serde_json::{Map, Value};
 
+use super::context::FirstRoute;
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, RouteFilterConfig,
     StreamContext, WorkerHttpFilter,
@@ -54,19 +56,20 @@ impl HttpFilterFactory for Factory {
     fn from_proto(
         &self,
         config: &TypedConfig,
-        _cx: &FactoryContext<'_>,
+        cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
-        Ok(Arc::new(Config::from_proto(config.decode(path)?, path)?))
+        let config = Config::from_proto(config.decode(path)?, cx, path)?;
+        Ok(Arc::new(config))
     }
 
     fn per_route_from_proto(
         &self,
         config: &TypedConfig,
-        _cx: &FactoryContext<'_>,
+        cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<RouteFilterConfig, Rejected> {
-        let config = Config::from_proto(config.decode(path)?, path)?;
+        let config = Config::from_proto(config.decode(path)?, cx, path)?;
         if config.request_rules.is_empty() && config.response_rules.is_empty() {
             return Err(path.reject("of a route needs request_rules or response_rules"));
         }
@@ -77,6 +80,69 @@ impl HttpFilterFactory for Factory {
 struct Config {
     request_rules: Box<[Rule]>,
     response_rules: Box<[Rule]>,
+    /// None: nothing is counted.
+    stats: Option<Stats>,
+}
+
+crate::stats_group! {
+    /// What the rules found and made.
+    struct Stats {
+        counter request_rules_processed;
+        counter response_rules_processed;
+        counter request_metadata_added;
+        counter response_metadata_added;
+        counter request_header_not_found;
+        counter response_header_not_found;
+        counter base64_decode_failed;
+        counter header_value_too_long;
+        counter regex_substitution_failed;
+    }
+}
+
+/// Which head the rules look at.
+#[derive(Clone, Copy)]
+enum Direction {
+    Request,
+    Response,
+}
+
+/// Why nothing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Omitted {
+    Empty,
+    /// The rewriting left nothing of what was there.
+    RewrittenToNothing,
+    TooLong,
+    NotBase64,
+    /// It is not of the type that is asked for.
+    OtherType,
+}
+
+impl Stats {
+    fn rules_processed(&self, direction: Direction) {
+        match direction {
+            Direction::Request => self.request_rules_processed().inc(),
+            Direction::Response => self.response_rules_processed().inc(),
+        }
+    }
+
+    fn header_not_found(&self, direction: Direction) {
+        match direction {
+            Direction::Request => self.request_header_not_found().inc(),
+            Direction::Response => self.response_header_not_found().inc(),
+        }
+    }
+
+    fn value(&self, direction: Direction, value: &Result<Value, Omitted>) {
+        match (value, direction) {
+            (Ok(_), Direction::Request) => self.request_metadata_added().inc(),
+            (Ok(_), Direction::Response) => self.response_metadata_added().inc(),
+            (Err(Omitted::RewrittenToNothing), _) => self.regex_substitution_failed().inc(),
+            (Err(Omitted::TooLong), _) => self.header_value_too_long().inc(),
+            (Err(Omitted::NotBase64), _) => self.base64_decode_failed().inc(),
+            (Err(Omitted::Empty | Omitted::OtherType), _) => {}
+        }
+    }
 }
 
 struct Rule {
@@ -112,19 +178,26 @@ enum NewValue {
 }
 
 impl Config {
-    fn from_proto(proto: pb::Config, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+    fn from_proto(
+        proto: pb::Config,
+        cx: &FactoryContext<'_>,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
         let pb::Config {
             request_rules,
             response_rules,
             stat_prefix,
         } = proto;
-        let stats = path.unsupported_if_set("stat_prefix", stat_prefix);
         let request_rules = path.each("request_rules", request_rules, Rule::from_proto);
         let response_rules = path.each("response_rules", response_rules, Rule::from_proto);
-        stats?;
+        let stats = || {
+            let scope = format!("http_filter_name.{stat_prefix}.");
+            Stats::new(&cx.server.stats.scope(&scope))
+        };
         Ok(Self {
             request_rules: request_rules?.into(),
             response_rules: response_rules?.into(),
+            stats: (!stat_prefix.is_empty()).then(stats),
         })
     }
 }
@@ -221,32 +294,38 @@ impl KeyValuePair {
         })
     }
 
-    /// The value to write for what was found; none if it is empty, too long, or not of the type that is asked for.
-    fn value(&self, found: &[u8]) -> Option<Value> {
+    /// The value to write for what was found.
+    fn value(&self, found: &[u8]) -> Result<Value, Omitted> {
         let bytes: Cow<'_, [u8]> = match &self.value {
             NewValue::Found => Cow::Borrowed(found),
             NewValue::Fixed(value) => Cow::Borrowed(value.as_bytes()),
             NewValue::Rewritten(rewrite) => Cow::Owned(rewrite.replace_all(found)),
         };
-        if bytes.is_empty() || bytes.len() >= MAX_VALUE_LEN {
-            return None;
+        if bytes.is_empty() {
+            return Err(match (&self.value, found) {
+                (NewValue::Rewritten(_), [_, ..]) => Omitted::RewrittenToNothing,
+                _ => Omitted::Empty,
+            });
+        }
+        if bytes.len() >= MAX_VALUE_LEN {
+            return Err(Omitted::TooLong);
         }
         let bytes = match self.encode {
             ValueEncode::None => bytes,
-            ValueEncode::Base64 => Cow::Owned(decode_base64(&bytes)?),
+            ValueEncode::Base64 => Cow::Owned(decode_base64(&bytes).ok_or(Omitted::NotBase64)?),
         };
-        match self.kind {
-            ValueType::String => Some(String::from_utf8_lossy(&bytes).into()),
+        let kind = match self.kind {
+            ValueType::String => return Ok(String::from_utf8_lossy(&bytes).into()),
             ValueType::Number => {
-                let text = std::str::from_utf8(&bytes).ok()?;
-                let number = text.trim().parse().ok()?;
-                Some(json_value(Some(Kind::NumberValue(number))))
+                let text = std::str::from_utf8(&bytes).unwrap_or_default();
+                text.trim().parse().ok().map(Kind::NumberValue).map(Some)
             }
             ValueType::ProtobufValue => {
                 let value = outrigger_proto::pb::google::protobuf::Value::decode(&*bytes);
-                value.ok().map(|value| json_value(value.kind))
+                value.ok().map(|value| value.kind)
             }
-        }
+        };
+        kind.map(json_value).ok_or(Omitted::OtherType)
     }
 }
 
@@ -309,26 +388,41 @@ impl Source {
 
 /// Applies the rules to a head. What was found is written when all rules are through.
 fn apply<H: HeaderSource>(
-    rules: &[Rule],
+    config: &Config,
+    direction: Direction,
     head: &mut H,
     cx: &mut StreamContext<'_>,
     remove: impl Fn(&mut H, &HeaderName),
 ) {
+    let stats = config.stats.as_ref();
+    let rules = match direction {
+        Direction::Request => &config.request_rules,
+        Direction::Response => &config.response_rules,
+    };
     let mut found: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for rule in rules {
         let value = rule.source.find(head);
         if let (Some(_), Some(name)) = (&value, rule.source.to_remove()) {
             remove(head, name);
         }
+        if let Some(stats) = stats {
+            stats.rules_processed(direction);
+        }
         let pair = match value {
             Some(_) => &rule.on_header_present,
             None => &rule.on_header_missing,
         };
-        if let Some(pair) = pair
-            && let Some(value) = pair.value(value.as_deref().unwrap_or_default())
-        {
+        let Some(pair) = pair else { continue };
+        let new = pair.value(value.as_deref().unwrap_or_default());
+        if let Some(stats) = stats {
+            if value.is_none() {
+                stats.header_not_found(direction);
+            }
+            stats.value(direction, &new);
+        }
+        if let Ok(new) = new {
             let values = found.entry(&pair.namespace).or_default();
-            values.insert((*pair.key).to_owned(), value);
+            values.insert((*pair.key).to_owned(), new);
         }
     }
     for (namespace, values) in found {
@@ -342,26 +436,29 @@ impl HttpFilterConfig for Config {
         Box::new(move || -> Box<dyn HttpFilter> {
             Box::new(HeaderToMetadata {
                 config: config.clone(),
+                route: FirstRoute::default(),
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.request_rules.is_empty() && self.response_rules.is_empty()
     }
 }
 
 struct HeaderToMetadata {
     config: Rc<Arc<Config>>,
+    route: FirstRoute,
 }
 
 impl HeaderToMetadata {
     /// Runs `with` with the configuration of the route, or that of the filter.
     fn with_config(
-        &self,
+        &mut self,
         cx: &mut StreamContext<'_>,
         with: impl FnOnce(&Config, &mut StreamContext<'_>),
     ) {
-        let route = cx.info.route.clone();
-        let of_route = route.as_ref().zip(cx.slot);
-        let of_route = of_route.and_then(|(route, slot)| route.filter_config(slot));
-        match of_route.and_then(|config| config.downcast_ref::<Config>()) {
+        match self.route.config::<Config>(cx) {
             Some(config) => with(config, cx),
             None => with(&self.config, cx),
         }
@@ -380,7 +477,7 @@ impl HttpFilter for HeaderToMetadata {
         _end: EndStream,
     ) -> HeadersStatus {
         self.with_config(cx, |config, cx| {
-            apply(&config.request_rules, head, cx, |head, name| {
+            apply(config, Direction::Request, head, cx, |head, name| {
                 head.fields.remove(name);
             });
         });
@@ -394,7 +491,7 @@ impl HttpFilter for HeaderToMetadata {
         _end: EndStream,
     ) -> HeadersStatus {
         self.with_config(cx, |config, cx| {
-            apply(&config.response_rules, head, cx, |head, name| {
+            apply(config, Direction::Response, head, cx, |head, name| {
                 head.fields.remove(name);
             });
         });
@@ -404,7 +501,68 @@ impl HttpFilter for HeaderToMetadata {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher;
+
+    use super::super::test_support::Harness;
     use super::*;
+
+    #[test]
+    fn what_rules_found_and_what_they_could_not_use_is_counted() {
+        let pair = |key: &str| pb::config::KeyValuePair {
+            key: key.to_owned(),
+            ..Default::default()
+        };
+        let rule = |header: &str, pair| pb::config::Rule {
+            header: header.to_owned(),
+            on_header_present: Some(pair),
+            ..Default::default()
+        };
+        let missing = pb::config::KeyValuePair {
+            value: "nobody".to_owned(),
+            ..pair("m")
+        };
+        let base64 = pb::config::KeyValuePair {
+            encode: ValueEncode::Base64.into(),
+            ..pair("b")
+        };
+        let emptied = pb::config::KeyValuePair {
+            regex_value_rewrite: Some(matcher::RegexMatchAndSubstitute {
+                pattern: Some(matcher::RegexMatcher {
+                    regex: ".*".to_owned(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..pair("e")
+        };
+        let harness = Harness::new(&pb::Config {
+            request_rules: vec![
+                rule("x-a", pair("a")),
+                rule("x-a", base64),
+                rule("x-a", emptied),
+                rule("x-long", pair("l")),
+                rule("x-none", pair("n")),
+                pb::config::Rule {
+                    header: "x-none".to_owned(),
+                    on_header_missing: Some(missing),
+                    ..Default::default()
+                },
+            ],
+            stat_prefix: "p".to_owned(),
+            ..Default::default()
+        });
+        let long = "x".repeat(MAX_VALUE_LEN);
+        let mut stream = harness.stream_with(&[("x-a", "$"), ("x-long", &long)]);
+        stream.decode_headers(true);
+        let stat = |name: &str| harness.stat(&format!("http_filter_name.p.{name}"));
+        assert_eq!(stat("request_rules_processed"), 6);
+        assert_eq!(stat("request_metadata_added"), 2);
+        assert_eq!(stat("request_header_not_found"), 1);
+        assert_eq!(stat("base64_decode_failed"), 1);
+        assert_eq!(stat("regex_substitution_failed"), 1);
+        assert_eq!(stat("header_value_too_long"), 1);
+        assert_eq!(stat("response_rules_processed"), 0);
+    }
 
     #[test]
     fn base64_is_decoded_with_and_without_padding_and_refused_when_malformed() {

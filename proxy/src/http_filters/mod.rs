@@ -28,6 +28,8 @@ mod header_mutation;
 mod header_to_metadata;
 pub(crate) mod headers;
 mod health_check;
+#[cfg(test)]
+mod idle_tests;
 mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
@@ -316,6 +318,15 @@ pub type RouteFilterConfig = Arc<dyn Any + Send + Sync>;
 pub trait HttpFilterConfig: Send + Sync {
     /// Makes what one worker needs to start the filter on its streams: called once per worker, not per stream.
     fn on_worker(self: Arc<Self>, worker: &Rc<Worker>) -> Box<dyn WorkerHttpFilter>;
+
+    /// Whether the filter can do nothing on a stream for which no route configures it. Default false.
+    ///
+    /// True only if then, whatever the message and the runtime: every method returns `Continue` and changes nothing, no stat is
+    /// counted, and the filter stays as `new_stream` has made it. Such a filter is made only once a table configures it, which may
+    /// be in the middle of a stream; it has not seen then what passed before.
+    fn is_idle(&self) -> bool {
+        false
+    }
 }
 
 /// A configured filter on one worker.

@@ -6,7 +6,7 @@
 //! `envoy.common` for the action `LOG`.
 //! Stats with `track_per_rule_stats`: `<prefix>rbac.<rules_stat_prefix>policy.<policy>.{allowed,denied}`, and likewise those of
 //! the shadow rules.
-//! Deviations: checked conditions, audit loggers, matcher and URI template permissions and custom principals are refused.
+//! Deviations: checked conditions, audit loggers and permissions of the kind `matcher` are refused.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -177,6 +177,13 @@ impl HttpFilterConfig for Config {
                 counters: counters.clone(),
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        let Policies {
+            enforced, shadow, ..
+        } = &self.policy;
+        enforced.is_none() && shadow.is_none()
     }
 }
 

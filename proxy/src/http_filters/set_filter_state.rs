@@ -269,6 +269,10 @@ impl HttpFilterConfig for Config {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        self.objects.is_empty() && !self.clear_route_cache
+    }
 }
 
 struct SetFilterState {

@@ -168,6 +168,10 @@ impl HttpFilterConfig for Config {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        self.entries.is_empty()
+    }
 }
 
 struct SetMetadata {

@@ -26,12 +26,14 @@ pub enum HeadersStatus {
     LocalReply(LocalReply),
     /// As `StopAllAndWatermark`, until the future ends; then `resume_decode` or `resume_encode` is called.
     Wait(LocalBoxFuture<'static, ()>),
-    /// In `encode_headers` of a request that has come whole: the response is thrown away, and the stream begins anew with
-    /// another request. Without a route for it the head goes to the next filter instead, after `on_recreate_refused`.
+    /// In `encode_headers`: the response is thrown away, and the stream begins anew with another request. Without a route for
+    /// it the head goes to the next filter instead, after `on_recreate_refused`; so it does where the request has not come
+    /// whole, though the other one takes its place.
     Recreate(Box<Recreate>),
 }
 
-/// A request that takes the place of the one that came. It has no body.
+/// A request that takes the place of the one that came. Its body is what of that one's the filters hold back, and the router
+/// for another attempt.
 pub struct Recreate {
     /// Its head.
     pub request: RequestHead,

@@ -49,6 +49,8 @@ const FILTER: &str = "the filter";
 pub(super) struct Harness {
     pub(super) server: Arc<ServerContext>,
     pub(super) worker: Rc<Worker>,
+    /// Whether the filter says that it has nothing to do by itself.
+    pub(super) is_idle: bool,
     filter: Box<dyn WorkerHttpFilter>,
     table: Rc<Arc<RouteTable>>,
     pub(super) connection: Rc<ConnectionInfo>,
@@ -200,8 +202,10 @@ impl Harness {
         assert!(report.is_empty(), "{:?}", report.take());
         let worker = Worker::new(0, server.clone(), clusters.unwrap_or_default(), 1);
         let address = Address::Ip("10.0.0.1:1000".parse::<SocketAddr>().unwrap());
+        let converted = converted.unwrap();
         Self {
-            filter: converted.unwrap().on_worker(&worker),
+            is_idle: converted.is_idle(),
+            filter: converted.on_worker(&worker),
             table: Rc::new(Arc::new(table.unwrap())),
             connection: Rc::new(ConnectionInfo::between(address.clone(), address)),
             worker,
@@ -250,6 +254,21 @@ impl Harness {
             request,
             response: ResponseHead::new(200),
         }
+    }
+
+    /// The counters and gauges that are not 0.
+    pub(super) fn counted(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for group in self.server.stats.groups() {
+            for index in 0..group.len() {
+                let (last, kind) = group.stat(index);
+                let measures = matches!(kind, crate::stats::Kind::Histogram(_));
+                if !measures && group.counter(index).value() > 0 {
+                    out.push(format!("{}{last}", group.prefix()));
+                }
+            }
+        }
+        out
     }
 
     /// The value of a counter or gauge; 0 for one that was never made.

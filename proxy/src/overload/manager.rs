@@ -18,6 +18,12 @@ crate::stats_group! {
     struct MonitorStats {
         gauge pressure;
         counter failed_updates;
+    }
+}
+
+crate::stats_group! {
+    /// `overload.<monitor>.`, of monitors that are asked at intervals.
+    struct SkippedStats {
         counter skipped_updates;
     }
 }
@@ -46,8 +52,7 @@ pub struct OverloadManager {
 #[derive(Debug)]
 struct Monitored {
     name: String,
-    /// Nothing for a monitor that acts by itself.
-    monitor: Option<Monitor>,
+    monitor: Monitor,
     /// The share of the resource that is used, as last measured.
     pressure: Option<f64>,
     stats: MonitorStats,
@@ -82,6 +87,7 @@ struct Acting {
     action: Action,
     triggers: Vec<Trigger>,
     active: bool,
+    value: f64,
     stats: ActionStats,
 }
 
@@ -116,15 +122,14 @@ impl OverloadManager {
         }
     }
 
-    pub(super) fn add_monitor(
-        &mut self,
-        name: &str,
-        monitor: Option<Monitor>,
-        server: &ServerContext,
-    ) {
+    pub(super) fn add_monitor(&mut self, name: &str, monitor: Monitor, server: &ServerContext) {
         let scope = server.stats.scope(&format!("overload.{name}."));
         let stats = MonitorStats::new(&scope);
         stats.pressure().set(0);
+        if !monitor.is_counted() {
+            // Nothing here takes so long that it would be skipped.
+            SkippedStats::new(&scope);
+        }
         self.monitors.push(Monitored {
             name: name.to_owned(),
             monitor,
@@ -156,6 +161,7 @@ impl OverloadManager {
             action,
             triggers,
             active: false,
+            value: 0.0,
             stats,
         });
     }
@@ -179,7 +185,8 @@ impl OverloadManager {
 
     /// Measures and acts until it is dropped. Returns at once when there is nothing to measure.
     pub async fn run(mut self, heap: impl Heap) {
-        if self.monitors.iter().all(|m| m.monitor.is_none()) {
+        // As in Envoy, nobody looks at what is only counted.
+        if self.monitors.iter().all(|m| m.monitor.is_counted()) {
             return;
         }
         let mut ticks = interval(self.refresh_interval);
@@ -231,10 +238,7 @@ impl OverloadManager {
 
 impl Monitored {
     fn measure(&mut self, heap: &impl Heap) {
-        let Some(monitor) = &mut self.monitor else {
-            return;
-        };
-        match monitor.pressure(heap) {
+        match self.monitor.pressure(heap) {
             Some(pressure) => {
                 self.pressure = Some(pressure);
                 self.stats.pressure().set(percent(pressure));
@@ -258,6 +262,10 @@ impl Heat {
 impl Acting {
     fn set(&mut self, value: f64, state: &OverloadState) {
         state.set(self.action, value);
+        let before = std::mem::replace(&mut self.value, value);
+        if self.action == Action::ResetHighMemoryStream && before.to_bits() != value.to_bits() {
+            state.resets.changed(value);
+        }
         let active = value >= 1.0;
         self.stats.active().set(u64::from(active));
         self.stats.scale_percent().set(percent(value));
@@ -333,7 +341,7 @@ mod tests {
     fn manager(server: &ServerContext, actions: &[(Action, Heat)]) -> OverloadManager {
         let mut manager = OverloadManager::new(Duration::from_secs(1), server);
         let limit = server.runtime.integer("", 100);
-        manager.add_monitor(HEAP, Some(Monitor::FixedHeap(limit)), server);
+        manager.add_monitor(HEAP, Monitor::FixedHeap(limit), server);
         for (action, heat) in actions {
             let trigger = Trigger {
                 monitor: HEAP.into(),
@@ -433,5 +441,29 @@ mod tests {
         })
         .await;
         assert_eq!(heap.shrunk.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_count_of_connections_triggers_actions() {
+        let server = ServerContext::new(0, LocalInfo::default());
+        let mut manager = OverloadManager::new(Duration::from_secs(1), &server);
+        let connections = server.overload.connections.clone();
+        connections.set_limit(4);
+        let monitor = Monitor::Connections(connections.clone());
+        manager.add_monitor("c", monitor, &server);
+        let trigger = Trigger {
+            monitor: "c".into(),
+            heat: Heat::Threshold(0.5),
+        };
+        let action = Action::StopAcceptingRequests;
+        manager.add_action(action, vec![trigger], None, &server);
+        let heap = FakeHeap::default();
+        let _one = connections.try_acquire().unwrap();
+        manager.refresh(&heap, Instant::now());
+        assert!(!server.overload.stop_accepting_requests(1));
+        let _two = connections.try_acquire().unwrap();
+        manager.refresh(&heap, Instant::now());
+        assert!(server.overload.stop_accepting_requests(1));
+        assert_eq!(gauge(&server, "overload.c.pressure"), 50);
     }
 }

@@ -8,25 +8,27 @@
 //!
 //! Stats: `overload.<monitor>.{pressure,failed_updates,skipped_updates}`, `overload.<action>.{active,scale_percent}`,
 //! `overload.<point>.{scale_percent,shed_load_count}`, `overload.envoy.overload_actions.shrink_heap.shrink_count`,
-//! `overload.refresh_interval_delay`.
+//! `overload.refresh_interval_delay`, `envoy.overload_actions.reset_high_memory_stream.count`.
 //!
-//! Deviations: the action `reset_high_memory_stream` is refused, and so are actions of other names and utilization of processors by control group.
-//! Deviations: `reduce_timeouts` does not shorten the flushing of streams, and refuses to be asked for it; of the load-shed points `http2_server_go_away_and_close_on_dispatch` and those of `tcp_proxy` are refused.
-//! Deviations: load-shed points of codecs act when the head of a request has come, and not for each piece of it; what `http_connection_manager_decode_headers` turns away is logged, and the log of what `connection_pool_new_connection` refuses names the host.
+//! Deviations: `http1_server_abort_dispatch` acts when the head of a request has come, and not for each piece of it; what `http_connection_manager_decode_headers` turns away is logged, and the log of what `connection_pool_new_connection` refuses names the host.
 //! Deviations: a timeout that already runs follows `reduce_timeouts` within a second.
 //! Deviations: an injected resource is also read again when its file was changed in place.
-//! Deviations: `global_downstream_max_connections` cannot be named as a trigger; in Envoy it can, and never triggers.
+//! Deviations: `reset_high_memory_stream` counts the bytes that a stream of HTTP/2 holds, here and towards its upstream, and not the blocks of memory that they lie in; of those that hold as much as others, the largest end first. Streams of HTTP/1 have no account: what an HTTP/2 upstream has sent for one counts in Envoy, which stops it in the middle and leaves its connection to the idle timeout.
+//! Deviations: the two load-shed points of HTTP/3 turn nothing away, since there is no HTTP/3.
 
 mod config;
+mod container_cpu;
 mod heap;
 mod manager;
 mod monitors;
 mod scaled_timers;
 mod shed_points;
 mod state;
+mod stream_accounts;
 
 pub use heap::{Heap, HeapUsage, Jemalloc};
 pub use manager::OverloadManager;
 pub use scaled_timers::{ScaledTimer, ScaledTimers, ShortestTimeout};
 pub use shed_points::{LoadShedPoint, LoadShedPoints};
 pub use state::{Action, ConnectionGuard, GlobalConnections, OverloadState};
+pub use stream_accounts::{StreamAccount, StreamAccounts, StreamResetStats, StreamResets};

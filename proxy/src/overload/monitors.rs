@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::container_cpu::ContainerCpu;
 use super::heap::Heap;
+use super::state::GlobalConnections;
 use crate::runtime::RuntimeInteger;
 
 /// What measures a resource.
@@ -18,6 +20,10 @@ pub(super) enum Monitor {
     CgroupMemory(CgroupMemory),
     /// How busy the processors of the machine are.
     Cpu(HostCpu),
+    /// How busy the control group keeps the processors that it may use.
+    ContainerCpu(ContainerCpu),
+    /// The share of the connections that there may be.
+    Connections(GlobalConnections),
 }
 
 /// A file with a number from 0 to 1, read again when it was replaced.
@@ -56,6 +62,11 @@ pub(super) const CPU_TIMES: &str = "/proc/stat";
 const CPU_WEIGHT: f64 = 0.05;
 
 impl Monitor {
+    /// Whether it counts as things happen, and gives nobody a reason to look at intervals.
+    pub(super) fn is_counted(&self) -> bool {
+        matches!(self, Self::Connections(_))
+    }
+
     /// The share of the resource that is used; none if it cannot be measured.
     pub(super) fn pressure(&mut self, heap: &impl Heap) -> Option<f64> {
         match self {
@@ -63,6 +74,10 @@ impl Monitor {
             Self::Injected(resource) => resource.pressure(),
             Self::CgroupMemory(memory) => memory.pressure(),
             Self::Cpu(cpu) => cpu.pressure(),
+            Self::ContainerCpu(cpu) => cpu.pressure(),
+            Self::Connections(connections) => {
+                Some(share(connections.active(), connections.limit().max(1)))
+            }
         }
     }
 }
@@ -140,9 +155,14 @@ impl HostCpu {
         let work = now.0.checked_sub(last.0)?;
         let all = now.1.checked_sub(last.1).filter(|all| *all > 0)?;
         let current = share(work, all);
-        self.utilization = current * CPU_WEIGHT + self.utilization * (1.0 - CPU_WEIGHT);
+        self.utilization = smoothed(current, self.utilization);
         Some(self.utilization)
     }
+}
+
+/// A utilization that follows what was measured slowly.
+pub(super) fn smoothed(current: f64, before: f64) -> f64 {
+    current * CPU_WEIGHT + before * (1.0 - CPU_WEIGHT)
 }
 
 /// The time that all processors together have worked, and that and their idle time.
@@ -174,20 +194,20 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    struct Folder(PathBuf);
+    pub(in super::super) struct Folder(pub(in super::super) PathBuf);
 
     impl Folder {
-        fn new(name: &str) -> Self {
+        pub(in super::super) fn new(name: &str) -> Self {
             let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&folder);
             fs::create_dir_all(folder.join("memory")).unwrap();
             Self(folder)
         }
 
-        fn write(&self, name: &str, text: &str) {
+        pub(in super::super) fn write(&self, name: &str, text: &str) {
             let next = self.0.join("next");
             fs::write(&next, text).unwrap();
             fs::rename(next, self.0.join(name)).unwrap();

@@ -12,6 +12,8 @@ pub enum ScaledTimer {
     ConnectionMax,
     /// `HTTP_DOWNSTREAM_STREAM_IDLE`: of streams without traffic.
     StreamIdle,
+    /// `HTTP_DOWNSTREAM_STREAM_FLUSH`: of streams whose client does not take the rest of its response.
+    StreamFlush,
     /// `TRANSPORT_SOCKET_CONNECT`: of handshakes with clients.
     TransportSocketConnect,
 }
@@ -31,10 +33,11 @@ pub struct ScaledTimers(OnceLock<[Option<ShortestTimeout>; ScaledTimer::ALL.len(
 
 impl ScaledTimer {
     /// Every timer.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::ConnectionIdle,
         Self::ConnectionMax,
         Self::StreamIdle,
+        Self::StreamFlush,
         Self::TransportSocketConnect,
     ];
 }

@@ -32,6 +32,12 @@ pub enum LoadShedPoint {
     Http1Abort,
     /// An HTTP/2 connection on which something comes is told to go away.
     Http2GoAway,
+    /// An HTTP/2 connection on which something comes is told to go away, and ended with all of its streams.
+    Http2GoAwayAndClose,
+    /// A connection of `tcp_proxy` is closed before it gets an upstream.
+    TcpProxyUpstreamConnect,
+    /// A connection of `tcp_proxy` is closed when its client sends something.
+    TcpProxyOnData,
 }
 
 /// How strongly each point sheds. Shared by main and workers.
@@ -46,7 +52,7 @@ struct Point {
 
 impl LoadShedPoint {
     /// Every point.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::TcpListenerAccept,
         Self::DecodeHeaders,
         Self::CreateCodec,
@@ -54,6 +60,9 @@ impl LoadShedPoint {
         Self::NewConnection,
         Self::Http1Abort,
         Self::Http2GoAway,
+        Self::Http2GoAwayAndClose,
+        Self::TcpProxyUpstreamConnect,
+        Self::TcpProxyOnData,
     ];
 
     /// The name in configurations and stats.
@@ -66,6 +75,11 @@ impl LoadShedPoint {
             Self::NewConnection => "envoy.load_shed_points.connection_pool_new_connection",
             Self::Http1Abort => "envoy.load_shed_points.http1_server_abort_dispatch",
             Self::Http2GoAway => "envoy.load_shed_points.http2_server_go_away_on_dispatch",
+            Self::Http2GoAwayAndClose => {
+                "envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch"
+            }
+            Self::TcpProxyUpstreamConnect => "envoy.load_shed_points.tcp_proxy_upstream_connect",
+            Self::TcpProxyOnData => "envoy.load_shed_points.tcp_proxy_on_data",
         }
     }
 }
@@ -90,6 +104,14 @@ impl LoadShedPoints {
     pub fn set(&self, point: LoadShedPoint, value: f64) {
         let value = super::state::in_parts(value);
         self.0[point as usize].value.store(value, Relaxed);
+    }
+
+    /// Lets the point turn everything away.
+    #[cfg(test)]
+    pub(crate) fn shed_all(&self, point: LoadShedPoint) {
+        let scope = crate::stats::Store::new(0).scope("p.");
+        self.count_at(point, PointStats::new(&scope));
+        self.set(point, 1.0);
     }
 
     /// Says where the point counts what it turns away.

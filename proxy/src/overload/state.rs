@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::scaled_timers::{ScaledTimer, ScaledTimers};
 use super::shed_points::LoadShedPoints;
+use super::stream_accounts::StreamResets;
 
 /// How often timeouts that may become shorter are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -20,6 +21,8 @@ pub struct OverloadState {
     pub connections: GlobalConnections,
     /// Where connections and requests are turned away.
     pub load_shed: LoadShedPoints,
+    /// Which streams end because they hold too much.
+    pub resets: StreamResets,
     /// Which timeouts are shortened.
     pub(super) timers: ScaledTimers,
 }
@@ -41,6 +44,8 @@ pub enum Action {
     ReduceTimeouts,
     /// `envoy.overload_actions.close_idle_http_connections`: idle connections over QUIC are closed. There are none.
     CloseIdleHttpConnections,
+    /// `envoy.overload_actions.reset_high_memory_stream`: the streams that hold the most are reset, details `overload`.
+    ResetHighMemoryStream,
 }
 
 /// The count of downstream connections that count against the global limit.
@@ -64,7 +69,7 @@ pub struct ConnectionGuard {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ShrinkHeap,
         Self::StopAcceptingRequests,
         Self::DisableHttpKeepalive,
@@ -72,6 +77,7 @@ impl Action {
         Self::RejectIncomingConnections,
         Self::ReduceTimeouts,
         Self::CloseIdleHttpConnections,
+        Self::ResetHighMemoryStream,
     ];
 
     /// The name in configurations and stats.
@@ -84,6 +90,7 @@ impl Action {
             Self::RejectIncomingConnections => "envoy.overload_actions.reject_incoming_connections",
             Self::ReduceTimeouts => "envoy.overload_actions.reduce_timeouts",
             Self::CloseIdleHttpConnections => "envoy.overload_actions.close_idle_http_connections",
+            Self::ResetHighMemoryStream => "envoy.overload_actions.reset_high_memory_stream",
         }
     }
 }

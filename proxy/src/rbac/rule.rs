@@ -5,18 +5,21 @@ use std::ops::Range;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::rbac::v3 as pb;
+use outrigger_proto::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3 as mtls_authenticated;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use pb::permission::Rule as PermissionRule;
 use pb::principal::Identifier;
 
 use crate::cel::Activation;
-use crate::config::{ConfigPath, Rejected};
+use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::RequestHead;
 use crate::matchers::{CidrRanges, HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::net::{Address, CidrRange};
+use crate::route::UriTemplate;
 use crate::stream_info::{
     ConnectionInfo, DynamicMetadata, FilterState, FilterStateObject, StreamInfo, TlsConnectionInfo,
 };
+use crate::transport_sockets::tls::SanMatcher;
 use crate::x509::SubjectAltName;
 
 /// What is to be judged.
@@ -48,6 +51,7 @@ pub enum Rule {
     Not(Box<Rule>),
     Header(Box<HeaderMatcher>),
     UrlPath(StringMatcher),
+    UriTemplate(Box<UriTemplate>),
     DestinationIp(CidrRange),
     DestinationPort(u32),
     DestinationPortRange(Range<i32>),
@@ -56,6 +60,8 @@ pub enum Rule {
     RequestedServerName(StringMatcher),
     /// None: any certificate.
     Authenticated(Option<StringMatcher>),
+    /// A certificate that was found good; none: with any name.
+    MtlsAuthenticated(Option<Box<SanMatcher>>),
     SourceIp(CidrRange),
     DirectRemoteIp(CidrRange),
     RemoteIp(CidrRange),
@@ -86,6 +92,9 @@ impl Rule {
             Self::UrlPath(matcher) => {
                 path_of(subject.head).is_some_and(|path| matcher.matches(path))
             }
+            Self::UriTemplate(template) => {
+                path_of(subject.head).is_some_and(|path| template.matches(path))
+            }
             Self::DestinationIp(range) => within(range, &connection.local_address),
             Self::DestinationPort(port) => {
                 connection.local_address.port().map(u32::from) == Some(*port)
@@ -110,6 +119,12 @@ impl Rule {
                 .tls
                 .get()
                 .is_some_and(|tls| is_authenticated(tls, matcher.as_ref())),
+            Self::MtlsAuthenticated(matcher) => connection.tls.get().is_some_and(|tls| {
+                tls.peer_validated
+                    && matcher
+                        .as_ref()
+                        .is_none_or(|matcher| tls.peer().is_some_and(|peer| matcher.matches(peer)))
+            }),
             Self::SourceIp(range) => within(range, &connection.remote_address),
             Self::DirectRemoteIp(range) => within(range, &connection.direct_remote_address),
             Self::RemoteIp(range) => within(range, subject.remote),
@@ -211,7 +226,9 @@ pub(super) fn permission(proto: pb::Permission, path: &ConfigPath<'_>) -> Result
             StringMatcher::from_proto(matcher, &path.field("requested_server_name"))?,
         ),
         PermissionRule::Matcher(_) => return Err(unsupported("matcher", path)),
-        PermissionRule::UriTemplate(_) => return Err(unsupported("uri_template", path)),
+        PermissionRule::UriTemplate(template) => Rule::UriTemplate(Box::new(
+            UriTemplate::from_extension(template, &path.field("uri_template"))?,
+        )),
     })
 }
 
@@ -249,9 +266,37 @@ pub(super) fn principal(proto: pb::Principal, path: &ConfigPath<'_>) -> Result<R
         Identifier::Metadata(metadata) => metadata_rule(metadata, path)?,
         Identifier::SourcedMetadata(metadata) => sourced_rule(metadata, path)?,
         Identifier::FilterState(matcher) => filter_state_rule(matcher, path)?,
-        Identifier::Custom(_) => return Err(unsupported("custom", path)),
+        Identifier::Custom(extension) => custom_rule(extension, &path.field("custom"))?,
     })
 }
+
+/// An extension that judges who it is.
+fn custom_rule(
+    extension: core::TypedExtensionConfig,
+    path: &ConfigPath<'_>,
+) -> Result<Rule, Rejected> {
+    let core::TypedExtensionConfig {
+        // Harmless: a label.
+        name: _,
+        typed_config,
+    } = extension;
+    let config = TypedConfig::required("typed_config", typed_config, path)?;
+    let path = path.field("typed_config");
+    if config.type_name != MTLS_AUTHENTICATED {
+        return Err(config.unknown(&path, &[MTLS_AUTHENTICATED]));
+    }
+    let mtls_authenticated::Config {
+        san_matcher,
+        any_validated_client_certificate,
+    } = config.decode(&path)?;
+    let matcher = path.optional("san_matcher", san_matcher, SanMatcher::from_proto)?;
+    if matcher.is_none() && !any_validated_client_certificate {
+        return Err(path.reject("needs san_matcher or any_validated_client_certificate"));
+    }
+    Ok(Rule::MtlsAuthenticated(matcher.map(Box::new)))
+}
+
+const MTLS_AUTHENTICATED: &str = "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config";
 
 fn unsupported(name: &str, path: &ConfigPath<'_>) -> Rejected {
     path.field(name).reject("is not supported")

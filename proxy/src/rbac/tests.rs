@@ -123,3 +123,27 @@ fn every_error_is_found() {
         "{errors:?}"
     );
 }
+
+#[test]
+fn a_validated_certificate_is_a_principal_of_its_own() {
+    let policy = |config: &str| {
+        convert(&format!(
+            "policies: {{ a: {{ permissions: [ {{ any: true }} ], principals: [ {{ custom: {{ name: x, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, {config} }} }} }} ] }} }}"
+        ))
+    };
+    let rules = policy("any_validated_client_certificate: true").unwrap();
+    let connection = connection();
+    assert!(!decide(&rules, &connection, "/").0, "there is no TLS");
+    let tls = |peer_validated| {
+        let mut tls = TlsConnectionInfo::new();
+        tls.peer_validated = peer_validated;
+        let connection = self::connection();
+        let _ = connection.tls.set(Box::new(tls));
+        connection
+    };
+    assert!(!decide(&rules, &tls(false), "/").0);
+    assert!(decide(&rules, &tls(true), "/").0);
+    let named = policy("san_matcher: { san_type: URI, matcher: { prefix: spiffe } }").unwrap();
+    assert!(!decide(&named, &tls(true), "/").0, "nobody has that name");
+    assert!(policy("any_validated_client_certificate: false").is_err());
+}

@@ -59,7 +59,7 @@ struct Cookie {
 }
 
 impl HashPolicy {
-    pub(super) fn from_proto(
+    pub(crate) fn from_proto(
         protos: Vec<pb::HashPolicy>,
         path: &ConfigPath<'_>,
     ) -> Result<Option<Self>, Rejected> {

@@ -35,7 +35,7 @@ enum MirroredHost {
 }
 
 impl MirrorPolicy {
-    pub(super) fn from_proto(
+    pub(crate) fn from_proto(
         proto: RequestMirrorPolicy,
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,

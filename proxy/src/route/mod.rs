@@ -70,6 +70,7 @@ pub use retry_policy::{HostPredicate, RateLimitedBackOff, ResetHeader, RetryOn, 
 pub use rewrite::update_authority;
 pub use route_stats::{RouteCounters, RouteStats};
 pub use table::RouteTable;
+pub use uri_template::UriTemplate;
 pub use virtual_cluster::VirtualCluster;
 pub use virtual_host::VirtualHost;
 

@@ -145,7 +145,7 @@ impl PathCriterion {
     }
 }
 
-fn template(
+pub(super) fn template(
     extension: TypedExtensionConfig,
     path: &ConfigPath<'_>,
 ) -> Result<UriTemplate, Rejected> {

@@ -2,6 +2,9 @@
 //! Type URLs: `envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig`,
 //! `envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig`.
 
+use outrigger_proto::pb::envoy::config::core::v3::TypedExtensionConfig;
+
+use crate::config::{ConfigPath, Rejected};
 use crate::matchers::Regex;
 
 /// The characters of a path segment, as a class of an expression.
@@ -15,7 +18,7 @@ const LONGEST_NAME: usize = 16;
 
 /// A pattern with `*`, `**`, `{name}` and `{name=pattern}`.
 #[derive(Debug)]
-pub(super) struct UriTemplate {
+pub struct UriTemplate {
     regex: Regex,
     names: Vec<Box<str>>,
     prefix: Box<[u8]>,
@@ -68,7 +71,16 @@ impl UriTemplate {
         })
     }
 
-    pub(super) fn matches(&self, path: &[u8]) -> bool {
+    /// Converts an extension that matches paths.
+    pub(crate) fn from_extension(
+        extension: TypedExtensionConfig,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        super::path::template(extension, path)
+    }
+
+    /// Whether a path without query is of this form.
+    pub fn matches(&self, path: &[u8]) -> bool {
         self.regex.is_full_match(path)
     }
 

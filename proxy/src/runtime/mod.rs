@@ -317,6 +317,11 @@ impl RuntimeFraction {
         }
     }
 
+    /// Whether nothing is among the share, whatever happens at run time.
+    pub fn is_never(&self) -> bool {
+        self.slot.is_none() && self.default.numerator == 0
+    }
+
     /// A fraction that nothing overrides.
     pub fn fixed(default: Fraction) -> Self {
         Self {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::ServerContext;
+use crate::overload::StreamAccounts;
 use crate::upstream::WorkerClusters;
 
 /// One worker: its clusters and pools, its random numbers. Everything on its thread holds it as `Rc`.
@@ -20,6 +21,8 @@ pub struct Worker {
     pub clusters: WorkerClusters,
     /// This worker's random numbers.
     pub random: Random,
+    /// What its streams hold. None: the overload manager resets no streams.
+    pub accounts: Option<Rc<StreamAccounts>>,
 }
 
 /// A fast generator, seeded per worker (or by a test). Not for secrets.
@@ -39,6 +42,7 @@ impl Worker {
         Rc::new(Self {
             index,
             shard: index + 1,
+            accounts: server.overload.resets.accounts(),
             server,
             clusters,
             random: Random::new(seed),
@@ -50,6 +54,7 @@ impl Worker {
         Rc::new(Self {
             index: 0,
             shard: 0,
+            accounts: None,
             server,
             clusters,
             random: Random::new(seed),

@@ -11,6 +11,7 @@ use tracing::{debug, error};
 
 use super::{ServerContext, Worker, WorkerMessage, WorkerSender};
 use crate::listener::ConnectionHandler;
+use crate::overload::StreamResetStats;
 use crate::stats::set_thread_shard;
 use crate::upstream::{ClusterTable, WorkerClusters};
 
@@ -75,6 +76,14 @@ async fn run(setup: WorkerSetup) {
     let handler = ConnectionHandler::new(worker.clone(), peers);
     let following = worker.clone();
     tokio::task::spawn_local(async move { following.clusters.follow().await });
+    let scope = worker
+        .server
+        .stats
+        .scope("envoy.overload_actions.reset_high_memory_stream.");
+    let resets = StreamResetStats::new(&scope);
+    if let Some(accounts) = &worker.accounts {
+        tokio::task::spawn_local(accounts.clone().run(resets));
+    }
     let mut finishing = false;
     loop {
         let message = tokio::select! {

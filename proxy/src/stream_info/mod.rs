@@ -234,6 +234,35 @@ pub struct StreamInfo {
     pub override_host: Option<Box<OverrideHost>>,
     /// The request came as something else than gRPC, and so do answers of our own, whatever its head says now.
     pub plain_local_replies: bool,
+    /// What the connection manager allows the head of a request.
+    pub request_limits: HeaderLimits,
+}
+
+/// How large a head may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeaderLimits {
+    /// Fields, those of the request line included. Default 100.
+    pub max_count: u32,
+    /// The sum of the lengths of names and values, in KiB. Default 60.
+    pub max_kb: u32,
+}
+
+impl HeaderLimits {
+    /// Whether a head of so many fields, with so many bytes, is not too large.
+    pub fn allow(self, count: usize, bytes: usize) -> bool {
+        let within =
+            |value: usize, most: u64| u64::try_from(value).is_ok_and(|value| value <= most);
+        within(count, self.max_count.into()) && within(bytes, u64::from(self.max_kb) * 1024)
+    }
+}
+
+impl Default for HeaderLimits {
+    fn default() -> Self {
+        Self {
+            max_count: 100,
+            max_kb: 60,
+        }
+    }
 }
 
 /// A host that a filter has chosen, as for a session.
@@ -387,6 +416,7 @@ impl StreamInfo {
             downstream_close_type: CloseType::Normal,
             override_host: None,
             plain_local_replies: false,
+            request_limits: HeaderLimits::default(),
         }
     }
 

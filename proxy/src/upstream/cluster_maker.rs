@@ -59,6 +59,7 @@ impl ClusterManager {
             timeout_budgets,
             request_response_sizes,
             http_filters,
+            request_policies,
             transport,
             health_checks,
             outlier_detection,
@@ -89,6 +90,7 @@ impl ClusterManager {
         let body = accepted.map(|accepted| accepted.body.clone());
         let may_wait = is_eds
             && http_filters.is_none()
+            && request_policies.is_none()
             && health_checks.is_empty()
             && outlier_detection.is_none()
             && zone_routing.is_none()
@@ -116,6 +118,7 @@ impl ClusterManager {
                 .collect()
         });
         info.http_filters = http_filters;
+        info.request_policies = request_policies;
         info.transport = transport;
         info.health_checks = health_checks;
         info.outlier_detection = outlier_detection;

@@ -40,7 +40,7 @@ pub use circuit_breaker::{
     CircuitBreakerSettings, CircuitBreakers, Resource, RetryBudget, RoutingPriority, Thresholds,
 };
 pub(crate) use cluster::CodeStats;
-pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin};
+pub use cluster::{ClusterConfig, ClusterInfo, ClusterSettings, CodeOrigin, RequestPolicies};
 pub use cluster_manager::{ClusterManager, ClusterManagerStats};
 pub use cluster_names::{ClusterId, ClusterNames, NamedClusters};
 pub use cluster_table::ClusterTable;

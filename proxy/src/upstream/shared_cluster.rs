@@ -302,6 +302,7 @@ impl ClusterInfo {
             outlier_detection: None,
             members: None,
             http_filters: None,
+            request_policies: None,
             circuit_breakers: CircuitBreakers::new(&settings.circuit_breakers, &scope),
             settings,
             metadata: Default::default(),

@@ -20,6 +20,7 @@ use super::pool::{
 };
 use super::priority_set::PrioritySet;
 use super::shared_cluster::Cluster;
+use crate::http::ResponseHead;
 use crate::http_filters::LocalBoxFuture;
 use crate::server::Random;
 use crate::transport_sockets::UpstreamSocketOptions;
@@ -324,6 +325,15 @@ impl WorkerCluster {
         }
         if let Some(member) = self.aggregate.as_ref().and_then(|it| it.owner(host)) {
             member.report(host, result);
+        }
+    }
+
+    /// The status by which outlier detection judges a response, which would be `status` otherwise.
+    #[inline]
+    pub fn outlier_status(&self, head: &ResponseHead, status: u16) -> u16 {
+        match &self.info().request_policies {
+            None => status,
+            Some(policies) => policies.outlier_status(head, status),
         }
     }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger::server::Random;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use crate::hosts::Network;
 use crate::invariants::Violation;
 use crate::scenario::Scenario;
-use crate::wire::{ClientEnd, Ended, Message, read_message, read_response};
+use crate::wire::{Ended, Message, read_message, read_response};
 
 /// What became of all requests.
 #[derive(Debug, Default, Clone)]
@@ -95,10 +95,10 @@ impl Crowd {
         self: Rc<Self>,
         number: u64,
         random: Random,
-        connect: impl Fn() -> ClientEnd,
+        connect: impl Fn() -> DuplexStream,
     ) {
         let pick = |from: u64, to: u64| from + random.next() % (to - from + 1);
-        let mut connection: Option<(ClientEnd, Vec<u8>)> = None;
+        let mut connection: Option<(DuplexStream, Vec<u8>)> = None;
         let mut sequence = 0;
         while !self.over.get() {
             sleep(Duration::from_millis(pick(1, 1_200))).await;
@@ -127,7 +127,7 @@ impl Crowd {
     /// Sends a request and judges the answer; whether the connection can be used again.
     async fn ask_http1(
         &self,
-        (io, buffer): &mut (ClientEnd, Vec<u8>),
+        (io, buffer): &mut (DuplexStream, Vec<u8>),
         request: &Request,
         gives_up: Option<Duration>,
     ) -> bool {
@@ -159,7 +159,7 @@ impl Crowd {
         group: u64,
         request: &Request,
         gives_up: Option<Duration>,
-        connect: impl Fn() -> ClientEnd,
+        connect: impl Fn() -> DuplexStream,
     ) -> bool {
         let kept = self.shared.borrow().get(&group).cloned();
         let sender = match kept {

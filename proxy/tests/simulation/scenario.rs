@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use outrigger::server::Random;
 
-/// A fault that is put into the proxy on purpose, to see that it is found. The invariants are those of the world without it.
+/// What is wrong with a proxy on purpose, to see that it is found. The invariants are those of the world without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plant {
-    /// The router sends one request in a hundred twice: it is told to mirror them to the cluster that they go to.
-    DoubleSend,
-    /// Streams of clients that have gone are forgotten instead of dropped, with every count that they hold.
-    LeakedCounters,
-    /// Outlier detection ejects as many hosts as it likes: its runtime says so, against the configuration.
-    CapBreach,
+    /// A fault in the code itself.
+    #[cfg(debug_assertions)]
+    Code(outrigger::planted::Fault),
+    // The others are made by another configuration than the one that the invariants know.
     /// The router retries more often than the route says.
     TooManyRetries,
     /// The circuit breaker of requests lets more through than it is set to.
@@ -140,8 +138,10 @@ circuit_breakers: {{ thresholds: [{{ track_remaining: true, max_connections: {co
             );
         }
         if self.health_checks {
-            yaml.push_str(
-                "health_checks: [{ timeout: 0.3s, interval: 1s, interval_jitter: 0.2s, no_traffic_interval: 2s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: { path: /health } }]\n",
+            let codec = if self.http2 { "HTTP2" } else { "HTTP1" };
+            let _ = writeln!(
+                yaml,
+                "health_checks: [{{ timeout: 0.3s, interval: 1s, interval_jitter: 0.2s, no_traffic_interval: 2s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {{ path: /health, codec_client_type: {codec} }} }}]"
             );
         }
         if let Some(cap) = self.ejection_cap {
@@ -186,12 +186,6 @@ circuit_breakers: {{ thresholds: [{{ track_remaining: true, max_connections: {co
                 "retry_policy: {{ retry_on: \"5xx,reset,connect-failure,refused-stream\", num_retries: {n}{per_try} }}"
             ),
         };
-        let mirror = match plant {
-            Some(Plant::DoubleSend) => {
-                "request_mirror_policies: [{ cluster: c, runtime_fraction: { default_value: { numerator: 1 } } }]"
-            }
-            _ => "",
-        };
         let codec = if self.http2_clients { "AUTO" } else { "HTTP1" };
         format!(
             "stat_prefix: s
@@ -209,7 +203,6 @@ route_config:
         cluster: c
         timeout: {:.3}s
         hash_policy: [{{ header: {{ header_name: x-key }} }}]
-        {mirror}
         {retry}
 ",
             timeout.as_secs_f64(),

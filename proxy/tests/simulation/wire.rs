@@ -1,55 +1,8 @@
 //! The least of HTTP/1 that the ends of the world need: they read what the proxy writes, which is plain. HTTP/2 is read by the
 //! crate `h2`, and looks the same then.
 
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf};
-
-/// A client's end of a connection.
-#[derive(Debug)]
-pub(crate) struct ClientEnd {
-    io: DuplexStream,
-    /// By this the other end knows that the client has gone.
-    _here: Rc<()>,
-}
-
-impl ClientEnd {
-    pub(crate) fn new(io: DuplexStream, here: Rc<()>) -> Self {
-        Self { io, _here: here }
-    }
-}
-
-impl AsyncRead for ClientEnd {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for ClientEnd {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A head, and the body that came with it.
 #[derive(Debug)]

@@ -1,15 +1,12 @@
 //! A world from its beginning to its end: a proxy between clients and hosts, and somebody who watches.
 
-use std::collections::HashMap;
-use std::mem::ManuallyDrop;
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use outrigger::server::{LocalInfo, Random, ServerContext};
 use outrigger::upstream::ClusterManager;
+use tokio::io::DuplexStream;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
@@ -18,7 +15,6 @@ use crate::data_path::DataPath;
 use crate::hosts::{Network, Wires};
 use crate::invariants::{Stat, Violation, Watch, at_least, equal};
 use crate::scenario::{Plant, Scenario};
-use crate::wire::ClientEnd;
 use crate::{REQUESTS, SECONDS};
 
 /// What happened in a world, or in many.
@@ -84,13 +80,17 @@ pub(crate) fn run(scenario: &Scenario, plant: Option<Plant>) -> Result<Summary, 
         .start_paused(true)
         .build()
         .expect("a runtime");
+    #[cfg(debug_assertions)]
+    let _planted = match plant {
+        Some(Plant::Code(fault)) => Some(outrigger::planted::plant(fault)),
+        _ => None,
+    };
     let local = LocalSet::new();
     runtime.block_on(local.run_until(World::run(scenario, plant)))
 }
 
 struct World {
     path: DataPath,
-    plant: Option<Plant>,
 }
 
 impl World {
@@ -137,11 +137,6 @@ impl World {
 
     fn new(scenario: &Scenario, network: &Rc<Network>, plant: Option<Plant>) -> Self {
         let server = Arc::new(ServerContext::new(1, LocalInfo::default()));
-        if plant == Some(Plant::CapBreach) {
-            let key = "outlier_detection.max_ejection_percent".to_owned();
-            let values = HashMap::from([(key, "100".to_owned())]);
-            server.runtime.set_layer("plant", values);
-        }
         let wires = Rc::new(Wires(network.clone()));
         let clusters = ClusterManager::in_world(
             server.clone(),
@@ -153,22 +148,14 @@ impl World {
         let texts = [&scenario.cluster(plant)[..], &scenario.manager(plant)];
         Self {
             path: DataPath::new(server, clusters, wires, scenario.seed, texts),
-            plant,
         }
     }
 
     /// A client's end of a new connection to the proxy.
-    fn connect(&self) -> ClientEnd {
+    fn connect(&self) -> DuplexStream {
         let (io, serving) = self.path.connect();
-        let here = Rc::new(());
-        match self.plant {
-            Some(Plant::LeakedCounters) => spawn_local(Forgetful {
-                serving: ManuallyDrop::new(Box::pin(serving)),
-                client: Rc::downgrade(&here),
-            }),
-            _ => spawn_local(serving),
-        };
-        ClientEnd::new(io, here)
+        spawn_local(serving);
+        io
     }
 
     async fn end(
@@ -217,23 +204,5 @@ impl World {
             failed_checks: count("cluster.c.health_check.failure"),
             ejections: count("cluster.c.outlier_detection.ejections_enforced_total"),
         }
-    }
-}
-
-/// A connection whose streams are forgotten, and not dropped, when its client has gone: whatever they hold they never give back.
-struct Forgetful<F> {
-    serving: ManuallyDrop<Pin<Box<F>>>,
-    client: Weak<()>,
-}
-
-impl<F: Future<Output = ()>> Future for Forgetful<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.client.strong_count() == 0 {
-            return Poll::Ready(());
-        }
-        ready!(self.serving.as_mut().poll(cx));
-        Poll::Ready(())
     }
 }

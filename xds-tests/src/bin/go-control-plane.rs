@@ -74,6 +74,8 @@ async fn run(mode: &str, [proxy, test, samples, folder]: [&Path; 4]) -> Result<(
     let child = Command::new(test)
         .arg(format!("--xds={mode}"))
         .arg(format!("--runtimes={}", if mode == "ads" { 2 } else { 1 }))
+        // Its requests have 100 ms. All of a batch have to succeed once: ten batches are more patient than its five.
+        .args(["-r=10", "-delay=300ms"])
         .args(["-debug", &format!("-message={GREETING}")])
         .args(flags)
         .current_dir(samples.parent().unwrap_or(samples))

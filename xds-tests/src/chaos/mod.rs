@@ -1,8 +1,11 @@
 //! Chaos: thirty upstreams that slow down, refuse, reset, vanish, answer 5xx, leave and come back, under constant load.
 //!
 //! A seed is a [`Schedule`]: who does what, and when. It is played to one proxy after the other, with the same configuration
-//! (`settings`), the same upstreams ([`Upstreams`]) and the same load (`load`); what came of it are [`Figures`].
+//! (`settings`), the same upstreams ([`Upstreams`]) and the same load (`load`), in HTTP/1 or in HTTP/2 from end to end; what came
+//! of it are [`Figures`], and of each request that failed an [`Autopsy`].
 
+mod answers;
+mod autopsy;
 mod figures;
 mod load;
 mod schedule;
@@ -16,9 +19,13 @@ use std::time::Duration;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub use figures::{Figures, Tolerance, Verdict, table};
+pub use autopsy::Autopsy;
+pub use figures::{Figures, Tolerance, Verdict, autopsies, table};
 pub use schedule::{Behaviour, Chance, Change, Event, Schedule};
 pub use upstreams::Upstreams;
+
+use figures::Seen;
+use load::End;
 
 use crate::plane::{Kind, Plane};
 use crate::proxy::{Proxy, admin_get};
@@ -34,6 +41,17 @@ pub struct Size {
     pub seconds: u64,
     /// Requests per second.
     pub rate: u64,
+    /// Of clients and upstreams.
+    pub protocol: Protocol,
+}
+
+/// What everybody speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// A request at a time on each connection.
+    Http1,
+    /// Without TLS, many requests on each connection.
+    Http2,
 }
 
 /// Plays one seed to one proxy, on a runtime of its own.
@@ -46,17 +64,20 @@ pub fn play(name: &str, program: &Path, seed: u64, size: Size) -> Result<Figures
 
 async fn world(name: &str, program: &Path, seed: u64, size: Size) -> Result<Figures, Error> {
     let schedule = Schedule::of(seed, size.seconds);
-    let upstreams = Rc::new(Upstreams::start(&schedule).await?);
+    let upstreams = Rc::new(Upstreams::start(&schedule, size.protocol).await?);
     let plane = Rc::new(Plane::start().await?);
     plane.set(Kind::Eds, [settings::endpoints(upstreams.members())]);
-    let folder = binaries::scratch(&format!("chaos-{seed}-{name}"))?;
-    let bootstrap = settings::bootstrap(seed, plane.address());
+    let folder = binaries::scratch(&format!("chaos-{seed}-{name}-{:?}", size.protocol))?;
+    let log = folder.join("failures.log");
+    let bootstrap = settings::bootstrap(seed, size.protocol, plane.address(), &log);
     let mut proxy = Proxy::start(program, &bootstrap, &folder).await?;
     let address = proxy.listener("ingress").ok_or("no listener")?;
     let begin = Instant::now();
     upstreams.begin();
     let changes = spawn_local(change(schedule.clone(), upstreams.clone(), plane.clone()));
     let mut samples = load::run(address, size).await;
+    // Longer than logs are held back.
+    sleep(Duration::from_millis(300)).await;
     let page = admin_get(proxy.admin_address(), "/stats?filter=cluster.services").await;
     changes.abort();
     if let Some(obituary) = proxy.obituary() {
@@ -70,15 +91,14 @@ async fn world(name: &str, program: &Path, seed: u64, size: Size) -> Result<Figu
     let arrivals = upstreams.arrivals();
     let cut = upstreams.cut();
     let all = samples.len();
-    samples.retain(|sample| sample.status.is_some() || !cut.contains(&sample.number));
-    let cut = all - samples.len();
-    Ok(Figures::of(
-        (name, seed),
-        &schedule,
-        took,
-        &samples,
-        (&arrivals, cut, counts),
-    ))
+    samples.retain(|sample| sample.end != End::Broken || !cut.contains(&sample.number));
+    let seen = Seen {
+        cut: all - samples.len(),
+        failures: autopsy::of_all(&samples, &arrivals, &std::fs::read_to_string(log)?),
+        arrivals,
+        counts,
+    };
+    Ok(Figures::of((name, seed), &schedule, took, &samples, seen))
 }
 
 /// Lets the events of a schedule happen.

@@ -7,24 +7,29 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::schedule::ShownByChecks;
-use super::{Behaviour, Chance, Change, Event, Schedule, UPSTREAMS};
+use super::{Behaviour, Chance, Change, Event, Protocol, Schedule, UPSTREAMS};
 use crate::Error;
-
-/// How long the body of an answer is.
-pub(super) const BODY: usize = 1024;
 
 /// What an upstream is like at a time.
 type State = (Behaviour, ShownByChecks);
 
-/// When a request came, and how the upstream behaved then.
-pub(super) type Arrival = (Duration, Behaviour);
+/// A request that came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    /// Since [`Upstreams::begin`].
+    pub(super) at: Duration,
+    /// How the upstream behaved then.
+    pub(super) behaviour: Behaviour,
+    /// Which request it was, and as which attempt.
+    pub(super) id: u64,
+    pub(super) attempt: u64,
+}
 
 /// All upstreams. They end on drop.
 pub struct Upstreams {
@@ -33,26 +38,27 @@ pub struct Upstreams {
     tasks: Vec<AbortHandle>,
 }
 
-struct Upstream {
+pub(super) struct Upstream {
     address: SocketAddr,
-    state: watch::Sender<State>,
-    chance: Chance,
-    /// When requests came, since [`Upstreams::begin`], and how they were received; health checks are none.
-    arrivals: RefCell<Vec<Arrival>>,
-    begin: RefCell<Instant>,
+    protocol: Protocol,
+    pub(super) state: watch::Sender<State>,
+    pub(super) chance: Chance,
+    pub(super) arrivals: RefCell<Vec<Arrival>>,
+    pub(super) begin: RefCell<Instant>,
     /// Requests whose answer it broke off in the middle.
-    cut: RefCell<HashSet<u64>>,
+    pub(super) cut: RefCell<HashSet<u64>>,
 }
 
 impl Upstreams {
     /// Starts them, all good and all members.
-    pub async fn start(schedule: &Schedule) -> Result<Self, Error> {
+    pub async fn start(schedule: &Schedule, protocol: Protocol) -> Result<Self, Error> {
         let (mut all, mut tasks) = (vec![], vec![]);
         for number in 0..UPSTREAMS {
             let ip = Ipv4Addr::new(127, 0, 1, u8::try_from(number + 1)?);
             let listener = TcpListener::bind((ip, 0)).await?;
             let upstream = Rc::new(Upstream {
                 address: listener.local_addr()?,
+                protocol,
                 state: watch::channel((Behaviour::Good, ShownByChecks(true))).0,
                 chance: Chance::new(schedule.seed << 8 | 0x5e00_0000 | number as u64),
                 arrivals: RefCell::default(),
@@ -98,7 +104,7 @@ impl Upstreams {
         here.map(|(upstream, _)| upstream.address).collect()
     }
 
-    /// By upstream, when requests came.
+    /// By upstream, the requests that came.
     pub(super) fn arrivals(&self) -> Vec<Vec<Arrival>> {
         let all = self.all.iter();
         all.map(|upstream| upstream.arrivals.borrow().clone())
@@ -193,111 +199,11 @@ impl Upstream {
     }
 
     /// One connection, until either side ends it.
-    async fn serve(self: Rc<Self>, mut stream: TcpStream) {
+    async fn serve(self: Rc<Self>, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let mut state = self.state.subscribe();
-        let mut buffer = Vec::with_capacity(2048);
-        loop {
-            let request = tokio::select! {
-                request = read_request(&mut stream, &mut buffer) => request,
-                () = gone(&mut state) => return reset(&stream),
-            };
-            let Some(request) = request else { return };
-            if !request.check {
-                let since = self.begin.borrow().elapsed();
-                let behaviour = self.state.borrow().0;
-                self.arrivals.borrow_mut().push((since, behaviour));
-            }
-            let went_on = tokio::select! {
-                went_on = self.answer(&mut stream, &request) => went_on,
-                () = gone(&mut state) => return reset(&stream),
-            };
-            if !went_on {
-                return;
-            }
+        match self.protocol {
+            Protocol::Http1 => self.serve_http1(stream).await,
+            Protocol::Http2 => self.serve_http2(stream).await,
         }
     }
-
-    /// Answers, or not; whether the connection goes on.
-    async fn answer(&self, stream: &mut TcpStream, request: &Request) -> bool {
-        let (behaviour, shown) = *self.state.borrow();
-        let quick = self.chance.millis(1, 6);
-        let behaviour = match behaviour {
-            // Nothing reaches a blackhole, checks neither.
-            Behaviour::Blackhole => behaviour,
-            _ if request.check && !shown.0 => Behaviour::Good,
-            other => other,
-        };
-        let (delay, status) = match behaviour {
-            Behaviour::Good => (quick, 200),
-            Behaviour::Slow => (self.chance.millis(100, 1_500), 200),
-            Behaviour::Failing if self.chance.pick(1, 5) == 1 => (quick, 200),
-            Behaviour::Failing => {
-                let which = usize::try_from(self.chance.pick(0, 2)).unwrap();
-                (quick, [500, 502, 503][which])
-            }
-            Behaviour::Resetting | Behaviour::Refusing => {
-                sleep(quick).await;
-                if behaviour == Behaviour::Resetting && self.chance.pick(1, 10) == 1 {
-                    self.cut.borrow_mut().extend(request.id.parse::<u64>());
-                    let _ = stream.write_all(&text(200, &request.id)[..200]).await;
-                    sleep(Duration::from_millis(5)).await;
-                }
-                reset(stream);
-                return false;
-            }
-            Behaviour::Silent | Behaviour::Blackhole => {
-                // What was sent gets through when the connection does again.
-                let mut state = self.state.subscribe();
-                while state.borrow_and_update().0 == behaviour {
-                    let _ = state.changed().await;
-                }
-                (quick, 200)
-            }
-        };
-        sleep(delay).await;
-        stream.write_all(&text(status, &request.id)).await.is_ok()
-    }
-}
-
-/// Waits until the process is gone.
-async fn gone(state: &mut watch::Receiver<State>) {
-    while state.borrow_and_update().0 != Behaviour::Refusing {
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Lets the end of the connection be a reset.
-fn reset(stream: &TcpStream) {
-    let _ = stream.set_zero_linger();
-}
-
-struct Request {
-    check: bool,
-    id: String,
-}
-
-/// Reads the head of a request without a body.
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
-    loop {
-        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-            buffer.drain(..end + 4);
-            let id = head.lines().find_map(|line| line.strip_prefix("x-id: "));
-            return Some(Request {
-                check: head.starts_with("GET /health "),
-                id: id.unwrap_or_default().to_owned(),
-            });
-        }
-        if !matches!(stream.read_buf(buffer).await, Ok(1..)) {
-            return None;
-        }
-    }
-}
-
-/// An answer that says which request it is for.
-fn text(status: u16, id: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status} X\r\ncontent-length: {BODY}\r\n\r\n{id:<BODY$}").into_bytes()
 }

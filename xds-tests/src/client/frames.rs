@@ -1,4 +1,5 @@
-//! The client for raw HTTP/2 frames: bytes out, lines about the frames that come back.
+//! The client for raw HTTP/2 frames: bytes out, lines about the frames that come back on the first connection. Others are only
+//! there.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,12 +28,14 @@ pub(super) async fn play(address: SocketAddr, steps: &[Step]) -> Transcript {
     let mut buffer = Vec::new();
     let mut fate = None;
     let mut all = false;
+    let mut others = Vec::new();
     for step in steps {
         match step {
             Step::Send(bytes) => {
                 let _ = stream.write_all(bytes).await;
             }
             Step::ShowAllFrames => all = true,
+            Step::On(_) => others.push(TcpStream::connect(address).await),
             Step::Wait(time) => sleep(*time).await,
             Step::HalfClose => {
                 let _ = stream.shutdown().await;

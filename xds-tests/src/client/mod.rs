@@ -12,7 +12,8 @@ use crate::message::{Field, Message};
 /// One step of a client.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Goes on with the connection of this number, which is opened on first use. It starts with 0.
+    /// Goes on with the connection of this number, which is opened on first use. It starts with 0. Frame by frame it only opens one
+    /// more connection, and stays where it is.
     On(usize),
     /// Sends a request and reads the response to it.
     Request(Request),

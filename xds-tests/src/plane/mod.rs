@@ -17,6 +17,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::net::TcpListener;
@@ -28,9 +29,12 @@ pub use answer::Answer;
 pub use ask::Ask;
 pub use resource::{Kind, Resource};
 
-use crate::{Error, PATIENCE};
+use crate::Error;
 use shelf::Shelf;
 use stream::Stream;
+
+/// The longest time that a proxy may take to say something, on a machine that does much else.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A control plane on ports of its own, which serves on the current local task set. Stops on drop.
 pub struct Plane {
@@ -274,7 +278,7 @@ impl Plane {
                 changed.await;
             }
         };
-        let found = timeout(2 * PATIENCE, wait).await;
+        let found = timeout(SOON, wait).await;
         found.unwrap_or_else(|_| panic!("{what} did not come; what came:\n{}", self.minutes()))
     }
 
@@ -314,7 +318,7 @@ impl Plane {
                 changed.await;
             }
         };
-        if timeout(2 * PATIENCE, wait).await.is_err() {
+        if timeout(SOON, wait).await.is_err() {
             let now = self.subscriptions(kind);
             panic!(
                 "{kind:?}: {now:?} are subscribed to, not {names:?}\n{}",

@@ -15,6 +15,9 @@ use outrigger_xds_tests::proxy::{Proxy, admin_get};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
 
+/// The longest time that one thing may take to happen, on a machine that does much else.
+const SOON: Duration = Duration::from_secs(30);
+
 /// Runs a story on a runtime of its own.
 pub fn tell(story: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -78,7 +81,7 @@ impl Running {
     /// Waits until a stat has this value.
     #[allow(dead_code, reason = "not every story reads stats")]
     pub async fn settles(&self, name: &str, value: u64) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + SOON;
         loop {
             let now = self.stat(name).await;
             if now == value {
@@ -91,7 +94,7 @@ impl Running {
 
     /// Waits until the access log has this line.
     pub async fn logs(&self, line: &str) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + SOON;
         let read = || std::fs::read_to_string(&self.log).unwrap_or_default();
         while !read().contains(line) {
             assert!(

@@ -229,6 +229,12 @@ fn filters() -> Vec<Case> {
             .logs(0)
             .shows(["< 200", "< 404", "< 503"])
             .lacks(["log*"]),
+        case("a duration lasts until the response has ended")
+            .log_format("%RESPONSE_CODE%", "{ duration_filter: { comparison: { op: GE, value: { default_value: 250, runtime_key: k } } } }")
+            .reply(late(300, "x"))
+            .get("/")
+            .both()
+            .shows(["log 200"]),
         filtered(
             "and_filter wants all its filters",
             "{ and_filter: { filters: [{ status_code_filter: { comparison: { op: GE, value: { default_value: 404, runtime_key: k } } } }, { header_filter: { header: { name: \":path\", string_match: { exact: /3 } } } }] } }",

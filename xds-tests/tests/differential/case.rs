@@ -114,6 +114,11 @@ pub fn case(title: &'static str) -> Case {
 
 /// Configuration.
 impl Case {
+    /// Whether a stat is read that is of the whole proxy, and not of something with a name of the case.
+    pub fn reads_stats_of_all(&self) -> bool {
+        self.stats.iter().any(|name| !name.contains('@'))
+    }
+
     /// The routes of the only virtual host.
     pub fn routes(mut self, yaml: &str) -> Self {
         self.vhosts = vhost(yaml);
@@ -314,6 +319,13 @@ impl Case {
 
     pub fn wait(self, ms: u64) -> Self {
         self.step(Step::Wait(Duration::from_millis(ms)))
+    }
+
+    /// Waits before everything else.
+    pub fn after(mut self, ms: u64) -> Self {
+        let wait = Step::Wait(Duration::from_millis(ms));
+        self.steps.insert(0, wait);
+        self
     }
 
     /// The following steps are on the connection of this number.

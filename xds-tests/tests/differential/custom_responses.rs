@@ -101,6 +101,9 @@ fn elsewhere(policy: &str) -> String {
 
 const ROUTES: &str = "- match: { prefix: /sorry }\n  route: { cluster: \"@page\" }\n- match: { prefix: /plain }\n  direct_response: { status: 200, body: { inline_string: plain } }\n- match: { prefix: /gone }\n  direct_response: { status: 410, body: { inline_string: gone } }\n- match: { prefix: /app }\n  route: { cluster: \"@backend\" }";
 
+/// A route to the backend with a field.
+const KEEPING: &str = "- match: { prefix: /sorry }\n  route: { cluster: \"@page\" }\n- match: { prefix: /app }\n  route: { cluster: \"@backend\", RETRY }";
+
 fn redirected(title: &'static str, policy: &str) -> Case {
     replacing(title, &elsewhere(policy))
         .routes(ROUTES)
@@ -141,6 +144,34 @@ fn redirects() -> Vec<Case> {
             .both()
             .logs(2)
             .shows(["< body the page", "> page connection 1: GET /sorry HTTP/1.1"]),
+        redirected("a body kept for another attempt goes along with a redirect", sorry)
+            .routes(&KEEPING.replace("RETRY", "retry_policy: { retry_on: reset, num_retries: 1 }"))
+            .send(request("POST", "/app").body("kept"))
+            .both()
+            .logs(2)
+            .shows(["> page connection 1: GET /sorry HTTP/1.1", "> body kept", "< body the page"]),
+        redirected("a body that a filter has buffered and let go does not go along with a redirect", sorry)
+            .filters("- name: buffer\n  typed_config: { \"@type\": \"@http/buffer.v3.Buffer\", max_request_bytes: 100 }")
+            .send(request("POST", "/app").body("gone"))
+            .both()
+            .logs(2)
+            .shows(["> page connection 1: GET /sorry HTTP/1.1", "< body the page"]),
+        redirected("a body that a filter still buffers goes along with a redirect", sorry)
+            .filters("
+                - name: buffer
+                  typed_config: { \"@type\": \"@http/buffer.v3.Buffer\", max_request_bytes: 100 }
+                - name: fault
+                  typed_config: { \"@type\": \"@http/fault.v3.HTTPFault\", headers: [{ name: \":path\", string_match: { prefix: /app } }], abort: { http_status: 503, percentage: { numerator: 100 } } }")
+            .send(request("POST", "/app").body("held"))
+            .both()
+            .logs(2)
+            .shows(["> page connection 1: GET /sorry HTTP/1.1", "> body held", "< body the page"]),
+        redirected("a request that has not come whole is redirected in logs only", sorry)
+            .routes(&format!("{ROUTES}\n- match: {{ prefix: /full }}\n  direct_response: {{ status: 503, body: {{ inline_string: full }} }}"))
+            .log_format("%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%", "")
+            .bytes("POST /full HTTP/1.1\r\nhost: example.com\r\ncontent-length: 9\r\n\r\nhalf")
+            .read()
+            .shows(["< 503", "< body full", "log GET /sorry 503"]),
         redirected("a redirect without route leaves the response", "redirect_action: { path_redirect: /nowhere }")
             .get("/app")
             .both()

@@ -304,6 +304,84 @@ fn allowed() -> Vec<Case> {
         )
         .get("/")
         .shows(["log {\"00\":\"1\",\"01\":\"1.500s\",*"]),
+        typed(
+            "format shows values in a template",
+            "CEL",
+            formatter,
+            [
+                "'%s %s'.format(['a', 1])",
+                "'%s'.format([[1, 'a', 2.5, true, null, b'b']])",
+                "'%s'.format([{'b': 1, 'a': [duration('1.5s')], 3: 2u}])",
+                "'%s %s %s'.format([1.0, 1e20, 1.0 / 0.0])",
+                "'%s %s'.format([timestamp('2020-01-02T03:04:05.678Z'), type(1)])",
+                "'%d %d %d'.format([-5, 5u, 1.5])",
+                "'%f %.2f %.0f %f'.format([1.5, 1.567, 2.5, 'NaN'])",
+                "'%e %.2e %e'.format([1234.5678, 1234.5678, 1e-100])",
+                "'%b %b %o %x %X %x'.format([-5, true, 8, -255, 255u, 'abc'])",
+                "'100%%'.format([])",
+                "'%s'.format(['a', 'b'])",
+                "'%d'.format(['1'])",
+                "'%x'.format([true])",
+                "'%s %s'.format(['a'])",
+                "'%'.format([])",
+                "'%q'.format(['a'])",
+                "'%.1001f'.format([1.5])",
+                "'%s'.format([metadata])",
+                "'a'.format('b')",
+            ],
+        )
+        .get("/")
+        .shows(["log {\"00\":\"a 1\",\"01\":\"[1, a, 2.5, true, null, b]\",*"]),
+        typed(
+            "strings.quote makes a text of an expression",
+            "CEL",
+            formatter,
+            ["strings.quote('a')", "strings.quote('a\"b\\\\c\\n\\t\\r\\a\\b\\f\\v')", "strings.quote('é')", "strings.quote(1)", "strings.split('a,b', ',')"],
+        )
+        .get("/")
+        .shows(["log {\"00\":\"\\\"a\\\"\",*"]),
+        typed(
+            "messages of google.protobuf are made",
+            "TYPED_CEL",
+            "",
+            [
+                "google.protobuf.Duration{seconds: 1, nanos: 500000000}",
+                ".google.protobuf.Timestamp{seconds: 1}",
+                "google.protobuf.Duration{seconds: 1, seconds: 2} + duration('1s')",
+                "google.protobuf.Int64Value{value: 3} + 1",
+                "google.protobuf.StringValue{value: request.method}",
+                "google.protobuf.BytesValue{value: b'a'}",
+                "google.protobuf.BoolValue{}",
+                "google.protobuf.UInt32Value{value: 1u}",
+                "google.protobuf.DoubleValue{value: 0.5}",
+                "google.protobuf.Struct{fields: {'a': 'x', 'b': [true, null]}}",
+                "google.protobuf.Struct{fields: {'a': {'b': 'c'}}}.a.b",
+                "google.protobuf.ListValue{values: [1.5, 'a']}",
+                "google.protobuf.Value{string_value: 'a'}",
+                "google.protobuf.Value{}",
+                "google.protobuf.Duration{seconds: 1} == duration('1s')",
+            ],
+        )
+        .get("/")
+        .shows(["log {\"00\":\"1.500s\",\"01\":\"1970-01-01T00:00:01Z\",\"02\":\"3s\",\"03\":4,\"04\":\"GET\",*"]),
+        typed(
+            "a message with a field of another type is none",
+            "TYPED_CEL",
+            "",
+            [
+                "google.protobuf.Duration{seconds: 'a'}",
+                "google.protobuf.Duration{seconds: 1u}",
+                "google.protobuf.Duration{seconds: 999999999999999}",
+                "google.protobuf.Int32Value{value: 2147483648}",
+                "google.protobuf.UInt32Value{value: 1}",
+                "google.protobuf.DoubleValue{value: 1}",
+                "google.protobuf.Value{null_value: null}",
+                "google.protobuf.StringValue{value: 'a'}.value",
+                "google.protobuf.Duration{seconds: request.headers['x-none']}",
+            ],
+        )
+        .get("/")
+        .shows(["log {\"00\":null,\"01\":null,\"02\":null,*"]),
     ]
 }
 

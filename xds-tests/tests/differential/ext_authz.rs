@@ -12,6 +12,7 @@ use crate::case::{
 pub fn cases() -> Vec<Case> {
     [
         outcomes(),
+        limits(),
         silence(),
         changes(),
         rules(),
@@ -151,6 +152,140 @@ fn outcomes() -> Vec<Case> {
 }
 
 /// Authorizers that do not answer as they should.
+/// Fields of an answer, so many.
+fn many(count: usize) -> String {
+    let field = |number| format!("{{ header: {{ key: x-{number}, value: v }} }}");
+    (0..count).map(field).collect::<Vec<_>>().join(", ")
+}
+
+fn limits() -> Vec<Case> {
+    let limited = |title, fields: &str, answer: &str| {
+        let mut case = with(title, fields, answer);
+        for counter in [
+            "request_header_limits_reached",
+            "response_header_limits_reached",
+            "omitted_response_headers",
+        ] {
+            case.stats.push(format!("http.@stat.ext_authz.{counter}"));
+        }
+        case
+    };
+    let long = "x".repeat(2000);
+    let few = "common_http_protocol_options: { max_headers_count: 12 }";
+    let kib = "max_request_headers_kb: 1";
+    let http1 =
+        "explicit_http_config: { http_protocol_options: {} }\ncommon_http_protocol_options: ";
+    let small = format!("{http1}{{ max_headers_count: 8 }}");
+    let little = format!("{http1}{{ max_response_headers_kb: 1 }}");
+    let enforced = "enforce_response_header_limits: true";
+    let set = |fields: &str| format!("{{ ok_response: {{ headers: [{fields}] }} }}");
+    let of_response =
+        |fields: &str| format!("{{ ok_response: {{ response_headers_to_add: [{fields}] }} }}");
+    let action = |count: usize, action: &str| {
+        many(count).replace(" } }", &format!(" }}, append_action: {action} }}"))
+    };
+    let one = |name: &str, value: &str, more: &str| {
+        format!("{{ header: {{ key: {name}, value: {value} }}{more} }}")
+    };
+    let refused = [
+        "< 500",
+        "log details=ext_authz_invalid",
+        "log flags=UAEX",
+        "stat http.@stat.ext_authz.invalid: 1",
+        "stat http.@stat.ext_authz.request_header_limits_reached: 1",
+    ];
+    let replaced = [
+        "< 500",
+        "log details=ext_authz_invalid",
+        "log flags=UAEX",
+        "stat http.@stat.ext_authz.ok: 1",
+        "stat http.@stat.ext_authz.invalid: 0",
+        "stat http.@stat.ext_authz.response_header_limits_reached: 1",
+    ];
+    vec![
+        limited("a request may get as many fields as a head may have", "", &set(&many(6)))
+            .hcm(few)
+            .get("/")
+            .both()
+            .shows(["< 200", "> x-5: v"]),
+        limited("a request may not get more fields than a head may have", "", &set(&many(7)))
+            .hcm(few)
+            .get("/")
+            .both()
+            .shows(refused)
+            .lacks(["> connection 1: GET / HTTP/1.1"]),
+        limited("a request may not get longer fields than a head may have", "", &set(&one("x-a", &long, "")))
+            .hcm(kib)
+            .get("/")
+            .shows(refused),
+        limited("what is appended to a request is held against its limits", "", &set(&one("x-a", &long, ", append: true")))
+            .hcm(kib)
+            .send(get("/").field("x-a", "b"))
+            .shows(refused),
+        limited("a longer query is held against the limits of the head", "", &format!("{{ ok_response: {{ query_parameters_to_set: [{{ key: a, value: {long} }}] }} }}"))
+            .hcm(kib)
+            .get("/")
+            .shows(refused),
+        limited("explore s a request that is too large already and is not changed", "", YES)
+            .hcm("common_http_protocol_options: { max_headers_count: 5 }")
+            .get("/")
+            .shows(["< 200"]),
+        limited("explore t fields over the limit that are removed again", "", "{ ok_response: { headers: [{ header: { key: x-0, value: a } }, { header: { key: x-1, value: a } }], headers_to_remove: [a, b, c, d, e] } }")
+            .hcm(few)
+            .send(get("/").field("a", "1").field("b", "1").field("c", "1").field("d", "1").field("e", "1"))
+            .shows(refused),
+        limited("a response gets more fields than its upstream may send", "", &of_response(&many(20)))
+            .protocol_options(&small)
+            .get("/")
+            .shows(["< 200", "< x-19: v", "stat http.@stat.ext_authz.response_header_limits_reached: 0"]),
+        limited("with enforce_response_header_limits a response may be full", enforced, &of_response(&many(5)))
+            .protocol_options(&small)
+            .get("/")
+            .both()
+            .shows(["< 200", "< x-4: v"]),
+        limited("with enforce_response_header_limits too many fields replace the response", enforced, &of_response(&many(6)))
+            .protocol_options(&small)
+            .get("/")
+            .both()
+            .shows(replaced)
+            .lacks(["< x-0: v", "< body hello"]),
+        limited("fields that are set are held against the limits of a response", enforced, &of_response(&action(6, "OVERWRITE_IF_EXISTS_OR_ADD")))
+            .protocol_options(&small)
+            .get("/")
+            .shows(replaced),
+        limited("fields that are set only if they are absent are held against the limits of a response", enforced, &of_response(&action(6, "ADD_IF_ABSENT")))
+            .protocol_options(&small)
+            .get("/")
+            .shows(replaced),
+        limited("long fields replace the response", enforced, &of_response(&one("x-a", &long, "")))
+            .protocol_options(&little)
+            .get("/")
+            .shows(replaced),
+        limited("explore u a field that becomes longer", enforced, &of_response(&one("x-a", &long, ", append_action: OVERWRITE_IF_EXISTS")))
+            .protocol_options(&little)
+            .reply(reply(with_fields(ok("hello"), "x-a: b")))
+            .get("/")
+            .shows(replaced),
+        limited("explore v a field that is set again", enforced, &of_response(&one("x-a", &long, ", append_action: OVERWRITE_IF_EXISTS_OR_ADD")))
+            .protocol_options(&little)
+            .reply(reply(with_fields(ok("hello"), "x-a: b")))
+            .get("/")
+            .shows(replaced),
+        limited("answers of the proxy's own have no limit", enforced, &of_response(&many(120)))
+            .routes("- match: { prefix: / }\n  @say(hi)")
+            .get("/")
+            .shows(["< 200", "< x-119: v"]),
+        limited("denials have no limit", enforced, &format!("{{ status: {{ code: 7 }}, denied_response: {{ headers: [{}] }} }}", many(120)))
+            .get("/")
+            .shows(["< 403", "< x-119: v"]),
+        limited("the limits of a response over HTTP/2 are those of its cluster", enforced, &of_response(&many(6)))
+            .backend(Kind::Http2(vec![reply(ok("hello"))]))
+            .protocol_options("explicit_http_config: { http2_protocol_options: {} }\ncommon_http_protocol_options: { max_headers_count: 8 }")
+            .get("/")
+            .shows(replaced),
+    ]
+}
+
 fn silence() -> Vec<Case> {
     let failed = |case: Case| {
         case.get("/")

@@ -3,7 +3,7 @@
 use crate::case::{Case, With, case, get, http1, ok, reply};
 
 pub fn cases() -> Vec<Case> {
-    [placement(), policies(), stats()]
+    [placement(), policies(), of_clusters(), stats()]
         .into_iter()
         .flatten()
         .collect()
@@ -37,6 +37,22 @@ fn with_hosts(title: &'static str, policy: &str, action: &str, hosts: &str) -> C
         made = made.and_backend(name, http1(reply(ok(name))));
     }
     made
+}
+
+/// Policies of the cluster, which go before those of the route.
+fn of_clusters() -> Vec<Case> {
+    let options = "lb_policy: RING_HASH\ntyped_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { http_protocol_options: {} }, hash_policy: [{ header: { header_name: x-key } }] }";
+    let spread = ["< body b", "< body c", "< body d", "< body e"];
+    vec![
+        keys(with_hosts("a cluster may have a hash policy", options, "timeout: 5s", &hosts([1; 5]))).shows(spread),
+        keys(with_hosts(
+            "the hash policy of a cluster goes before that of the route",
+            options,
+            "hash_policy: [{ header: { header_name: user-agent } }, { header: { header_name: \":method\" } }]",
+            &hosts([1; 5]),
+        ))
+        .shows(spread),
+    ]
 }
 
 const BY_HEADER: &str = "hash_policy: [{ header: { header_name: x-key } }]";

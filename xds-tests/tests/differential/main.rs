@@ -45,6 +45,7 @@ mod http2;
 mod http2_options;
 mod http2_upstream;
 mod jwt;
+mod late_tables;
 mod local_limits;
 mod malformed;
 mod matching;
@@ -52,6 +53,9 @@ mod names;
 mod network;
 mod outliers;
 mod overload;
+mod overload_resets;
+mod overload_resources;
+mod overload_tcp;
 mod rbac;
 mod redirects;
 mod retries;
@@ -116,6 +120,24 @@ const THEMES: &[Theme] = &[
     ("overload_codec", overload::codec),
     ("overload_abort", overload::abort),
     ("overload_go_away", overload::go_away),
+    ("overload_go_away_and_close", overload::go_away_and_close),
+    ("overload_tcp_data", overload_tcp::data),
+    ("overload_tcp_connect", overload_tcp::connect),
+    ("overload_connection_count", overload_resources::connections),
+    ("overload_heap", overload_resources::heap),
+    ("overload_cgroup_memory", overload_resources::cgroup_memory),
+    (
+        "overload_no_cgroup_memory",
+        overload_resources::enough_cgroup_memory,
+    ),
+    ("overload_cpu", overload_resources::cpu),
+    ("overload_container_cpu", overload_resources::container_cpu),
+    ("overload_reset_request", overload_resets::request),
+    ("overload_reset_response", overload_resets::response),
+    ("overload_reset_small", overload_resets::small),
+    ("overload_reset_weak", overload_resets::weak),
+    ("overload_flush", overload::flush),
+    ("overload_handshake", overload::handshake),
     ("overload_pools", overload::pools),
     ("overload_router", overload::router),
     ("overload_timeouts", overload::timeouts),
@@ -135,6 +157,7 @@ const THEMES: &[Theme] = &[
     ("zones", zones::cases),
     ("zones_panicking", zones::panicking),
     ("scopes", scopes::cases),
+    ("late_tables", late_tables::cases),
     ("network", network::cases),
     ("rbac", rbac::cases),
     ("sockets", sockets::cases),
@@ -288,6 +311,7 @@ async fn tell_theme(
     for (number, (name, _)) in cases.iter().enumerate() {
         let mut lines = Vec::new();
         let mut deviates = None;
+        let mut alone = Vec::new();
         while let Some(((_, run), outcome)) = outcomes.next_if(|((owner, _), _)| *owner == number) {
             let (outcome, envoy) = outcome;
             if tally.show {
@@ -295,12 +319,19 @@ async fn tell_theme(
             }
             match outcome {
                 Outcome::Passed => {}
+                Outcome::PassedAlone(difference) => alone.extend(difference),
                 Outcome::Deviates(reason) => deviates = Some(reason),
                 Outcome::Failed(difference) => {
                     lines.push(format!("over {:?}:", run.protocol));
                     lines.extend(difference.into_iter().map(|line| format!("  {line}")));
                 }
             }
+        }
+        if !alone.is_empty() {
+            println!(
+                "---- {name} passes by itself; beside others:\n{}",
+                alone.join("\n")
+            );
         }
         tally.add(name, deviates, lines);
     }

@@ -342,6 +342,57 @@ fn state() -> Vec<Case> {
             .get("/")
             .both()
             .shows(["< body yes", "< body no"]),
+        case("header_to_metadata counts what its rules found and what they could not use")
+            .filters(&crate::case::dedent("
+                - name: metadata
+                  typed_config:
+                    \"@type\": \"@http/header_to_metadata.v3.Config\"
+                    stat_prefix: \"@stat\"
+                    request_rules:
+                    - { header: x-m, on_header_present: { key: a } }
+                    - { header: x-m, on_header_present: { key: n, type: NUMBER } }
+                    - { header: x-m, on_header_present: { key: b, encode: BASE64 } }
+                    - { header: x-m, on_header_present: { key: r, regex_value_rewrite: { pattern: { regex: \".*\" } } } }
+                    - { header: x-none, on_header_present: { key: o } }
+                    - { header: x-none, on_header_missing: { key: o, value: nobody } }
+                    - { header: x-long, on_header_present: { key: l } }
+                    response_rules:
+                    - { header: \":status\", on_header_present: { key: s } }
+                    - { header: x-none, on_header_missing: { key: z, value: nobody } }
+            "))
+            .send(with("$"))
+            .send(with("$").field("x-long", &"x".repeat(8192)))
+            .stats([
+                "http_filter_name.@stat.request_rules_processed",
+                "http_filter_name.@stat.request_metadata_added",
+                "http_filter_name.@stat.request_header_not_found",
+                "http_filter_name.@stat.response_rules_processed",
+                "http_filter_name.@stat.response_metadata_added",
+                "http_filter_name.@stat.response_header_not_found",
+                "http_filter_name.@stat.base64_decode_failed",
+                "http_filter_name.@stat.header_value_too_long",
+                "http_filter_name.@stat.regex_substitution_failed",
+            ])
+            .shows([
+                "stat http_filter_name.@stat.request_rules_processed: 14",
+                "stat http_filter_name.@stat.request_metadata_added: 4",
+                "stat http_filter_name.@stat.request_header_not_found: 2",
+                "stat http_filter_name.@stat.response_rules_processed: 4",
+                "stat http_filter_name.@stat.response_metadata_added: 4",
+                "stat http_filter_name.@stat.response_header_not_found: 2",
+                "stat http_filter_name.@stat.base64_decode_failed: 2",
+                "stat http_filter_name.@stat.header_value_too_long: 1",
+                "stat http_filter_name.@stat.regex_substitution_failed: 2",
+            ]),
+        case("header_to_metadata of a route counts for itself")
+            .filters("- name: metadata\n  typed_config: { \"@type\": \"@http/header_to_metadata.v3.Config\", stat_prefix: \"@stat\", request_rules: [{ header: x-m, on_header_present: { key: a } }] }")
+            .routes("
+                - match: { prefix: / }
+                  route: { cluster: @backend }
+                  typed_per_filter_config: { metadata: { \"@type\": \"@http/header_to_metadata.v3.Config\", stat_prefix: \"@stat_r\", request_rules: [{ header: x-m, on_header_present: { key: a } }] } }")
+            .send(with("a"))
+            .stats(["http_filter_name.@stat.request_rules_processed", "http_filter_name.@stat_r.request_rules_processed"])
+            .shows(["stat http_filter_name.@stat.request_rules_processed: 0", "stat http_filter_name.@stat_r.request_rules_processed: 1"]),
         by_metadata("a number of the metadata is no text", &rule("NUMBER"), "value: { double_match: { range: { start: 1, end: 3 } } }")
             .send(with("2.5"))
             .send(with("3"))

@@ -6,10 +6,17 @@ use crate::case::{
 };
 
 pub fn cases() -> Vec<Case> {
-    [consecutive(), limits(), origins(), intervals(), traffic()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        consecutive(),
+        limits(),
+        origins(),
+        intervals(),
+        traffic(),
+        matched(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 const FLAGS: &str = "@backend::127.0.0.1:@port:backend::health_flags";
@@ -53,6 +60,42 @@ fn detected(title: &'static str, settings: &str) -> Case {
         "cluster.@backend.membership_degraded",
         "cluster.@backend.lb_healthy_panic",
     ])
+}
+
+/// What the cluster takes for errors.
+fn matched() -> Vec<Case> {
+    let by = |title, matcher: &str| {
+        detected(title, "consecutive_5xx: 1").protocol_options(&format!(
+            "explicit_http_config: {{ http_protocol_options: {{}} }}\noutlier_detection: {{ error_matcher: {{ {matcher} }} }}"
+        ))
+    };
+    let bad = "http_response_headers_match: { headers: [{ name: x-bad, present_match: true }] }";
+    let is_bad = || reply(with_fields(ok("bad"), "x-bad: 1"));
+    vec![
+        by("a response that the error matcher takes is an error", bad)
+            .reply(is_bad())
+            .get("/")
+            .shows(["< 200", EJECTED]),
+        by("a response that the error matcher leaves is none", bad)
+            .reply(reply(status(503, "no")))
+            .get("/")
+            .shows(["< 503", WELL]),
+        by("the error matcher may ask for a status", "http_response_headers_match: { headers: [{ name: \":status\", string_match: { exact: \"404\" } }] }")
+            .reply(reply(status(404, "no")))
+            .get("/")
+            .shows(["< 404", EJECTED]),
+        by("an error matcher may combine others", &format!("and_match: {{ rules: [{{ any_match: true }}, {{ not_match: {{ {bad} }} }}] }}"))
+            .get("/")
+            .shows(["< 200", EJECTED]),
+        by("an error matcher does not see the request", "http_request_headers_match: { headers: [{ name: \":method\", present_match: true }] }")
+            .reply(reply(status(503, "no")))
+            .get("/")
+            .shows(["< 503", WELL]),
+        by("an error matcher sees the fields of gRPC responses", "http_response_headers_match: { headers: [{ name: grpc-status, string_match: { exact: \"5\" } }] }")
+            .reply(reply(with_fields(ok(""), "content-type: application/grpc\ngrpc-status: 5")))
+            .send(request("POST", "/").field("content-type", "application/grpc"))
+            .shows([EJECTED]),
+    ]
 }
 
 fn answers(case: Case, statuses: &[u16]) -> Case {

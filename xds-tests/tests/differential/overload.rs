@@ -1,7 +1,10 @@
 //! The overload manager: what it turns away, and which timeouts it shortens. Each action and load-shed point is a theme, since it
 //! holds for the whole process. A file says how much of an injected resource is used: all of it, or some.
 
-use crate::case::{Case, case, get, late};
+use std::time::Duration;
+
+use crate::case::{Case, Step, case, get, late, ok, reply};
+use crate::frames;
 
 /// An overload manager whose only resource is used as this file says.
 fn manager(case: Case, pressure: &str, fields: &str) -> Case {
@@ -26,7 +29,7 @@ fn action(case: Case, name: &str) -> Case {
     )
 }
 
-fn point(case: Case, name: &str) -> Case {
+pub fn point(case: Case, name: &str) -> Case {
     manager(
         case,
         "pressure_all",
@@ -34,7 +37,7 @@ fn point(case: Case, name: &str) -> Case {
     )
 }
 
-const BYPASS: &str = "bypass_overload_manager: true";
+pub const BYPASS: &str = "bypass_overload_manager: true";
 
 pub fn requests() -> Vec<Case> {
     let stopped = |title| action(case(title), "stop_accepting_requests");
@@ -225,6 +228,56 @@ pub fn go_away() -> Vec<Case> {
         .get("/")
         .page("/stats", "http2.goaway_sent")
         .shows(["< 200"]),
+        point(
+            frames::sends(
+                "http2_server_go_away_on_dispatch speaks of the end once, whatever comes",
+                &frames::frame(frames::PING, 0, 0, b"12345678"),
+            ),
+            "http2_server_go_away_on_dispatch",
+        )
+        .after(400)
+        .step(Step::Send(frames::get(1)))
+        .step(Step::ReadFrames(Duration::from_millis(400)))
+        .shows([
+            "< GOAWAY 2147483647 NO_ERROR",
+            "< PING ACK 12345678",
+            "< HEADERS 1 200",
+            "= connection 0: open",
+        ]),
+    ]
+}
+
+pub fn go_away_and_close() -> Vec<Case> {
+    let shed = |title, bytes: &[u8]| {
+        point(
+            frames::sends(title, bytes),
+            "http2_server_go_away_and_close_on_dispatch",
+        )
+        .after(400)
+        .logs(0)
+        .ends_somehow()
+        .shows([
+            "< GOAWAY 2147483647 NO_ERROR",
+            "< GOAWAY 0 NO_ERROR",
+            "= connection 0: closed",
+        ])
+    };
+    vec![
+        shed(
+            "http2_server_go_away_and_close_on_dispatch ends a connection with its request unread",
+            &frames::get(1),
+        )
+        .lacks(["< HEADERS 1 200"]),
+        point(
+            frames::sends(
+                "a listener that bypasses the overload manager keeps its HTTP/2 connections",
+                &frames::get(1),
+            ),
+            "http2_server_go_away_and_close_on_dispatch",
+        )
+        .after(400)
+        .listener(BYPASS)
+        .shows(["< HEADERS 1 200", "= connection 0: open"]),
     ]
 }
 
@@ -281,16 +334,69 @@ pub fn router() -> Vec<Case> {
     ]
 }
 
+fn reduced(case: Case, factors: &str) -> Case {
+    manager(
+        case,
+        "pressure_all",
+        &format!(
+            "actions: [{{ name: envoy.overload_actions.reduce_timeouts, {TRIGGER}, typed_config: {{ \"@type\": type.googleapis.com/envoy.config.overload.v3.ScaleTimersOverloadActionConfig, timer_scale_factors: [{factors}] }} }}]"
+        ),
+    )
+}
+
+/// A client that takes a hundred bytes of its response and no more.
+pub fn flush() -> Vec<Case> {
+    let narrow = [frames::setting(4, 100), frames::get(1)].concat();
+    let case = frames::sends("reduce_timeouts shortens the flushing of streams", &narrow)
+        .hcm("stream_idle_timeout: 600s\nstream_flush_timeout: 600s")
+        .reply(reply(ok(&"x".repeat(1_000))));
+    vec![
+        reduced(
+            case,
+            "{ timer: HTTP_DOWNSTREAM_STREAM_FLUSH, min_timeout: 0.2s }",
+        )
+        .after(400)
+        .stats([
+            "http2.tx_flush_timeout",
+            "http.@stat.downstream_rq_idle_timeout",
+        ])
+        .shows(["< HEADERS 1 200", "< RST_STREAM 1*"]),
+    ]
+}
+
+/// A client that says nothing where a TLS handshake is waited for.
+pub fn handshake() -> Vec<Case> {
+    let made = rcgen::generate_simple_self_signed(["example.com".to_owned()])
+        .expect("a certificate can be made");
+    let inline = |pem: String| pem.replace('\n', "\\n");
+    let (chain, key) = (
+        inline(made.cert.pem()),
+        inline(made.signing_key.serialize_pem()),
+    );
+    let case = case("reduce_timeouts shortens handshakes").raw_listener(&format!(
+        "stat_prefix: \"@stat\"\nfilter_chains:\n- filters:\n  - name: tcp\n    typed_config: {{ \"@type\": \"@net/tcp_proxy.v3.TcpProxy\", stat_prefix: \"@stat\", cluster: @backend }}\n  transport_socket_connect_timeout: 600s\n  transport_socket:\n    name: tls\n    typed_config:\n      \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n      common_tls_context:\n        tls_certificates:\n        - certificate_chain: {{ inline_string: \"{chain}\" }}\n          private_key: {{ inline_string: \"{key}\" }}\n"
+    ));
+    vec![
+        reduced(
+            case,
+            "{ timer: TRANSPORT_SOCKET_CONNECT, min_timeout: 0.2s }",
+        )
+        .access_log("- { name: none }")
+        .logs(0)
+        .bytes("")
+        .step(Step::ReadToEnd)
+        .ends_somehow()
+        .stats(["listener.@stat.downstream_cx_transport_socket_connect_timeout"])
+        .shows([
+            "= connection 0: closed",
+            "stat listener.@stat.downstream_cx_transport_socket_connect_timeout: 1",
+        ]),
+    ]
+}
+
 pub fn timeouts() -> Vec<Case> {
     let reduced = |title, factors: &str| {
-        manager(
-            case(title),
-            "pressure_all",
-            &format!(
-                "actions: [{{ name: envoy.overload_actions.reduce_timeouts, {TRIGGER}, typed_config: {{ \"@type\": type.googleapis.com/envoy.config.overload.v3.ScaleTimersOverloadActionConfig, timer_scale_factors: [{factors}] }} }}]"
-            ),
-        )
-        .hcm("delayed_close_timeout: 0s\ndrain_timeout: 0.1s")
+        reduced(case(title), factors).hcm("delayed_close_timeout: 0s\ndrain_timeout: 0.1s")
     };
     const ALL: &str = "{ timer: HTTP_DOWNSTREAM_CONNECTION_IDLE, min_timeout: 0.3s }, { timer: HTTP_DOWNSTREAM_STREAM_IDLE, min_scale: { value: 0.05 } }, { timer: HTTP_DOWNSTREAM_CONNECTION_MAX, min_timeout: 0.3s }";
     vec![

@@ -60,6 +60,14 @@ const DENIED: [&str; 2] = [
 fn permissions() -> Vec<Case> {
     let set_metadata = "- name: meta\n  typed_config: { \"@type\": \"@http/set_metadata.v3.Config\", metadata: [ { metadata_namespace: ns, value: { tier: gold, deep: { er: 7 } } } ] }";
     vec![
+        denies(
+            "a URI template is a permission",
+            "uri_template: { name: t, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: \"/a/{name}/*\" } }",
+        )
+        .get("/a/b/c?d=/e")
+        .get("/a/b")
+        .shows(DENIED)
+        .shows(["< 200"]),
         denies("a permission on a header denies", "header: { name: x-who, string_match: { exact: eve } }")
             .send(get("/").field("x-who", "eve"))
             .send(get("/").field("x-who", "bob"))

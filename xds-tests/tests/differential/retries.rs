@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         back_off(),
         bodies(),
         headers(),
+        of_clusters(),
     ]
     .into_iter()
     .flatten()
@@ -32,6 +33,81 @@ fn unavailable() -> Script {
 
 fn second() -> Script {
     reply(ok("second"))
+}
+
+/// Policies of the cluster, which go before those of the route.
+fn of_clusters() -> Vec<Case> {
+    let cluster = |title, fields: &str, action: &str| {
+        case(title)
+            .protocol_options(&format!(
+                "explicit_http_config: {{ http_protocol_options: {{}} }}\nretry_policy: {{ {fields} }}"
+            ))
+            .route(action, "")
+    };
+    vec![
+        cluster("a cluster may have a retry policy", "retry_on: 5xx", "")
+            .replies([unavailable(), second()])
+            .get("/")
+            .both()
+            .shows(["< body second", "log attempts=2"]),
+        cluster(
+            "the retry policy of a cluster goes before that of the route",
+            "retry_on: retriable-4xx",
+            "retry_policy: { retry_on: 5xx }",
+        )
+        .replies([unavailable(), second()])
+        .get("/")
+        .shows(["< 503", "log attempts=1"]),
+        cluster(
+            "the number of retries is that of the cluster's policy",
+            "retry_on: 5xx, num_retries: 2",
+            "retry_policy: { retry_on: 5xx, num_retries: 5 }",
+        )
+        .reply(unavailable())
+        .get("/")
+        .shows(["< 503", "log attempts=3"]),
+        cluster(
+            "headers ask for retries beside the policy of the cluster",
+            "retry_on: retriable-4xx",
+            "",
+        )
+        .internal()
+        .replies([unavailable(), second()])
+        .send(get("/").field("x-envoy-retry-on", "5xx"))
+        .shows(["< body second"]),
+        cluster(
+            "the codes of a cluster's policy are retried",
+            "retry_on: retriable-status-codes, retriable_status_codes: [418]",
+            "",
+        )
+        .replies([reply(status(418, "teapot")), second()])
+        .get("/")
+        .shows(["< body second"]),
+        cluster(
+            "explore w per-try timeout of a cluster's policy",
+            "retry_on: 5xx, per_try_timeout: 0.3s",
+            "",
+        )
+        .replies([late(1500, "late"), second()])
+        .get("/")
+        .shows(["< body second"]),
+        cluster(
+            "explore x per-try idle timeout of a cluster's policy",
+            "retry_on: 5xx, per_try_idle_timeout: 0.3s",
+            "",
+        )
+        .replies([late(1500, "late"), second()])
+        .get("/")
+        .shows(["< body second"]),
+        cluster(
+            "explore y per-try timeout of the route beside a cluster's policy",
+            "retry_on: 5xx",
+            "retry_policy: { retry_on: 5xx, per_try_timeout: 0.3s }",
+        )
+        .replies([late(1500, "late"), second()])
+        .get("/")
+        .shows(["< body second"]),
+    ]
 }
 
 fn reasons() -> Vec<Case> {

@@ -10,7 +10,10 @@ use crate::case::{
 };
 
 pub fn cases() -> Vec<Case> {
-    [bandwidth(), admission()].into_iter().flatten().collect()
+    [bandwidth(), delays(), admission()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn slow(title: &'static str, fields: &str) -> Case {
@@ -90,6 +93,94 @@ fn bandwidth() -> Vec<Case> {
             .http2()
             .stats(stats)
             .shows(["< trailer x-t: 1", "stat @stat.http_bandwidth_limit.response_pending: 0"]),
+    ]
+}
+
+/// What remains of trailers that say a time: that they do.
+const TIMES_ASIDE: &str = "
+    - name: aside
+      typed_config:
+        \"@type\": \"@http/header_mutation.v3.HeaderMutation\"
+        mutations:
+          response_trailers_mutations:
+          - append: { header: { key: p-bandwidth-request-delay-ms, value: some }, append_action: OVERWRITE_IF_EXISTS }
+          - append: { header: { key: p-bandwidth-response-delay-ms, value: some }, append_action: OVERWRITE_IF_EXISTS }
+          - append: { header: { key: bandwidth-response-delay-ms, value: some }, append_action: OVERWRITE_IF_EXISTS }
+";
+
+fn delays() -> Vec<Case> {
+    let told = |title, fields: &str| {
+        let mut case = slow(
+            title,
+            &format!("fill_interval: 1s\nenable_response_trailers: true\n{fields}"),
+        );
+        let aside = crate::case::dedent(TIMES_ASIDE);
+        case.filters.insert_str(0, &aside);
+        case
+    };
+    let prefixed =
+        |title, fields: &str| told(title, &format!("response_trailer_prefix: p\n{fields}"));
+    let long = "x".repeat(1500);
+    vec![
+        prefixed("bandwidth_limit says in trailers how long a response waited", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .reply(reply(ok(&long)))
+            .get("/")
+            .http2()
+            .shows(["< trailer p-bandwidth-response-delay-ms: some", "< trailer p-bandwidth-response-filter-delay-ms: 1000"])
+            .lacks(["< trailer p-bandwidth-request*"]),
+        told("bandwidth_limit says how long a response waited without a prefix too", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .reply(reply(ok(&long)))
+            .get("/")
+            .http2()
+            .shows(["< trailer bandwidth-response-delay-ms: some", "< trailer bandwidth-response-filter-delay-ms: 1000"]),
+        prefixed("bandwidth_limit says in trailers how long a request waited", "enable_mode: REQUEST_AND_RESPONSE\nlimit_kbps: 1")
+            .send(request("POST", "/").body(&long))
+            .http2()
+            .shows(["< trailer p-bandwidth-request-delay-ms: some", "< trailer p-bandwidth-request-filter-delay-ms: 1000"]),
+        prefixed("bandwidth_limit of requests alone writes no trailers", "enable_mode: REQUEST\nlimit_kbps: 1")
+            .send(request("POST", "/").body(&long))
+            .http2()
+            .shows(["< 200"])
+            .lacks(["< trailer*"]),
+        prefixed("bandwidth_limit writes no trailers where nothing took any time", "enable_mode: RESPONSE\nlimit_kbps: 1000")
+            .get("/")
+            .http2()
+            .shows(["< 200"])
+            .lacks(["< trailer*"]),
+        prefixed("bandwidth_limit writes no trailers to a client of HTTP/1 that is sent none", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .upstream_http2()
+            .reply(reply(ok(&long)))
+            .get("/")
+            .shows(["< 200"])
+            .lacks(["< trailer*"]),
+        prefixed("bandwidth_limit writes trailers behind the chunks of HTTP/1", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .hcm("http_protocol_options: { enable_trailers: true }")
+            .upstream_http2()
+            .reply(reply(ok(&long)))
+            .get("/")
+            .shows(["< 200", "< trailer p-bandwidth-response-filter-delay-ms: 1000"]),
+        prefixed("bandwidth_limit writes no trailers where HTTP/1 says a length", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .hcm("http_protocol_options: { enable_trailers: true }")
+            .reply(reply(ok(&long)))
+            .get("/")
+            .shows(["< 200", "< content-length: 1500"])
+            .lacks(["< trailer*"]),
+        prefixed("bandwidth_limit writes its trailers beside those of the upstream", "enable_mode: RESPONSE\nlimit_kbps: 1")
+            .upstream_http2()
+            .reply(reply(with_trailers(ok(&long), "x-t: 1\np-bandwidth-response-filter-delay-ms: 5")))
+            .get("/")
+            .http2()
+            .shows(["< trailer x-t: 1", "< trailer p-bandwidth-response-filter-delay-ms: 1000"])
+            .lacks(["< trailer p-bandwidth-response-filter-delay-ms: 5"]),
+        prefixed("bandwidth_limit of a route decides on its trailers", "enable_mode: DISABLED")
+            .reply(reply(ok(&long)))
+            .routes("
+                - match: { prefix: / }
+                  route: { cluster: @backend }
+                  typed_per_filter_config: { slow: { \"@type\": \"@http/bandwidth_limit.v3.BandwidthLimit\", stat_prefix: \"@stat\", enable_mode: RESPONSE, limit_kbps: 1, fill_interval: 1s, enable_response_trailers: true, response_trailer_prefix: p } }")
+            .get("/")
+            .http2()
+            .shows(["< trailer p-bandwidth-response-filter-delay-ms: 1000"]),
     ]
 }
 

@@ -316,6 +316,11 @@ fn rbac(pki: &Pki) -> Vec<Feature> {
             .common(&format!("validation_context: {{ {} }}", ca(pki, "")))
             .filters(network, http)
     };
+    let mtls = |fields: &str| {
+        format!(
+            "custom: {{ name: p, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, {fields} }} }}"
+        )
+    };
     let denied = "HTTP/1.1 403 Forbidden";
     let uri = "authenticated: { principal_name: { exact: \"spiffe://td/ns/c/sa/d\" } }";
     let dns = "authenticated: { principal_name: { exact: second.example } }";
@@ -332,6 +337,14 @@ fn rbac(pki: &Pki) -> Vec<Feature> {
             .talk("client", denied)
             .talk("no_san", denied)
             .talk("", denied),
+        optional("rbac_mtls", "", &http(&mtls("any_validated_client_certificate: true")))
+            .talk("client", denied)
+            .talk("no_san", denied)
+            .talk("", GOOD),
+        optional("rbac_mtls_san", "", &http(&mtls("san_matcher: { san_type: URI, matcher: { exact: \"spiffe://td/ns/c/sa/d\" } }")))
+            .talk("client", denied)
+            .talk("no_san", GOOD)
+            .talk("", GOOD),
         optional("rbac_all_names", "", &http("authenticated: { principal_name: { safe_regex: { regex: \".*\" } } }"))
             .talk("no_san", denied)
             .talk("", denied),

@@ -1,16 +1,17 @@
 //! Peers that are not OpenSSL's own programs: curl, Python's ssl, Go's crypto/tls, and Envoy as the sidecar on the other side.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
+use outrigger_xds_tests::ports;
 use outrigger_xds_tests::proxy::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::peers::{HCM, ROUTER, file_log, line};
 use crate::pki::Pki;
@@ -228,13 +229,10 @@ async fn other_peers_see_what_they_see_of_envoy() {
     let programs = Programs::new(&scratch);
     let (envoy, ours) = (binaries::envoy().unwrap(), binaries::outrigger().unwrap());
     let mut played = Vec::new();
-    let mut ports = Vec::new();
+    let mut listening = Vec::new();
     for max in ["1.2", "1.3"] {
         for (name, mut command) in programs.all() {
-            let free = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap();
+            let free = ports::free();
             command.arg("server").arg(free.to_string()).args([
                 max,
                 &pki.crt("ca"),
@@ -243,14 +241,20 @@ async fn other_peers_see_what_they_see_of_envoy() {
             ]);
             command.stdout(Stdio::null()).stderr(Stdio::null());
             played.push(Peer(command.spawn().expect("the peer runs")));
-            ports.push((format!("{name}{}", max.replace('.', "")), free.port()));
+            listening.push((format!("{name}{}", max.replace('.', "")), free.port()));
         }
     }
-    sleep(Duration::from_millis(700)).await;
+    let end = Instant::now() + Duration::from_secs(60);
+    for (name, port) in &listening {
+        while !ports::is_listening(SocketAddr::from(([127, 0, 0, 1], *port))) {
+            assert!(Instant::now() < end, "{name} does not listen");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
     let mut of_envoy = clients(&envoy, &pki, &programs, &scratch.join("envoy")).await;
     let mut of_ours = clients(&ours, &pki, &programs, &scratch.join("outrigger")).await;
-    of_envoy.extend(servers(&envoy, &pki, &ports, &scratch.join("envoy_up")).await);
-    of_ours.extend(servers(&ours, &pki, &ports, &scratch.join("outrigger_up")).await);
+    of_envoy.extend(servers(&envoy, &pki, &listening, &scratch.join("envoy_up")).await);
+    of_ours.extend(servers(&ours, &pki, &listening, &scratch.join("outrigger_up")).await);
     let differences: Vec<_> = of_envoy
         .iter()
         .zip(&of_ours)

@@ -1,12 +1,12 @@
 //! What cases share: words of logs, parts of bootstraps, and servers that OpenSSL plays.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use outrigger_xds_tests::ports;
 use tokio::time::{Instant, sleep};
 
 use crate::pki::Pki;
@@ -56,11 +56,8 @@ impl Server {
     }
 
     fn try_start(pki: &Pki, certificate: &str, arguments: &[&str]) -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let address = ports::free();
+        let port = address.port();
         let child = Command::new("openssl")
             .args(["s_server", "-www", "-accept"])
             .arg(format!("127.0.0.1:{port}"))
@@ -75,14 +72,12 @@ impl Server {
             .spawn()
             .expect("openssl runs");
         let mut server = Self { port, child };
-        for _ in 0..200 {
+        for _ in 0..1200 {
             thread::sleep(Duration::from_millis(25));
             if !matches!(server.child.try_wait(), Ok(None)) {
                 return None;
             }
-            let listening = format!("0100007F:{port:04X} 00000000:0000 0A");
-            let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-            if table.contains(&listening) {
+            if ports::is_listening(address) {
                 // If it is somebody else's, OpenSSL ends now.
                 thread::sleep(Duration::from_millis(50));
                 return matches!(server.child.try_wait(), Ok(None)).then_some(server);

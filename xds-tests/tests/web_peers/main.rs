@@ -10,16 +10,16 @@
 mod tokens;
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
+use outrigger_xds_tests::ports;
 use outrigger_xds_tests::proxy::Proxy;
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// A process that ends with the story.
 struct Server(Child);
@@ -86,21 +86,18 @@ async fn grpc_web_of_npm_calls_a_service_of_grpcio() {
         say("SKIPPED: PyPI or npm are not there; NOTHING WAS PROVED about gRPC-Web.");
         return;
     };
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = ports::free().port();
     let server = Command::new(python)
         .arg(script("peers/grpc_peer.py"))
         .args(["serve", &port.to_string()])
         .stdin(Stdio::null())
         .spawn();
-    let _server = Server(server.unwrap());
-    for _ in 0..200 {
-        if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-            break;
-        }
+    let mut server = Server(server.unwrap());
+    let end = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        let ended = server.0.try_wait().unwrap();
+        assert!(ended.is_none(), "grpcio's server ended: {ended:?}");
+        assert!(Instant::now() < end, "grpcio's server does not listen");
         sleep(Duration::from_millis(50)).await;
     }
     let filters = "          - { name: web, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb } }\n";

@@ -131,7 +131,7 @@ fn heartbeats_keep_resources_alive() {
     let why = "it crashes when the first time to live is over, although a heartbeat prolonged it";
     tell_alone("heartbeat", &AGGREGATED, why, async |stage| {
         let address = stage.backend("first").await;
-        let ttl = Duration::from_millis(1200);
+        let ttl = Duration::from_secs(4);
         stage.plane.set(Kind::Cds, [cluster("a", address)]);
         let version = stage
             .plane
@@ -147,7 +147,7 @@ fn heartbeats_keep_resources_alive() {
             let ask = stage.plane.expect("the ACK of a heartbeat", acks).await;
             assert!(ask.is_ack(), "heartbeat {beat}: {:?}", ask.error);
             assert_eq!(stage.get("l").await.body, "first", "heartbeat {beat}");
-            sleep(Duration::from_millis(500)).await;
+            sleep(Duration::from_secs(1)).await;
         }
         stage.no_listener("l").await;
     });
@@ -158,7 +158,7 @@ fn a_listener_beyond_its_time_is_removed() {
     tell("ttl-listener", &AGGREGATED, async |stage| {
         let address = stage.backend("first").await;
         stage.plane.set(Kind::Cds, [cluster("a", address)]);
-        let brief = listener("brief", "a").for_time(Duration::from_millis(700));
+        let brief = listener("brief", "a").for_time(Duration::from_secs(3));
         stage.plane.set(Kind::Lds, [listener("l", "a"), brief]);
         stage.run().await;
         stage.answers("brief", 200, "first").await;

@@ -73,7 +73,11 @@ fn the_snapshot_serves_while_the_control_plane_is_away_and_gives_way_to_it() {
         assert_eq!(stage.stat("xds_snapshot.serving").await, Some(0));
         // A second after the last change it is written.
         sleep(Duration::from_millis(1500)).await;
-        assert!(file.exists());
+        let deadline = Instant::now() + SOON;
+        while !file.exists() {
+            assert!(Instant::now() < deadline, "there is no snapshot");
+            sleep(Duration::from_millis(20)).await;
+        }
         stage.plane.kill();
         stage.run().await;
         stage.answers("l", 200, "first").await;

@@ -116,6 +116,53 @@ fn a_virtual_host_is_asked_for_when_a_request_needs_it() {
 }
 
 #[test]
+fn what_a_virtual_host_forbids_is_forbidden_also_to_the_request_that_asked_for_it() {
+    tell("vhds-forbids", &DELTA, async |stage| {
+        let one = stage.backend("one").await;
+        let source = stage.source();
+        let routes = format!("rds: {{ route_config_name: r, config_source: {source} }}");
+        stage.plane.set(Kind::Cds, [cluster("a", one)]);
+        // By itself this filter forbids nothing.
+        let rbac = "{ name: rbac, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC } }, ";
+        let filters =
+            manager(&routes, "").replacen("{ name: router", &format!("{rbac}{{ name: router"), 1);
+        assert!(filters.contains(rbac));
+        stage.plane.set(Kind::Lds, [listener_with("l", &filters)]);
+        let table = format!("name: r\nvhds: {{ config_source: {source} }}");
+        stage
+            .plane
+            .set(Kind::Rds, [Resource::yaml(Kind::Rds, &table)]);
+        stage.plane.set(
+            Kind::Vhds,
+            [host("r/first", "example.com", "a", "r/example.com")],
+        );
+        stage.run().await;
+        assert_eq!(request(stage, "host: example.com").await.body, "one");
+        let asked = request(stage, "host: other.com");
+        let answered = async {
+            let asks = |ask: &outrigger_xds_tests::plane::Ask| {
+                ask.kind == Kind::Vhds && ask.names == ["r/other.com"]
+            };
+            stage.plane.expect("a request for the host", asks).await;
+            let mut forbidden = Resource::yaml(
+                Kind::Vhds,
+                "name: r/second\ndomains: [other.com]\nroutes: [{ match: { prefix: / }, route: { cluster: a } }]\n\
+                 typed_per_filter_config: { rbac: { '@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, \
+                 rbac: { rules: { action: DENY, policies: { all: { permissions: [{ any: true }], principals: [{ any: true }] } } } } } }",
+            );
+            forbidden.aliases = vec!["r/other.com".into()];
+            stage.plane.put(Kind::Vhds, forbidden);
+        };
+        let (reply, ()) = tokio::join!(asked, answered);
+        stage.note(format!("{} {}", reply.status, reply.body));
+        assert_eq!(reply.status, 403);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(request(stage, "host: other.com").await.status, 403);
+        assert_eq!(request(stage, "host: example.com").await.body, "one");
+    });
+}
+
+#[test]
 fn a_virtual_host_that_does_not_exist_is_not_found() {
     tell("vhds-unknown", &DELTA, async |stage| {
         let one = stage.backend("one").await;

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::client::{Connection, Reply};
 
 /// The longest time that a story may take with one proxy.
-const STORY: Duration = Duration::from_secs(60);
+const STORY: Duration = Duration::from_secs(180);
 /// The longest time that one thing of a story may take to happen.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// How the proxy reaches the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

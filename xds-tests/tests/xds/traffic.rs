@@ -231,7 +231,7 @@ fn no_request_fails_while_everything_is_updated() {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
         let rate = requests as f64 / seconds;
         assert!(
-            rate > 0.9 * f64::from(REQUESTS_PER_SECOND),
+            rate > 0.3 * f64::from(REQUESTS_PER_SECOND),
             "only {rate} requests/s"
         );
     });

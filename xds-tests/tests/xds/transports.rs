@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use outrigger_xds_tests::plane::{Answer, Kind, Resource};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::resources::{
     bad_routes, cluster, eds_cluster, endpoints, listener, rds_listener, routes,
 };
-use crate::stage::{Stage, Transport, tell};
+use crate::stage::{SOON, Stage, Transport, tell};
 
 #[test]
 fn everything_is_polled() {
@@ -67,9 +67,14 @@ fn a_bad_answer_to_a_poll_changes_nothing() {
         stage.run().await;
         stage.answers("l", 200, "first").await;
         stage.plane.set(Kind::Rds, [bad_routes("r")]);
-        sleep(Duration::from_millis(700)).await;
+        let rejected = async || stage.stat("http.ingress.rds.r.update_rejected").await;
+        let deadline = Instant::now() + SOON;
+        while rejected().await == Some(0) {
+            assert!(Instant::now() < deadline, "nothing was rejected");
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(rejected().await > Some(0));
         assert_eq!(stage.get("l").await.body, "first");
-        assert!(stage.stat("http.ingress.rds.r.update_rejected").await > Some(0));
         stage.plane.set(Kind::Rds, [routes("r", "nowhere")]);
         stage.answers("l", 503, "").await;
     });

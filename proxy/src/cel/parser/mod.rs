@@ -5,6 +5,8 @@ mod lexer;
 use lexer::{Lexer, Token};
 use outrigger_proto::pb::google::api::expr::v1alpha1 as pb;
 use pb::constant::ConstantKind;
+use pb::expr::create_struct::Entry;
+use pb::expr::create_struct::entry::KeyKind;
 use pb::expr::{Call, CreateList, CreateStruct, ExprKind, Ident, Select};
 
 /// How deep expressions may nest.
@@ -187,7 +189,7 @@ impl Parser<'_> {
             })));
         }
         if self.take("{")? {
-            return self.map(String::new());
+            return self.map();
         }
         let rooted = self.take(".")?;
         if !rooted {
@@ -249,8 +251,11 @@ impl Parser<'_> {
                 let index = self.expression()?;
                 self.expect("]")?;
                 value = call("_[_]", None, vec![value, index]);
-            } else if self.is("{") && is_name(&value) {
-                return Err("messages cannot be made".to_owned());
+            } else if self.is("{")
+                && let Some(name) = name_of(&value)
+            {
+                self.advance()?;
+                value = self.message(name)?;
             } else {
                 return Ok(value);
             }
@@ -272,18 +277,32 @@ impl Parser<'_> {
         Ok(elements)
     }
 
-    fn map(&mut self, message_name: String) -> Result<pb::Expr, String> {
-        use pb::expr::create_struct::{Entry, entry::KeyKind};
+    fn map(&mut self) -> Result<pb::Expr, String> {
+        self.entries(String::new(), |parser| {
+            parser.expression().map(KeyKind::MapKey)
+        })
+    }
+
+    fn message(&mut self, name: String) -> Result<pb::Expr, String> {
+        self.entries(name, |parser| parser.name().map(KeyKind::FieldKey))
+    }
+
+    /// What stands between braces, the first of which has been read.
+    fn entries(
+        &mut self,
+        message_name: String,
+        key: impl Fn(&mut Self) -> Result<KeyKind, String>,
+    ) -> Result<pb::Expr, String> {
         let mut entries = Vec::new();
         while !self.take("}")? {
-            let key = self.expression()?;
+            let key = key(self)?;
             self.expect(":")?;
             let value = self.expression()?;
             entries.push(Entry {
                 id: 0,
                 value: Some(value),
                 optional_entry: false,
-                key_kind: Some(KeyKind::MapKey(key)),
+                key_kind: Some(key),
             });
             if !self.take(",")? {
                 self.expect("}")?;
@@ -333,14 +352,15 @@ fn balanced(function: &str, mut operands: Vec<pb::Expr>) -> pb::Expr {
     operands.pop().unwrap_or_default()
 }
 
-/// Whether it is a name, of one word or several.
-fn is_name(value: &pb::Expr) -> bool {
+/// What it says, if it is a name, of one word or several.
+fn name_of(value: &pb::Expr) -> Option<String> {
     match &value.expr_kind {
-        Some(ExprKind::IdentExpr(_)) => true,
-        Some(ExprKind::SelectExpr(select)) => {
-            !select.test_only && select.operand.as_deref().is_some_and(is_name)
+        Some(ExprKind::IdentExpr(ident)) => Some(ident.name.clone()),
+        Some(ExprKind::SelectExpr(select)) if !select.test_only => {
+            let operand = select.operand.as_deref().and_then(name_of)?;
+            Some(format!("{operand}.{}", select.field))
         }
-        _ => false,
+        _ => None,
     }
 }
 

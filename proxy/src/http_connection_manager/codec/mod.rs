@@ -58,6 +58,11 @@ pub trait ServerStream {
 
     /// Bytes of this stream so far.
     fn bytes(&self) -> BytesMeter;
+
+    /// Bytes of bodies that lie here for this stream, where streams have something of their own.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 impl<S: ServerStream + ?Sized> ServerStream for &mut S {
@@ -97,6 +102,9 @@ impl<S: ServerStream + ?Sized> ServerStream for &mut S {
     fn bytes(&self) -> BytesMeter {
         (**self).bytes()
     }
+    fn held(&self) -> usize {
+        (**self).held()
+    }
 }
 
 /// One event of a request after its head.
@@ -119,12 +127,16 @@ pub enum StreamReset {
     ConnectionTermination,
     /// The client did not answer a PING in time, and its connection was closed.
     PingTimeout,
+    /// The proxy has ended the connection because there is too much to do.
+    ForcedGoaway,
     /// The client reset the stream (HTTP/2 RST_STREAM).
     RemoteReset,
     /// The client reset the stream with REFUSED_STREAM.
     RemoteRefused,
     /// The proxy breaks it off.
     LocalReset,
+    /// The proxy breaks it off, since the client does not take the rest of its response.
+    FlushTimeout,
     /// The proxy breaks a tunnel off whose other end has gone.
     ConnectError,
     /// What the client sent breaks the protocol: the status to answer with, and the details.

@@ -17,7 +17,7 @@ use super::lifetime::{idle_end, next_look};
 use super::{ConnectionContext, begin_stream, sheds};
 use crate::http::{Protocol, RequestHead};
 use crate::http_filters::LocalBoxFuture;
-use crate::http2::driver::STREAMS_PER_TURN;
+use crate::http2::driver::{OnRead, Reading, STREAMS_PER_TURN};
 use crate::net::Io;
 use crate::overload::LoadShedPoint;
 
@@ -34,8 +34,12 @@ pub(super) fn serve(
         ..
     } = &context;
     let stats = Some(hcm.http2_stats());
+    let mut codec = Http2Connection::new(io, &hcm.http2, *buffer_limit, stats);
+    if let Some(on_read) = shedding(&context) {
+        codec.ask_on_read(on_read);
+    }
     let mut server = Http2Server {
-        codec: Http2Connection::new(io, &hcm.http2, *buffer_limit, stats),
+        codec,
         timer: Timer::default(),
         draining: Some(drain.draining()),
         idle_since: Instant::now(),
@@ -51,6 +55,27 @@ pub(super) fn serve(
         }
         drop(of_protocol);
     }
+}
+
+/// What the overload manager makes of a connection on which something comes. None: it never does anything.
+fn shedding(context: &ConnectionContext) -> Option<OnRead> {
+    let (hcm, info) = (&context.hcm, &context.info);
+    let shed = &hcm.worker.server.overload.load_shed;
+    let is_there = shed.is_there(LoadShedPoint::Http2GoAway)
+        || shed.is_there(LoadShedPoint::Http2GoAwayAndClose);
+    if !is_there || info.listener.bypass_overload_manager {
+        return None;
+    }
+    let (hcm, info) = (hcm.clone(), info.clone());
+    Some(Box::new(move || {
+        if sheds(&hcm, &info, LoadShedPoint::Http2GoAwayAndClose) {
+            Reading::Ends
+        } else if sheds(&hcm, &info, LoadShedPoint::Http2GoAway) {
+            Reading::Warns
+        } else {
+            Reading::GoesOn
+        }
+    }))
 }
 
 /// A connection of HTTP/2, as its task knows it.
@@ -95,9 +120,6 @@ impl Http2Server {
                 Accepted::Stream(Some(stream)) => {
                     self.streams += 1;
                     self.of_cycle += 1;
-                    if sheds(hcm, &self.context.info, LoadShedPoint::Http2GoAway) {
-                        codec.announce_goaway();
-                    }
                     spawn_stream(&self.context, stream, &self.ended);
                     let max = config.max_requests_per_connection;
                     if max.is_some_and(|limit| self.streams == limit) {
@@ -249,6 +271,9 @@ fn spawn_stream(
         context.buffer_limit,
     ));
     stream.set_connection(ended);
+    if let Some(accounts) = &hcm.worker.accounts {
+        stream.set_account(accounts.open());
+    }
     let (hcm, ended) = (hcm.clone(), ended.clone());
     tokio::task::spawn_local(async move {
         match begin {

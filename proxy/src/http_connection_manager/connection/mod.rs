@@ -14,7 +14,7 @@ use crate::LocalBoxFuture;
 use crate::net::Io;
 use crate::network_filters::{Connection, DrainSignal};
 use crate::overload::LoadShedPoint;
-use crate::stream_info::{ConnectionInfo, StreamInfo};
+use crate::stream_info::{ConnectionInfo, HeaderLimits, StreamInfo};
 use counted::{ActiveConnection, ProtocolGuard};
 use lifetime::{Age, expires};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
@@ -116,5 +116,10 @@ pub(super) fn begin_stream(
     } else {
         stats.downstream_rq_http2_total().inc();
     }
-    StreamInfo::new(info.clone(), hcm.next_stream_id(), Some(protocol))
+    let mut stream = StreamInfo::new(info.clone(), hcm.next_stream_id(), Some(protocol));
+    stream.request_limits = HeaderLimits {
+        max_count: hcm.config.http1.max_headers_count,
+        max_kb: hcm.config.http1.max_request_headers_kb,
+    };
+    stream
 }

@@ -9,6 +9,8 @@ use crate::http::{EndStream, Fields};
 use crate::http_filters::{DataStatus, StreamContext, TrailersStatus};
 
 impl<D: Direction> Chain<D> {
+    /// Shows data to the filters from a position on. `was_held`: it was held back before, so that it is held again where a
+    /// filter answers itself.
     pub(super) fn run_data(
         &mut self,
         from: usize,
@@ -16,10 +18,11 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
         mut data: Bytes,
         mut end: EndStream,
+        mut was_held: bool,
     ) -> Flow {
         let len = filters.len();
         for position in from..len {
-            match self.held[position].state {
+            match self.state(position) {
                 State::AllStopped(_) | State::DataWaits | State::TrailersWait => {
                     self.hold(position, &data, end);
                     return Flow::Done;
@@ -31,14 +34,20 @@ impl<D: Direction> Chain<D> {
             let status = if interests.contains(D::DATA) {
                 let mut cx = context(env, slot.number);
                 D::data(&mut **filter, &mut cx, &mut data, end)
-            } else if self.held[position].state == State::Open {
+            } else if self.state(position) == State::Open {
                 continue;
             } else {
                 // The head is held and nobody looks at the data: it waits with it.
                 DataStatus::StopIterationAndWatermark
             };
+            if was_held && matches!(status, DataStatus::LocalReply(_)) {
+                self.hold(position, &data, end);
+            }
             match self.apply_data(position, status, data, end, filters, env) {
-                Step::On(next, next_end) => (data, end) = (next, next_end),
+                Step::On(next, next_end, held) => {
+                    (data, end) = (next, next_end);
+                    was_held |= held;
+                }
                 Step::Stop(flow) => return flow,
             }
         }
@@ -59,11 +68,12 @@ impl<D: Direction> Chain<D> {
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
     ) -> Step {
-        let held = &mut self.held[position];
         match status {
             DataStatus::Continue => {
+                let head_was_held = matches!(self.state(position), State::HeadStopped(_));
                 let flow = self.continue_head(position, filters, env);
                 let Flow::Done = flow else {
+                    self.hold(position, &data, end);
                     return Step::Stop(flow);
                 };
                 let flow = self.send_injected(position, filters, env);
@@ -71,6 +81,7 @@ impl<D: Direction> Chain<D> {
                     return Step::Stop(flow);
                 };
                 let (mut before, _) = self.take_buffer(position);
+                let was_held = head_was_held || !before.is_empty();
                 let data = if before.is_empty() {
                     data
                 } else {
@@ -81,11 +92,11 @@ impl<D: Direction> Chain<D> {
                     Some(trailers) if end.is_end() => {
                         Step::Stop(self.end_with(position, data, trailers, filters, env))
                     }
-                    _ => Step::On(data, end),
+                    _ => Step::On(data, end, was_held),
                 }
             }
             DataStatus::StopIterationAndBuffer => {
-                held.limit_is_error = true;
+                self.held(position).limit_is_error = true;
                 self.hold(position, &data, end);
                 Step::Stop(self.send_injected(position, filters, env))
             }
@@ -94,11 +105,11 @@ impl<D: Direction> Chain<D> {
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::StopIterationNoBuffer => {
-                held.ended |= end.is_end();
+                self.held(position).ended |= end.is_end();
                 Step::Stop(self.send_injected(position, filters, env))
             }
             DataStatus::Wait(future) => {
-                held.wait(State::DataWaits, future);
+                self.held(position).wait(State::DataWaits, future);
                 self.hold(position, &data, end);
                 Step::Stop(self.send_injected(position, filters, env))
             }
@@ -116,7 +127,7 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
     ) -> Flow {
         if !data.is_empty() {
-            let flow = self.run_data(position + 1, filters, env, data, EndStream::No);
+            let flow = self.run_data(position + 1, filters, env, data, EndStream::No, true);
             let Flow::Done = flow else { return flow };
         }
         self.run_trailers(position + 1, filters, env, trailers)
@@ -128,7 +139,7 @@ impl<D: Direction> Chain<D> {
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
     ) -> Flow {
-        let held = &mut self.held[position];
+        let held = self.held(position);
         let mut buffer = std::mem::take(&mut held.buffer);
         let before = buffer.len();
         let end = held.ended && held.trailers.is_none();
@@ -141,18 +152,19 @@ impl<D: Direction> Chain<D> {
             end.into(),
         );
         self.buffered = self.buffered.saturating_sub(before) + buffer.len();
-        let held = &mut self.held[position];
+        let held = self.held(position);
         held.buffer = buffer;
         held.wake();
         Self::choose_route_anew(filters, env);
+        let added = env.effects.trailers.take();
         let flow = self.send_injected(position, filters, env);
         let Flow::Done = flow else { return flow };
-        let held = &mut self.held[position];
+        let held = self.held(position);
         match status {
             DataStatus::Continue => {
                 let flow = self.continue_head(position, filters, env);
                 let Flow::Done = flow else { return flow };
-                self.release(position, filters, env)
+                self.release_data(position, added, filters, env)
             }
             DataStatus::Wait(future) => {
                 held.wait(State::DataWaits, future);
@@ -165,12 +177,37 @@ impl<D: Direction> Chain<D> {
             DataStatus::StopIterationAndWatermark => Flow::Done,
             DataStatus::StopIterationNoBuffer => {
                 self.take_buffer(position);
-                match self.held[position].trailers.take() {
+                match self.held(position).trailers.take() {
                     Some(trailers) => self.run_trailers(position + 1, filters, env, trailers),
                     None => Flow::Done,
                 }
             }
             DataStatus::LocalReply(reply) => Flow::LocalReply(reply),
+        }
+    }
+
+    /// Sends on the data that a filter has waited for. Trailers that came meanwhile are shown to it; `added` are its own, for a
+    /// message that ends with this data.
+    fn release_data(
+        &mut self,
+        position: usize,
+        added: Option<Fields>,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+    ) -> Flow {
+        let (data, ended) = self.take_buffer(position);
+        let came = self.held(position).trailers.take();
+        if let (Some(added), None, true) = (added, &came, ended) {
+            return self.end_with(position, data.freeze(), added, filters, env);
+        }
+        if !data.is_empty() || ended {
+            let data = data.freeze();
+            let flow = self.run_data(position + 1, filters, env, data, ended.into(), true);
+            let Flow::Done = flow else { return flow };
+        }
+        match came {
+            Some(trailers) => self.run_trailers(position, filters, env, trailers),
+            None => Flow::Done,
         }
     }
 
@@ -183,7 +220,7 @@ impl<D: Direction> Chain<D> {
         let index = D::index(position, filters.len());
         let (filter, _, slot) = &mut filters.list[index];
         let status = D::resume_trailers(&mut **filter, &mut context(env, slot.number));
-        self.held[position].wake();
+        self.held(position).wake();
         Self::choose_route_anew(filters, env);
         match status {
             TrailersStatus::Continue => {
@@ -195,7 +232,7 @@ impl<D: Direction> Chain<D> {
             }
             TrailersStatus::StopIteration => self.send_injected(position, filters, env),
             TrailersStatus::Wait(future) => {
-                self.held[position].wait(State::TrailersWait, future);
+                self.held(position).wait(State::TrailersWait, future);
                 self.send_injected(position, filters, env)
             }
             TrailersStatus::LocalReply(reply) => Flow::LocalReply(reply),
@@ -212,11 +249,11 @@ impl<D: Direction> Chain<D> {
         let len = filters.len();
         for position in from..len {
             if matches!(
-                self.held[position].state,
+                self.state(position),
                 State::AllStopped(_) | State::DataWaits | State::TrailersWait
             ) {
-                self.held[position].trailers = Some(trailers);
-                self.held[position].ended = false;
+                self.held(position).trailers = Some(trailers);
+                self.held(position).ended = false;
                 return Flow::Done;
             }
             let index = D::index(position, len);
@@ -234,17 +271,17 @@ impl<D: Direction> Chain<D> {
                     let Flow::Done = flow else { return flow };
                     let (data, _) = self.take_buffer(position);
                     if !data.is_empty() {
-                        let flow =
-                            self.run_data(position + 1, filters, env, data.freeze(), EndStream::No);
+                        let (next, data) = (position + 1, data.freeze());
+                        let flow = self.run_data(next, filters, env, data, EndStream::No, true);
                         let Flow::Done = flow else { return flow };
                     }
                 }
                 TrailersStatus::StopIteration => {
-                    self.held[position].trailers = Some(trailers);
+                    self.held(position).trailers = Some(trailers);
                     return self.send_injected(position, filters, env);
                 }
                 TrailersStatus::Wait(future) => {
-                    let held = &mut self.held[position];
+                    let held = self.held(position);
                     held.trailers = Some(trailers);
                     held.wait(State::TrailersWait, future);
                     return self.send_injected(position, filters, env);
@@ -257,9 +294,9 @@ impl<D: Direction> Chain<D> {
     }
 }
 
-/// Where data goes after one filter.
+/// Where data goes after one filter, and whether it was held back there.
 enum Step {
-    On(Bytes, EndStream),
+    On(Bytes, EndStream, bool),
     Stop(Flow),
 }
 

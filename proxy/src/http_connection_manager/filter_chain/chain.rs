@@ -12,7 +12,8 @@ use crate::http_filters::{HeadersStatus, LocalBoxFuture, Recreate};
 
 /// One direction of a chain: what each filter holds back, and what has come out.
 pub struct Chain<D> {
-    pub(super) held: Vec<Held>,
+    /// Only as far as any of them has held something back.
+    held: Vec<Held>,
     /// What passed the last filter and was not taken yet.
     pub(super) out: Vec<Piece>,
     /// Bytes held back by all filters.
@@ -97,6 +98,14 @@ impl<D: Direction> Chain<D> {
             .any(|held| held.state != State::Open || !held.buffer.is_empty())
     }
 
+    /// Takes what filters hold back of the body, in its order.
+    pub fn take_held(&mut self) -> Vec<Bytes> {
+        self.buffered = 0;
+        let held = self.held.iter_mut().rev();
+        let pieces = held.map(|held| std::mem::take(&mut held.buffer).freeze());
+        pieces.filter(|piece| !piece.is_empty()).collect()
+    }
+
     /// What passed the last filter since the last call.
     pub fn take(&mut self) -> Vec<Piece> {
         std::mem::take(&mut self.out)
@@ -117,7 +126,6 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
         end: EndStream,
     ) -> Flow {
-        self.held.resize_with(filters.len(), Held::default);
         self.run_headers(0, filters, env, end)
     }
 
@@ -134,7 +142,7 @@ impl<D: Direction> Chain<D> {
             self.out.push(Piece::Data(data, end));
             return Flow::Done;
         }
-        match self.run_data(0, filters, env, data, end) {
+        match self.run_data(0, filters, env, data, end, false) {
             Flow::Done if self.buffered > limit && self.held.iter().any(|h| h.limit_is_error) => {
                 Flow::BufferFull
             }
@@ -177,13 +185,30 @@ impl<D: Direction> Chain<D> {
 
     fn resume(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
         match self.held[position].state {
-            State::AllStopped(end) => self.one_head(position, filters, env, end, true),
+            State::AllStopped(end) => self.resume_head(position, filters, env, end),
             State::DataWaits => self.resume_data(position, filters, env),
             State::TrailersWait => self.resume_trailers(position, filters, env),
             State::Open | State::HeadStopped(_) => Flow::Done,
         }
     }
 
+    /// What a filter holds back.
+    pub(super) fn held(&mut self, position: usize) -> &mut Held {
+        if position >= self.held.len() {
+            self.held.resize_with(position + 1, Held::default);
+        }
+        &mut self.held[position]
+    }
+
+    /// Whether a filter holds something back.
+    #[inline]
+    pub(super) fn state(&self, position: usize) -> State {
+        self.held
+            .get(position)
+            .map_or(State::Open, |held| held.state)
+    }
+
+    /// Shows the head to the filters from `from` on, as far as it goes.
     pub(super) fn run_headers(
         &mut self,
         from: usize,
@@ -191,33 +216,54 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
         end: EndStream,
     ) -> Flow {
-        if from >= filters.len() {
-            self.out.push(Piece::Head(end));
-            return Flow::Done;
+        for position in from..filters.len() {
+            let index = D::index(position, filters.len());
+            let (filter, interests, slot) = &mut filters.list[index];
+            if !interests.contains(D::HEADERS) {
+                continue;
+            }
+            let status = D::headers(&mut **filter, env, slot.number, end, false);
+            Self::choose_route_anew(filters, env);
+            let status = Self::look_for_routes(status, filters, env);
+            if !matches!(status, HeadersStatus::Continue) || !env.effects.injected.is_empty() {
+                return self.after_status(position, status, filters, env, end, false);
+            }
         }
-        self.one_head(from, filters, env, end, false)
+        self.out.push(Piece::Head(end));
+        Flow::Done
     }
 
-    /// Shows the head to one filter, and to those after it as far as it goes.
-    fn one_head(
+    /// Shows the head once more to the filter that waited with it, and to those after it as far as it goes.
+    fn resume_head(
         &mut self,
         position: usize,
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
         end: EndStream,
-        resume: bool,
     ) -> Flow {
         let index = D::index(position, filters.len());
         let (filter, interests, slot) = &mut filters.list[index];
         let status = if interests.contains(D::HEADERS) {
-            D::headers(&mut **filter, env, slot.number, end, resume)
+            D::headers(&mut **filter, env, slot.number, end, true)
         } else {
             HeadersStatus::Continue
         };
         Self::choose_route_anew(filters, env);
         let status = Self::look_for_routes(status, filters, env);
-        let held = &mut self.held[position];
-        held.state = State::Open;
+        self.held(position).state = State::Open;
+        self.after_status(position, status, filters, env, end, true)
+    }
+
+    /// Carries out what a filter has said about the head.
+    fn after_status(
+        &mut self,
+        position: usize,
+        status: HeadersStatus,
+        filters: &mut Filters,
+        env: &mut ChainEnv<'_>,
+        end: EndStream,
+        resume: bool,
+    ) -> Flow {
         match status {
             HeadersStatus::Continue => {
                 let flow = self.run_headers(position + 1, filters, env, end);
@@ -228,29 +274,37 @@ impl<D: Direction> Chain<D> {
                 self.after_head(position, resume, flow, filters, env)
             }
             HeadersStatus::StopIteration => {
-                held.state = State::HeadStopped(end);
+                self.held(position).state = State::HeadStopped(end);
                 self.send_injected(position, filters, env)
             }
             HeadersStatus::StopAllAndBuffer => {
+                let held = self.held(position);
                 held.state = State::AllStopped(end);
                 held.limit_is_error = true;
                 Flow::Done
             }
             HeadersStatus::StopAllAndWatermark => {
-                held.state = State::AllStopped(end);
+                self.held(position).state = State::AllStopped(end);
                 Flow::Done
             }
             HeadersStatus::Wait(future) => {
+                let held = self.held(position);
                 held.state = State::AllStopped(end);
                 held.wait = Some(future);
                 Flow::Done
             }
             HeadersStatus::LocalReply(reply) => Flow::LocalReply(reply),
             HeadersStatus::Recreate(recreate) => {
-                if Self::aim_anew(*recreate, filters, env) {
-                    return Flow::Recreate;
+                let is_whole = env.info.timing.last_downstream_rx_byte.is_some();
+                match Self::aim_anew(*recreate, filters, env) {
+                    true if is_whole => return Flow::Recreate,
+                    // As in Envoy, only logs see what it asks for now.
+                    true => {}
+                    false => {
+                        let index = D::index(position, filters.len());
+                        filters.list[index].0.on_recreate_refused();
+                    }
                 }
-                filters.list[index].0.on_recreate_refused();
                 let flow = self.run_headers(position + 1, filters, env, end);
                 self.after_head(position, resume, flow, filters, env)
             }
@@ -266,8 +320,8 @@ impl<D: Direction> Chain<D> {
             state: (name, state),
         } = recreate;
         let old = std::mem::replace(env.request, request);
-        if let Some(slots) = env.routes.resolve(env.request, env.info) {
-            filters.renumber(&slots);
+        if let Some(table) = env.routes.resolve(env.request, env.info) {
+            filters.renumber(table);
         }
         if env.info.route.is_some() || env.info.requires_tls {
             env.info.filter_state.set(name, state);
@@ -293,9 +347,9 @@ impl<D: Direction> Chain<D> {
     #[inline]
     pub(super) fn choose_route_anew(filters: &mut Filters, env: &mut ChainEnv<'_>) {
         if std::mem::take(&mut env.effects.route_cleared)
-            && let Some(slots) = env.routes.resolve(env.request, env.info)
+            && let Some(table) = env.routes.resolve(env.request, env.info)
         {
-            filters.renumber(&slots);
+            filters.renumber(table);
         }
     }
 
@@ -307,9 +361,9 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
     ) -> HeadersStatus {
         if std::mem::take(&mut env.effects.routes_renewed)
-            && let Some(slots) = env.routes.resolve_anew(env.request, env.info)
+            && let Some(table) = env.routes.resolve_anew(env.request, env.info)
         {
-            filters.renumber(&slots);
+            filters.renumber(table);
         }
         if std::mem::take(&mut env.effects.host_wanted)
             && matches!(status, HeadersStatus::Continue)
@@ -340,9 +394,10 @@ impl<D: Direction> Chain<D> {
     /// Shows what was held behind a stopped head to the very filter that stopped it.
     fn replay(&mut self, position: usize, filters: &mut Filters, env: &mut ChainEnv<'_>) -> Flow {
         let (data, ended) = self.take_buffer(position);
-        let trailers = self.held[position].trailers.take();
+        let trailers = self.held(position).trailers.take();
         if !data.is_empty() || ended {
-            let flow = self.run_data(position, filters, env, data.freeze(), ended.into());
+            let data = data.freeze();
+            let flow = self.run_data(position, filters, env, data, ended.into(), true);
             let Flow::Done = flow else { return flow };
         }
         match trailers {
@@ -359,9 +414,10 @@ impl<D: Direction> Chain<D> {
         env: &mut ChainEnv<'_>,
     ) -> Flow {
         let (data, ended) = self.take_buffer(position);
-        let trailers = self.held[position].trailers.take();
+        let trailers = self.held(position).trailers.take();
         if !data.is_empty() || ended {
-            let flow = self.run_data(position + 1, filters, env, data.freeze(), ended.into());
+            let data = data.freeze();
+            let flow = self.run_data(position + 1, filters, env, data, ended.into(), true);
             let Flow::Done = flow else { return flow };
         }
         match trailers {
@@ -377,10 +433,10 @@ impl<D: Direction> Chain<D> {
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
     ) -> Flow {
-        let State::HeadStopped(_) = self.held[position].state else {
+        let State::HeadStopped(_) = self.state(position) else {
             return Flow::Done;
         };
-        self.held[position].state = State::Open;
+        self.held(position).state = State::Open;
         self.run_headers(position + 1, filters, env, EndStream::No)
     }
 
@@ -390,24 +446,30 @@ impl<D: Direction> Chain<D> {
         filters: &mut Filters,
         env: &mut ChainEnv<'_>,
     ) -> Flow {
+        if env.effects.injected.is_empty() {
+            return Flow::Done;
+        }
         for injected in std::mem::take(&mut env.effects.injected) {
             let flow = self.continue_head(position, filters, env);
             let Flow::Done = flow else { return flow };
-            let flow = self.run_data(position + 1, filters, env, injected.data, injected.end);
+            let (data, end) = (injected.data, injected.end);
+            let flow = self.run_data(position + 1, filters, env, data, end, false);
             let Flow::Done = flow else { return flow };
         }
         Flow::Done
     }
 
     pub(super) fn hold(&mut self, position: usize, data: &[u8], end: EndStream) {
-        let held = &mut self.held[position];
+        let held = self.held(position);
         held.buffer.extend_from_slice(data);
         held.ended |= end.is_end();
         self.buffered += data.len();
     }
 
     pub(super) fn take_buffer(&mut self, position: usize) -> (BytesMut, bool) {
-        let held = &mut self.held[position];
+        let Some(held) = self.held.get_mut(position) else {
+            return (BytesMut::new(), false);
+        };
         let data = std::mem::take(&mut held.buffer);
         self.buffered = self.buffered.saturating_sub(data.len());
         held.limit_is_error = false;

@@ -9,13 +9,16 @@ mod chain;
 mod direction;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
+use crate::http_filters::chain_config::ChainEntries;
 use crate::http_filters::{
     Effects, HttpFilter, Interests, LocalBoxFuture, LocalReply, StreamContext,
 };
+use crate::route::RouteTable;
 use crate::server::Worker;
 use crate::stream_info::StreamInfo;
 
@@ -27,6 +30,10 @@ pub use direction::{Decode, Direction, Encode};
 pub struct Filters {
     list: Vec<(Box<dyn HttpFilter>, Interests, Slot)>,
     union: Interests,
+    /// What they are made of.
+    entries: Option<Rc<ChainEntries>>,
+    /// By which table they were numbered anew.
+    numbered_by: Option<Rc<Arc<RouteTable>>>,
 }
 
 /// Where a filter stands.
@@ -36,6 +43,17 @@ struct Slot {
     entry: usize,
     /// In the route table.
     number: Option<usize>,
+    /// The filter is not made yet, since no route configures it: nothing stands in its place.
+    is_idle: bool,
+}
+
+/// Stands in the place of a filter that has nothing to do.
+struct Idle;
+
+impl HttpFilter for Idle {
+    fn interests(&self) -> Interests {
+        Interests::NONE
+    }
 }
 
 /// What the filters may see of their stream, lent for one call.
@@ -56,11 +74,16 @@ pub struct ChainEnv<'a> {
 
 /// Chooses the route of a request.
 pub trait RouteResolver {
-    /// Fills `info.route` for this head.
-    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots>;
+    /// Fills `info.route` for this head. Gives the table if it may be another one than the filters were numbered by.
+    fn resolve(&self, head: &mut RequestHead, info: &mut StreamInfo)
+    -> Option<Rc<Arc<RouteTable>>>;
 
     /// The same by the newest table.
-    fn resolve_anew(&self, head: &mut RequestHead, info: &mut StreamInfo) -> Option<Slots> {
+    fn resolve_anew(
+        &self,
+        head: &mut RequestHead,
+        info: &mut StreamInfo,
+    ) -> Option<Rc<Arc<RouteTable>>> {
         self.resolve(head, info)
     }
 
@@ -69,9 +92,6 @@ pub trait RouteResolver {
         None
     }
 }
-
-/// The number of each entry of the filter chain in another table than the one that the stream has begun with.
-pub type Slots = Box<[Option<usize>]>;
 
 /// What passed the last filter.
 #[derive(Debug)]
@@ -98,19 +118,57 @@ pub enum Flow {
 }
 
 impl Filters {
+    /// None yet, with room for all that these entries may make.
+    pub fn with_room(entries: &Rc<ChainEntries>) -> Self {
+        Self {
+            list: Vec::with_capacity(entries.len()),
+            union: Interests::NONE,
+            entries: Some(entries.clone()),
+            numbered_by: None,
+        }
+    }
+
     /// Adds a filter after the others: the entry `entry` of its chain, whose number in the route table is `number`.
     pub fn push(&mut self, filter: Box<dyn HttpFilter>, entry: usize, number: Option<usize>) {
         let interests = filter.interests();
         self.union = self.union.and(interests);
-        let slot = Slot { entry, number };
+        let slot = Slot {
+            entry,
+            number,
+            is_idle: false,
+        };
         self.list.push((filter, interests, slot));
     }
 
-    /// Takes the numbers of another route table, one for each entry of the chain.
-    fn renumber(&mut self, slots: &[Option<usize>]) {
-        for (_, _, slot) in &mut self.list {
-            slot.number = slots.get(slot.entry).copied().flatten();
+    /// Keeps a place after the others for the entry `entry`, which has nothing to do: no route of the table configures it. It is
+    /// made when another table does.
+    pub fn push_idle(&mut self, entry: usize) {
+        let slot = Slot {
+            entry,
+            number: None,
+            is_idle: true,
+        };
+        self.list.push((Box::new(Idle), Interests::NONE, slot));
+    }
+
+    /// Takes the numbers of another route table, and makes the filters to which that gives something to do.
+    #[cold]
+    fn renumber(&mut self, table: Rc<Arc<RouteTable>>) {
+        let known = self.numbered_by.as_ref();
+        let Some(entries) = &self.entries else { return };
+        if known.is_some_and(|known| Rc::ptr_eq(known, &table)) {
+            return;
         }
+        for (filter, interests, slot) in &mut self.list {
+            slot.number = entries.number(slot.entry, &table);
+            if slot.is_idle && slot.number.is_some() {
+                slot.is_idle = false;
+                *filter = entries.new_filter(slot.entry);
+                *interests = filter.interests();
+                self.union = self.union.and(*interests);
+            }
+        }
+        self.numbered_by = Some(table);
     }
 
     /// How many there are.
@@ -152,5 +210,7 @@ impl Filters {
     }
 }
 
+#[cfg(test)]
+mod idle_tests;
 #[cfg(test)]
 mod tests;

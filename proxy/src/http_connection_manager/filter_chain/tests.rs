@@ -93,7 +93,7 @@ struct Harness {
 struct NoRoutes;
 
 impl RouteResolver for NoRoutes {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Slots> {
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Rc<Arc<RouteTable>>> {
         None
     }
 }

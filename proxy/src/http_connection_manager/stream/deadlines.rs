@@ -35,8 +35,8 @@ pub(super) struct Deadlines {
     pub(super) idle: Option<Instant>,
     pub(super) idle_after: Option<Duration>,
     pub(super) log_flush: Option<Instant>,
-    /// For the client to take the rest of its response; none: that has not begun to be waited for.
-    pub(super) flush: Option<Option<Instant>>,
+    /// Since when the client is to take the rest of its response; none: that is not waited for.
+    pub(super) flush: Option<Instant>,
 }
 
 impl<S: ServerStream> Stream<S> {
@@ -125,7 +125,7 @@ impl<S: ServerStream> Stream<S> {
         idle.checked_sub(after).map(end)
     }
 
-    fn overload(&self) -> &OverloadState {
+    pub(super) fn overload(&self) -> &OverloadState {
         &self.hcm.worker.server.overload
     }
 

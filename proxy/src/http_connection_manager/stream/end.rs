@@ -8,6 +8,7 @@ use super::super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::super::local_reply::protocol_error_reply;
 use super::super::timer::Timer;
 use super::{Half, Stream};
+use crate::overload::ScaledTimer;
 use crate::stream_info::ResponseFlag;
 
 impl<S: ServerStream> Stream<S> {
@@ -23,19 +24,26 @@ impl<S: ServerStream> Stream<S> {
         }
         if self.codec.poll_flush(cx).is_pending() {
             let patience = timeouts.stream_flush.or(timeouts.stream_idle);
-            let deadline = *self
-                .deadlines
-                .flush
-                .get_or_insert_with(|| patience.map(|d| Instant::now() + d));
+            let since = *self.deadlines.flush.get_or_insert_with(Instant::now);
             if self.poll_broken(cx) {
                 return Poll::Ready(());
             }
-            if !timer.poll(deadline, cx) {
-                return Poll::Pending;
+            loop {
+                let overload = self.overload();
+                let end = patience.map(|d| overload.end(ScaledTimer::StreamFlush, d, since));
+                let look = end.map(|end| overload.look_at(ScaledTimer::StreamFlush, end));
+                if !timer.poll(look, cx) {
+                    return Poll::Pending;
+                }
+                if end.is_some_and(|end| end <= Instant::now()) {
+                    break;
+                }
             }
-            self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            if self.is_http1() {
+                self.hcm.config.stats.downstream_rq_idle_timeout().inc();
+            }
             self.close_connection = true;
-            self.codec.reset(StreamReset::LocalReset);
+            self.codec.reset(StreamReset::FlushTimeout);
         }
         self.finish();
         Poll::Ready(())
@@ -93,9 +101,16 @@ impl<S: ServerStream> Stream<S> {
                 self.info().response_code_details = Some(details.into());
                 self.gone();
             }
+            StreamReset::ForcedGoaway => {
+                self.client_gone = true;
+                self.hcm.config.stats.downstream_rq_rx_reset().inc();
+                self.info().response_code_details = Some("forced_goaway".into());
+                self.gone();
+            }
             StreamReset::ConnectionTermination
             | StreamReset::PingTimeout
             | StreamReset::LocalReset
+            | StreamReset::FlushTimeout
             | StreamReset::ConnectError => {
                 self.client_gone = true;
                 self.hcm.config.stats.downstream_rq_rx_reset().inc();
@@ -111,6 +126,21 @@ impl<S: ServerStream> Stream<S> {
                 self.gone();
             }
         }
+    }
+
+    /// Breaks the stream off because it holds too much.
+    #[cold]
+    pub(super) fn reset_for_overload(&mut self) {
+        if self.record.is_none() {
+            return;
+        }
+        self.hcm.config.stats.downstream_rq_rx_reset().inc();
+        let info = self.info();
+        info.response_flags
+            .set(ResponseFlag::OverloadManagerTerminated);
+        info.response_code_details = Some("overload".into());
+        self.codec.reset(StreamReset::LocalReset);
+        self.gone();
     }
 
     /// Breaks the stream off towards the client.
@@ -144,6 +174,7 @@ impl<S: ServerStream> Stream<S> {
         let info = &mut record.info;
         self.unanswered = info.response_code.is_none();
         info.downstream_bytes = self.codec.bytes();
+        info.timing.request_complete = Some(info.now);
         self.router.finish(info);
         self.filters.complete(info);
         self.hcm.finish(&record);

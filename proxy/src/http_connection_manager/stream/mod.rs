@@ -34,6 +34,7 @@ use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::Effects;
 use crate::http_filters::router::{Router, RouterEvent};
 use crate::network_filters::DrainSignal;
+use crate::overload::StreamAccount;
 use crate::stream_info::StreamInfo;
 use deadlines::Deadlines;
 
@@ -67,6 +68,8 @@ pub(super) struct Stream<S: ServerStream> {
     drain: Option<Rc<dyn DrainSignal>>,
     /// Of HTTP/2: who hears that the connection is to end with its streams.
     connection: Option<Rc<EndedStreams>>,
+    /// Of HTTP/2, where streams that hold too much may be reset.
+    account: Option<StreamAccount>,
     /// The response ended before the request had.
     ended_early: bool,
     /// The client reset the stream or went away.
@@ -161,6 +164,7 @@ impl<S: ServerStream> Stream<S> {
             connection: None,
             ended_early: false,
             client_gone: false,
+            account: None,
             held_back: Vec::new(),
             unanswered: false,
             hcm,
@@ -170,6 +174,11 @@ impl<S: ServerStream> Stream<S> {
     /// Says who ends the connection of an HTTP/2 stream.
     pub(super) fn set_connection(&mut self, ended: &Rc<EndedStreams>) {
         self.connection = Some(ended.clone());
+    }
+
+    /// Says where the stream tells what it holds, and learns that this is too much.
+    pub(super) fn set_account(&mut self, account: StreamAccount) {
+        self.account = Some(account);
     }
 
     /// Ends the connection after this stream, whatever the stream does, or when `drain` says so until its head is sent.
@@ -204,6 +213,12 @@ impl<S: ServerStream> Stream<S> {
             && let Some(record) = &mut self.record
         {
             record.info.now = Instant::now();
+        }
+        if let Some(account) = &self.account
+            && account.is_doomed(cx, || self.held())
+        {
+            self.reset_for_overload();
+            return Poll::Ready(());
         }
         let mut client_is_quiet = false;
         for _ in 0..MAX_ROUNDS {
@@ -281,6 +296,16 @@ impl<S: ServerStream> Stream<S> {
             .is_some_and(|record| record.request.version.is_http1())
     }
 
+    /// Bytes of bodies that lie here, with the codec and towards the upstream.
+    fn held(&self) -> usize {
+        let held_back = self.held_back.iter().map(|(data, _)| data.len());
+        self.codec.held()
+            + self.decode.buffered()
+            + self.encode.buffered()
+            + held_back.sum::<usize>()
+            + self.router.held()
+    }
+
     fn info(&mut self) -> &mut StreamInfo {
         &mut self
             .record
@@ -313,7 +338,6 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes {
                 hcm: &self.hcm,
                 routing: &self.routing,
-                upgrade: self.upgrade != Upgrade::No,
             },
             effects: &mut self.effects,
         };

@@ -27,6 +27,7 @@ impl<S: ServerStream> Stream<S> {
             old.response = Some(head);
         }
         old.info.response_code = old.response.as_ref().map(|head| head.status);
+        old.info.timing.request_complete = Some(old.info.now);
         self.router.finish(&mut old.info);
         self.filters.complete(&mut old.info);
         self.hcm.finish_without_response(&old);
@@ -51,13 +52,15 @@ impl<S: ServerStream> Stream<S> {
         self.replay(body, trailers);
     }
 
-    /// As `recreate`, for a filter that has no use for the response.
+    /// As `recreate`, for a filter that has no use for the response. Of the body goes along what is still there, as in Envoy.
     #[cold]
     pub(super) fn recreate_for_filter(&mut self) {
+        let mut body = self.router.take_kept();
+        body.append(&mut self.decode.take_held());
         self.router.abandon();
         self.recreate(Redirected {
             head: None,
-            body: Vec::new(),
+            body,
             trailers: None,
         });
     }
@@ -71,7 +74,6 @@ impl<S: ServerStream> Stream<S> {
         info.bytes_received = old.bytes_received;
         let now = info.now;
         info.timing.last_downstream_rx_byte = Some(now);
-        info.timing.request_complete = Some(now);
         info
     }
 

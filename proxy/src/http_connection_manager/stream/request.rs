@@ -91,9 +91,7 @@ impl<S: ServerStream> Stream<S> {
         self.deadlines.request = None;
         let info = self.info();
         let now = info.now;
-        let timing = &mut info.timing;
-        timing.last_downstream_rx_byte = Some(now);
-        timing.request_complete = Some(now);
+        info.timing.last_downstream_rx_byte = Some(now);
     }
 
     pub(super) fn decode_data(&mut self, data: Bytes, end: EndStream) {

@@ -56,7 +56,6 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes {
                 hcm: &self.hcm,
                 routing: &self.routing,
-                upgrade: self.upgrade != Upgrade::No,
             },
             effects: &mut self.effects,
         };
@@ -97,7 +96,6 @@ impl<S: ServerStream> Stream<S> {
             routes: &Routes {
                 hcm: &self.hcm,
                 routing: &self.routing,
-                upgrade: self.upgrade != Upgrade::No,
             },
             effects: &mut self.effects,
         };

@@ -23,7 +23,6 @@ impl<S: ServerStream> Stream<S> {
         if end.is_end() {
             let now = record.info.start;
             record.info.timing.last_downstream_rx_byte = Some(now);
-            record.info.timing.request_complete = Some(now);
             self.deadlines.request = None;
         }
         if let Some(routing) = self.hcm.routing_by_head(&record.request) {

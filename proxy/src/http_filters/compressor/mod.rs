@@ -9,7 +9,8 @@
 //! `response.` (or without a word for responses without `response_direction_config`), `{compressed,not_compressed,`
 //! `content_length_too_small,total_compressed_bytes,total_uncompressed_bytes}`.
 //!
-//! Deviations: gzip's `memory_level` and `compression_strategy` are accepted and change nothing, `chunk_size` of each library too.
+//! Deviations: `chunk_size` of each library is accepted and changes nothing; gzip's `memory_level` and `window_bits` count for bodies
+//! that come in pieces alone, and the window of others is 32 KiB.
 //! Deviations: what is packed may differ in length; the end of a body stands in its last piece and not in one of its own.
 
 mod choice;

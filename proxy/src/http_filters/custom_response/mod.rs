@@ -6,8 +6,8 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/custom_response_filter>
 //! Stats: `<prefix>custom_response_redirect_no_route`, `custom_response_invalid_uri`.
 //!
-//! Deviations: where the body of the request has not ended, a redirect leaves the response alone; no body goes along with one.
-//! Deviations: no `modify_request_headers_action` is known.
+//! Deviations: of a body that became too large to be kept for a retry nothing goes along with a redirect, where Envoy sends its
+//! beginning. No `modify_request_headers_action` is known: Envoy's own release has the field, and no extension for it.
 
 mod local;
 mod redirect;
@@ -218,8 +218,7 @@ impl CustomResponse {
         status: u16,
         cx: &StreamContext<'_>,
     ) -> HeadersStatus {
-        let is_whole = cx.info.timing.last_downstream_rx_byte.is_some();
-        let Some(request) = cx.request.as_deref().filter(|_| self.seen && is_whole) else {
+        let Some(request) = cx.request.as_deref().filter(|_| self.seen) else {
             return HeadersStatus::Continue;
         };
         match policy.follow(request, status, cx.info) {

@@ -63,10 +63,18 @@ impl RedirectPolicy {
             modify_request_headers_action,
             redirect_action_specifier,
         } = config.decode(path)?;
-        let modify = path.unsupported_if_set(
-            "modify_request_headers_action",
-            modify_request_headers_action,
-        );
+        // As in Envoy, whose release knows none either.
+        let modify = match modify_request_headers_action {
+            None => Ok(()),
+            Some(action) => {
+                let config = action.typed_config.unwrap_or_default();
+                Err(path.field("modify_request_headers_action").reject(format!(
+                    "no extension \"{}\" ({}) is known: Envoy's release has none for this field; \
+                     `request_headers_to_add` sets headers",
+                    action.name, config.type_url
+                )))
+            }
+        };
         let to = path
             .required("redirect_action_specifier", redirect_action_specifier)
             .and_then(|to| Destination::from_proto(to, cx, path));

@@ -5,15 +5,22 @@ use super::verdict::{Changes, Pairs, name_is_legal, value_is_legal};
 use crate::http::RequestHead;
 use crate::http_filters::mutation_rules::{Check, Operation};
 use crate::http_filters::query::Query;
+use crate::stream_info::HeaderLimits;
 
-/// The answer of the service may not be carried out.
+/// Why the answer of the service may not be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Invalid;
+pub(super) enum Invalid {
+    /// What it asks for is not allowed, or not legal.
+    Change,
+    /// The head of the request would be larger than it may be.
+    TooLarge,
+}
 
 /// Changes a request; what was changed before an error stays so.
 pub(super) fn apply(
     changes: &Changes,
     config: &Config,
+    limits: HeaderLimits,
     head: &mut RequestHead,
 ) -> Result<(), Invalid> {
     let Changes {
@@ -27,14 +34,17 @@ pub(super) fn apply(
     } = changes;
     each(set, Operation::Set, config, |name, value| {
         write(head, name, value);
+        check_size(head, limits)
     })?;
     each(add, Operation::Set, config, |name, value| {
         if !name.starts_with(':') {
             head.fields.append(name, value);
         }
+        check_size(head, limits)
     })?;
     each(append, Operation::Append, config, |name, value| {
         append_to(head, name, value);
+        check_size(head, limits)
     })?;
     for name in remove {
         let name = name.to_ascii_lowercase();
@@ -48,13 +58,26 @@ pub(super) fn apply(
                 head.fields.remove(name.as_str());
             }
             Check::Ignored => {}
-            Check::Failed => return Err(Invalid),
+            Check::Failed => return Err(Invalid::Change),
         }
     }
     if config.validate_mutations {
         response.all().try_for_each(validate)?;
     }
-    change_query(query_set, query_remove, config.validate_mutations, head)
+    if !query_set.is_empty() || !query_remove.is_empty() {
+        change_query(query_set, query_remove, config.validate_mutations, head)?;
+        check_size(head, limits)?;
+    }
+    Ok(())
+}
+
+/// Whether the head is not too large.
+fn check_size(head: &RequestHead, limits: HeaderLimits) -> Result<(), Invalid> {
+    let (count, bytes) = head.size();
+    limits
+        .allow(count, bytes)
+        .then_some(())
+        .ok_or(Invalid::TooLarge)
 }
 
 /// Whether all of it may stand in a message.
@@ -63,7 +86,7 @@ pub(super) fn validate(pairs: &Pairs) -> Result<(), Invalid> {
         let name = name.strip_prefix(':').unwrap_or(name);
         (name.is_empty() || name_is_legal(name)) && value_is_legal(value)
     };
-    pairs.iter().all(legal).then_some(()).ok_or(Invalid)
+    pairs.iter().all(legal).then_some(()).ok_or(Invalid::Change)
 }
 
 /// Whether the changes are such that the route is to be chosen again.
@@ -86,7 +109,7 @@ fn each(
     pairs: &Pairs,
     operation: Operation,
     config: &Config,
-    mut change: impl FnMut(&str, &[u8]),
+    mut change: impl FnMut(&str, &[u8]) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
     if config.validate_mutations {
         validate(pairs)?;
@@ -98,12 +121,12 @@ fn each(
             None => Check::Allowed,
         };
         match check {
-            Check::Failed => return Err(Invalid),
+            Check::Failed => return Err(Invalid::Change),
             Check::Allowed
                 if name_is_legal(name.strip_prefix(':').unwrap_or(&name))
                     && value_is_legal(value) =>
             {
-                change(&name, value);
+                change(&name, value)?;
             }
             Check::Allowed | Check::Ignored => {}
         }
@@ -148,14 +171,11 @@ fn change_query(
     validate: bool,
     head: &mut RequestHead,
 ) -> Result<(), Invalid> {
-    if set.is_empty() && remove.is_empty() {
-        return Ok(());
-    }
     let path = head.path().unwrap_or_default();
     let mut query = Query::of_path(path);
     for (key, value) in set {
         if validate && !(is_url_encoded(key.as_bytes()) && is_url_encoded(value)) {
-            return Err(Invalid);
+            return Err(Invalid::Change);
         }
         query.set_written(&escaped(key.as_bytes()), &escaped(value));
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::apply::{apply, clears_route, validate};
+use super::apply::{Invalid, apply, clears_route, validate};
 use super::config::{BodySettings, Config, PerRoute, Service};
 use super::logging::{LoggingInfo, ShadowDecision};
 use super::request::{ShownBody, check_request};
@@ -152,7 +152,10 @@ impl Call {
         if clears_route(&changes, config) {
             cx.clear_route_cache();
         }
-        if apply(&changes, config, head).is_err() {
+        if let Err(invalid) = apply(&changes, config, cx.info.request_limits, head) {
+            if invalid == Invalid::TooLarge {
+                config.stats.request_header_limits_reached().inc();
+            }
             return Some(self.reject(config, cx));
         }
         if !changes.response.is_empty() {
@@ -231,8 +234,7 @@ impl Call {
     fn reject(&self, config: &Config, cx: &mut StreamContext<'_>) -> LocalReply {
         self.count(Event::Invalid);
         config.stats.invalid().inc();
-        flag(cx.info);
-        LocalReply::new(500, "ext_authz_invalid")
+        refuse(cx.info)
     }
 
     fn count(&self, event: Event) {
@@ -240,6 +242,12 @@ impl Call {
             counters.count(event);
         }
     }
+}
+
+/// What a client gets when the answer may not be carried out.
+pub(super) fn refuse(info: &mut StreamInfo) -> LocalReply {
+    flag(info);
+    LocalReply::new(500, "ext_authz_invalid")
 }
 
 fn flag(info: &mut StreamInfo) {

@@ -87,6 +87,8 @@ pub(super) struct Config {
     pub(super) emit_filter_state_stats: bool,
     /// In bytes; none: all of it.
     pub(super) max_denied_response_body_bytes: Option<usize>,
+    /// What the service adds to a response must not make its head larger than the upstream's may be.
+    pub(super) enforce_response_header_limits: bool,
     pub(super) shadow_mode: bool,
     filter_enabled: RuntimeFraction,
     filter_enabled_metadata: Option<MetadataMatcher>,
@@ -144,10 +146,6 @@ impl Config {
             emit_client_span: _,
             services,
         } = config.decode(path)?;
-        let limits = path.unsupported_if_set(
-            "enforce_response_header_limits",
-            enforce_response_header_limits,
-        );
         let body = path.optional("with_request_body", with_request_body, body_settings);
         let enabled = path.optional("filter_enabled", filter_enabled, |proto, path| {
             RuntimeFraction::from_proto(proto, &cx.server.runtime, path)
@@ -181,7 +179,6 @@ impl Config {
             prefix => format!("ext_authz.{prefix}."),
         };
         let status = status_on_error.map_or(0, |HttpStatus { code }| code);
-        limits?;
         Ok(Self {
             name: name.into(),
             service: Arc::new(service),
@@ -218,6 +215,7 @@ impl Config {
             max_denied_response_body_bytes: usize::try_from(max_denied_response_body_bytes)
                 .ok()
                 .filter(|most| *most > 0),
+            enforce_response_header_limits,
             shadow_mode,
             filter_enabled: enabled?.unwrap_or_else(|| RuntimeFraction::fixed(Fraction::ALWAYS)),
             filter_enabled_metadata: enabled_metadata?,

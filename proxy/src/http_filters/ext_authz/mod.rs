@@ -4,14 +4,13 @@
 //! `envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/ext_authz_filter>
 //! Stats: `<prefix>ext_authz.[<stat_prefix>.]`: `ok`, `denied`, `error`, `disabled`, `failure_mode_allowed`, `invalid`,
-//! `ignored_dynamic_metadata`, `filter_state_name_collision`, `shadow_denied`, `shadow_error`; and for the cluster of the
+//! `ignored_dynamic_metadata`, `filter_state_name_collision`, `shadow_denied`, `shadow_error`, `request_header_limits_reached`,
+//! `response_header_limits_reached`; and for the cluster of the
 //! request `cluster.<name>.ext_authz.[<stat_prefix>.]{ok,denied,error,failure_mode_allowed,invalid}`.
 //! Details: `ext_authz_denied`, `ext_authz_error`, `ext_authz_invalid`, with the flag `UAEX`.
 //! Dynamic metadata: what the service says, in the namespace `envoy.filters.http.ext_authz`.
 //! Filter state: `<filter name>` with `emit_filter_state_stats`, `<filter name>.shadow` with `shadow_mode`.
 //!
-//! Deviations: `enforce_response_header_limits` is refused, and what a service adds to a request is not held against the limits
-//! of its head: the stats of both stay 0.
 //! Deviations: fields that no message may carry are left out even without `validate_mutations`, where Envoy answers 503, and
 //! what may not stand in a path is escaped.
 //! Deviations: a denial with a status that is not in 200..=599 is sent as 403.
@@ -36,7 +35,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use self::call::{Call, ClusterCounters};
+use self::call::{Call, ClusterCounters, refuse};
 use self::config::{BodySettings, Config, PerRoute};
 use self::verdict::ResponseChanges;
 use super::{
@@ -46,7 +45,7 @@ use super::{
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{EndStream, Fields, Known, Method, RequestHead, ResponseHead};
 use crate::server::{FactoryContext, Worker};
-use crate::stream_info::ResponseFlag;
+use crate::stream_info::{HeaderLimits, ResponseFlag, StreamInfo};
 use crate::upstream::ClusterId;
 use crate::upstream::async_client::AsyncClient;
 
@@ -277,14 +276,23 @@ impl HttpFilter for ExtAuthz {
 
     fn encode_headers(
         &mut self,
-        _cx: &mut StreamContext<'_>,
+        cx: &mut StreamContext<'_>,
         head: &mut ResponseHead,
         _end: EndStream,
     ) -> HeadersStatus {
-        if let Some(changes) = self.response.take() {
-            changes.apply(&mut head.fields);
+        let Some(changes) = self.response.take() else {
+            return HeadersStatus::Continue;
+        };
+        let config = &self.state.config;
+        let limits = match config.enforce_response_header_limits {
+            true => limits_of_upstream(cx.info),
+            false => None,
+        };
+        if changes.apply(&mut head.fields, limits).is_ok() {
+            return HeadersStatus::Continue;
         }
-        HeadersStatus::Continue
+        config.stats.response_header_limits_reached().inc();
+        HeadersStatus::LocalReply(refuse(cx.info))
     }
 }
 
@@ -338,6 +346,18 @@ impl ExtAuthz {
             Phase::Idle | Phase::Buffering { .. } => None,
         }
     }
+}
+
+/// How large the head of this response may be; none: it is the proxy's own.
+fn limits_of_upstream(info: &StreamInfo) -> Option<HeaderLimits> {
+    if info.response_code_details.as_deref() != Some("via_upstream") {
+        return None;
+    }
+    let common = &info.cluster.as_ref()?.info().settings.http.common;
+    Some(HeaderLimits {
+        max_count: common.max_headers_count,
+        max_kb: common.max_response_headers_kb,
+    })
 }
 
 /// Whether what follows the head is no body, but another protocol.

@@ -187,7 +187,7 @@ fn an_action_that_does_not_exist_is_noticed_and_left_out() {
         panic!("it is not ok");
     };
     let mut fields = Fields::new();
-    changes.response.apply(&mut fields);
+    assert!(changes.response.apply(&mut fields, None).is_ok());
     let names: Vec<_> = fields.iter().map(|(name, _)| name.to_vec()).collect();
     assert_eq!(names, [b"b", b"c"]);
 }
@@ -225,7 +225,7 @@ fn no_field_of_an_answer_ends_its_line() {
         bad(":status", b"200"),
     ];
     let mut fields = Fields::new();
-    changes.apply(&mut fields);
+    assert!(changes.apply(&mut fields, None).is_ok());
     assert!(fields.is_empty());
 }
 
@@ -269,4 +269,23 @@ fn what_a_configuration_lacks_or_says_twice_is_named() {
             "config / check_settings: only one of disable_request_body_buffering and with_request_body may be set"
         ]
     );
+}
+
+#[test]
+fn a_response_does_not_become_larger_than_it_may_be() {
+    let changes = ResponseChanges {
+        add: vec![
+            ("a".to_owned(), b"1".to_vec()),
+            ("b".to_owned(), b"2".to_vec()),
+        ],
+        ..ResponseChanges::default()
+    };
+    let apply = |max_count, max_kb| {
+        let mut fields = Fields::new();
+        let limits = HeaderLimits { max_count, max_kb };
+        changes.apply(&mut fields, Some(limits)).is_ok()
+    };
+    assert!(apply(3, 1), "the status counts too");
+    assert!(!apply(2, 1));
+    assert!(!apply(3, 0));
 }

@@ -8,6 +8,11 @@ use serde_json::{Map, Value};
 
 use crate::config::json_object;
 use crate::http::Fields;
+use crate::stream_info::HeaderLimits;
+
+/// With what the service says, a head is larger than it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLarge;
 
 /// An answer, in the form that both kinds of services share.
 pub(super) struct Answer {
@@ -204,8 +209,19 @@ impl ResponseChanges {
         is_unclear
     }
 
-    /// Changes the fields of a response.
-    pub(super) fn apply(&self, fields: &mut Fields) {
+    /// Changes the fields of a response; what was changed before an error stays so.
+    pub(super) fn apply(
+        &self,
+        fields: &mut Fields,
+        limits: Option<HeaderLimits>,
+    ) -> Result<(), TooLarge> {
+        // The status counts like a field.
+        let check = |fields: &Fields| match limits {
+            Some(limits) if !limits.allow(fields.len() + 1, fields.byte_size() + STATUS_BYTES) => {
+                Err(TooLarge)
+            }
+            _ => Ok(()),
+        };
         let legal = |pairs: &'_ Pairs| -> Vec<(String, Vec<u8>)> {
             let pairs = pairs.iter();
             pairs
@@ -215,22 +231,30 @@ impl ResponseChanges {
         };
         for (name, value) in legal(&self.add) {
             fields.append(name.as_str(), value);
+            check(fields)?;
         }
         for (name, value) in legal(&self.set) {
             fields.set(name.as_str(), value);
+            check(fields)?;
         }
         for (name, value) in legal(&self.add_if_absent) {
             if !fields.contains(name.as_str()) {
                 fields.append(name.as_str(), value);
+                check(fields)?;
             }
         }
         for (name, value) in legal(&self.overwrite_if_exists) {
             if fields.contains(name.as_str()) {
                 fields.set(name.as_str(), value);
+                check(fields)?;
             }
         }
+        Ok(())
     }
 }
+
+/// What the status of a response is long, with its name.
+const STATUS_BYTES: usize = ":status".len() + 3;
 
 /// The older field, which goes before the action where it is set.
 fn is_append(option: &core::HeaderValueOption) -> Option<bool> {

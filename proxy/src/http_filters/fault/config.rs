@@ -82,6 +82,11 @@ pub(super) struct RateLimit {
 }
 
 impl FaultSettings {
+    /// Whether no request is slowed down or aborted, also none that asks for it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.delay.is_none() && self.abort.is_none() && self.response_rate_limit.is_none()
+    }
+
     pub(super) fn from_proto(
         proto: pb::HttpFault,
         cx: &FactoryContext<'_>,

@@ -133,6 +133,10 @@ impl HttpFilterConfig for Config {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        self.settings.is_empty()
+    }
 }
 
 impl Shared {

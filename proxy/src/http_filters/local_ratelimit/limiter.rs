@@ -1,6 +1,7 @@
 //! Which buckets a request takes tokens from.
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::ops::Deref;
@@ -18,7 +19,7 @@ use crate::route::Descriptor;
 type Entries = Box<[(Box<str>, Box<str>)]>;
 
 /// A map whose keys are hashes already.
-type ByHash<T> = HashMap<u64, SmallVec<[T; 1]>, BuildHasherDefault<Hashed>>;
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 
 /// A `LocalRateLimitDescriptor`.
 #[derive(Debug, Clone)]
@@ -43,14 +44,24 @@ pub(super) struct LimiterSettings {
 pub(super) struct Bucket {
     tokens: TokenBucket,
     pub(super) shadow_mode: bool,
+    /// For which entries it is. It stands beside the tokens, as one of many buckets is in no cache when its request comes.
+    entries: Joined,
 }
+
+/// Keys and values one behind the other, each with a byte at its end that text does not have.
+#[derive(Debug, Default)]
+struct Joined(SmallVec<[u8; 48]>);
+
+const END: u8 = 0xff;
 
 /// Buckets by descriptor, and one for all requests.
 #[derive(Debug)]
 pub(super) struct Limiter {
     default: Default,
     hasher: RandomState,
-    exact: ByHash<(Entries, Arc<Bucket>)>,
+    exact: ByHash<Arc<Bucket>>,
+    /// Those whose hash another one has as well.
+    collided: Vec<Arc<Bucket>>,
     dynamic: Vec<Dynamic>,
     always_consume_default: bool,
 }
@@ -77,7 +88,7 @@ struct Dynamic {
 /// Buckets in the order of their last use, as far as it was looked at.
 #[derive(Debug, Default)]
 struct RecentBuckets {
-    by_hash: ByHash<Kept>,
+    by_hash: ByHash<SmallVec<[Kept; 1]>>,
     /// By last use and number; the value is the hash.
     order: BTreeMap<(u64, u64), u64>,
     made: u64,
@@ -85,7 +96,6 @@ struct RecentBuckets {
 
 #[derive(Debug)]
 struct Kept {
-    entries: Entries,
     bucket: Arc<Bucket>,
     number: u64,
     /// The last use, in nanoseconds since the origin; `order` may have an earlier one.
@@ -115,10 +125,14 @@ impl Limiter {
             default: match settings.default {
                 None => Default::None,
                 Some(bucket) if bucket.max_tokens == 0 => Default::Deny,
-                Some(bucket) => Default::Bucket(Arc::new(Bucket::new(&bucket, false))),
+                Some(bucket) => {
+                    let bucket = Bucket::new(&bucket, false, Joined::default());
+                    Default::Bucket(Arc::new(bucket))
+                }
             },
             hasher: RandomState::new(),
             exact: ByHash::default(),
+            collided: Vec::new(),
             dynamic: Vec::new(),
             always_consume_default: settings.always_consume_default,
         };
@@ -133,13 +147,12 @@ impl Limiter {
                 continue;
             }
             let hash = limiter.hash(descriptor.entries.iter().map(|(k, v)| (&**k, &**v)));
-            let bucket = Arc::new(Bucket::new(&descriptor.bucket, descriptor.shadow_mode));
-            let entries = descriptor.entries.clone();
-            limiter
-                .exact
-                .entry(hash)
-                .or_default()
-                .push((entries, bucket));
+            let entries = Joined::of(descriptor.entries.iter().map(|(k, v)| (&**k, &**v)));
+            let bucket = Bucket::new(&descriptor.bucket, descriptor.shadow_mode, entries);
+            match limiter.exact.entry(hash) {
+                Entry::Vacant(vacant) => _ = vacant.insert(Arc::new(bucket)),
+                Entry::Occupied(_) => limiter.collided.push(Arc::new(bucket)),
+            }
         }
         limiter
     }
@@ -195,16 +208,16 @@ impl Limiter {
     fn find(&self, descriptor: &Descriptor<'_>, now: Instant) -> Option<Found<'_>> {
         let entries = &*descriptor.entries;
         let hash = self.hash(entries.iter().map(|(k, v)| (&**k, &**v)));
-        let exact = self.exact.get(&hash).and_then(|same| {
-            same.iter()
-                .find(|(configured, _)| matches(configured, entries, false))
+        let exact = self.exact.get(&hash).and_then(|bucket| {
+            let mut same = std::iter::once(bucket).chain(&self.collided);
+            same.find(|bucket| bucket.entries.are(entries))
         });
         match exact {
-            Some((_, bucket)) => Some(Found::Exact(bucket)),
+            Some(bucket) => Some(Found::Exact(bucket)),
             None => self
                 .dynamic
                 .iter()
-                .find(|dynamic| matches(&dynamic.settings.entries, entries, true))
+                .find(|dynamic| dynamic.matches(entries))
                 .map(|dynamic| Found::Dynamic(dynamic.bucket(hash, entries, now))),
         }
     }
@@ -220,15 +233,41 @@ impl Limiter {
     }
 }
 
-/// Whether a request has these entries; `any` lets an entry without a value stand for every value.
-fn matches(entries: &Entries, request: &[(Cow<'_, str>, Cow<'_, str>)], any: bool) -> bool {
-    entries.len() == request.len()
-        && entries.iter().zip(request).all(|((key, value), (k, v))| {
-            **key == **k && (**value == **v || (any && value.is_empty()))
-        })
+impl Joined {
+    fn of<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut text = SmallVec::new();
+        for part in entries.flat_map(|(key, value)| [key, value]) {
+            text.extend_from_slice(part.as_bytes());
+            text.push(END);
+        }
+        Self(text)
+    }
+
+    /// Whether a request has these entries, and no others.
+    fn are(&self, request: &[(Cow<'_, str>, Cow<'_, str>)]) -> bool {
+        let mut rest = &*self.0;
+        for part in request.iter().flat_map(|(key, value)| [key, value]) {
+            let found = rest.strip_prefix(part.as_bytes());
+            let Some([END, behind @ ..]) = found else {
+                return false;
+            };
+            rest = behind;
+        }
+        rest.is_empty()
+    }
 }
 
 impl Dynamic {
+    /// Whether a request has these entries, where one without a value stands for every value.
+    fn matches(&self, request: &[(Cow<'_, str>, Cow<'_, str>)]) -> bool {
+        let entries = &self.settings.entries;
+        entries.len() == request.len()
+            && entries
+                .iter()
+                .zip(request)
+                .all(|((key, value), (k, v))| **key == **k && (**value == **v || value.is_empty()))
+    }
+
     fn bucket(
         &self,
         hash: u64,
@@ -246,12 +285,10 @@ impl Dynamic {
             return bucket;
         }
         let settings = &self.settings;
-        let bucket = Arc::new(Bucket::new(&settings.bucket, settings.shadow_mode));
-        let entries = request
-            .iter()
-            .map(|(key, value)| (Box::from(&**key), Box::from(&**value)))
-            .collect();
-        recent.add(hash, entries, bucket.clone(), now);
+        let entries = Joined::of(request.iter().map(|(key, value)| (&**key, &**value)));
+        let bucket = Bucket::new(&settings.bucket, settings.shadow_mode, entries);
+        let bucket = Arc::new(bucket);
+        recent.add(hash, bucket.clone(), now);
         if recent.order.len() > self.most {
             recent.forget_oldest();
         }
@@ -267,18 +304,15 @@ impl RecentBuckets {
         now: u64,
     ) -> Option<Arc<Bucket>> {
         let same = self.by_hash.get(&hash)?;
-        let kept = same
-            .iter()
-            .find(|kept| matches(&kept.entries, request, false))?;
+        let kept = same.iter().find(|kept| kept.bucket.entries.are(request))?;
         kept.used.store(now, Relaxed);
         Some(kept.bucket.clone())
     }
 
-    fn add(&mut self, hash: u64, entries: Entries, bucket: Arc<Bucket>, now: u64) {
+    fn add(&mut self, hash: u64, bucket: Arc<Bucket>, now: u64) {
         self.made += 1;
         self.order.insert((now, self.made), hash);
         self.by_hash.entry(hash).or_default().push(Kept {
-            entries,
             bucket,
             number: self.made,
             used: AtomicU64::new(now),
@@ -311,10 +345,11 @@ impl RecentBuckets {
 }
 
 impl Bucket {
-    fn new(settings: &BucketSettings, shadow_mode: bool) -> Self {
+    fn new(settings: &BucketSettings, shadow_mode: bool, entries: Joined) -> Self {
         Self {
             tokens: TokenBucket::new(settings),
             shadow_mode,
+            entries,
         }
     }
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3::VhRateLimitsOptions;
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, LocalReply,
@@ -27,6 +26,7 @@ use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http::{EndStream, HeaderName, RequestHead, ResponseHead};
 use crate::rate_limit::local_share;
 use crate::route::{Descriptor, RateLimit};
+use crate::runtime::RuntimeFraction;
 use crate::server::{FactoryContext, ServerContext, Worker};
 use crate::stream_info::{FilterStateObject, ResponseFlag, StreamInfo};
 use config::LimitConfig;
@@ -92,6 +92,11 @@ impl HttpFilterConfig for LimitConfig {
                 shown: None,
             })
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        let enabled = self.filter_enabled.as_ref();
+        enabled.is_none_or(RuntimeFraction::is_never)
     }
 }
 
@@ -164,7 +169,7 @@ impl HttpFilter for LocalRateLimit {
             .and_then(|route| route.filter_config(slot?)?.downcast_ref())
             .unwrap_or(&self.config);
         let random = &cx.worker.random;
-        let drawn = |fraction: &Option<crate::runtime::RuntimeFraction>| {
+        let drawn = |fraction: &Option<RuntimeFraction>| {
             fraction
                 .as_ref()
                 .is_some_and(|fraction| fraction.contains(random.next()))
@@ -187,7 +192,7 @@ impl HttpFilter for LocalRateLimit {
         };
         let decision = {
             let descriptors = descriptors(config, head, cx.info, &cx.worker.server);
-            limiter.check(&descriptors, Instant::now(), share)
+            limiter.check(&descriptors, cx.info.now, share)
         };
         if decision
             .x_ratelimit

@@ -11,12 +11,14 @@ use super::{Router, RouterEvent, State};
 use crate::http::{EndStream, Known, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
-use crate::route::{NewCookie, RetryPolicy, SelectedRoute};
+use crate::route::{NewCookie, RetryPolicy, RouteAction, SelectedRoute};
 use crate::server::Random;
 use crate::stream_info::{OverrideHost, ResponseFlag, StreamInfo, UpstreamInfo};
 use crate::upstream::load_balancer::OverrideHostSettings;
 use crate::upstream::pool::StreamKind;
-use crate::upstream::{Host, LB_NAMESPACE, LoadBalancerContext, MetadataMatch, WorkerHost};
+use crate::upstream::{
+    Host, LB_NAMESPACE, LoadBalancerContext, MetadataMatch, WorkerCluster, WorkerHost,
+};
 
 impl Router {
     /// Chooses a host and asks its pool for a stream.
@@ -226,10 +228,10 @@ impl Router {
         !self.retry.tried_hosts().is_empty()
     }
 
-    /// The retry policy of the route.
+    /// The retry policy of the request.
     pub(super) fn retry_policy(&self) -> Option<&RetryPolicy> {
         let action = self.route.as_ref()?.route().forward()?;
-        action.retry_policy.as_deref()
+        retry_policy(self.cluster.as_deref(), action)
     }
 
     /// `auto_host_rewrite`: the request asks for the host by the name that it was chosen under.
@@ -246,6 +248,17 @@ impl Router {
             );
         }
     }
+}
+
+/// The retry policy of the cluster; where it has none, that of the route.
+pub(super) fn retry_policy<'a>(
+    cluster: Option<&'a WorkerCluster>,
+    action: &'a RouteAction,
+) -> Option<&'a RetryPolicy> {
+    let of_cluster = cluster.and_then(|cluster| cluster.info().request_policies.as_ref());
+    of_cluster
+        .and_then(|policies| policies.retry.as_ref())
+        .or(action.retry_policy.as_deref())
 }
 
 /// What the load balancer may ask about the request.
@@ -281,7 +294,12 @@ impl LoadBalancerContext for HostChoice<'_> {
     }
     fn hash_key(&self) -> Option<u64> {
         let action = self.router.route.as_ref()?.route().forward()?;
-        let policy = action.hash_policy()?;
+        let cluster = self.router.cluster.as_deref();
+        let of_cluster = cluster.and_then(|cluster| cluster.info().request_policies.as_ref());
+        let policy = match of_cluster.and_then(|policies| policies.hash.as_ref()) {
+            Some(policy) => policy,
+            None => action.hash_policy()?,
+        };
         let mut new_cookies = self.new_cookies.borrow_mut();
         policy.hash(self.request, self.info, Some(&mut new_cookies))
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::attempt::retry_policy;
 use super::outcome::Failure;
 use super::response::{charge_code, flag};
 use super::retry::{RetryContext, RetryDecision};
@@ -11,6 +12,7 @@ use super::upstream_request::UpstreamRequest;
 use super::{BackingOff, Router, RouterEvent, State};
 use crate::http::HeaderName;
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::planted::{Fault, is_planted};
 use crate::route::SelectedRoute;
 use crate::stream_info::ResponseFlag;
 use crate::upstream::pool::ResetReason;
@@ -22,7 +24,7 @@ impl Router {
         let State::Attempt(attempt) = std::mem::replace(&mut self.state, State::Idle) else {
             return RouterEvent::Reset;
         };
-        if self.may_replace_stale(env, &attempt, &failure) {
+        if is_planted(Fault::DoubleSend) && attempt.is_open() && self.seems_unseen(&failure) {
             attempt.fail(&failure, env.info);
             return self.attempt(env).unwrap_or(RouterEvent::Progress);
         }
@@ -43,6 +45,12 @@ impl Router {
         self.abort(env, &failure)
     }
 
+    /// Of [`Fault::DoubleSend`]: the upstream has said nothing. It may have seen the request all the same.
+    fn seems_unseen(&self, failure: &Failure) -> bool {
+        let ended = matches!(failure, Failure::Reset(ResetReason::ConnectionTermination));
+        ended && !self.response_started && self.body.is_empty_and_ended()
+    }
+
     /// Tells outlier detection of an attempt that failed.
     pub(super) fn report_failure(&self, attempt: &UpstreamRequest, failure: &Failure) {
         let Some(cluster) = &self.cluster else { return };
@@ -59,19 +67,6 @@ impl Router {
             cluster.report(attempt.host(), HostResult::ConnectSuccess);
         }
         cluster.report(attempt.host(), result);
-    }
-
-    /// Whether the attempt met nothing but a pooled connection that its peer had closed, and can be made anew at once.
-    fn may_replace_stale(
-        &self,
-        env: &ChainEnv<'_>,
-        attempt: &UpstreamRequest,
-        failure: &Failure,
-    ) -> bool {
-        attempt.was_stale(failure)
-            && !self.response_started
-            && env.request.method().is_idempotent()
-            && self.body.is_empty_and_ended()
     }
 
     fn decide_failure(
@@ -98,7 +93,7 @@ impl Router {
         let selected = self.route.clone();
         let action = selected.as_ref().and_then(|s| s.route().forward());
         let context = RetryContext {
-            policy: action.and_then(|action| action.retry_policy.as_deref()),
+            policy: action.and_then(|action| retry_policy(Some(&cluster), action)),
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,

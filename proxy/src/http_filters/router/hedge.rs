@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::attempt::retry_policy;
 use super::outcome::Failure;
 use super::response::flag;
 use super::retry::{RetryContext, RetryDecision};
@@ -94,7 +95,7 @@ impl Router {
         let selected = self.route.clone();
         let action = selected.as_ref().and_then(|s| s.route().forward());
         self.retry.on_slow_attempt(&RetryContext {
-            policy: action.and_then(|action| action.retry_policy.as_deref()),
+            policy: action.and_then(|action| retry_policy(Some(&cluster), action)),
             cluster: &cluster,
             priority: self.priority,
             runtime: &self.shared.retry,
@@ -167,10 +168,12 @@ impl Router {
             Said::Event(ResponseEvent::Head(head, end)) => {
                 let selected = self.route.clone();
                 let action = selected.as_ref().and_then(|s| s.route().forward());
-                let policy = action.and_then(|action| action.retry_policy.as_deref());
+                let cluster = self.cluster.clone();
+                let policy = action.and_then(|action| retry_policy(cluster.as_deref(), action));
                 let bad = self.retry.would_retry(&head, env.request, policy);
-                if let Some(cluster) = &self.cluster {
-                    cluster.report(slow.attempt.host(), HostResult::Response(head.status));
+                if let Some(cluster) = &cluster {
+                    let status = cluster.outlier_status(&head, head.status);
+                    cluster.report(slow.attempt.host(), HostResult::Response(status));
                 }
                 if bad && (self.has_slow_attempts() || !matches!(self.state, State::OnlySlow)) {
                     slow.attempt.host().count(HostStat::RqError);

@@ -266,8 +266,8 @@ impl Router {
         self.body
             .start(end, self.retry.is_active() || self.redirects);
         let event = self.attempt(env);
-        if event.is_none() && !action.mirrors().is_empty() {
-            self.start_shadows(env, action);
+        if event.is_none() {
+            self.mirror(env, action);
         }
         event
     }
@@ -286,7 +286,7 @@ impl Router {
             env.request.fields.set(Known::EnvoyAttemptCount, "1");
         }
         selected.finalize_request_headers(env.request, env.info, !config.suppress_envoy_headers);
-        let policy = action.retry_policy.as_deref();
+        let policy = attempt::retry_policy(self.cluster.as_deref(), action);
         self.retry = RetryState::of(policy, env.request, &self.shared.retry);
         self.redirects = action.internal_redirect().is_some();
         env.info.attempt_count = 1;
@@ -429,6 +429,12 @@ impl Router {
         }
         self.drop_slow_attempts();
         self.route_deadline = None;
+    }
+
+    /// Takes the body of the request, where it is kept to be sent again.
+    pub fn take_kept(&mut self) -> Vec<Bytes> {
+        let kept = self.body.take_all();
+        kept.map(|(pieces, _)| pieces).unwrap_or_default()
     }
 
     /// The stream has ended: what is left of the attempt goes back to its pool.

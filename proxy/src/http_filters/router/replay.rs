@@ -133,6 +133,11 @@ impl RequestBody {
         std::mem::take(&mut self.overflowed)
     }
 
+    /// Bytes that are kept.
+    pub(super) fn kept(&self) -> usize {
+        usize::try_from(self.kept).unwrap_or(usize::MAX)
+    }
+
     /// Ready while there is room for more without a stream.
     pub(super) fn poll_room(&self) -> Poll<()> {
         if self.kept < self.limit {

@@ -104,6 +104,16 @@ impl Router {
         }
     }
 
+    /// Bytes of bodies that lie here and towards the upstream.
+    pub fn held(&self) -> usize {
+        let slow = self.slow.iter().map(|slow| slow.attempt().held());
+        let attempt = match &self.state {
+            State::Attempt(attempt) => attempt.held(),
+            State::Idle | State::BackingOff(_) | State::OnlySlow => 0,
+        };
+        self.body.kept() + attempt + slow.sum::<usize>()
+    }
+
     /// Metadata has come beside the request. It passes the filters by, and waits for the head.
     pub fn metadata(&mut self, map: MetadataMap) {
         let waiting: usize = self.metadata.iter().map(MetadataMap::size).sum();

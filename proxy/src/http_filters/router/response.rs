@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::attempt::retry_policy;
 use super::retry::{RetryContext, RetryDecision};
 use super::{Router, RouterEvent, State};
 use crate::http::{EndStream, Fields, Known, Method, ResponseHead};
@@ -57,6 +58,7 @@ impl Router {
             let grpc = grpc.filter(|_| self.is_grpc);
             let status = grpc.and_then(|status| status.parse().ok());
             let status = status.map_or(head.status, http_status_of);
+            let status = cluster.outlier_status(head, status);
             cluster.report(attempt.host(), HostResult::ConnectSuccess);
             cluster.report(attempt.host(), HostResult::Response(status));
             if head.fields.contains("x-envoy-degraded") {
@@ -86,7 +88,7 @@ impl Router {
         let policy = selected
             .as_ref()
             .and_then(|selected| selected.route().forward())
-            .and_then(|action| action.retry_policy.as_deref());
+            .and_then(|action| retry_policy(Some(&cluster), action));
         if attempt.was_retried() {
             // Another attempt runs already; this one is as bad as none.
             return match self.retry.would_retry(head, env.request, policy) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Router;
 use crate::http::{EndStream, Fields, Method, RequestHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
-use crate::route::RouteAction;
+use crate::route::{MirrorPolicy, RouteAction};
 use crate::upstream::async_client::{AsyncClient, Body, BodySender, Piece, RequestOptions, body};
 use crate::upstream::{ClusterId, WorkerCluster};
 
@@ -48,13 +48,29 @@ impl Shadows {
 }
 
 impl Router {
+    /// Starts the copies that the cluster asks for, or else the route.
+    #[inline]
+    pub(super) fn mirror(&mut self, env: &mut ChainEnv<'_>, action: &RouteAction) {
+        let of_cluster = self.cluster.as_ref().filter(|cluster| {
+            let policies = cluster.info().request_policies.as_ref();
+            policies.is_some_and(|policies| !policies.mirrors.is_empty())
+        });
+        if let Some(cluster) = of_cluster.cloned() {
+            if let Some(policies) = &cluster.info().request_policies {
+                self.start_shadows(env, &policies.mirrors);
+            }
+        } else if !action.mirrors().is_empty() {
+            self.start_shadows(env, action.mirrors());
+        }
+    }
+
     /// Starts the copies of a request that go to other clusters.
     #[cold]
-    pub(super) fn start_shadows(&mut self, env: &mut ChainEnv<'_>, action: &RouteAction) {
+    fn start_shadows(&mut self, env: &mut ChainEnv<'_>, policies: &[MirrorPolicy]) {
         if env.request.method() == Method::Connect {
             return;
         }
-        for policy in action.mirrors() {
+        for policy in policies {
             let random = env.worker.random.next();
             let Some(cluster) = policy.cluster(env.request, &env.worker.clusters) else {
                 continue;

@@ -17,7 +17,7 @@ use super::config::WorkerRouter;
 use super::upstream_request::UpstreamRequest;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_connection_manager::filter_chain::{
-    Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece, RouteResolver, Slots,
+    Chain, ChainEnv, Decode, Encode, Filters, Flow, Piece, RouteResolver,
 };
 use crate::http_filters::chain_config::{ChainConfig, WorkerChain};
 use crate::http_filters::{Effects, LocalReply};
@@ -73,7 +73,7 @@ struct ClusterChain {
 struct FixedRoute;
 
 impl RouteResolver for FixedRoute {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Slots> {
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Rc<Arc<RouteTable>>> {
         None
     }
 }
@@ -212,6 +212,11 @@ impl UpstreamFilters {
             parts.decode.trailers(parts.filters, env, trailers)
         });
         self.after_decode(flow)
+    }
+
+    /// Bytes of bodies that they hold.
+    pub(super) fn held(&self) -> usize {
+        self.decode.buffered() + self.waiting + self.encode.buffered()
     }
 
     /// Whether more of the request may come.

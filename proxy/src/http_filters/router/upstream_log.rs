@@ -127,7 +127,7 @@ impl AttemptLog {
             return;
         };
         let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let (count, size) = request_size(&self.request);
+        let (count, size) = self.request.size();
         stats.upstream_rq_headers_size().record(number(size));
         stats.upstream_rq_headers_count().record(number(count));
         stats.upstream_rq_body_size().record(self.sent);
@@ -174,20 +174,4 @@ impl AttemptLog {
         });
         info.upstream = own.upstream.take();
     }
-}
-
-/// How many headers a request has, and the bytes of their names and values; the pseudo headers are among them.
-fn request_size(head: &RequestHead) -> (usize, usize) {
-    let pseudo = [
-        (":method", Some(head.method_bytes())),
-        (":path", head.path()),
-        (":authority", head.authority()),
-        (":scheme", head.scheme()),
-        (":protocol", head.protocol()),
-    ];
-    let pseudo = pseudo
-        .iter()
-        .filter_map(|(name, value)| Some(name.len() + (*value)?.len()));
-    let (count, size) = pseudo.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
-    (count + head.fields.len(), size + head.fields.byte_size())
 }

@@ -11,6 +11,7 @@ use super::timeouts::Timeouts;
 use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::AttemptLog;
 use crate::http_connection_manager::filter_chain::ChainEnv;
+use crate::planted::{Fault, is_planted};
 use crate::route::SelectedRoute;
 use crate::stream_info::{BytesMeter, StreamInfo};
 use crate::transport_sockets::UpstreamSocketOptions;
@@ -27,7 +28,6 @@ pub(super) struct UpstreamRequest {
     host: Rc<WorkerHost>,
     clocks: Clocks,
     head_received: bool,
-    anything_received: bool,
     /// The attempt took too long, and another one was started beside it.
     retried: bool,
     began: Instant,
@@ -105,7 +105,6 @@ impl UpstreamRequest {
                 ..Clocks::default()
             },
             head_received: false,
-            anything_received: false,
             retried: false,
             began: env.info.now,
             filters: None,
@@ -198,6 +197,12 @@ impl UpstreamRequest {
         }
     }
 
+    /// Bytes of bodies that filters hold, or that lie with the codec.
+    pub(super) fn held(&self) -> usize {
+        let filters = self.filters.as_ref().map_or(0, |filters| filters.held());
+        filters + self.any_stream().map_or(0, ClientStream::held)
+    }
+
     /// Whether the request was sent and the response has not ended.
     pub(super) fn is_open(&self) -> bool {
         self.any_stream().is_some()
@@ -278,7 +283,6 @@ impl UpstreamRequest {
 
     /// Something of the response came.
     pub(super) fn received(&mut self, now: Instant, info: &mut StreamInfo) {
-        self.anything_received = true;
         if let Some((_, Some(idle))) = self.clocks.limits {
             self.clocks.idle = Some(now + idle);
         }
@@ -373,15 +377,6 @@ impl UpstreamRequest {
         }
     }
 
-    /// Whether the attempt met a pooled connection that its peer had closed before it could have seen the request.
-    pub(super) fn was_stale(&self, failure: &Failure) -> bool {
-        let Some(stream) = self.any_stream() else {
-            return false;
-        };
-        let broke = matches!(failure, Failure::Reset(ResetReason::ConnectionTermination));
-        broke && !self.anything_received && stream.connection_info().reused()
-    }
-
     /// The attempt has failed.
     pub(super) fn fail(mut self: Box<Self>, failure: &Failure, info: &mut StreamInfo) {
         if let Some(text) = failure.transport_failure() {
@@ -398,6 +393,9 @@ impl UpstreamRequest {
         self.meter(total);
         if let Some(mut stream) = self.take_stream() {
             stream.reset(&ResetReason::LocalReset);
+            if is_planted(Fault::LeakedCounter) {
+                std::mem::forget(stream);
+            }
         }
     }
 

@@ -151,6 +151,10 @@ impl HttpFilterConfig for Shared {
             })
         })
     }
+
+    fn is_idle(&self) -> bool {
+        self.0.state.is_none() && self.0.stats.is_none()
+    }
 }
 
 struct StatefulSession {

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::net::{Io, SplicePipe};
+use crate::overload::LoadShedPoint;
+use crate::server::Worker;
 
 /// The two directions between a client and an upstream. Nothing is buffered while nothing is on its way.
 #[derive(Debug, Default)]
@@ -33,6 +36,8 @@ pub(super) struct Direction {
     pub(super) last_progress: Option<Instant>,
     /// How often the far side was too slow to take what was read.
     pub(super) paused: u64,
+    /// Whom the overload manager tells whether what is read ends the connection. None: it has nothing to say.
+    pub(super) gate: Option<Rc<Worker>>,
     buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
@@ -58,6 +63,8 @@ enum State {
 pub(super) enum Broken {
     Client(io::Error),
     Upstream(io::Error),
+    /// Neither: there is too much to do.
+    Overloaded,
 }
 
 impl Relay {
@@ -74,6 +81,7 @@ impl Relay {
             .map_err(|side| match side {
                 Side::Source(error) => Broken::Client(error),
                 Side::Target(error) => Broken::Upstream(error),
+                Side::Gate => Broken::Overloaded,
             })?;
         let response = self
             .response
@@ -81,6 +89,7 @@ impl Relay {
             .map_err(|side| match side {
                 Side::Source(error) => Broken::Upstream(error),
                 Side::Target(error) => Broken::Client(error),
+                Side::Gate => Broken::Overloaded,
             })?;
         if request.is_ready() && response.is_ready() {
             Poll::Ready(Ok(()))
@@ -121,12 +130,19 @@ impl Endpoint for Io {
 enum Side {
     Source(io::Error),
     Target(io::Error),
+    Gate,
 }
 
 impl Direction {
     /// Whether the source has ended, and its end was passed on.
     pub(super) fn has_ended(&self) -> bool {
         self.state == State::Ended
+    }
+
+    /// Bytes that were read and not written.
+    pub(super) fn unwritten(&self) -> usize {
+        let piped = self.pipe.as_ref().map_or(0, SplicePipe::held);
+        self.end - self.start + piped
     }
 
     fn poll(
@@ -145,10 +161,15 @@ impl Direction {
                 continue;
             }
             match self.state {
-                State::Open => match self.source_to_splice(source, target) {
-                    Some(source) => ready!(self.poll_fill(source, cx)).map_err(Side::Source)?,
-                    None => ready!(self.poll_read(source, cx)).map_err(Side::Source)?,
-                },
+                State::Open => {
+                    match self.source_to_splice(source, target) {
+                        Some(source) => ready!(self.poll_fill(source, cx)).map_err(Side::Source)?,
+                        None => ready!(self.poll_read(source, cx)).map_err(Side::Source)?,
+                    }
+                    if self.gate.as_ref().is_some_and(|worker| is_shut(worker)) {
+                        return Poll::Ready(Err(Side::Gate));
+                    }
+                }
                 State::Ending => {
                     ready!(Pin::new(&mut *target).poll_shutdown(cx)).map_err(Side::Target)?;
                     self.state = State::Ended;
@@ -267,6 +288,11 @@ impl Direction {
         give_back(Some(buffer));
         read
     }
+}
+
+fn is_shut(worker: &Worker) -> bool {
+    let shed = &worker.server.overload.load_shed;
+    shed.sheds(LoadShedPoint::TcpProxyOnData, || worker.random.next())
 }
 
 fn take_buffer() -> Box<[u8]> {

@@ -38,6 +38,8 @@ mod tests;
 mod tickets;
 mod verify;
 
+pub use self::verify::SanMatcher;
+
 use std::sync::Arc;
 
 use super::{DownstreamSocket, TransportSocketFactory, UpstreamSocket};

@@ -252,8 +252,9 @@ impl Job {
             };
             let decision = match &outcome {
                 Ok((open, head, _)) => {
+                    let status = self.cluster.outlier_status(head, head.status);
                     self.cluster
-                        .report(&open.host, HostResult::Response(head.status));
+                        .report(&open.host, HostResult::Response(status));
                     self.cluster.record_code(head.status, ORIGIN);
                     let now = SystemTime::now();
                     self.retry.on_response(head, &self.head, now, &context)

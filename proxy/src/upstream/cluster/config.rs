@@ -17,8 +17,11 @@ use super::ClusterSettings;
 use super::dns_config::{DnsSettings, LegacyDnsFields};
 use super::eds_config::EdsSettings;
 use super::endpoint::{EndpointAddress, LoadAssignment};
-use super::http_options::{LegacyHttpFields, ProtocolChoice, TYPE_NAME, UpstreamHttpOptions};
+use super::http_options::{
+    LegacyHttpFields, ProtocolChoice, TYPE_NAME, TypedHttpOptions, UpstreamHttpOptions,
+};
 use super::limits::circuit_breakers;
+use super::request_policies::RequestPolicies;
 use super::sockets::socket_settings;
 use super::transport::UpstreamTransport;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
@@ -55,6 +58,8 @@ pub struct ClusterConfig {
     pub(in crate::upstream) request_response_sizes: bool,
     /// `HttpProtocolOptions.http_filters`; none: the router's count.
     pub(in crate::upstream) http_filters: Option<Arc<ChainConfig>>,
+    /// What `HttpProtocolOptions` say of requests; none: nothing.
+    pub(in crate::upstream) request_policies: Option<Arc<RequestPolicies>>,
     pub(in crate::upstream) transport: UpstreamTransport,
     pub(in crate::upstream) health_checks: Box<[Arc<HealthCheckConfig>]>,
     pub(in crate::upstream) outlier_detection: Option<Arc<OutlierDetectionConfig>>,
@@ -261,7 +266,11 @@ impl ClusterConfig {
         if eds.is_none() {
             check_addresses(dns.as_ref(), &assignment, path)?;
         }
-        let (http, http_filters) = http?;
+        let TypedHttpOptions {
+            options: http,
+            filters: http_filters,
+            policies: request_policies,
+        } = http?;
         if health_checks.iter().any(|check| check.is_grpc())
             && http.protocol == ProtocolChoice::Http1
         {
@@ -301,6 +310,7 @@ impl ClusterConfig {
             timeout_budgets: timeout_budgets || track_timeout_budgets,
             request_response_sizes,
             http_filters,
+            request_policies,
             transport,
             health_checks: health_checks.into(),
             outlier_detection,
@@ -322,7 +332,7 @@ fn http_options(
     legacy: LegacyHttpFields,
     cx: &FactoryContext<'_>,
     path: &ConfigPath<'_>,
-) -> Result<(UpstreamHttpOptions, Option<Arc<ChainConfig>>), Rejected> {
+) -> Result<TypedHttpOptions, Rejected> {
     let mut options = None;
     for (key, any) in typed {
         let path = path.key("typed_extension_protocol_options", &key);
@@ -334,7 +344,10 @@ fn http_options(
     }
     match options {
         Some(options) => Ok(options),
-        None => legacy.convert(path).map(|options| (options, None)),
+        None => legacy.convert(path).map(|options| TypedHttpOptions {
+            options,
+            ..TypedHttpOptions::default()
+        }),
     }
 }
 

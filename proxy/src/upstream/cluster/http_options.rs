@@ -14,6 +14,7 @@ use pb::http_protocol_options::{
     AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
 
+use super::request_policies::{PolicyFields, RequestPolicies};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::http_connection_manager::codec::h1::{
     HeadersWithUnderscoresAction, Http1ProtocolOptions,
@@ -38,6 +39,14 @@ pub struct UpstreamHttpOptions {
     pub http2: Http2ProtocolOptions,
     /// What requests say of the TLS of their connections.
     pub tls: AutoTlsOptions,
+}
+
+/// All that a converted `HttpProtocolOptions` is.
+#[derive(Default)]
+pub(super) struct TypedHttpOptions {
+    pub(super) options: UpstreamHttpOptions,
+    pub(super) filters: Option<Arc<ChainConfig>>,
+    pub(super) policies: Option<Arc<RequestPolicies>>,
 }
 
 /// `UpstreamHttpProtocolOptions`: what a request says of the TLS of its connection.
@@ -156,12 +165,13 @@ impl CommonHttpOptions {
 }
 
 impl UpstreamHttpOptions {
-    /// Converts the typed extension protocol options; gives the cluster's upstream filters beside them, if it has a list.
-    pub fn from_any(
+    /// Converts the typed extension protocol options; gives the cluster's upstream filters beside them, if it has a list, and what
+    /// it says of its requests, if anything.
+    pub(super) fn from_any(
         config: &TypedConfig,
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
-    ) -> Result<(Self, Option<Arc<ChainConfig>>), Rejected> {
+    ) -> Result<TypedHttpOptions, Rejected> {
         if config.type_name != TYPE_NAME {
             return Err(config.unknown(path, &[TYPE_NAME]));
         }
@@ -191,16 +201,17 @@ impl UpstreamHttpOptions {
         };
         let validation =
             path.unsupported_if_set("header_validation_config", header_validation_config);
-        let outlier = path.unsupported_if_set("outlier_detection", outlier_detection);
-        let mirror = path.unsupported_if_set("request_mirror_policies", request_mirror_policies);
-        let hash = path.unsupported_if_set("hash_policy", hash_policy);
-        let retry = path.unsupported_if_set("retry_policy", retry_policy);
+        let policies = PolicyFields {
+            outlier_detection,
+            request_mirror_policies,
+            hash_policy,
+            retry_policy,
+        };
+        let policies = policies.convert(cx, path);
         let protocol = path
             .required("upstream_protocol_options", upstream_protocol_options)
             .and_then(|options| protocol_options(options, path));
-        for result in [validation, outlier, mirror, hash, retry] {
-            result?;
-        }
+        validation?;
         let tls = upstream?;
         let (protocol, http1, http2) = protocol?;
         if let Some(kb) = largest_head {
@@ -213,7 +224,11 @@ impl UpstreamHttpOptions {
             http2,
             tls,
         };
-        Ok((options, filters?))
+        Ok(TypedHttpOptions {
+            options,
+            filters: filters?,
+            policies: policies?.map(Arc::new),
+        })
     }
 }
 

@@ -6,6 +6,7 @@ mod eds_config;
 mod endpoint;
 mod http_options;
 mod limits;
+mod request_policies;
 mod sockets;
 mod stats;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub(super) use endpoint::{
     DropOverload, EndpointAddress, EndpointConfig, LoadAssignment, LocalityEndpoints,
 };
 pub use http_options::{AutoTlsOptions, CommonHttpOptions, ProtocolChoice, UpstreamHttpOptions};
+pub use request_policies::RequestPolicies;
 pub(crate) use stats::CodeStats;
 pub use stats::{
     ClusterEndpointStats, ClusterTrafficStats, ClusterUpdateStats, CodeOrigin,
@@ -68,6 +70,8 @@ pub struct ClusterInfo {
     pub members: Option<Box<[ClusterId]>>,
     /// The filters of requests to it, in place of the router's; none: the router's.
     pub http_filters: Option<Arc<ChainConfig>>,
+    /// What it says of its requests; none: nothing.
+    pub request_policies: Option<Arc<RequestPolicies>>,
     /// How its hosts are checked; none: they are not.
     pub(in crate::upstream) health_checks: Box<[Arc<HealthCheckConfig>]>,
     /// When its hosts are ejected; none: never.

@@ -35,6 +35,7 @@ use super::host::{HealthFlag, Host, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
 use super::shared_cluster::Cluster;
 use crate::access_loggers::LogFile;
+use crate::planted::{Fault, is_planted};
 use crate::server::Random;
 
 crate::stats_group! {
@@ -410,7 +411,8 @@ impl Inner {
         let ejected = self.ejected.get();
         let hosts = u64::try_from(self.hosts.borrow().len()).unwrap_or(u64::MAX);
         let share = config.max_ejection_percent.get().min(100);
-        let is_within = 100 * (ejected + 1) <= share.saturating_mul(hosts);
+        let then = ejected + u64::from(!is_planted(Fault::CapBreach));
+        let is_within = 100 * then <= share.saturating_mul(hosts);
         if !(is_within || config.always_eject_one_host && ejected == 0) {
             self.stats.ejections_overflow().inc();
             return;

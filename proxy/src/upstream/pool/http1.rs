@@ -174,6 +174,11 @@ impl ClientConnection {
         }
     }
 
+    /// Bytes that could not be sent yet.
+    pub fn held(&self) -> usize {
+        self.output.len()
+    }
+
     /// Writes what is queued, and is ready when nothing remains.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = ready!(self.output.poll_write(&mut self.io, cx));

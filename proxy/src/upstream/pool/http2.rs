@@ -296,6 +296,14 @@ impl ClientStream {
         self.poll_sent(limit, cx)
     }
 
+    /// Bytes of bodies that could not be sent yet, and that nobody has asked for.
+    pub fn held(&self) -> usize {
+        match self.state {
+            State::Open(id) => self.shared.link.with(|c| c.held(id)),
+            State::New | State::Broken(_) | State::Over => 0,
+        }
+    }
+
     /// Ready when nothing remains to be sent.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_sent(0, cx)
@@ -376,7 +384,9 @@ fn reset_reason(broken: Broken) -> ResetReason {
         Broken::Malformed(details) | Broken::ConnectionError(details) => {
             ResetReason::ProtocolError(Cow::Borrowed(details))
         }
-        Broken::ConnectionEnded | Broken::Unanswered => ResetReason::ConnectionTermination,
+        Broken::ConnectionEnded | Broken::Unanswered | Broken::Forced => {
+            ResetReason::ConnectionTermination
+        }
     }
 }
 

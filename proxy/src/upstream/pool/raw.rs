@@ -110,6 +110,11 @@ impl RawStream {
         }
     }
 
+    /// Bytes that could not be sent yet.
+    pub(super) fn held(&self) -> usize {
+        self.output.len()
+    }
+
     /// Writes what is queued and passes the end on, and is ready when nothing remains.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = ready!(self.output.poll_write(&mut self.upstream.io, cx));

@@ -153,6 +153,15 @@ impl ClientStream {
         either!(self, stream => stream.poll_ready(cx))
     }
 
+    /// Bytes that lie here: what could not be sent yet, and what nobody has asked for.
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Http1(stream) => stream.connection.as_ref().map_or(0, |c| c.codec.held()),
+            Self::Http2(stream) => stream.stream.as_ref().map_or(0, |stream| stream.held()),
+            Self::Raw(stream) => stream.held(),
+        }
+    }
+
     /// Writes what is queued, and is ready when nothing remains.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         either!(self, stream => stream.poll_flush(cx))

@@ -1,8 +1,8 @@
-//! One cluster with very many endpoints, one of which changes its health every second.
+//! One cluster with very many endpoints, one of which changes its health every second: as the control plane says, or as health
+//! checks find.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
@@ -10,34 +10,66 @@ use outrigger_proto::pb::envoy::config::endpoint::v3 as endpoint;
 use outrigger_xds_tests::plane::{Kind, Plane, Resource};
 use outrigger_xds_tests::proxy::Proxy;
 use outrigger_xds_tests::{Error, binaries};
-use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{interval, sleep};
 
+use crate::fleet::{Fleet, assignment, resource};
 use crate::{load, pin, processor, scenario};
 
-/// What `--only` knows it by.
-pub(crate) const NAME: &str = "10,000 hosts";
-const HOSTS: u32 = 10_000;
-/// Of each of the two loads.
+/// Who says that the health of a host has changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The control plane.
+    Eds,
+    /// The host, when it is asked.
+    Checks,
+}
+
+/// Of each of the two loads; with health checks each host is asked once in that time.
 const SECONDS: u32 = 10;
 /// The greatest part of the first program's processor time.
 const GOAL: f64 = 0.2;
 
+impl Source {
+    /// What `--only` knows it by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Eds => "10,000 hosts by EDS",
+            Self::Checks => "10,000 hosts by health checks",
+        }
+    }
+
+    fn cluster(self) -> String {
+        let checks = match self {
+            Self::Eds => String::new(),
+            // The first time they are spread over the interval, and so they are from then on.
+            Self::Checks => format!(
+                "health_checks: [{{ timeout: 5s, interval: {SECONDS}s, no_traffic_interval: {SECONDS}s, initial_jitter: {SECONDS}s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: {{ path: /hc }} }}]\n"
+            ),
+        };
+        format!("{CLUSTER}{checks}")
+    }
+}
+
+const CLUSTER: &str = "name: hosts
+type: EDS
+connect_timeout: 1s
+eds_cluster_config: { eds_config: { ads: {}, resource_api_version: V3 } }
+";
+
 /// Prints the figures. How many goals are missed.
 pub(crate) async fn measure(
+    source: Source,
     programs: &[(String, String)],
     last: &str,
     others: &str,
 ) -> Result<usize, Error> {
-    let port = serve().await?;
     let mut first = None;
     let mut missed = 0;
-    println!("{NAME} by EDS, processor ms of a second");
+    println!("{}, processor ms of a second", source.name());
     for (name, program) in programs {
         pin(last)?;
-        let [quiet, busy] = of_program(name, Path::new(program), port, others).await?;
+        let [quiet, busy] = of_program(source, name, Path::new(program), others).await?;
         let of_first = busy / *first.get_or_insert(busy);
         missed += usize::from(of_first > GOAL && first != Some(busy));
         println!(
@@ -48,14 +80,15 @@ pub(crate) async fn measure(
 }
 
 async fn of_program(
+    source: Source,
     name: &str,
     program: &Path,
-    port: u16,
     others: &str,
 ) -> Result<[f64; 2], Error> {
+    let fleet = Fleet::start()?;
     let plane = Plane::start().await?;
-    let mut endpoints = assignment(port);
-    plane.set(Kind::Cds, [Resource::yaml(Kind::Cds, CLUSTER)]);
+    let mut endpoints = assignment(fleet.port);
+    plane.set(Kind::Cds, [Resource::yaml(Kind::Cds, &source.cluster())]);
     plane.set(Kind::Eds, [resource(&endpoints)]);
     let folder = binaries::scratch(&format!("bench-filters-hosts-{name}"))?;
     let proxy = Proxy::start(program, &scenario::bootstrap_of_hosts(&plane), &folder).await?;
@@ -66,17 +99,26 @@ async fn of_program(
     sleep(Duration::from_secs(2)).await;
     let mut figures = [0.0; 2];
     for (changes, figure) in figures.iter_mut().enumerate() {
+        let (asked, turned) = fleet.counts();
         let before = processor(id)?;
         let mut second = interval(Duration::from_secs(1));
         for number in 0..SECONDS {
             second.tick().await;
-            if changes > 0 {
-                toggle(&mut endpoints, number * 97);
-                plane.put(Kind::Eds, resource(&endpoints));
+            match (changes, source) {
+                (0, _) => {}
+                (_, Source::Checks) => fleet.turn_one(),
+                (_, Source::Eds) => {
+                    toggle(&mut endpoints, number * 97);
+                    plane.put(Kind::Eds, resource(&endpoints));
+                }
             }
         }
         second.tick().await;
         *figure = (processor(id)? - before) * 1e3 / f64::from(SECONDS);
+        if source == Source::Checks {
+            let (asked, turned) = (fleet.counts().0 - asked, fleet.counts().1 - turned);
+            println!("    {name}: {asked} checks, of which {turned} found a change");
+        }
     }
     if user.is_finished() {
         user.await??;
@@ -89,47 +131,6 @@ async fn of_program(
     })
 }
 
-const CLUSTER: &str = "name: hosts
-type: EDS
-connect_timeout: 1s
-eds_cluster_config: { eds_config: { ads: {}, resource_api_version: V3 } }
-";
-
-/// Addresses of the loopback network.
-fn address(number: u32) -> Ipv4Addr {
-    let [_, _, high, low] = number.to_be_bytes();
-    Ipv4Addr::new(127, 1, high, low)
-}
-
-fn assignment(port: u16) -> endpoint::ClusterLoadAssignment {
-    use core::address::Address::SocketAddress;
-    let endpoint = |number| {
-        let at = core::SocketAddress {
-            address: address(number).to_string(),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
-            ..core::SocketAddress::default()
-        };
-        let identifier = endpoint::Endpoint {
-            address: Some(core::Address {
-                address: Some(SocketAddress(at)),
-            }),
-            ..endpoint::Endpoint::default()
-        };
-        endpoint::LbEndpoint {
-            host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(identifier)),
-            ..endpoint::LbEndpoint::default()
-        }
-    };
-    endpoint::ClusterLoadAssignment {
-        cluster_name: "hosts".into(),
-        endpoints: vec![endpoint::LocalityLbEndpoints {
-            lb_endpoints: (1..=HOSTS).map(endpoint).collect(),
-            ..endpoint::LocalityLbEndpoints::default()
-        }],
-        ..endpoint::ClusterLoadAssignment::default()
-    }
-}
-
 fn toggle(assignment: &mut endpoint::ClusterLoadAssignment, number: u32) {
     let hosts = &mut assignment.endpoints[0].lb_endpoints;
     let status = &mut hosts[number as usize].health_status;
@@ -138,35 +139,6 @@ fn toggle(assignment: &mut endpoint::ClusterLoadAssignment, number: u32) {
     } else {
         core::HealthStatus::Unknown as i32
     };
-}
-
-fn resource(assignment: &endpoint::ClusterLoadAssignment) -> Resource {
-    Resource::raw(Kind::Eds, "hosts", assignment.encode_to_vec())
-}
-
-/// A listener for each host, all at one port.
-async fn serve() -> Result<u16, Error> {
-    let answer: Rc<[u8]> = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..].into();
-    let mut port = 0;
-    for number in 1..=HOSTS {
-        let listener = TcpListener::bind((address(number), port)).await?;
-        port = listener.local_addr()?.port();
-        let answer = Rc::clone(&answer);
-        tokio::task::spawn_local(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let answer = Rc::clone(&answer);
-                tokio::task::spawn_local(async move {
-                    let mut buffer = [0; 4096];
-                    while let Ok(1..) = stream.read(&mut buffer).await {
-                        if stream.write_all(&answer).await.is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-    }
-    Ok(port)
 }
 
 /// The cluster is in use, as little as may be.

@@ -3,8 +3,8 @@
 //!
 //! Each program runs with one worker on the last CPU; load, upstream and authorizer are this process, on the others. Each filter has a
 //! listener of its own in one bootstrap, the same for all programs. Rounds of programs and filters take turns, and the
-//! medians of the processor time for one request, and of its ratio within a round, count. Then each program gets 10,000 endpoints, one of which changes its health
-//! every second. Fails if a goal is missed by any program but the first.
+//! medians of the processor time for one request, and of its ratio within a round, count. Then each program gets 10,000 endpoints, one
+//! of which changes its health every second: first as the control plane says, then as active health checks find. Fails if a goal is missed by any program but the first.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -13,6 +13,7 @@
     reason = "a program that prints figures, and stops when something is wrong"
 )]
 
+mod fleet;
 mod hosts;
 mod load;
 mod scenario;
@@ -29,6 +30,7 @@ use outrigger_xds_tests::{Error, binaries};
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
+use self::hosts::Source;
 use self::load::Load;
 use self::scenario::{Goal, Scenario};
 use self::servers::Servers;
@@ -124,8 +126,10 @@ async fn measure(plan: &Plan) -> Result<(), Error> {
     }
     drop(proxies);
     let mut missed = report(plan, &scenarios, &figures);
-    if plan.wants(hosts::NAME) {
-        missed += hosts::measure(&plan.programs, &last, &others).await?;
+    for source in [Source::Eds, Source::Checks] {
+        if plan.wants(source.name()) {
+            missed += hosts::measure(source, &plan.programs, &last, &others).await?;
+        }
     }
     if missed > 0 {
         return Err(format!("{missed} goals are missed").into());

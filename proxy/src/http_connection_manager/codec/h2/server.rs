@@ -14,7 +14,7 @@ use crate::http::{EndStream, Fields, Method, RequestHead, ResponseHead};
 use crate::http_connection_manager::codec::{
     Http2CodecStats, MetadataMap, RequestEvent, ServerStream, StreamReset,
 };
-use crate::http2::driver::{Driver, Link};
+use crate::http2::driver::{Driver, Link, OnRead};
 use crate::http2::{
     Accepted, Broken, Connection, ConnectionConfig, ErrorCode, Http2Settings, Received,
 };
@@ -167,10 +167,9 @@ impl ServerConnection {
         }
     }
 
-    /// Says that the connection is about to end, and takes streams all the same.
-    pub fn announce_goaway(&mut self) {
-        self.driver.link().with(Connection::announce_goaway);
-        self.driver.link().wake_driver();
+    /// Asks this before what has come is looked at.
+    pub fn ask_on_read(&mut self, on_read: OnRead) {
+        self.driver.ask_on_read(on_read);
     }
 
     /// Whether the peer has broken the protocol.
@@ -252,6 +251,7 @@ impl ServerStream for ServerHttp2Stream {
                 }
                 Broken::ConnectionEnded => StreamReset::ConnectionTermination,
                 Broken::Unanswered => StreamReset::PingTimeout,
+                Broken::Forced => StreamReset::ForcedGoaway,
             }),
             // A client sends no responses.
             Received::Informational(_) | Received::Head(..) => {
@@ -299,6 +299,9 @@ impl ServerStream for ServerHttp2Stream {
             StreamReset::ConnectError => ErrorCode::CONNECT_ERROR,
             _ => ErrorCode::INTERNAL_ERROR,
         };
+        if reason == StreamReset::FlushTimeout {
+            self.active.0.count(|stats| stats.tx_flush_timeout().inc());
+        }
         self.link.with(|c| c.reset(self.id, code));
     }
 
@@ -306,6 +309,10 @@ impl ServerStream for ServerHttp2Stream {
 
     fn bytes(&self) -> BytesMeter {
         self.link.with(|c| c.meter(self.id))
+    }
+
+    fn held(&self) -> usize {
+        self.link.with(|c| c.held(self.id))
     }
 }
 

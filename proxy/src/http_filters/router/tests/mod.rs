@@ -13,7 +13,7 @@ use super::*;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::http::{Protocol, RequestHead};
 use crate::http_connection_manager::HcmStats;
-use crate::http_connection_manager::filter_chain::{RouteResolver, Slots};
+use crate::http_connection_manager::filter_chain::RouteResolver;
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::{
     DataStatus, Effects, HeadersStatus, HttpFilter, HttpFilterConfig, Interests, StreamContext,
@@ -37,7 +37,7 @@ struct Harness {
 
 struct NoRoutes;
 impl RouteResolver for NoRoutes {
-    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Slots> {
+    fn resolve(&self, _: &mut RequestHead, _: &mut StreamInfo) -> Option<Rc<Arc<RouteTable>>> {
         None
     }
 }

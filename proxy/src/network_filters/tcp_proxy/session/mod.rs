@@ -16,6 +16,7 @@ use super::tunnel::{Tunnel, TunnelError, TunnelingConfig};
 use crate::formatter::FormatData;
 use crate::net::Io;
 use crate::network_filters::Connection;
+use crate::overload::LoadShedPoint;
 use crate::server::Worker;
 use crate::stream_info::{BytesMeter, ResponseFlag, StreamInfo};
 use crate::transport_sockets::UpstreamSocketOptions;
@@ -147,6 +148,11 @@ impl Session {
                 .early_data_received_count_total()
                 .inc();
         }
+        if self.sheds_connection() {
+            self.overloaded();
+            self.info.downstream_close_reason = Some(Cow::Borrowed(OVERLOADED));
+            return None;
+        }
         let Some(cluster) = self.pick_cluster() else {
             self.proxy.config.stats.downstream_cx_no_route().inc();
             self.info.response_flags.set(ResponseFlag::NoClusterFound);
@@ -235,6 +241,30 @@ impl Session {
         }
     }
 
+    /// Whether the overload manager wants no connection to an upstream.
+    fn sheds_connection(&self) -> bool {
+        let worker = &self.worker;
+        let shed = &worker.server.overload.load_shed;
+        let point = LoadShedPoint::TcpProxyUpstreamConnect;
+        shed.sheds(point, || worker.random.next())
+            && !self.info.connection.listener.bypass_overload_manager
+    }
+
+    /// Who is asked before what the client has sent goes on. None: nobody.
+    fn gate(&self) -> Option<Rc<Worker>> {
+        let shed = &self.worker.server.overload.load_shed;
+        let gate = shed.is_there(LoadShedPoint::TcpProxyOnData)
+            && !self.info.connection.listener.bypass_overload_manager;
+        gate.then(|| self.worker.clone())
+    }
+
+    fn overloaded(&mut self) {
+        let stats = &self.proxy.config.stats;
+        stats.downstream_cx_overload_close().inc();
+        let flags = &mut self.info.response_flags;
+        flags.set(ResponseFlag::OverloadManagerTerminated);
+    }
+
     fn pick_cluster(&self) -> Option<Rc<WorkerCluster>> {
         let state = self.info.connection.filter_state.borrow();
         let id: ClusterId = match state.get("envoy.tcp_proxy.cluster") {
@@ -289,6 +319,7 @@ impl Session {
         let config = self.proxy.config.clone();
         let mut idle = config.idle_timeout.map(Timer::new);
         let mut periodic = config.log_interval.map(Timer::new);
+        self.relay.request.gate = self.gate();
         poll_fn(|cx| {
             if let Poll::Ready(ended) = self.relay.poll(client, upstream, cx) {
                 return Poll::Ready(ended.map_or_else(End::Broken, |()| End::Closed));
@@ -330,6 +361,13 @@ impl Session {
                     io.reset_on_close();
                 }
                 return;
+            }
+            End::Broken(Broken::Overloaded) => {
+                // What came is counted, though it went nowhere.
+                let kept_back = &self.info.connection.bytes_received;
+                kept_back.set(kept_back.get() + self.relay.request.unwritten() as u64);
+                self.overloaded();
+                OVERLOADED
             }
             End::Idle => {
                 stats.idle_timeout().inc();
@@ -416,6 +454,9 @@ impl LoadBalancerContext for Choice<'_> {
         self.hash_policy?.hash(self.info)
     }
 }
+
+/// Why the overload manager ends a connection.
+const OVERLOADED: &str = "overload_manager_close";
 
 /// A timer that is set anew only when it fires too early, not on every byte.
 struct Timer {

@@ -232,3 +232,38 @@ async fn a_connection_lasts_no_longer_than_its_maximum() {
     let stats = &harness.proxy.config.stats;
     assert_eq!(stats.max_downstream_connection_duration().value(), 1);
 }
+
+#[tokio::test]
+async fn an_overloaded_proxy_connects_to_no_upstream() {
+    let harness = harness("cluster: c");
+    let shed = &harness.worker.server.overload.load_shed;
+    shed.shed_all(LoadShedPoint::TcpProxyUpstreamConnect);
+    let (mut client, served) = harness.connect();
+    LocalSet::new().run_until(served).await;
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    let stats = &harness.proxy.config.stats;
+    assert_eq!(stats.downstream_cx_overload_close().value(), 1);
+}
+
+#[tokio::test]
+async fn an_overloaded_proxy_passes_nothing_on_that_a_client_sends() {
+    let harness = harness("cluster: c");
+    let shed = &harness.worker.server.overload.load_shed;
+    shed.shed_all(LoadShedPoint::TcpProxyOnData);
+    let mut upstream = harness.prepare();
+    let (mut client, served) = harness.connect();
+    let talk = async {
+        upstream.write_all(b"first").await.unwrap();
+        let mut response = [0; 5];
+        client.read_exact(&mut response).await.unwrap();
+        client.write_all(b"ping").await.unwrap();
+        assert_eq!(client.read(&mut response).await.unwrap(), 0);
+        assert_eq!(upstream.read(&mut response).await.unwrap(), 0);
+    };
+    LocalSet::new()
+        .run_until(async { tokio::join!(served, talk) })
+        .await;
+    let stats = &harness.proxy.config.stats;
+    assert_eq!(stats.downstream_cx_overload_close().value(), 1);
+    assert_eq!(stats.downstream_cx_rx_bytes_total().value(), 4);
+}

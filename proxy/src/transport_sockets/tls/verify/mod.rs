@@ -24,7 +24,7 @@ pub(super) use handshake::{ClientVerifier, Report, ServerVerifier, exchange};
 
 use self::chain::{ChainError, ChainRules};
 use self::crl::Crl;
-use self::san::SanMatcher;
+pub use self::san::SanMatcher;
 use self::spiffe::Spiffe;
 use crate::config::{ConfigPath, Rejected, data_source};
 use crate::secrets::pem_blocks;

@@ -10,7 +10,7 @@ use crate::x509::{Certificate, SubjectAltName};
 
 /// One name that is good.
 #[derive(Debug)]
-pub(super) struct SanMatcher {
+pub struct SanMatcher {
     kind: Kind,
     value: StringMatcher,
 }
@@ -25,7 +25,8 @@ enum Kind {
 }
 
 impl SanMatcher {
-    pub(super) fn from_proto(
+    /// Converts a `SubjectAltNameMatcher`.
+    pub fn from_proto(
         proto: pb::SubjectAltNameMatcher,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
@@ -75,7 +76,7 @@ impl SanMatcher {
     }
 
     /// Whether the certificate has such a name.
-    pub(super) fn matches(&self, certificate: &Certificate) -> bool {
+    pub fn matches(&self, certificate: &Certificate) -> bool {
         certificate
             .subject_alt_names
             .iter()

@@ -1,23 +1,10 @@
-//! gzip (RFC 1952), by zlib-rs.
-//!
-//! `memory_level` and `compression_strategy` have no counterpart in the library: they change the length of what is written, not
-//! what it says.
+//! gzip, unpacked by zlib-rs.
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use outrigger_proto::pb::envoy::extensions::compression::gzip as pb;
-use pb::compressor::v3::gzip::CompressionLevel;
+use flate2::{Decompress, FlushDecompress, Status};
+use outrigger_proto::pb::envoy::extensions::compression::gzip::decompressor::v3 as pb;
 
-use super::{Decoder, EncodeError, Encoder, grow};
+use crate::compression::{Decoder, grow};
 use crate::config::{ConfigPath, Rejected};
-
-/// How gzip packs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncoderSettings {
-    /// 1..=9, default 6.
-    level: u32,
-    /// 9..=15, default 12.
-    window_bits: u8,
-}
 
 /// How gzip unpacks.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,85 +29,12 @@ crate::stats_group! {
     }
 }
 
-impl EncoderSettings {
-    pub(super) fn from_proto(
-        proto: pb::compressor::v3::Gzip,
-        path: &ConfigPath<'_>,
-    ) -> Result<Self, Rejected> {
-        let pb::compressor::v3::Gzip {
-            memory_level: _,
-            compression_level,
-            compression_strategy: _,
-            window_bits,
-            // The size of a buffer, which nobody sees.
-            chunk_size: _,
-        } = proto;
-        let level = path.enumeration::<CompressionLevel>("compression_level", compression_level);
-        let bits = path.in_range("window_bits", window_bits.map_or(12, |b| b.value), 9..=15);
-        Ok(Self {
-            level: match level? {
-                CompressionLevel::DefaultCompression => 6,
-                level => u32::try_from(level as i32).unwrap_or(6),
-            },
-            window_bits: u8::try_from(bits?).unwrap_or(15),
-        })
-    }
-
-    pub(super) fn encoder(&self) -> GzipEncoder {
-        GzipEncoder(Compress::new_gzip(
-            Compression::new(self.level),
-            self.window_bits,
-        ))
-    }
-}
-
-/// Packs one body.
-pub(super) struct GzipEncoder(Compress);
-
-impl Encoder for GzipEncoder {
-    fn encode(
-        &mut self,
-        mut input: &[u8],
-        end: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        let flush = if end {
-            FlushCompress::Finish
-        } else {
-            FlushCompress::Sync
-        };
-        loop {
-            grow(out, input.len() / 2);
-            let before = self.0.total_in();
-            let status = self.0.compress_vec(input, out, flush);
-            let status = status.map_err(|_| EncodeError)?;
-            let taken = usize::try_from(self.0.total_in() - before).unwrap_or(usize::MAX);
-            input = input.get(taken..).unwrap_or_default();
-            // All is out when there is room left over.
-            let done = match status {
-                Status::StreamEnd => true,
-                Status::Ok | Status::BufError => {
-                    !end && input.is_empty() && out.len() < out.capacity()
-                }
-            };
-            if done {
-                return Ok(());
-            }
-        }
-    }
-
-    fn reset(&mut self) -> bool {
-        self.0.reset();
-        true
-    }
-}
-
 impl DecoderSettings {
-    pub(super) fn from_proto(
-        proto: pb::decompressor::v3::Gzip,
+    pub(in crate::compression) fn from_proto(
+        proto: pb::Gzip,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let pb::decompressor::v3::Gzip {
+        let pb::Gzip {
             window_bits,
             chunk_size,
             max_inflate_ratio,
@@ -139,7 +53,7 @@ impl DecoderSettings {
         })
     }
 
-    pub(super) fn decoder(&self, stats: DecoderStats) -> GzipDecoder {
+    pub(in crate::compression) fn decoder(&self, stats: DecoderStats) -> GzipDecoder {
         GzipDecoder {
             inflate: Decompress::new_gzip(self.window_bits),
             max_inflate_ratio: self.max_inflate_ratio,
@@ -151,7 +65,7 @@ impl DecoderSettings {
 }
 
 /// Unpacks one body.
-pub(super) struct GzipDecoder {
+pub(in crate::compression) struct GzipDecoder {
     inflate: Decompress,
     max_inflate_ratio: usize,
     chunk_size: usize,
