@@ -47,6 +47,7 @@ const ENCRYPTED: &str = "transport_socket_match_criteria: { wants: tls }";
 const HEALTHY: &str = "flags healthy";
 const LOST: &str = "flags /failed_active_hc";
 
+#[allow(clippy::too_many_lines, reason = "a table of cases may be long")]
 fn checked(pki: &Pki) -> Vec<Checked> {
     let good = |name, host, check: &str, shows| Checked {
         name,
