@@ -52,7 +52,7 @@ struct Flags {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serves the configuration of a directory, and follows its changes.
-    Run(Run),
+    Run(Box<Run>),
     /// Checks a directory. The exit code is 1 if something is wrong with it.
     Validate {
         /// The directory.
@@ -330,7 +330,7 @@ impl Tracing {
 
 async fn command(command: Command, telemetry: &Telemetry) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Run(flags) => run(flags, telemetry).await?,
+        Command::Run(flags) => run(*flags, telemetry).await?,
         Command::Validate { directory, json } => return Ok(validate(&directory, json)),
         Command::Status(remote) => {
             let text = call(&remote, Method::GET, "/v1/status", None).await?;

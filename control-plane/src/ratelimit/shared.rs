@@ -63,8 +63,8 @@ pub struct Shared {
 pub struct Unavailable(String);
 
 enum Store {
-    One(Client),
-    Cluster(ClusterClient),
+    One(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 #[derive(Debug)]
@@ -125,9 +125,9 @@ impl Access {
         let is_secured = nodes.iter().any(is_tls);
         let made = match (self.is_cluster, <[_; 1]>::try_from(nodes)) {
             (false, Ok([node])) if is_secured => {
-                Client::build_with_tls(node, self.certificates()).map(Store::One)
+                Client::build_with_tls(node, self.certificates()).map(Store::one)
             }
-            (false, Ok([node])) => Client::open(node).map(Store::One),
+            (false, Ok([node])) => Client::open(node).map(Store::one),
             (false, Err(nodes)) => {
                 return Err(format!("{} nodes, which only a cluster has", nodes.len()));
             }
@@ -142,7 +142,9 @@ impl Access {
                 if is_secured {
                     builder = builder.certs(self.certificates());
                 }
-                builder.build().map(Store::Cluster)
+                builder
+                    .build()
+                    .map(|client| Store::Cluster(Box::new(client)))
             }
         };
         made.map_err(|error: RedisError| error.to_string())
@@ -150,6 +152,10 @@ impl Access {
 }
 
 impl Store {
+    fn one(client: Client) -> Self {
+        Self::One(Box::new(client))
+    }
+
     async fn connect(&self) -> Result<Connection, String> {
         match self {
             Self::One(client) => {

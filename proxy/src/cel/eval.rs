@@ -34,14 +34,8 @@ impl Node {
                 Ok(Value::Bool(is_set))
             }
             Self::Index(nodes) => {
-                let [operand, key] = &**nodes;
-                let (operand, key) = (operand.evaluate(cx)?, key.evaluate(cx)?);
-                match operand {
-                    Value::Map(map) => map.get(&key, cx),
-                    Value::List(list) => list.get(&key),
-                    _ => None,
-                }
-                .ok_or(Fault)
+                let (operand, key) = both(nodes, cx)?;
+                element(&operand, &key, cx).ok_or(Fault)
             }
             Self::And(nodes) => decide(nodes, false, cx),
             Self::Or(nodes) => decide(nodes, true, cx),
@@ -118,6 +112,15 @@ impl Node {
                 message.make(&fields).ok_or(Fault)
             }
         }
+    }
+}
+
+/// What a map or a list has for this key.
+fn element<'a>(operand: &Value<'a>, key: &Value<'a>, cx: &Activation<'a>) -> Option<Value<'a>> {
+    match operand {
+        Value::Map(map) => map.get(key, cx),
+        Value::List(list) => list.get(key),
+        _ => None,
     }
 }
 

@@ -11,6 +11,10 @@ use crate::http_filters::{DataStatus, StreamContext, TrailersStatus};
 impl<D: Direction> Chain<D> {
     /// Shows data to the filters from a position on. `was_held`: it was held back before, so that it is held again where a
     /// filter answers itself.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a piece, whence it comes, and the chain lent to it"
+    )]
     pub(super) fn run_data(
         &mut self,
         from: usize,

@@ -269,6 +269,10 @@ impl<D: Direction> Chain<D> {
     }
 
     /// Carries out what a filter has said about the head.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a filter said, about what, and the chain lent to it"
+    )]
     fn after_status(
         &mut self,
         position: usize,
