@@ -1,7 +1,7 @@
 //! Faults that the simulation puts into the code on purpose, to see that it finds them.
 //!
 //! The switch is there only in builds with debug assertions, and only for the thread that sets it. In a release build
-//! [`is_planted`] is the constant `false`, and nothing is left of what depends on it.
+//! `is_planted` is the constant `false`, and nothing is left of what depends on it.
 
 /// A fault, named after what goes wrong. Each is at one place of the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
