@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_xds_tests::backend::{Act, Kind, Response, Script};
@@ -265,12 +267,18 @@ fn sigterm_lets_a_request_in_flight_end_and_says_connection_close() {
 
 #[test]
 fn no_request_is_lost_while_a_proxy_drains() {
+    /// A little less than the drain time, since the clocks differ.
+    const DRAIN: Duration = Duration::from_millis(2900);
     tell(async {
         let outrigger = binaries::outrigger().unwrap();
         let running = start(&outrigger, "lossless", 20, &["--drain-time-s", "3"]).await;
         let address = running.address;
+        let told = Rc::new(Cell::new(None::<Instant>));
         let clients: Vec<_> = (0..8)
             .map(|_| {
+                let told = told.clone();
+                // At the end of that time whoever is still there is cut off, as slow as this machine may be.
+                let is_over = move || told.get().is_some_and(|at| at.elapsed() > DRAIN);
                 spawn_local(async move {
                     let mut answered = 0;
                     while tokio::net::TcpStream::connect(address).await.is_ok() && answered < 200 {
@@ -280,7 +288,7 @@ fn no_request_is_lost_while_a_proxy_drains() {
                             if message.status == 0 {
                                 // The listen socket may close on a connection that nobody had accepted yet. But an
                                 // accepted connection says when it closes.
-                                assert_eq!(number, 0, "{answer:?}");
+                                assert!(number == 0 || is_over(), "{answer:?}");
                                 break;
                             }
                             assert_eq!(message.status, 200, "{answer:?}");
@@ -295,6 +303,7 @@ fn no_request_is_lost_while_a_proxy_drains() {
             })
             .collect();
         sleep(Duration::from_millis(300)).await;
+        told.set(Some(Instant::now()));
         running.proxy.signal("TERM").unwrap();
         for client in clients {
             assert!(client.await.unwrap() > 0);
