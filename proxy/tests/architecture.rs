@@ -138,7 +138,11 @@ fn the_way_of_a_request_knows_no_protobuf_types() {
     let offences: Vec<_> = sources()
         .into_iter()
         .filter(|(file, text)| {
-            NO_PROTO.iter().any(|p| file.starts_with(p)) && text.contains("outrigger_proto::pb")
+            // Tests may begin with the configuration that an operator would write.
+            let is_tests = file.ends_with("tests.rs");
+            !is_tests
+                && NO_PROTO.iter().any(|p| file.starts_with(p))
+                && text.contains("outrigger_proto::pb")
         })
         .map(|(file, _)| file)
         .collect();
