@@ -1,6 +1,6 @@
 //! Filters that ask for credentials or give some: `basic_auth`, `api_key_auth`, `csrf`, `credential_injector`.
 
-use crate::case::{Case, Request, With, acts, case, get, http1, ok, pause, reply, request};
+use crate::case::{Case, Request, With, case, get, http1, ok, reply, request};
 use outrigger_xds_tests::backend::Kind;
 
 pub fn cases() -> Vec<Case> {
@@ -435,24 +435,13 @@ fn secret_file(number: usize, secret: &str) -> String {
 
 /// A filter that fetches a token, and what the server says.
 fn fetched(title: &'static str, fields: &str, oauth2: &str, server: Kind) -> Case {
-    fetched_again(title, fields, oauth2, server, "1s")
-}
-
-/// The same, with the time after which it asks again when it got none.
-fn fetched_again(
-    title: &'static str,
-    fields: &str,
-    oauth2: &str,
-    server: Kind,
-    interval: &str,
-) -> Case {
     let file = secret_file(1000, "se cret");
     with(
         title,
         "credential_injector.v3.CredentialInjector",
         &format!(
             "{fields} credential: {{ name: c, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.http.injected_credentials.oauth2.v3.OAuth2, \
-             token_endpoint: {{ uri: \"http://auth.example/token\", cluster: \"@server\", timeout: 1s }}, token_fetch_retry_interval: {interval}, {oauth2} }} }}"
+             token_endpoint: {{ uri: \"http://auth.example/token\", cluster: \"@server\", timeout: 1s }}, token_fetch_retry_interval: 1s, {oauth2} }} }}"
         )
         .replace("@secret", &format!("{{ name: secret, sds_config: {{ path_config_source: {{ path: {file} }} }} }}")),
     )
@@ -539,19 +528,5 @@ fn injector() -> Vec<Case> {
         )
         .get("/")
         .shows(["< 200"]),
-        no_token(
-            "a token server that hangs gives no token",
-            http1(acts([pause(3000)])),
-        ),
     ]
-}
-
-/// The answer of a token server of which no token comes.
-fn no_token(title: &'static str, server: Kind) -> Case {
-    let client = "client_credentials: { client_id: me, client_secret: @secret }";
-    // Once: how often a server was asked before the request came would be chance.
-    fetched_again(title, "", client, server, "60s")
-        .get("/")
-        .stats(["http.@stat.credential_injector.failed"])
-        .shows(["< 401", "stat http.@stat.credential_injector.failed: 1"])
 }
