@@ -30,6 +30,26 @@ async fn request(stage: &Stage, head: &str) -> Reply {
         .unwrap()
 }
 
+/// A route table whose virtual hosts are asked for one by one, and the one that is known from the start.
+fn know_one_host(stage: &Stage) {
+    let table = format!("name: r\nvhds: {{ config_source: {} }}", stage.source());
+    stage
+        .plane
+        .set(Kind::Rds, [Resource::yaml(Kind::Rds, &table)]);
+    stage.plane.set(
+        Kind::Vhds,
+        [host("r/first", "example.com", "a", "r/example.com")],
+    );
+}
+
+/// Waits until the proxy asks for the host that it does not know.
+async fn other_is_asked_for(stage: &Stage) {
+    let asks = |ask: &outrigger_xds_tests::plane::Ask| {
+        ask.kind == Kind::Vhds && ask.names == ["r/other.com"]
+    };
+    stage.plane.expect("a request for the host", asks).await;
+}
+
 #[test]
 fn a_cluster_is_asked_for_when_a_request_needs_it() {
     tell("odcds", &DELTA, async |stage| {
@@ -85,23 +105,13 @@ fn a_virtual_host_is_asked_for_when_a_request_needs_it() {
         stage
             .plane
             .set(Kind::Lds, [listener_with("l", &manager(&routes, ""))]);
-        let table = format!("name: r\nvhds: {{ config_source: {source} }}");
-        stage
-            .plane
-            .set(Kind::Rds, [Resource::yaml(Kind::Rds, &table)]);
-        stage.plane.set(
-            Kind::Vhds,
-            [host("r/first", "example.com", "a", "r/example.com")],
-        );
+        know_one_host(stage);
         stage.run().await;
         let known = request(stage, "host: example.com").await;
         assert_eq!(known.body, "one");
         let asked = request(stage, "host: other.com");
         let answered = async {
-            let asks = |ask: &outrigger_xds_tests::plane::Ask| {
-                ask.kind == Kind::Vhds && ask.names == ["r/other.com"]
-            };
-            stage.plane.expect("a request for the host", asks).await;
+            other_is_asked_for(stage).await;
             stage.plane.put(
                 Kind::Vhds,
                 host("r/second", "other.com", "b", "r/other.com"),
@@ -128,22 +138,12 @@ fn what_a_virtual_host_forbids_is_forbidden_also_to_the_request_that_asked_for_i
             manager(&routes, "").replacen("{ name: router", &format!("{rbac}{{ name: router"), 1);
         assert!(filters.contains(rbac));
         stage.plane.set(Kind::Lds, [listener_with("l", &filters)]);
-        let table = format!("name: r\nvhds: {{ config_source: {source} }}");
-        stage
-            .plane
-            .set(Kind::Rds, [Resource::yaml(Kind::Rds, &table)]);
-        stage.plane.set(
-            Kind::Vhds,
-            [host("r/first", "example.com", "a", "r/example.com")],
-        );
+        know_one_host(stage);
         stage.run().await;
         assert_eq!(request(stage, "host: example.com").await.body, "one");
         let asked = request(stage, "host: other.com");
         let answered = async {
-            let asks = |ask: &outrigger_xds_tests::plane::Ask| {
-                ask.kind == Kind::Vhds && ask.names == ["r/other.com"]
-            };
-            stage.plane.expect("a request for the host", asks).await;
+            other_is_asked_for(stage).await;
             let mut forbidden = Resource::yaml(
                 Kind::Vhds,
                 "name: r/second\ndomains: [other.com]\nroutes: [{ match: { prefix: / }, route: { cluster: a } }]\n\
@@ -172,14 +172,7 @@ fn a_virtual_host_that_does_not_exist_is_not_found() {
         stage
             .plane
             .set(Kind::Lds, [listener_with("l", &manager(&routes, ""))]);
-        let table = format!("name: r\nvhds: {{ config_source: {source} }}");
-        stage
-            .plane
-            .set(Kind::Rds, [Resource::yaml(Kind::Rds, &table)]);
-        stage.plane.set(
-            Kind::Vhds,
-            [host("r/first", "example.com", "a", "r/example.com")],
-        );
+        know_one_host(stage);
         stage.run().await;
         let asked = request(stage, "host: nowhere.com");
         let answered = async {
