@@ -36,7 +36,7 @@ fn is_legal_name(name: &[u8]) -> bool {
 }
 
 /// Looks at all of them, which is faster than to stop at the first.
-fn has_control_bytes(value: &[u8]) -> bool {
+pub(super) fn has_control_bytes(value: &[u8]) -> bool {
     value.iter().fold(false, |found, byte| {
         found | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)
     })

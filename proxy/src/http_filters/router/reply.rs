@@ -78,7 +78,7 @@ impl Router {
     /// A request that filters or routes have given a field that no message may carry.
     #[inline]
     pub(super) fn refuse_illegal(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
-        let (name, illegal) = env.request.fields.first_illegal()?;
+        let (name, illegal) = env.request.first_illegal()?;
         let what = match illegal {
             IllegalField::Name => "invalid header name: ",
             IllegalField::Value => "invalid header value for: ",
