@@ -31,7 +31,7 @@ pub(super) struct Token {
     pub(super) header: Rc<Header>,
     pub(super) claims: Claims,
     /// The payload as JSON.
-    json: Box<[u8]>,
+    json: Vec<u8>,
     /// The payload, once somebody asks for more than what every token is looked at for.
     payload: OnceCell<Map<String, Value>>,
     pub(super) signature: Vec<u8>,
@@ -157,7 +157,7 @@ impl Token {
             payload_at,
             header,
             claims,
-            json: json.into(),
+            json,
             payload: OnceCell::new(),
             signature,
         })
