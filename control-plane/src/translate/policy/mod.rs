@@ -3,21 +3,26 @@
 //! What a policy says is in the routes, and in configurations of filters that come by themselves: neither changes a
 //! listener. A filter is there once a policy of the listener needs it.
 
+mod answers;
+mod ext_authz;
+mod jwt;
+mod limits;
+mod origins;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
 use super::http::FAULT;
-use super::secret::socket as tls_socket;
-use super::{Builder, ads, cluster_name, duration, resource, typed};
+use super::{Builder, ads, resource, typed};
 use crate::cache::{Resource, ResourceType};
-use crate::model::{
-    CallLimit, Compression, CorsSpec, CountedBy, Key, LIMIT_KEY, LIMITS_DOMAIN, limit_id,
-};
-use crate::world::{
-    ApiKeys, CallLimits, ExtAuthz, Keys, Missing, Policy, Provider, Requirement, regex_escape,
-};
+use crate::model::{Compression, CorsSpec, Key, LIMITS_DOMAIN};
+use crate::world::{ApiKeys, ExtAuthz, Keys, Missing, Policy, Provider, Requirement, regex_escape};
+use answers::{compressor, compressor_name};
+use jwt::{joined, jwks_cluster, system_roots};
+use limits::rate_limits;
+use origins::cors_policy;
 
 const CORS: &str = "envoy.filters.http.cors";
 const API_KEYS: &str = "envoy.filters.http.api_key_auth";
@@ -33,10 +38,6 @@ const CONTROL_PLANE: &str = super::own_streams::CLUSTER;
 const LIMIT_TIMEOUT: &str = "0.5s";
 /// Where no route says whose passwords are good, nobody's are: there is no known text with this hash.
 const NOBODY: &str = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-/// What stands for a claim or header that is not there.
-const ABSENT: &str = "(none)";
-/// The well-known roots, as they are called where a service has TLS of its own.
-const SYSTEM_ROOTS: &str = "system-roots";
 
 /// What the policies of a connection manager need.
 #[derive(Default)]
@@ -143,7 +144,7 @@ impl Used {
         }
         if let Some(authorizer) = &policy.ext_authz {
             let key = authorizer.policy.clone();
-            configs.insert(ext_authz_name(&key), ext_authz_per_route(authorizer));
+            configs.insert(ext_authz_name(&key), ext_authz::per_route(authorizer));
             self.ext_authz.insert(key, Arc::clone(authorizer));
         }
         if let Some(cors) = &policy.cors {
@@ -261,7 +262,7 @@ impl Used {
         for (key, authorizer) in &self.ext_authz {
             let name = ext_authz_name(key);
             let message = format!("{EXTENSIONS}.ext_authz.v3.ExtAuthz");
-            let config = typed(&message, ext_authz(authorizer));
+            let config = typed(&message, ext_authz::filter(authorizer));
             let json = json!({"name": name, "typed_config": config});
             builder.add(
                 ResourceType::Extension,
@@ -276,21 +277,13 @@ impl Used {
         let providers: serde_json::Map<_, _> = self
             .providers
             .iter()
-            .map(|(key, provider)| (key.to_string(), jwt_provider(provider)))
+            .map(|(key, provider)| (key.to_string(), jwt::provider(provider)))
             .collect();
         let config = json!({"providers": providers, "requirement_map": self.requirements});
         let message = format!("{EXTENSIONS}.jwt_authn.v3.JwtAuthentication");
         let name = jwt_name(&self.route);
         let json = json!({"name": name, "typed_config": typed(&message, config)});
         resource(ResourceType::Extension, &name, &json)
-    }
-}
-
-/// Requirements of which `any` or `all` have to be met.
-fn joined(word: &str, mut requirements: Vec<Json>) -> Json {
-    match requirements.len() {
-        1 => requirements.remove(0),
-        _ => json!({format!("requires_{word}"): {"requirements": requirements}}),
     }
 }
 
@@ -323,102 +316,6 @@ fn paths_regex(paths: &[String]) -> String {
     all.join("|")
 }
 
-fn jwt_provider(provider: &Provider) -> Json {
-    let spec = &provider.spec;
-    let mut json = json!({
-        "forward": spec.forward,
-        "payload_in_metadata": CLAIMS,
-        "require_expiration": spec.require_expiration,
-        "audiences": spec.audiences,
-    });
-    if let Some(issuer) = &spec.issuer {
-        json["issuer"] = json!(issuer);
-    }
-    let remote = |cluster: String| {
-        let uri = spec.jwks.uri.as_deref().unwrap_or_default();
-        let timeout = spec.jwks.timeout.map_or(json!("5s"), duration);
-        let mut remote = json!({
-            "http_uri": {"uri": uri, "cluster": cluster, "timeout": timeout},
-            "async_fetch": {"fast_listener": true},
-        });
-        if let Some(refresh) = spec.jwks.refresh {
-            remote["cache_duration"] = duration(refresh);
-        }
-        remote
-    };
-    match &provider.keys {
-        Keys::Inline(text) => json["local_jwks"] = json!({"inline_string": text}),
-        Keys::Service(key, port) => json["remote_jwks"] = remote(cluster_name(key, *port)),
-        Keys::Host { host, port, roots } => {
-            json["remote_jwks"] = remote(jwks_cluster_name(host, *port, roots.is_some()));
-        }
-    }
-    if let Some(places) = &spec.from {
-        let header = |header: &crate::model::TokenHeader| json!({"name": header.name, "value_prefix": header.prefix.as_deref().unwrap_or_default()});
-        let headers: Vec<_> = places.headers.iter().map(header).collect();
-        json["from_headers"] = json!(headers);
-        json["from_params"] = json!(places.params);
-        json["from_cookies"] = json!(places.cookies);
-    }
-    if let Some(header) = &spec.payload_header {
-        json["forward_payload_header"] = json!(header);
-    }
-    if let Some(skew) = spec.clock_skew {
-        json["clock_skew_seconds"] = json!(skew.as_secs());
-    }
-    let claims: Vec<_> = spec
-        .claims_to_headers
-        .iter()
-        .map(|(claim, header)| json!({"claim_name": claim, "header_name": header}))
-        .collect();
-    json["claim_to_headers"] = json!(claims);
-    json
-}
-
-fn jwks_cluster_name(host: &str, port: u16, is_tls: bool) -> String {
-    let scheme = if is_tls { "https" } else { "http" };
-    format!("jwks/{scheme}/{host}/{port}")
-}
-
-/// A host that has key sets.
-fn jwks_cluster(host: &str, port: u16, is_tls: bool) -> Resource {
-    let name = jwks_cluster_name(host, port, is_tls);
-    let is_address = host.parse::<std::net::IpAddr>().is_ok();
-    let mut cluster = json!({
-        "name": name,
-        "type": if is_address { "STATIC" } else { "STRICT_DNS" },
-        "connect_timeout": "5s",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
-                "socket_address": {"address": host, "port_value": port},
-            }}}]}],
-        },
-    });
-    if is_tls {
-        let kind = if is_address { "IP_ADDRESS" } else { "DNS" };
-        let mut context = json!({"common_tls_context": {"combined_validation_context": {
-            "default_validation_context": {"match_typed_subject_alt_names": [
-                {"san_type": kind, "matcher": {"exact": host}},
-            ]},
-            "validation_context_sds_secret_config": {"name": SYSTEM_ROOTS, "sds_config": ads()},
-        }}});
-        if !is_address {
-            context["sni"] = json!(host);
-        }
-        cluster["transport_socket"] = tls_socket("UpstreamTlsContext", context);
-    }
-    resource(ResourceType::Cluster, &name, &cluster)
-}
-
-fn system_roots(roots: &str) -> Resource {
-    let json = json!({
-        "name": SYSTEM_ROOTS,
-        "validation_context": {"trusted_ca": {"inline_string": roots}},
-    });
-    resource(ResourceType::Secret, SYSTEM_ROOTS, &json)
-}
-
 fn api_keys(keys: &ApiKeys) -> Json {
     let spec = &keys.spec;
     let credentials: Vec<_> = keys
@@ -444,183 +341,4 @@ fn api_keys(keys: &ApiKeys) -> Json {
         &message,
         json!({"credentials": credentials, "key_sources": sources, "forwarding": forwarding}),
     )
-}
-
-fn ext_authz_per_route(authorizer: &ExtAuthz) -> Json {
-    let message = format!("{EXTENSIONS}.ext_authz.v3.ExtAuthzPerRoute");
-    let settings = json!({"context_extensions": authorizer.spec.context});
-    typed(&message, json!({"check_settings": settings}))
-}
-
-fn ext_authz(authorizer: &ExtAuthz) -> Json {
-    let spec = &authorizer.spec;
-    let (key, port) = &authorizer.target;
-    let cluster = cluster_name(key, *port);
-    let timeout = spec.timeout.map_or(json!("0.2s"), duration);
-    let mut config = json!({
-        "transport_api_version": "V3",
-        "failure_mode_allow": spec.fail_open,
-    });
-    let patterns = |headers: &[String]| {
-        let patterns: Vec<_> = headers
-            .iter()
-            .map(|header| json!({"exact": header, "ignore_case": true}))
-            .collect();
-        json!({"patterns": patterns})
-    };
-    if let Some(http) = &spec.http {
-        let mut service = json!({
-            "server_uri": {"uri": format!("http://{}", key.name), "cluster": cluster, "timeout": timeout},
-        });
-        if let Some(path) = &http.path {
-            service["path_prefix"] = json!(path);
-        }
-        let mut response = json!({});
-        if !http.accept_headers.is_empty() {
-            response["allowed_upstream_headers"] = patterns(&http.accept_headers);
-        }
-        if !http.client_headers.is_empty() {
-            response["allowed_client_headers"] = patterns(&http.client_headers);
-        }
-        service["authorization_response"] = response;
-        config["http_service"] = service;
-    } else {
-        // The cluster's name would be no host to servers that look at it.
-        let authority = format!("{}.{}", key.name, key.namespace);
-        config["grpc_service"] = json!({
-            "envoy_grpc": {"cluster_name": cluster, "authority": authority},
-            "timeout": timeout,
-        });
-        config["metadata_context_namespaces"] = json!([JWT]);
-    }
-    if !spec.send_headers.is_empty() {
-        config["allowed_headers"] = patterns(&spec.send_headers);
-    }
-    if let Some(bytes) = spec.body_bytes {
-        config["with_request_body"] =
-            json!({"max_request_bytes": bytes, "allow_partial_message": true});
-    }
-    config
-}
-
-fn cors_policy(cors: &CorsSpec) -> Json {
-    let origin = |origin: &String| match origin.split_once("://*") {
-        Some((scheme, rest)) => {
-            let regex = format!("{}://.+{}", regex_escape(scheme), regex_escape(rest));
-            json!({"safe_regex": {"regex": regex}})
-        }
-        None => json!({"exact": origin}),
-    };
-    let origins: Vec<_> = cors.allow_origins.iter().map(origin).collect();
-    let mut policy = json!({
-        "allow_origin_string_match": origins,
-        "allow_credentials": cors.allow_credentials,
-    });
-    let lists = [
-        ("allow_methods", &cors.allow_methods),
-        ("allow_headers", &cors.allow_headers),
-        ("expose_headers", &cors.expose_headers),
-    ];
-    for (field, list) in lists {
-        if !list.is_empty() {
-            policy[field] = json!(list.join(","));
-        }
-    }
-    if let Some(age) = cors.max_age {
-        policy["max_age"] = json!(age.as_secs().to_string());
-    }
-    typed(&format!("{EXTENSIONS}.cors.v3.CorsPolicy"), policy)
-}
-
-fn rate_limits(limits: &CallLimits) -> Vec<Json> {
-    let each = limits.limits.iter().enumerate();
-    each.flat_map(|(index, limit)| descriptors(&limit_id(&limits.policy, index), limit))
-        .map(|actions| json!({"actions": actions}))
-        .collect()
-}
-
-/// The descriptors of a limit, of which a request has one or none: a header that is not there would leave out the whole.
-fn descriptors(id: &str, limit: &CallLimit) -> Vec<Vec<Json>> {
-    let mut matchers = Vec::new();
-    if !limit.paths.is_empty() {
-        matchers.push(json!({
-            "name": ":path",
-            "string_match": {"safe_regex": {"regex": paths_regex(&limit.paths)}},
-        }));
-    }
-    if !limit.methods.is_empty() {
-        let regex = limit.methods.join("|");
-        matchers.push(json!({"name": ":method", "string_match": {"safe_regex": {"regex": regex}}}));
-    }
-    let first = match matchers.is_empty() {
-        true => json!({"generic_key": {"descriptor_key": LIMIT_KEY, "descriptor_value": id}}),
-        false => json!({"header_value_match": {
-            "descriptor_key": LIMIT_KEY,
-            "descriptor_value": id,
-            "headers": matchers,
-        }}),
-    };
-    let mut descriptors = vec![vec![first]];
-    for by in &limit.by {
-        let key = by.key();
-        let actions = match by {
-            CountedBy::Address => vec![json!({"remote_address": {}})],
-            CountedBy::Claim(claim) => {
-                let path = std::iter::once(CLAIMS).chain(claim.split('.'));
-                let path: Vec<_> = path.map(|key| json!({"key": key})).collect();
-                vec![json!({"metadata": {
-                    "descriptor_key": key,
-                    "metadata_key": {"key": JWT, "path": path},
-                    "default_value": ABSENT,
-                    "source": "DYNAMIC",
-                }})]
-            }
-            CountedBy::Header(header) => vec![
-                json!({"request_headers": {"header_name": header, "descriptor_key": key}}),
-                json!({"header_value_match": {
-                    "descriptor_key": key,
-                    "descriptor_value": ABSENT,
-                    "headers": [{"name": header, "present_match": true, "invert_match": true}],
-                }}),
-            ],
-        };
-        descriptors = descriptors
-            .iter()
-            .flat_map(|begun| {
-                actions.iter().map(|action| {
-                    let mut longer = begun.clone();
-                    longer.push(action.clone());
-                    longer
-                })
-            })
-            .collect();
-    }
-    descriptors
-}
-
-fn compressor_name(algorithm: Compression) -> String {
-    format!("outrigger.filters.http.compressor/{}", word(algorithm))
-}
-
-fn word(algorithm: Compression) -> &'static str {
-    match algorithm {
-        Compression::Brotli => "brotli",
-        Compression::Zstd => "zstd",
-        Compression::Gzip => "gzip",
-    }
-}
-
-fn compressor(algorithm: Compression) -> (String, Json) {
-    let message = match algorithm {
-        Compression::Brotli => "brotli.compressor.v3.Brotli",
-        Compression::Zstd => "zstd.compressor.v3.Zstd",
-        Compression::Gzip => "gzip.compressor.v3.Gzip",
-    };
-    let library = format!("envoy.extensions.compression.{message}");
-    let config = json!({
-        "response_direction_config": {},
-        "choose_first": algorithm == Compression::Brotli,
-        "compressor_library": {"name": word(algorithm), "typed_config": typed(&library, json!({}))},
-    });
-    (format!("{EXTENSIONS}.compressor.v3.Compressor"), config)
 }
