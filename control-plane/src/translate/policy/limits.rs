@@ -2,12 +2,34 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{CLAIMS, JWT, paths_regex};
-use crate::model::{CallLimit, CountedBy, LIMIT_KEY, limit_id};
+use super::{CLAIMS, EXTENSIONS, JWT, paths_regex};
+use crate::model::{CallLimit, CountedBy, LIMIT_KEY, LIMITS_DOMAIN, limit_id};
+use crate::translate::typed;
 use crate::world::CallLimits;
 
+const RATE_LIMIT: &str = "envoy.filters.http.ratelimit";
+/// The cluster of every proxy's bootstrap that leads to the control plane, which has the rate limit service.
+const CONTROL_PLANE: &str = crate::translate::own_streams::CLUSTER;
+/// How long a request waits for the rate limit service; then it passes.
+const LIMIT_TIMEOUT: &str = "0.5s";
 /// What stands for a claim or header that is not there.
 const ABSENT: &str = "(none)";
+
+/// The filter that asks the control plane.
+pub(super) fn filter() -> Json {
+    let config = json!({
+        "domain": LIMITS_DOMAIN,
+        "timeout": LIMIT_TIMEOUT,
+        "rate_limited_as_resource_exhausted": true,
+        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+        "rate_limit_service": {
+            "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL_PLANE}},
+            "transport_api_version": "V3",
+        },
+    });
+    let message = format!("{EXTENSIONS}.ratelimit.v3.RateLimit");
+    json!({"name": RATE_LIMIT, "typed_config": typed(&message, config)})
+}
 
 pub(super) fn rate_limits(limits: &CallLimits) -> Vec<Json> {
     let each = limits.limits.iter().enumerate();

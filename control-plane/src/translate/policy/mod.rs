@@ -3,6 +3,7 @@
 //! What a policy says is in the routes, and in configurations of filters that come by themselves: neither changes a
 //! listener. A filter is there once a policy of the listener needs it.
 
+mod access;
 mod answers;
 mod ext_authz;
 mod jwt;
@@ -14,28 +15,22 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::http::FAULT;
 use super::{Builder, ads, resource, typed};
 use crate::cache::{Resource, ResourceType};
-use crate::model::{Compression, CorsSpec, Key, LIMITS_DOMAIN};
+use crate::model::{Claims, Compression, CorsSpec, Key};
 use crate::world::{ApiKeys, ExtAuthz, Keys, Missing, Policy, Provider, Requirement, regex_escape};
-use answers::{compressor, compressor_name};
+use access::{ADDRESSES, CLAIMED};
+use answers::{BANDWIDTH, BODY, ERRORS, compressor, compressor_name};
 use jwt::{joined, jwks_cluster, system_roots};
 use limits::rate_limits;
-use origins::cors_policy;
+use origins::{CORS, CSRF, cors_policy};
 
-const CORS: &str = "envoy.filters.http.cors";
 const API_KEYS: &str = "envoy.filters.http.api_key_auth";
 const BASIC_AUTH: &str = "envoy.filters.http.basic_auth";
 const JWT: &str = "envoy.filters.http.jwt_authn";
-const RATE_LIMIT: &str = "envoy.filters.http.ratelimit";
 const EXTENSIONS: &str = "envoy.extensions.filters.http";
 /// Where the claims of a good token are, in the metadata of [`JWT`].
 const CLAIMS: &str = "claims";
-/// The cluster of every proxy's bootstrap that leads to the control plane, which has the rate limit service.
-const CONTROL_PLANE: &str = super::own_streams::CLUSTER;
-/// How long a request waits for the rate limit service; then it passes.
-const LIMIT_TIMEOUT: &str = "0.5s";
 /// Where no route says whose passwords are good, nobody's are: there is no known text with this hash.
 const NOBODY: &str = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
@@ -44,10 +39,10 @@ const NOBODY: &str = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 pub(super) struct Used {
     /// The name of the route table.
     route: String,
-    has_cors: bool,
-    has_api_keys: bool,
-    has_basic_auth: bool,
+    /// Of all filters whose configuration is in routes only: those that some route has.
+    filters: BTreeSet<&'static str>,
     has_rate_limits: bool,
+    trusted_hops: u32,
     compression: BTreeSet<Compression>,
     providers: BTreeMap<Key, Arc<Provider>>,
     requirements: BTreeMap<String, Json>,
@@ -59,6 +54,7 @@ pub(super) struct Variant {
     /// None: all that are left.
     pub(super) paths: Option<String>,
     requirement: Option<String>,
+    claims: Claims,
 }
 
 impl Used {
@@ -72,26 +68,36 @@ impl Used {
 
     /// The paths of a route between which a policy makes a difference, in the order in which they are to be matched.
     pub(super) fn variants(&mut self, policy: Option<&Policy>) -> Vec<Variant> {
-        let otherwise = |requirement| Variant {
-            paths: None,
-            requirement,
-        };
         let Some(jwt) = policy.and_then(|policy| policy.jwt.as_deref()) else {
-            return vec![otherwise(None)];
+            return vec![Variant {
+                paths: None,
+                requirement: None,
+                claims: Claims::new(),
+            }];
         };
         for (key, provider) in &jwt.providers {
             self.providers.insert(key.clone(), Arc::clone(provider));
         }
-        let mut variants: Vec<_> = jwt
-            .rules
-            .iter()
-            .map(|(paths, requirement)| Variant {
-                paths: Some(paths_regex(paths)),
-                requirement: self.requirement(requirement),
+        let rules = jwt.rules.iter();
+        let rules = rules.map(|(paths, demand)| (Some(paths_regex(paths)), demand));
+        rules
+            .chain([(None, &jwt.otherwise)])
+            .map(|(paths, demand)| Variant {
+                paths,
+                requirement: self.requirement(&demand.tokens),
+                claims: demand.claims.clone(),
             })
-            .collect();
-        variants.push(otherwise(self.requirement(&jwt.otherwise)));
-        variants
+            .collect()
+    }
+
+    /// Takes over what is said for a whole listener.
+    pub(super) fn add_listener(&mut self, policy: &Policy) {
+        self.trusted_hops = policy.trusted_hops;
+    }
+
+    /// How many proxies are in front of the gateway.
+    pub(super) fn trusted_hops(&self) -> u32 {
+        self.trusted_hops
     }
 
     /// The name of a requirement, which says all of it: it never means anything else.
@@ -120,7 +126,7 @@ impl Used {
 
     /// Tells the filter of CORS, in a route, what holds there.
     pub(super) fn apply_cors(&mut self, cors: &CorsSpec, route: &mut Json) {
-        self.has_cors = true;
+        self.filters.insert(CORS);
         route["typed_per_filter_config"][CORS] = cors_policy(cors);
     }
 
@@ -132,15 +138,35 @@ impl Used {
             let message = format!("{EXTENSIONS}.jwt_authn.v3.PerRouteConfig");
             configs.insert(jwt_name(&self.route), typed(&message, config));
         }
+        let mut add = |name: &'static str, config: Json| {
+            self.filters.insert(name);
+            configs.insert(name.to_owned(), config);
+        };
+        if let Some(addresses) = &policy.addresses {
+            add(ADDRESSES, access::addresses(addresses));
+        }
+        if let Some(csrf) = &policy.csrf {
+            add(CSRF, origins::csrf_policy(csrf));
+        }
         if let Some(keys) = &policy.api_keys {
-            self.has_api_keys = true;
-            configs.insert(API_KEYS.to_owned(), api_keys(keys));
+            add(API_KEYS, api_keys(keys));
         }
         if let Some(users) = &policy.basic_auth {
-            self.has_basic_auth = true;
             let message = format!("{EXTENSIONS}.basic_auth.v3.BasicAuthPerRoute");
             let config = json!({"users": {"inline_string": &**users}});
-            configs.insert(BASIC_AUTH.to_owned(), typed(&message, config));
+            add(BASIC_AUTH, typed(&message, config));
+        }
+        if !variant.claims.is_empty() {
+            add(CLAIMED, access::claims(&variant.claims));
+        }
+        if let Some(bytes) = policy.max_body_bytes {
+            add(BODY, answers::body(bytes));
+        }
+        if let Some(bandwidth) = &policy.bandwidth {
+            add(BANDWIDTH, answers::bandwidth(bandwidth));
+        }
+        if !policy.errors.is_empty() {
+            add(ERRORS, answers::errors(&policy.errors));
         }
         if let Some(authorizer) = &policy.ext_authz {
             let key = authorizer.policy.clone();
@@ -171,49 +197,47 @@ impl Used {
 
     /// Whether the filters decide who may call.
     pub(super) fn has_guards(&self) -> bool {
-        self.has_api_keys
-            || self.has_basic_auth
+        self.filters.contains(API_KEYS)
+            || self.filters.contains(BASIC_AUTH)
             || !self.providers.is_empty()
             || !self.ext_authz.is_empty()
     }
 
     /// The filters, in the order of requests.
     pub(super) fn filters(&self, fault: Json) -> Vec<Json> {
-        let mut filters = Vec::new();
-        let mut add = |name: &str, is_disabled: bool, message: &str, config: Json| {
-            let mut filter = json!({"name": name, "typed_config": typed(message, config)});
-            if is_disabled {
-                filter["disabled"] = json!(true);
-            }
-            filters.push(filter);
-        };
-        for algorithm in &self.compression {
-            let (message, config) = compressor(*algorithm);
-            add(&compressor_name(*algorithm), true, &message, config);
+        let mut filters: Vec<_> = self
+            .compression
+            .iter()
+            .map(|algorithm| {
+                let (message, config) = compressor(*algorithm);
+                disabled(&compressor_name(*algorithm), &message, config)
+            })
+            .collect();
+        // What stands in for an answer is for all answers of what is behind.
+        self.add(&mut filters, ERRORS, || answers::no_errors());
+        if self.filters.contains(CORS) {
+            let config = typed(&format!("{EXTENSIONS}.cors.v3.Cors"), json!({}));
+            filters.push(json!({"name": CORS, "typed_config": config}));
         }
-        if self.has_cors {
-            let message = format!("{EXTENSIONS}.cors.v3.Cors");
-            add(CORS, false, &message, json!({}));
-        }
-        if self.has_api_keys {
+        // Pages of other origins are to see faults, too; callers are to be known before.
+        filters.push(fault);
+        self.add(&mut filters, ADDRESSES, access::anyone);
+        self.add(&mut filters, CSRF, origins::no_csrf_policy);
+        self.add(&mut filters, API_KEYS, || {
             let message = format!("{EXTENSIONS}.api_key_auth.v3.ApiKeyAuth");
-            add(API_KEYS, true, &message, json!({}));
-        }
-        if self.has_basic_auth {
+            (message, json!({}))
+        });
+        self.add(&mut filters, BASIC_AUTH, || {
             let message = format!("{EXTENSIONS}.basic_auth.v3.BasicAuth");
-            add(
-                BASIC_AUTH,
-                true,
-                &message,
-                json!({"users": {"inline_string": NOBODY}}),
-            );
-        }
+            (message, json!({"users": {"inline_string": NOBODY}}))
+        });
         if !self.providers.is_empty() {
             filters.push(discovered(
                 &jwt_name(&self.route),
                 "jwt_authn.v3.JwtAuthentication",
             ));
         }
+        self.add(&mut filters, CLAIMED, access::anyone);
         for key in self.ext_authz.keys() {
             let name = ext_authz_name(key);
             let mut filter = discovered(&name, "ext_authz.v3.ExtAuthz");
@@ -221,24 +245,19 @@ impl Used {
             filters.push(filter);
         }
         if self.has_rate_limits {
-            let config = json!({
-                "domain": LIMITS_DOMAIN,
-                "timeout": LIMIT_TIMEOUT,
-                "rate_limited_as_resource_exhausted": true,
-                "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
-                "rate_limit_service": {
-                    "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL_PLANE}},
-                    "transport_api_version": "V3",
-                },
-            });
-            let message = format!("{EXTENSIONS}.ratelimit.v3.RateLimit");
-            filters.push(json!({"name": RATE_LIMIT, "typed_config": typed(&message, config)}));
+            filters.push(limits::filter());
         }
-        // Pages of other origins are to see faults, too; callers are to be known before.
-        let at = usize::from(self.has_cors) + self.compression.len();
-        debug_assert!(fault["name"] == FAULT, "the fault filter goes behind cors");
-        filters.insert(at, fault);
+        self.add(&mut filters, BODY, answers::no_body);
+        self.add(&mut filters, BANDWIDTH, answers::no_bandwidth);
         filters
+    }
+
+    /// Adds a filter if some route configures it.
+    fn add(&self, filters: &mut Vec<Json>, name: &str, config: impl Fn() -> (String, Json)) {
+        if self.filters.contains(name) {
+            let (message, config) = config();
+            filters.push(disabled(name, &message, config));
+        }
     }
 
     /// Adds what the filters need.
@@ -295,6 +314,11 @@ fn ext_authz_name(policy: &Key) -> String {
     format!("outrigger.filters.http.ext_authz/{policy}")
 }
 
+/// A filter that is asked only where a route configures it.
+fn disabled(name: &str, message: &str, config: Json) -> Json {
+    json!({"name": name, "disabled": true, "typed_config": typed(message, config)})
+}
+
 /// A filter whose configuration comes by itself.
 fn discovered(name: &str, message: &str) -> Json {
     json!({
@@ -339,6 +363,11 @@ fn api_keys(keys: &ApiKeys) -> Json {
     let message = format!("{EXTENSIONS}.api_key_auth.v3.ApiKeyAuthPerRoute");
     typed(
         &message,
-        json!({"credentials": credentials, "key_sources": sources, "forwarding": forwarding}),
+        json!({
+            "credentials": credentials,
+            "key_sources": sources,
+            "allowed_clients": spec.allow_clients,
+            "forwarding": forwarding,
+        }),
     )
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::{Protocol, Route, Rule, Service};
 use crate::model::{
-    ApiKeysSpec, CallLimit, Compression, CorsSpec, ExtAuthzSpec, JwtProviderSpec, Key, Kind,
-    Retries,
+    AddressesSpec, ApiKeysSpec, BandwidthSpec, CallLimit, Claims, Compression, CorsSpec, CsrfSpec,
+    ErrorAnswer, ExtAuthzSpec, JwtProviderSpec, Key, Kind, Retries,
 };
 pub(super) use attach::attach;
 
@@ -23,6 +23,8 @@ pub(super) use attach::attach;
 pub struct Policy {
     /// Something that it needs is not there: nothing passes.
     pub is_broken: bool,
+    /// From which addresses one may call.
+    pub addresses: Option<Arc<AddressesSpec>>,
     /// Which tokens are needed.
     pub jwt: Option<Arc<Jwt>>,
     /// Which API keys are.
@@ -35,6 +37,16 @@ pub struct Policy {
     pub rate_limits: Option<Arc<CallLimits>>,
     /// Which pages of other origins may call.
     pub cors: Option<Arc<CorsSpec>>,
+    /// From pages of which hosts a browser may send what changes something.
+    pub csrf: Option<Arc<CsrfSpec>>,
+    /// What stands in for answers that say what went wrong.
+    pub errors: Arc<[ErrorAnswer]>,
+    /// How fast bodies go.
+    pub bandwidth: Option<Arc<BandwidthSpec>>,
+    /// How many bytes the body of a request may have.
+    pub max_body_bytes: Option<u32>,
+    /// How many trusted proxies are in front.
+    pub trusted_hops: u32,
     /// How answers are compressed.
     pub compression: Vec<Compression>,
     /// Time for a whole response, where the route says nothing.
@@ -49,9 +61,18 @@ pub struct Jwt {
     /// All providers that are named, each of which can be used.
     pub providers: BTreeMap<Key, Arc<Provider>>,
     /// What holds for the paths of no rule.
-    pub otherwise: Requirement,
+    pub otherwise: Demand,
     /// Paths for which something else holds. The first one goes.
-    pub rules: Vec<(Vec<String>, Requirement)>,
+    pub rules: Vec<(Vec<String>, Demand)>,
+}
+
+/// Which tokens a request needs, and what they have to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Which tokens.
+    pub tokens: Requirement,
+    /// For each claim one of these values.
+    pub claims: Claims,
 }
 
 /// Which tokens a request needs.
@@ -135,14 +156,23 @@ pub struct CallLimits {
 pub struct Policies {
     /// For what nothing else is said.
     pub base: Option<Arc<Policy>>,
-    routes: BTreeMap<(Kind, Key, Option<String>), Arc<Policy>>,
+    routes: BTreeMap<Place, Arc<Policy>>,
+    /// For rules that name policies themselves, by their place and these policies.
+    extended: BTreeMap<(Place, Vec<Key>), Arc<Policy>>,
 }
+
+/// Kind, key and section of a target.
+type Place = (Kind, Key, Option<String>);
 
 impl Policies {
     /// What holds for a rule of a route.
     #[must_use]
     pub fn of(&self, route: &Route, rule: &Rule) -> Option<&Arc<Policy>> {
         let place = |section: Option<String>| (route.kind, route.key.clone(), section);
+        if !rule.filters.policies.is_empty() {
+            let named = (place(rule.name.clone()), rule.filters.policies.clone());
+            return self.extended.get(&named);
+        }
         if self.routes.is_empty() {
             return self.base.as_ref();
         }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::sections::{Section, Sections};
-use super::{ApiKeys, CallLimits, ExtAuthz, Jwt, Missing, Problem, Provider, Requirement, port_of};
-use crate::model::{ApiKeysSpec, ExtAuthzSpec, GatewayPolicy, JwtSpec, Key, Model};
+use super::{
+    ApiKeys, CallLimits, Demand, ExtAuthz, Jwt, Missing, Problem, Provider, Requirement, port_of,
+};
+use crate::model::{ApiKeysSpec, Claims, ExtAuthzSpec, GatewayPolicy, JwtSpec, Key, Model};
 use crate::world::{Protocol, Service, is_opaque};
 
 pub(super) struct Resolver<'a> {
@@ -27,15 +29,21 @@ impl Resolver<'_> {
             };
             Section::On(Arc::new(limits))
         });
-        let cors = spec.cors.as_ref().map(|cors| match cors.off {
-            true => Section::Off,
-            false => Section::On(Arc::new(cors.clone())),
-        });
+        fn plain<T: Clone>(
+            spec: Option<&T>,
+            is_off: impl Fn(&T) -> bool,
+        ) -> Option<Section<Arc<T>>> {
+            spec.map(|spec| match is_off(spec) {
+                true => Section::Off,
+                false => Section::On(Arc::new(spec.clone())),
+            })
+        }
         let jwt = spec.jwt.as_ref();
         let keys = spec.api_keys.as_ref();
         let basic = spec.basic_auth.as_ref();
         let authorizer = spec.ext_authz.as_ref();
         Sections {
+            addresses: plain(spec.addresses.as_ref(), |it| it.off),
             jwt: jwt.map(|jwt| match jwt.off {
                 true => Section::Off,
                 false => self.section(|it| it.jwt(jwt)),
@@ -53,7 +61,12 @@ impl Resolver<'_> {
                 false => self.section(|it| it.ext_authz(authorizer)),
             }),
             rate_limits: limits,
-            cors,
+            cors: plain(spec.cors.as_ref(), |it| it.off),
+            csrf: plain(spec.csrf.as_ref(), |it| it.off),
+            errors: spec.errors.as_deref().map(Arc::from),
+            bandwidth: plain(spec.bandwidth.as_ref(), |it| it.off),
+            max_body_bytes: spec.max_body_bytes,
+            trusted_hops: spec.trusted_hops,
             compression: spec.compression.clone(),
             timeout: spec.timeout,
             retries: spec.retries.clone(),
@@ -72,31 +85,36 @@ impl Resolver<'_> {
 
     fn jwt(&mut self, spec: &JwtSpec) -> Result<Arc<Jwt>, Problem> {
         let mut used = BTreeMap::new();
-        let mut requirement = |any_of: &[String], all_of: &[String], allow_missing: bool| {
-            let mut named = Vec::new();
-            for name in any_of.iter().chain(all_of) {
-                let key = Key::new(&self.policy.namespace, name);
-                let provider = self.providers.get(&key).ok_or_else(|| {
-                    let message = format!("there is no JwtProvider {key} that can be used");
-                    ("InvalidProvider", message)
-                })?;
-                used.insert(key.clone(), Arc::clone(provider));
-                named.push(key);
-            }
-            let missing = match allow_missing {
-                true => Missing::Allowed,
-                false => Missing::Denied,
+        let mut demand =
+            |(any_of, all_of): (&[String], &[String]), allow_missing, claims: &Claims| {
+                let mut named = Vec::new();
+                for name in any_of.iter().chain(all_of) {
+                    let key = Key::new(&self.policy.namespace, name);
+                    let provider = self.providers.get(&key).ok_or_else(|| {
+                        let message = format!("there is no JwtProvider {key} that can be used");
+                        ("InvalidProvider", message)
+                    })?;
+                    used.insert(key.clone(), Arc::clone(provider));
+                    named.push(key);
+                }
+                let missing = match allow_missing {
+                    true => Missing::Allowed,
+                    false => Missing::Denied,
+                };
+                let tokens = match (any_of.is_empty(), all_of.is_empty()) {
+                    (false, _) => Requirement::Any(named, missing),
+                    (true, false) => Requirement::All(named, missing),
+                    (true, true) => Requirement::Nothing,
+                };
+                let claims = claims.clone();
+                Ok::<_, Problem>(Demand { tokens, claims })
             };
-            Ok::<_, Problem>(match (any_of.is_empty(), all_of.is_empty()) {
-                (false, _) => Requirement::Any(named, missing),
-                (true, false) => Requirement::All(named, missing),
-                (true, true) => Requirement::Nothing,
-            })
-        };
-        let otherwise = requirement(&spec.any_of, &spec.all_of, spec.allow_missing)?;
+        let providers = (&spec.any_of[..], &spec.all_of[..]);
+        let otherwise = demand(providers, spec.allow_missing, &spec.claims)?;
         let mut rules = Vec::new();
         for rule in &spec.rules {
-            let wanted = requirement(&rule.any_of, &rule.all_of, rule.allow_missing)?;
+            let providers = (&rule.any_of[..], &rule.all_of[..]);
+            let wanted = demand(providers, rule.allow_missing, &rule.claims)?;
             rules.push((rule.paths.clone(), wanted));
         }
         Ok(Arc::new(Jwt {
@@ -123,6 +141,13 @@ impl Resolver<'_> {
                     return Err(bad(format!("{client} is in another Secret, too")));
                 }
             }
+        }
+        if let Some(name) = spec
+            .allow_clients
+            .iter()
+            .find(|name| !clients.contains_key(*name))
+        {
+            return Err(("InvalidSecret", format!("no Secret has a key of {name}")));
         }
         if clients.is_empty() {
             return Err(("InvalidSecret", "there is no key in any Secret".to_owned()));
