@@ -61,6 +61,8 @@ pub(super) struct Rejection {
     pub(super) reply: LocalReply,
     /// The connection ends with it.
     pub(super) close: bool,
+    /// No filters are made for it, since there is not enough memory.
+    pub(super) past_filters: bool,
 }
 
 impl Hcm {
@@ -123,6 +125,7 @@ impl Hcm {
         if self.sheds(&info.connection) {
             self.config.stats.downstream_rq_overload_close().inc();
             let mut rejection = Rejection::new(503, "overload").body("envoy overloaded");
+            rejection.past_filters = true;
             if self.config.append_local_overload {
                 rejection.reply = rejection
                     .reply
@@ -486,6 +489,7 @@ impl Rejection {
         Self {
             reply: LocalReply::new(status, details),
             close: false,
+            past_filters: false,
         }
     }
 

@@ -10,6 +10,7 @@ use outrigger_proto::pb::envoy::config::ratelimit::v3 as config;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
 use outrigger_proto::pb::google::protobuf as wkt;
+use outrigger_proto::rate_limit::RateLimitResponse;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::http::Fields;
@@ -72,7 +73,7 @@ impl RateLimitService {
         &self,
         client: &AsyncClient,
         request: &pb::RateLimitRequest,
-    ) -> impl Future<Output = Result<pb::RateLimitResponse, GrpcError>> + use<> {
+    ) -> impl Future<Output = Result<RateLimitResponse, GrpcError>> + use<> {
         let options = RequestOptions {
             timeout: self.timeout,
             ..RequestOptions::default()
