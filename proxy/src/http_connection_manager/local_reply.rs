@@ -228,7 +228,7 @@ fn grpc_reply(mut head: ResponseHead, body: &[u8], grpc_status: Option<u32>) -> 
 }
 
 /// The reply to a message that its codec refused.
-pub(super) fn protocol_error_reply(error: &super::codec::ProtocolError) -> LocalReply {
+pub(super) fn protocol_error_reply(error: &crate::codec::ProtocolError) -> LocalReply {
     let body = match &error.body {
         std::borrow::Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
         std::borrow::Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),

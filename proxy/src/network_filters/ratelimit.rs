@@ -14,6 +14,7 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::extensions::filters::network::ratelimit::v3 as pb;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as service_pb;
+use outrigger_proto::rate_limit::RateLimitResponse;
 use service_pb::rate_limit_response::Code;
 
 use super::{
@@ -195,7 +196,7 @@ impl FilterConfig for Shared {
     }
 }
 
-type Answer = Result<service_pb::RateLimitResponse, GrpcError>;
+type Answer = Result<RateLimitResponse, GrpcError>;
 
 struct RateLimit {
     config: Arc<Config>,

@@ -10,6 +10,7 @@ use outrigger_proto::pb::envoy::config::ratelimit::v3 as config;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
 use outrigger_proto::pb::google::protobuf as wkt;
+use outrigger_proto::rate_limit::RateLimitResponse;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::FormatData;
@@ -63,7 +64,7 @@ impl RateLimitService {
         client: &AsyncClient,
         request: &pb::RateLimitRequest,
         data: &FormatData<'_>,
-    ) -> impl Future<Output = Result<pb::RateLimitResponse, GrpcError>> + use<> {
+    ) -> impl Future<Output = Result<RateLimitResponse, GrpcError>> + use<> {
         let mut metadata = self.grpc.metadata(Some(data));
         if let Some(millis) = self.grpc.expected_millis(self.timeout) {
             metadata.append("x-envoy-expected-rq-timeout-ms", millis);

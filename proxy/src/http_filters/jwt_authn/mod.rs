@@ -14,6 +14,7 @@
 //! Deviations: where several providers are asked, their keys are fetched one after the other.
 
 mod cache;
+mod claims;
 mod extract;
 mod json;
 mod keys;
@@ -42,7 +43,7 @@ use self::extract::Extractor;
 use self::provider::{KeySource, Provider};
 use self::requirement::{Examination, KeysNeeded, Requirement};
 use self::status::Fault;
-use self::token::Token;
+use self::token::{LastHeader, Token};
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, LocalReply,
     RouteFilterConfig, StreamContext, WorkerHttpFilter,
@@ -254,6 +255,7 @@ struct WorkerState {
     client: OnceCell<AsyncClient>,
     worker: Rc<Worker>,
     caches: Vec<Option<RefCell<TokenCache>>>,
+    last_header: LastHeader,
 }
 
 impl HttpFilterConfig for Config {
@@ -264,6 +266,7 @@ impl HttpFilterConfig for Config {
         });
         let state = Rc::new(WorkerState {
             caches: caches.collect(),
+            last_header: LastHeader::default(),
             client: OnceCell::new(),
             worker: worker.clone(),
             config: self,
@@ -291,9 +294,9 @@ impl WorkerState {
         found
     }
 
-    fn remember(&self, provider: usize, text: &[u8], token: &Rc<Token>) {
+    fn remember(&self, provider: usize, token: Rc<Token>) {
         if let Some(cache) = &self.caches[provider] {
-            cache.borrow_mut().insert(text, token.clone());
+            cache.borrow_mut().insert(token);
         }
     }
 

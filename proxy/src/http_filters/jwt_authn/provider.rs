@@ -163,22 +163,23 @@ impl Provider {
         audiences: Option<&[Box<str>]>,
         now: u64,
     ) -> Result<(), Fault> {
-        token.check_time(now, self.clock_skew)?;
+        let claims = &token.claims;
+        claims.check_time(now, self.clock_skew)?;
         let audiences = audiences.unwrap_or(&self.audiences);
-        let allowed = |audience: &String| audiences.iter().any(|a| **a == *plain(audience));
-        if !audiences.is_empty() && !token.audiences.iter().any(allowed) {
+        let allowed = |audience: &Box<str>| audiences.iter().any(|a| **a == *plain(audience));
+        if !audiences.is_empty() && !claims.audiences.iter().any(allowed) {
             return Err(Fault::AudienceNotAllowed);
         }
         let subject = self.subjects.as_ref();
-        if subject.is_some_and(|subject| !subject.matches(token.subject.as_bytes())) {
+        if subject.is_some_and(|subject| !subject.matches(claims.subject.as_bytes())) {
             return Err(Fault::VerificationFail);
         }
         let short = match self.lifetime {
             None => true,
-            Some(_) if token.expires == 0 => false,
+            Some(_) if claims.expires == 0 => false,
             Some(Lifetime::Finite) => true,
             Some(Lifetime::Below(limit)) => {
-                Duration::from_secs(token.expires.saturating_sub(now)) < limit
+                Duration::from_secs(claims.expires.saturating_sub(now)) < limit
             }
         };
         if short {
@@ -217,13 +218,13 @@ impl Provider {
     /// Adds what goes into the dynamic metadata.
     pub(super) fn extract(&self, token: &Token, metadata: &mut Map<String, Value>) {
         if !self.header_in_metadata.is_empty() {
-            let header = Value::Object(token.header.clone());
+            let header = Value::Object(token.header.fields.clone());
             metadata.insert(self.header_in_metadata.to_string(), header);
         }
         if self.payload_in_metadata.is_empty() {
             return;
         }
-        let mut payload = token.payload.clone();
+        let mut payload = token.payload().clone();
         for claim in &self.space_delimited_claims {
             if let Some(Value::String(text)) = payload.get(claim) {
                 let parts = text.split(' ').filter(|part| !part.is_empty());

@@ -8,7 +8,6 @@
 //! Dynamic metadata: what the service says, in `envoy.filters.http.ratelimit` or `metadata_namespace`.
 //! Filter state: `envoy.ratelimit.hits_addend`, a number: the hits of the request.
 //!
-//! Deviations: `unit_multiplier` of the service and of overrides is not known.
 //! Deviations: fields of the service that cannot stand in a head (pseudo headers, line breaks) are left out.
 
 mod answer;
@@ -21,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
+use outrigger_proto::rate_limit::RateLimitResponse;
 use pb::rate_limit_response::Code;
 use smallvec::SmallVec;
 
@@ -95,7 +95,7 @@ impl HttpFilterConfig for Config {
     }
 }
 
-type Answer = Result<pb::RateLimitResponse, GrpcError>;
+type Answer = Result<RateLimitResponse, GrpcError>;
 
 struct Filter {
     state: Rc<WorkerState>,
@@ -233,17 +233,15 @@ impl Filter {
         cx: &mut StreamContext<'_>,
         head: &mut RequestHead,
         asked: &Asked,
-        answer: pb::RateLimitResponse,
+        answer: RateLimitResponse,
     ) -> HeadersStatus {
-        let pb::RateLimitResponse {
+        let RateLimitResponse {
             overall_code,
             statuses,
             response_headers_to_add,
             request_headers_to_add,
             raw_body,
             dynamic_metadata,
-            // For clients that keep quotas themselves, which Envoy is not either.
-            quota: _,
         } = answer;
         let state = self.state.clone();
         let config = &state.config;
@@ -286,7 +284,7 @@ impl Filter {
             self.refused = true;
             return self.over_limit(raw_body);
         }
-        answer::add_to_request(request_headers_to_add, &mut head.fields);
+        answer::add_to_request(request_headers_to_add, head);
         HeadersStatus::Continue
     }
 }
@@ -361,9 +359,12 @@ impl HttpFilter for Filter {
             // As other filters have left it.
             end.head.clone_from(request);
         }
-        let to_add = std::mem::take(&mut self.to_add);
+        let mut to_add = std::mem::take(&mut self.to_add);
         if self.refused && to_add.has("content-type") {
-            head.fields.remove("content-type");
+            match head.is_grpc() {
+                true => to_add.remove("content-type"),
+                false => head.fields.remove("content-type") > 0,
+            };
         }
         to_add.apply(head);
         if let (true, Some(parser)) = (self.refused, &self.state.config.response_headers) {
