@@ -43,8 +43,7 @@ impl GrpcAuthorizer {
         data: &FormatData<'_>,
     ) -> impl Future<Output = Result<CheckResponse, GrpcError>> + use<> {
         let mut metadata = self.service.metadata(Some(data));
-        if let Some(timeout) = self.timeout {
-            let millis = timeout.as_millis().to_string();
+        if let Some(millis) = self.service.expected_millis(self.timeout) {
             metadata.append("x-envoy-expected-rq-timeout-ms", millis);
         }
         let most = self.service.max_receive_message_length;

@@ -8,7 +8,7 @@ mod known;
 mod recycle;
 mod underscores;
 
-pub use fields::{Fields, HeaderName, Name, OriginalNames};
+pub use fields::{Fields, HeaderName, IllegalField, Name, OriginalNames};
 pub(crate) use grpc::{grpc_status_of, percent_encode};
 pub use head::{Method, RequestHead, ResponseHead};
 pub use known::Known;

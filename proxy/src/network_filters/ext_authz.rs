@@ -324,21 +324,25 @@ impl Decision {
             status_code: Some(own.filter(|code| *code > 0).unwrap_or(403)),
         }
     }
+
+    /// As JSON with these names.
+    fn to_json(&self, check_result: &str, status_code: &str) -> Value {
+        let mut decision = Map::new();
+        decision.insert(check_result.to_owned(), self.check_result.into());
+        if let Some(code) = self.status_code {
+            decision.insert(status_code.to_owned(), code.into());
+        }
+        Value::Object(decision)
+    }
 }
 
 impl FilterStateObject for Decision {
     fn serialize_as_string(&self) -> Option<String> {
-        self.serialize_as_json()
-            .map(|decision| decision.to_string())
+        Some(self.to_json("check_result", "status_code").to_string())
     }
 
     fn serialize_as_json(&self) -> Option<Value> {
-        let mut decision = Map::new();
-        decision.insert("checkResult".to_owned(), self.check_result.into());
-        if let Some(code) = self.status_code {
-            decision.insert("statusCode".to_owned(), code.into());
-        }
-        Some(Value::Object(decision))
+        Some(self.to_json("checkResult", "statusCode"))
     }
 
     fn field(&self, name: &str) -> Option<String> {

@@ -66,8 +66,7 @@ impl RateLimitService {
         data: &FormatData<'_>,
     ) -> impl Future<Output = Result<RateLimitResponse, GrpcError>> + use<> {
         let mut metadata = self.grpc.metadata(Some(data));
-        if let Some(timeout) = self.timeout {
-            let millis = timeout.as_millis().to_string();
+        if let Some(millis) = self.grpc.expected_millis(self.timeout) {
             metadata.append("x-envoy-expected-rq-timeout-ms", millis);
         }
         let most = self.grpc.max_receive_message_length;

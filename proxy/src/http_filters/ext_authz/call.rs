@@ -307,7 +307,7 @@ fn log(config: &Config, info: &mut StreamInfo) -> Option<Rc<LoggingInfo>> {
 }
 
 /// Leaves what would have been done in the filter state.
-fn remember(
+pub(super) fn remember(
     config: &Config,
     info: &mut StreamInfo,
     check_result: &'static str,

@@ -4,13 +4,12 @@ use std::sync::OnceLock;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
-use base64::Engine as _;
 use serde_json::{Map, Value};
 use x509_parser::pem::Pem;
 
 use super::json::object;
 use super::status::Fault;
-use super::token::{Algorithm, BASE64_URL, Token};
+use super::token::{Algorithm, Token, decode};
 
 /// A set of keys.
 #[derive(Debug, Default)]
@@ -230,10 +229,6 @@ fn required<'a>(
         Some(Value::String(text)) => Ok(text),
         Some(_) => Err(Fault::JwkField(bad)),
     }
-}
-
-fn decode(text: &str) -> Option<Vec<u8>> {
-    BASE64_URL.decode(text).ok()
 }
 
 fn rsa(object: &Map<String, Value>, alg: &str) -> Result<Material, Fault> {

@@ -9,6 +9,8 @@
 //!
 //! Deviations: keys that a request makes the proxy fetch are shared by all workers, where each of Envoy's fetches its own.
 //! Deviations: RSA keys below 2048 bits verify nothing, and a PS signature must have a salt as long as its hash.
+//! Deviations: a pseudo header in `claim_to_headers` or `forward_payload_header` is refused; Envoy then answers each request 503.
+//! Deviations: where a token is taken out of the query, the other parameters keep their escapes, which Envoy sends on decoded.
 //! Deviations: where several providers are asked, their keys are fetched one after the other.
 
 mod cache;

@@ -13,12 +13,13 @@ use super::claims::Claims;
 use super::json::object;
 use super::status::Fault;
 
-/// base64url, with or without padding.
-pub(super) const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
+/// base64url without padding, whose last digit may say more than is left to say.
+const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
         .with_encode_padding(false)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
 
 /// A token of which nothing is verified yet.
@@ -193,8 +194,18 @@ impl Token {
     }
 }
 
-fn decode(text: &str) -> Option<Vec<u8>> {
-    BASE64_URL.decode(text).ok()
+/// Decodes base64url, with all of its padding or none of it. As in Envoy, white space within does not count.
+pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
+    let end = digits.iter().rposition(|byte| *byte != b'=');
+    let (digits, padding) = digits.split_at(end.map_or(0, |at| at + 1));
+    if !padding.is_empty() && (digits.len() + padding.len()) % 4 != 0 {
+        return None;
+    }
+    BASE64_URL.decode(digits).ok()
 }
 
 #[cfg(test)]

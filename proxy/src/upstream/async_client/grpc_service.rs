@@ -168,6 +168,14 @@ impl GrpcService {
         fields
     }
 
+    /// What `x-envoy-expected-rq-timeout-ms` says of a call that may take so long: how long one attempt may.
+    pub fn expected_millis(&self, timeout: Option<Duration>) -> Option<String> {
+        let policy = self.retries.as_ref().map(|retries| &retries.policy);
+        let per_try = policy.and_then(|policy| policy.per_try_timeout);
+        let expected = per_try.into_iter().chain(timeout).min()?;
+        Some(expected.as_millis().to_string())
+    }
+
     /// How a call is made that may take so long.
     pub fn options(&self, timeout: Option<Duration>) -> RequestOptions {
         RequestOptions {
