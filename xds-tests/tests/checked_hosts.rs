@@ -282,16 +282,17 @@ const LISTENER: &str = r#"  listeners:
   clusters:
 "#;
 
-/// A host that has become well gets a quarter of the weight of another one for as long as slow start holds it back there, whatever
-/// the schedule begins with: a fifth of the requests.
+/// A host that becomes well when another has been so for longer than the window has a quarter of its weight at first, and so a fifth
+/// of the requests: of many, wherever the schedule begins. A machine so busy that they take more than a quarter of the window would
+/// find more.
 #[tokio::test(flavor = "current_thread")]
 async fn slow_start_holds_a_new_host_back_to_its_share() {
     let test = async {
         for side in sides("checked-hosts-slow-start") {
             let (old_port, old) = late_host("old", 0).await;
-            let (new_port, new) = late_host("new", 1).await;
+            let (new_port, new) = late_host("new", FAILS).await;
             let check = "timeout: 2s, interval: 1s, no_traffic_interval: 1s, no_traffic_healthy_interval: 60s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: { path: /hc }";
-            let policy = "    round_robin_lb_config: { slow_start_config: { slow_start_window: 10000s, min_weight_percent: { value: 25 } } }\n    common_lb_config: { healthy_panic_threshold: { value: 0 } }\n";
+            let policy = "    round_robin_lb_config: { slow_start_config: { slow_start_window: 6s, min_weight_percent: { value: 25 } } }\n    common_lb_config: { healthy_panic_threshold: { value: 0 } }\n";
             let clusters = cluster("hosts", &[old_port, new_port], check) + policy;
             let (program, folder) = &side;
             let bootstrap = format!(
@@ -299,12 +300,12 @@ async fn slow_start_holds_a_new_host_back_to_its_share() {
             );
             let proxy = Proxy::start(program, &bootstrap, folder).await.unwrap();
             let start = Instant::now();
-            while new.borrow().0 < 2 {
+            while new.borrow().0 <= FAILS {
                 assert!(start.elapsed() < Duration::from_secs(30), "{side:?}");
                 sleep(Duration::from_millis(50)).await;
             }
-            // What the second check found has come to the workers.
-            sleep(Duration::from_millis(500)).await;
+            // What the last check found has come to the workers.
+            sleep(Duration::from_millis(200)).await;
             let mut stream = TcpStream::connect(proxy.listener("hosts").unwrap())
                 .await
                 .unwrap();
@@ -324,7 +325,7 @@ async fn slow_start_holds_a_new_host_back_to_its_share() {
             let (old, new) = (old.borrow().1, new.borrow().1);
             println!("{side:?}: {old} and {new}");
             assert_eq!(old + new, REQUESTS);
-            assert!((70..=130).contains(&new), "{side:?}: {new} of {REQUESTS}");
+            assert!((70..=150).contains(&new), "{side:?}: {new} of {REQUESTS}");
         }
     };
     LocalSet::new().run_until(test).await;
@@ -332,3 +333,5 @@ async fn slow_start_holds_a_new_host_back_to_its_share() {
 
 /// A fifth of them is a hundred.
 const REQUESTS: usize = 500;
+/// Of checks, one in a second: in that time the other host gets its whole weight.
+const FAILS: usize = 8;

@@ -284,7 +284,7 @@ fn check_limit(path: &str, limit: &CallLimit, report: &mut Report<'_>) {
         match by {
             CountedBy::Claim(claim) => check_claim(at.clone(), claim, report),
             CountedBy::Header(header) => check_header(at.clone(), header, report),
-            CountedBy::Address => {}
+            CountedBy::Address | CountedBy::Path => {}
         }
         if limit
             .by

@@ -360,6 +360,8 @@ pub enum CountedBy {
     Header(String),
     /// The client's address.
     Address,
+    /// The path, without its parameters.
+    Path,
 }
 
 impl CountedBy {
@@ -370,6 +372,7 @@ impl CountedBy {
             Self::Header(header) => format!("header {}", header.to_ascii_lowercase()),
             // The one that the proxies give it.
             Self::Address => "remote_address".to_owned(),
+            Self::Path => "path".to_owned(),
         }
     }
 }

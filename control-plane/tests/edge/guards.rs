@@ -137,6 +137,7 @@ metadata: { name: keys }
 spec:
   targetRefs: [{ kind: HTTPRoute, name: shop, sectionName: keys }]
   apiKeys: { secrets: [clients], allowClients: [ann] }
+  rateLimits: [{ by: [path], requests: 2, per: 1h }]
 ---
 apiVersion: outrigger.dev/v1alpha1
 kind: GatewayPolicy
@@ -171,6 +172,12 @@ fn tell(program: &Path, name: &str) {
     assert_eq!(
         [key("key-of-ann"), key("key-of-bob"), key("none")],
         [200, 403, 401]
+    );
+    // Each path has a counter of its own, whatever its parameters are.
+    let path = |path: &str| ask(gateway, path, &["x-api-key: key-of-ann"]).0;
+    assert_eq!(
+        ["/keys/a", "/keys/a?b=c", "/keys/a?b=d", "/keys/b"].map(path),
+        [200, 200, 429, 200]
     );
     let upload = |body: &str| {
         let length = format!("content-length: {}", body.len());

@@ -12,6 +12,7 @@ const RATE_LIMIT: &str = "envoy.filters.http.ratelimit";
 const CONTROL_PLANE: &str = crate::translate::own_streams::CLUSTER;
 /// How long a request waits for the rate limit service; then it passes.
 const LIMIT_TIMEOUT: &str = "0.5s";
+const EXPRESSION: &str = "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor";
 /// What stands for a claim or header that is not there.
 const ABSENT: &str = "(none)";
 
@@ -64,6 +65,11 @@ fn descriptors(id: &str, limit: &CallLimit) -> Vec<Vec<Json>> {
         let key = by.key();
         let actions = match by {
             CountedBy::Address => vec![json!({"remote_address": {}})],
+            CountedBy::Path => {
+                let config = json!({"descriptor_key": key, "text": "request.url_path"});
+                let expression = typed(EXPRESSION, config);
+                vec![json!({"extension": {"name": "path", "typed_config": expression}})]
+            }
             CountedBy::Claim(claim) => {
                 let path = std::iter::once(CLAIMS).chain(claim.split('.'));
                 let path: Vec<_> = path.map(|key| json!({"key": key})).collect();

@@ -36,7 +36,10 @@ pub(super) fn answers() -> Vec<Case> {
         limited(
             "fields of a name that there is once are joined to those of the response",
             "",
-            [answer(pb::Code::OverLimit, |m| m.response_headers_to_add = vec![field("content-type", "text/a"), field("content-type", "text/b")])],
+            [answer(pb::Code::OverLimit, |m| {
+                m.response_headers_to_add = vec![field("content-type", "text/a"), field("content-type", "text/b")];
+                m.raw_body = b"slow down".to_vec();
+            })],
         )
         .get("/")
         .shows(["< 429", "< content-type: text/a,text/b"]),
