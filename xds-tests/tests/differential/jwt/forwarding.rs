@@ -38,11 +38,13 @@ pub(super) fn forwarding() -> Vec<Case> {
             .route("", "request_headers_to_add: [{ header: { key: x-sub, value: \"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:pay:sub)%\" } }]")
             .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%", "")
             .send(bearer(tokens::LINES))
+            .shows(["< 503", "< body invalid header value for: x-sub", "log 503 DPE filter_removed_required_request_headers{invalid_header_value_for:_x-sub}"])
             .lacks(["> x-injected*"]),
         with("a claim that would end a line is no header of an upstream filter", "payload_in_metadata: pay", REQUIRED)
             .router("upstream_http_filters:\n- { name: m, typed_config: { \"@type\": \"@http/header_mutation.v3.HeaderMutation\", mutations: { request_mutations: [{ append: { header: { key: x-sub, value: \"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:pay:sub)%\" } } }] } } }\n- { name: c, typed_config: { \"@type\": \"@http/upstream_codec.v3.UpstreamCodec\" } }")
             .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%", "")
             .send(bearer(tokens::LINES))
+            .shows(["< 503", "< body invalid header value for: x-sub", "log 503 DPE filter_removed_required_request_headers{invalid_header_value_for:_x-sub}"])
             .lacks(["> x-injected*"]),
         with("a claim may be the host", "claim_to_headers: [{ header_name: host, claim_name: sub }]", REQUIRED)
             .send(bearer(tokens::RS256))
