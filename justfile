@@ -64,29 +64,29 @@ hpack:
 # Measures a release build against Envoy; BENCH is the folder of bench.py.
 bench BENCH *args:
     cargo build --release -p outrigger
-    python3 {{ BENCH }}/bench.py --peer envoy="$(bash xds-tests/envoy.sh)" --peer outrigger=target/release/outrigger {{ args }}
+    python3 {{ BENCH }}/bench.py --peer envoy="$(bash xds-tests/envoy.sh)" --peer outrigger="${CARGO_TARGET_DIR:-target}/release/outrigger" {{ args }}
 
 # Measures what 10,000 idle keep-alive connections cost a release build, in memory.
 idle *args:
     cargo build --release -p outrigger
-    python3 xds-tests/idle.py target/release/outrigger {{ args }}
+    python3 xds-tests/idle.py "${CARGO_TARGET_DIR:-target}/release/outrigger" {{ args }}
 
 # Measures what 10,000 clusters from a control plane cost a release build, beside Envoy.
 bench-xds *args:
     cargo build --release -p outrigger
-    cargo run -p outrigger-xds-tests --bin bench-xds -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+    cargo run -p outrigger-xds-tests --bin bench-xds -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger="${CARGO_TARGET_DIR:-target}/release/outrigger"
 
 # Measures what the filters of an API gateway, and 10,000 endpoints of one cluster, cost a release build, beside Envoy.
 bench-filters *args:
     cargo build --release -p outrigger
-    ulimit -n "$(ulimit -Hn)" && cargo run -p outrigger-xds-tests --bin bench-filters -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+    ulimit -n "$(ulimit -Hn)" && cargo run -p outrigger-xds-tests --bin bench-filters -- {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger="${CARGO_TARGET_DIR:-target}/release/outrigger"
 
 # Plays thirty upstreams in trouble to a release build and to Envoy, five seeds of a minute each, in HTTP/1 and in HTTP/2: success,
 # p99 and spread of load.
 chaos *args:
     cargo build --release -p outrigger
-    cargo run -p outrigger-xds-tests --bin chaos -- --http 1 {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
-    cargo run -p outrigger-xds-tests --bin chaos -- --http 2 {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger=target/release/outrigger
+    cargo run -p outrigger-xds-tests --bin chaos -- --http 1 {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger="${CARGO_TARGET_DIR:-target}/release/outrigger"
+    cargo run -p outrigger-xds-tests --bin chaos -- --http 2 {{ args }} envoy="$(bash xds-tests/envoy.sh)" outrigger="${CARGO_TARGET_DIR:-target}/release/outrigger"
 
 # Measures how fast the control plane pushes one endpoint to 1,000 proxies, and what it needs for it.
 bench-control-plane *args:
@@ -99,7 +99,7 @@ go-control-plane:
 # Measures what route tables of 10,000 virtual hosts and of 10,000 routes cost a release build, per request and in memory.
 routes *args:
     cargo build --release -p outrigger
-    python3 xds-tests/routes.py target/release/outrigger {{ args }}
+    python3 xds-tests/routes.py "${CARGO_TARGET_DIR:-target}/release/outrigger" {{ args }}
 
 # Lists Rust files of more than 500 lines and functions of more than 60.
 sizes:

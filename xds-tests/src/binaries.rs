@@ -29,6 +29,14 @@ pub fn scratch(story: &str) -> Result<PathBuf, Error> {
     Ok(folder)
 }
 
+/// Says that programs are built now, or that it has been done already (`OUTRIGGER_BIN`).
+pub fn building(what: &str) -> String {
+    match env::var_os("OUTRIGGER_BIN") {
+        Some(_) => format!("1. {what} is built."),
+        None => format!("1. Building {what} (the first time this takes some minutes)."),
+    }
+}
+
 /// Outrigger: `OUTRIGGER_BIN`, or what `cargo build -p outrigger` leaves.
 pub fn outrigger() -> Result<PathBuf, Error> {
     if let Some(path) = env::var_os("OUTRIGGER_BIN") {

@@ -8,13 +8,13 @@ use gateway_api::apis::standard::httproutes::{
 };
 use k8s_openapi::api::core::v1::ServiceSpec;
 
-use super::check_gateway_policy::check_origins;
+use super::check_sections::check_origins;
 use super::kinds::{
     AuthorizationSpec, HealthCheck, Host, MeshDefaultsSpec, OutlierDetection, Retries,
     TrafficPolicySpec, WorkloadSpec, parse_duration,
 };
 use super::object::Object;
-use super::{backend_tls, check_gateway_policy, ingress};
+use super::{backend_tls, check_gateway_policy, check_jwt_provider, ingress};
 
 /// Takes a path such as `spec.rules[0].weight` and what is wrong there.
 pub(super) type Report<'a> = dyn FnMut(String, String) + 'a;
@@ -87,7 +87,7 @@ pub(super) fn check(object: &Object, report: &mut Report<'_>) {
         Object::AuthorizationPolicy(policy) => check_authorization(&policy.spec, report),
         Object::GatewayPolicy(policy) => check_gateway_policy::check(&policy.spec, report),
         Object::JwtProvider(provider) => {
-            check_gateway_policy::check_provider(&provider.spec, report);
+            check_jwt_provider::check(&provider.spec, report);
         }
         Object::GatewayClass(_)
         | Object::ReferenceGrant(_)
@@ -617,7 +617,7 @@ pub(super) fn check_port(path: &str, port: i32, report: &mut Report<'_>) {
     check_range(path, port.into(), 1, 65535, report);
 }
 
-fn check_range(path: &str, value: i64, least: i64, most: i64, report: &mut Report<'_>) {
+pub(super) fn check_range(path: &str, value: i64, least: i64, most: i64, report: &mut Report<'_>) {
     if !(least..=most).contains(&value) {
         report(
             path.to_owned(),

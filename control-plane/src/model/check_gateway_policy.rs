@@ -1,26 +1,34 @@
-//! What has to hold of `GatewayPolicy` and `JwtProvider` beside the types of their fields.
-
-use http::Uri;
-use http::header::HeaderName;
+//! What has to hold of a `GatewayPolicy` beside the types of its fields.
 
 use super::check::{Report, check_retries};
+use super::check_sections::{
+    check_addresses, check_bandwidth, check_claim, check_cors, check_csrf, check_errors,
+    check_header,
+};
 use super::gateway_policy::{
-    ApiKeysSpec, BasicAuthSpec, CallLimit, CorsSpec, CountedBy, ExtAuthzSpec, GatewayPolicySpec,
-    JwksSpec, JwtProviderSpec, JwtSpec, PolicyTarget,
+    ApiKeysSpec, BasicAuthSpec, CallLimit, Claims, CountedBy, ExtAuthzSpec, GatewayPolicySpec,
+    JwtSpec, PolicyTarget,
 };
 
 /// Each header that may be missing doubles what a request is counted under.
 const MAX_BY: usize = 4;
 
 pub(super) fn check(spec: &GatewayPolicySpec, report: &mut Report<'_>) {
-    if spec.target_refs.is_empty() {
-        report(
-            "spec.targetRefs".to_owned(),
-            "says for what; it is empty".to_owned(),
-        );
-    }
     for (index, target) in spec.target_refs.iter().enumerate() {
         check_target(&format!("spec.targetRefs[{index}]"), target, report);
+    }
+    let is_of_gateways =
+        |target: &PolicyTarget| target.kind == "Gateway" && target.section_name.is_none();
+    if spec.trusted_hops.is_some()
+        && (spec.target_refs.is_empty() || !spec.target_refs.iter().all(is_of_gateways))
+    {
+        report(
+            "spec.trustedHops".to_owned(),
+            "is for whole Gateways: no other `targetRefs` may be beside it".to_owned(),
+        );
+    }
+    if let Some(addresses) = &spec.addresses {
+        check_addresses(addresses, report);
     }
     if let Some(jwt) = &spec.jwt {
         check_jwt(jwt, report);
@@ -39,6 +47,15 @@ pub(super) fn check(spec: &GatewayPolicySpec, report: &mut Report<'_>) {
     }
     if let Some(cors) = &spec.cors {
         check_cors(cors, report);
+    }
+    if let Some(csrf) = &spec.csrf {
+        check_csrf(csrf, report);
+    }
+    if let Some(errors) = &spec.errors {
+        check_errors(errors, report);
+    }
+    if let Some(bandwidth) = &spec.bandwidth {
+        check_bandwidth(bandwidth, report);
     }
     if let Some(retries) = &spec.retries {
         check_retries("spec.retries", retries, report);
@@ -71,8 +88,14 @@ fn check_target(path: &str, target: &PolicyTarget, report: &mut Report<'_>) {
 }
 
 fn check_jwt(spec: &JwtSpec, report: &mut Report<'_>) {
-    let requirement = (&spec.any_of[..], &spec.all_of[..], spec.allow_missing);
-    check_requirement("spec.jwt", requirement, spec.off, report);
+    let demand = Demand {
+        any_of: &spec.any_of,
+        all_of: &spec.all_of,
+        allow_missing: spec.allow_missing,
+        claims: &spec.claims,
+        off: spec.off,
+    };
+    check_demand("spec.jwt", &demand, report);
     if spec.off && !spec.rules.is_empty() {
         report(
             "spec.jwt.rules".to_owned(),
@@ -81,8 +104,14 @@ fn check_jwt(spec: &JwtSpec, report: &mut Report<'_>) {
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         let path = format!("spec.jwt.rules[{index}]");
-        let requirement = (&rule.any_of[..], &rule.all_of[..], rule.allow_missing);
-        check_requirement(&path, requirement, rule.off, report);
+        let demand = Demand {
+            any_of: &rule.any_of,
+            all_of: &rule.all_of,
+            allow_missing: rule.allow_missing,
+            claims: &rule.claims,
+            off: rule.off,
+        };
+        check_demand(&path, &demand, report);
         if rule.paths.is_empty() {
             report(
                 format!("{path}.paths"),
@@ -93,118 +122,50 @@ fn check_jwt(spec: &JwtSpec, report: &mut Report<'_>) {
     }
 }
 
-fn check_requirement(
-    path: &str,
-    (any_of, all_of, allow_missing): (&[String], &[String], bool),
+/// Which token is needed, for all paths or for some.
+struct Demand<'a> {
+    any_of: &'a [String],
+    all_of: &'a [String],
+    allow_missing: bool,
+    claims: &'a Claims,
     off: bool,
-    report: &mut Report<'_>,
-) {
-    let named = usize::from(!any_of.is_empty()) + usize::from(!all_of.is_empty());
-    let reason = match (off, named) {
-        (true, 0) if !allow_missing => return,
-        (false, 1) => return,
-        (true, _) => "`off` cannot be together with `anyOf`, `allOf` and `allowMissing`",
-        (false, _) => "needs one of `anyOf`, `allOf` and `off`",
-    };
-    report(path.to_owned(), reason.to_owned());
 }
 
-pub(super) fn check_provider(spec: &JwtProviderSpec, report: &mut Report<'_>) {
-    check_jwks(&spec.jwks, report);
-    if let Some(places) = &spec.from {
-        if places.headers.is_empty() && places.params.is_empty() && places.cookies.is_empty() {
-            report("spec.from".to_owned(), "names no place".to_owned());
-        }
-        for (index, header) in places.headers.iter().enumerate() {
-            let path = format!("spec.from.headers[{index}].name");
-            check_header(path, &header.name, report);
-        }
+fn check_demand(path: &str, demand: &Demand<'_>, report: &mut Report<'_>) {
+    let named = usize::from(!demand.any_of.is_empty()) + usize::from(!demand.all_of.is_empty());
+    let is_bare = named == 0 && !demand.allow_missing && demand.claims.is_empty();
+    match (demand.off, named) {
+        (true, _) if is_bare => {}
+        (false, 1) => {}
+        (true, _) => report(
+            path.to_owned(),
+            "`off` cannot be together with `anyOf`, `allOf`, `allowMissing` and `claims`"
+                .to_owned(),
+        ),
+        (false, _) => report(
+            path.to_owned(),
+            "needs one of `anyOf`, `allOf` and `off`".to_owned(),
+        ),
     }
-    for (claim, header) in &spec.claims_to_headers {
-        check_claim(format!("spec.claimsToHeaders.{claim}"), claim, report);
-        check_header(format!("spec.claimsToHeaders.{claim}"), header, report);
+    if demand.claims.is_empty() {
+        return;
     }
-    if let Some(header) = &spec.payload_header {
-        check_header("spec.payloadHeader".to_owned(), header, report);
-    }
-    if spec
-        .clock_skew
-        .is_some_and(|skew| skew.subsec_nanos() > 0 || skew.is_zero())
-    {
+    if demand.allow_missing || demand.all_of.len() > 1 {
         report(
-            "spec.clockSkew".to_owned(),
-            "has to be whole seconds, one at least".to_owned(),
+            format!("{path}.claims"),
+            "are of one token, which has to be there: not with `allowMissing`, nor with more than one of `allOf`"
+                .to_owned(),
         );
     }
-}
-
-fn check_jwks(spec: &JwksSpec, report: &mut Report<'_>) {
-    let sources = [
-        spec.uri.is_some(),
-        spec.inline.is_some(),
-        spec.config_map.is_some(),
-    ];
-    if sources.iter().filter(|is_there| **is_there).count() != 1 {
-        return report(
-            "spec.jwks".to_owned(),
-            "needs one of `uri`, `inline` and `configMap`".to_owned(),
-        );
-    }
-    if let Some(uri) = &spec.uri {
-        if let Err(reason) = endpoint(uri) {
-            report("spec.jwks.uri".to_owned(), reason);
+    for (claim, values) in demand.claims {
+        check_claim(format!("{path}.claims.{claim}"), claim, report);
+        if values.is_empty() {
+            report(
+                format!("{path}.claims.{claim}"),
+                "says which values are good; it is empty".to_owned(),
+            );
         }
-        for (field, value) in [("refresh", spec.refresh), ("timeout", spec.timeout)] {
-            if value.is_some_and(|value| value.is_zero()) {
-                report(
-                    format!("spec.jwks.{field}"),
-                    "has to be more than 0s".to_owned(),
-                );
-            }
-        }
-    } else if spec.service.is_some() || spec.refresh.is_some() || spec.timeout.is_some() {
-        report(
-            "spec.jwks".to_owned(),
-            "`service`, `refresh` and `timeout` need `uri`".to_owned(),
-        );
     }
-    if let Some(Err(reason)) = spec.inline.as_deref().map(key_set) {
-        report("spec.jwks.inline".to_owned(), reason);
-    }
-}
-
-/// Whether a text is a JSON web key set.
-pub(crate) fn key_set(text: &str) -> Result<(), String> {
-    let bad = || "is no JSON web key set: an object with `keys`".to_owned();
-    let json: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?;
-    let keys = json
-        .get("keys")
-        .and_then(|keys| keys.as_array())
-        .ok_or_else(bad)?;
-    match keys.is_empty() || !keys.iter().all(|key| key["kty"].is_string()) {
-        true => Err("has no keys, or some without `kty`".to_owned()),
-        false => Ok(()),
-    }
-}
-
-/// Host and port of a URI, and whether it is of TLS.
-pub(crate) fn endpoint(uri: &str) -> Result<(String, u16, bool), String> {
-    let bad = || format!("{uri:?} is no URI such as https://login.example/jwks.json");
-    let parsed: Uri = uri.parse().map_err(|_| bad())?;
-    let is_tls = match parsed.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(bad()),
-    };
-    let host = parsed.host().filter(|host| !host.is_empty());
-    let host = host.ok_or_else(bad)?.trim_matches(['[', ']']);
-    let port = match parsed.port() {
-        Some(_) => parsed.port_u16().filter(|port| *port > 0).ok_or_else(bad)?,
-        None if is_tls => 443,
-        None => 80,
-    };
-    Ok((host.to_owned(), port, is_tls))
 }
 
 fn check_api_keys(spec: &ApiKeysSpec, report: &mut Report<'_>) {
@@ -323,7 +284,7 @@ fn check_limit(path: &str, limit: &CallLimit, report: &mut Report<'_>) {
         match by {
             CountedBy::Claim(claim) => check_claim(at.clone(), claim, report),
             CountedBy::Header(header) => check_header(at.clone(), header, report),
-            CountedBy::Address => {}
+            CountedBy::Address | CountedBy::Path => {}
         }
         if limit
             .by
@@ -345,52 +306,6 @@ fn check_limit(path: &str, limit: &CallLimit, report: &mut Report<'_>) {
     }
 }
 
-fn check_cors(spec: &CorsSpec, report: &mut Report<'_>) {
-    let off = CorsSpec {
-        off: true,
-        ..CorsSpec::default()
-    };
-    if spec.off != (*spec == off) || (!spec.off && spec.allow_origins.is_empty()) {
-        report(
-            "spec.cors".to_owned(),
-            "needs `allowOrigins`, or `off` and nothing else".to_owned(),
-        );
-    }
-    check_origins("spec.cors.allowOrigins", &spec.allow_origins, report);
-}
-
-/// Origins as browsers send them; a host may be `*`, or begin with `*.`.
-pub(super) fn check_origins(path: &str, origins: &[String], report: &mut Report<'_>) {
-    for (index, origin) in origins.iter().enumerate() {
-        let host = origin.split_once("://").map(|(_, host)| host);
-        let is_good = host.is_some_and(|host| {
-            let rest = host.strip_prefix("*.").unwrap_or(host);
-            host == "*" || !rest.is_empty() && !rest.contains(['*', '/', '?', '#', ' '])
-        });
-        if origin != "*" && !is_good {
-            report(
-                format!("{path}[{index}]"),
-                format!("{origin:?} is not `*`, `https://host` or `https://*.host`"),
-            );
-        }
-    }
-}
-
-fn check_claim(path: String, claim: &str, report: &mut Report<'_>) {
-    if claim.split('.').any(str::is_empty) {
-        report(
-            path,
-            format!("{claim:?} is no claim such as `sub` or `a.b`"),
-        );
-    }
-}
-
-fn check_header(path: String, header: &str, report: &mut Report<'_>) {
-    if header.parse::<HeaderName>().is_err() {
-        report(path, format!("{header:?} is no name of a header"));
-    }
-}
-
 fn check_paths(path: &str, paths: &[String], report: &mut Report<'_>) {
     for (index, one) in paths.iter().enumerate() {
         let whole = one.strip_suffix('*').unwrap_or(one);
@@ -406,10 +321,10 @@ fn check_paths(path: &str, paths: &[String], report: &mut Report<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use crate::model::load_texts;
 
-    fn errors(kind: &str, spec: &str) -> Vec<String> {
+    pub(in crate::model) fn errors(kind: &str, spec: &str) -> Vec<String> {
         let text = format!(
             "apiVersion: outrigger.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec:\n{spec}"
         );
@@ -432,10 +347,8 @@ mod tests {
 
     #[test]
     fn a_policy_says_for_what_it_is() {
-        assert_eq!(
-            errors("GatewayPolicy", "  targetRefs: []\n"),
-            ["a.yaml:5: spec.targetRefs: says for what; it is empty"]
-        );
+        // It may be for rules that name it.
+        assert!(errors("GatewayPolicy", "  targetRefs: []\n").is_empty());
         let targets = "  targetRefs:
   - {kind: Service, name: a}
   - {group: apps, kind: HTTPRoute, name: a}
@@ -529,60 +442,98 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_has_one_place_for_its_keys() {
-        let provider = |spec: &str| errors("JwtProvider", &format!("  {spec}\n"));
-        let none: Vec<String> = Vec::new();
-        for good in [
-            "jwks: {uri: 'https://login.example/jwks.json', refresh: 5m}",
-            "jwks: {uri: 'http://127.0.0.1:8080/keys', service: {name: login, port: 80}}",
-            "jwks: {configMap: {name: keys}}",
-            r#"jwks: {inline: '{"keys": [{"kty": "oct"}]}'}"#,
+    fn each_wrong_guard_is_named_with_what_is_right() {
+        for (bad, place, reason) in [
+            ("addresses: {}", "addresses", "needs `allow`"),
+            (
+                "addresses: {off: true, deny: [10.0.0.1]}",
+                "addresses",
+                "needs `allow`",
+            ),
+            (
+                "addresses: {allow: [10.0.0.0/33]}",
+                "addresses.allow[0]",
+                "\"10.0.0.0/33\" is no address",
+            ),
+            (
+                "addresses: {deny: ['::1', ten]}",
+                "addresses.deny[1]",
+                "\"ten\" is no address",
+            ),
+            ("csrf: {off: true, allowHosts: [a]}", "csrf", "`off` cannot"),
+            (
+                "csrf: {allowHosts: ['https://a']}",
+                "csrf.allowHosts[0]",
+                "\"https://a\" is no host",
+            ),
+            (
+                "errors: [{statuses: []}]",
+                "errors[0].statuses",
+                "says for which",
+            ),
+            (
+                "errors: [{statuses: [200]}]",
+                "errors[0].statuses[0]",
+                "is no status",
+            ),
+            (
+                "errors: [{statuses: [404, 3xx]}]",
+                "errors[0].statuses[1]",
+                "is no status",
+            ),
+            (
+                "errors: [{statuses: [404], status: 99}]",
+                "errors[0].status",
+                "99 is not in 200..=599",
+            ),
+            (
+                "errors: [{statuses: [404], contentType: \"a\\nb\"}]",
+                "errors[0].contentType",
+                "\"a\\nb\" is no value",
+            ),
+            (
+                "errors: [{statuses: [404], headers: {'a b': c}}]",
+                "errors[0].headers.a b",
+                "\"a b\" is no name",
+            ),
+            ("bandwidth: {}", "bandwidth", "needs `kibPerSecond`"),
+            (
+                "bandwidth: {kibPerSecond: 0}",
+                "bandwidth",
+                "needs `kibPerSecond`",
+            ),
+            (
+                "bandwidth: {off: true, kibPerSecond: 1}",
+                "bandwidth",
+                "needs `kibPerSecond`",
+            ),
+            ("jwt: {off: true, claims: {a: [b]}}", "jwt", "`off` cannot"),
+            (
+                "jwt: {anyOf: [a], claims: {a: []}}",
+                "jwt.claims.a",
+                "says which",
+            ),
+            (
+                "jwt: {anyOf: [a], allowMissing: true, claims: {a: [b]}}",
+                "jwt.claims",
+                "are of one token",
+            ),
+            (
+                "jwt: {allOf: [a, b], claims: {a: [b]}}",
+                "jwt.claims",
+                "are of one token",
+            ),
         ] {
-            assert_eq!(provider(good), none, "{good}");
-        }
-        for (bad, expected) in [
-            ("jwks: {}", "spec.jwks: needs one of"),
-            (
-                "jwks: {uri: 'https://a/b', inline: '{}'}",
-                "spec.jwks: needs one of",
-            ),
-            ("jwks: {uri: login.example}", "spec.jwks.uri: \"login"),
-            ("jwks: {uri: 'ftp://a/b'}", "spec.jwks.uri: \"ftp"),
-            ("jwks: {uri: 'http://a:0/b'}", "spec.jwks.uri: \"http"),
-            (
-                "jwks: {uri: 'http://a/b', timeout: 0s}",
-                "spec.jwks.timeout: has to be more",
-            ),
-            ("jwks: {inline: '{'}", "spec.jwks.inline: is no JSON"),
-            (
-                "jwks: {inline: '[]'}",
-                "spec.jwks.inline: is no JSON web key set",
-            ),
-            (
-                r#"jwks: {inline: '{"keys": []}'}"#,
-                "spec.jwks.inline: has no keys",
-            ),
-            (
-                "jwks: {configMap: {name: a}, refresh: 1m}",
-                "spec.jwks: `service`",
-            ),
-            (
-                "{jwks: {configMap: {name: a}}, claimsToHeaders: {sub: 'a b'}}",
-                "spec.claimsToHeaders.sub: \"a b\" is no name of a header",
-            ),
-            (
-                "{jwks: {configMap: {name: a}}, from: {}}",
-                "spec.from: names no place",
-            ),
-            (
-                "{jwks: {configMap: {name: a}}, clockSkew: 500ms}",
-                "spec.clockSkew: has to be whole seconds",
-            ),
-        ] {
-            let found = provider(bad);
+            let found = policy(&format!("  {bad}\n"));
             assert_eq!(found.len(), 1, "{bad}: {found:?}");
-            let place = found[0].split_once(": ").unwrap().1;
-            assert!(place.starts_with(expected), "{bad}: {found:?}");
+            let expected = format!("spec.{place}: {reason}");
+            assert!(found[0].contains(&expected), "{bad}: {found:?}");
         }
+        let hops = "  targetRefs: [{kind: Gateway, name: a, sectionName: b}]\n  trustedHops: 1\n";
+        assert!(
+            errors("GatewayPolicy", hops)[0].contains("spec.trustedHops: is for whole Gateways")
+        );
+        let hops = "  trustedHops: 1\n";
+        assert_eq!(errors("GatewayPolicy", hops).len(), 1);
     }
 }

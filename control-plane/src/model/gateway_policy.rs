@@ -27,8 +27,12 @@ pub(crate) const LIMIT_KEY: &str = "limit";
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GatewayPolicySpec {
-    /// For which gateways, listeners, routes and rules of the policy's own namespace.
+    /// For which gateways, listeners, routes and rules of the policy's own namespace. A rule whose filter `ExtensionRef`
+    /// names the policy needs no entry.
+    #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
+    /// From which addresses one may call.
+    pub addresses: Option<AddressesSpec>,
     /// Which JSON web tokens are needed.
     pub jwt: Option<JwtSpec>,
     /// Which API keys are.
@@ -41,6 +45,17 @@ pub struct GatewayPolicySpec {
     pub rate_limits: Option<Vec<CallLimit>>,
     /// Which pages of other origins may call.
     pub cors: Option<CorsSpec>,
+    /// From pages of which hosts a browser may send what changes something.
+    pub csrf: Option<CsrfSpec>,
+    /// What stands in for answers that say what went wrong: the first entry with the status. An empty list is nothing.
+    pub errors: Option<Vec<ErrorAnswer>>,
+    /// How fast bodies go.
+    pub bandwidth: Option<BandwidthSpec>,
+    /// How long the body of a request may be, in bytes; it goes on when all of it is there. 0 is no limit.
+    pub max_body_bytes: Option<u32>,
+    /// How many trusted proxies are in front of the gateway, of whose `x-forwarded-for` the client's address is taken. For
+    /// whole gateways only. Default 0: the client is who connects.
+    pub trusted_hops: Option<u32>,
     /// How answers are compressed, for who takes it: any of these, by what the client likes best. An empty list is not
     /// at all.
     pub compression: Option<Vec<Compression>>,
@@ -75,6 +90,9 @@ pub struct JwtSpec {
     pub all_of: Vec<String>,
     /// Lets requests without any token pass, too; those with a bad one do not.
     pub allow_missing: bool,
+    /// What the token has to say: for each claim one of these values. Claims of texts are taken for words, of lists for
+    /// their entries; `.` leads into objects.
+    pub claims: Claims,
     /// No token is needed.
     pub off: bool,
     /// Paths for which something else holds: the first rule with the path.
@@ -94,6 +112,33 @@ pub struct JwtRule {
     /// As in [`JwtSpec`].
     pub allow_missing: bool,
     /// As in [`JwtSpec`].
+    pub claims: Claims,
+    /// As in [`JwtSpec`].
+    pub off: bool,
+}
+
+/// Claims by name, and the values that each may have.
+pub type Claims = BTreeMap<String, Vec<Scalar>>;
+
+/// A text, a number or a truth.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(untagged)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Scalar {
+    Bool(bool),
+    Number(i64),
+    Text(String),
+}
+
+/// From which addresses one may call: one of `allow`, if there are any, and none of `deny`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct AddressesSpec {
+    /// Addresses and ranges of them: `10.0.0.1`, `10.0.0.0/8`, `fd00::/8`. Empty: all.
+    pub allow: Vec<String>,
+    /// The same.
+    pub deny: Vec<String>,
+    /// From anywhere.
     pub off: bool,
 }
 
@@ -200,6 +245,8 @@ pub struct ApiKeysSpec {
     pub client_header: Option<String>,
     /// Sends the key on to the service. Default false.
     pub forward: bool,
+    /// Which clients may call. Empty: all that have a key.
+    pub allow_clients: Vec<String>,
     /// No key is needed.
     pub off: bool,
 }
@@ -313,6 +360,8 @@ pub enum CountedBy {
     Header(String),
     /// The client's address.
     Address,
+    /// The path, without its parameters.
+    Path,
 }
 
 impl CountedBy {
@@ -323,6 +372,7 @@ impl CountedBy {
             Self::Header(header) => format!("header {}", header.to_ascii_lowercase()),
             // The one that the proxies give it.
             Self::Address => "remote_address".to_owned(),
+            Self::Path => "path".to_owned(),
         }
     }
 }
@@ -346,6 +396,55 @@ pub struct CorsSpec {
     pub allow_credentials: bool,
     /// Other origins are not treated in any way.
     pub off: bool,
+}
+
+/// From pages of which hosts a browser may send what changes something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct CsrfSpec {
+    /// Hosts beside the one that is called: `shop.example`, `*.shop.example`, with the port where it is in the address.
+    pub allow_hosts: Vec<String>,
+    /// From any.
+    pub off: bool,
+}
+
+/// What stands in for some answers, of the service or of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ErrorAnswer {
+    /// For which: 400 to 599, `4xx`, `5xx`.
+    pub statuses: Vec<Scalar>,
+    /// The status that the client gets. Default: that of the answer.
+    pub status: Option<u16>,
+    /// The body. Default: none.
+    #[serde(default)]
+    pub body: String,
+    /// What the body is. Default `text/plain`.
+    pub content_type: Option<String>,
+    /// More headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// How fast bodies go through a proxy, all of a route together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct BandwidthSpec {
+    /// How many KiB in a second, 1 at least.
+    pub kib_per_second: Option<u64>,
+    /// Of which bodies. Default: of both, each for itself.
+    pub of: Vec<Direction>,
+    /// As fast as they come.
+    pub off: bool,
+}
+
+/// Which bodies are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Direction {
+    Requests,
+    Responses,
 }
 
 /// How answers are compressed.

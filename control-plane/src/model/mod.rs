@@ -7,6 +7,8 @@
 mod backend_tls;
 mod check;
 mod check_gateway_policy;
+mod check_jwt_provider;
+mod check_sections;
 mod document;
 mod error;
 mod gateway_policy;
@@ -15,13 +17,14 @@ mod kinds;
 mod load;
 mod object;
 
-pub(crate) use check_gateway_policy::{endpoint as uri_endpoint, key_set};
+pub(crate) use check_jwt_provider::{endpoint as uri_endpoint, key_set};
+pub(crate) use check_sections::range;
 pub use error::InputError;
 pub use gateway_policy::{
-    ApiKeysSpec, BackendRef, BasicAuthSpec, CallLimit, Compression, ConfigMapKey, CorsSpec,
-    CountedBy, ExtAuthzSpec, GatewayPolicy, GatewayPolicySpec, GrpcAuthorizer, HttpAuthorizer,
-    JwksSpec, JwtProvider, JwtProviderSpec, JwtRule, JwtSpec, KeyPlaces, PolicyTarget, TokenHeader,
-    TokenPlaces,
+    AddressesSpec, ApiKeysSpec, BackendRef, BandwidthSpec, BasicAuthSpec, CallLimit, Claims,
+    Compression, ConfigMapKey, CorsSpec, CountedBy, CsrfSpec, Direction, ErrorAnswer, ExtAuthzSpec,
+    GatewayPolicy, GatewayPolicySpec, GrpcAuthorizer, HttpAuthorizer, JwksSpec, JwtProvider,
+    JwtProviderSpec, JwtRule, JwtSpec, KeyPlaces, PolicyTarget, Scalar, TokenHeader, TokenPlaces,
 };
 pub(crate) use gateway_policy::{LIMIT_KEY, LIMITS_DOMAIN, limit_id};
 pub(crate) use kinds::parse_duration;

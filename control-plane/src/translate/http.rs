@@ -69,6 +69,11 @@ pub(super) fn connection_manager(defaults: &Defaults, side: Side<'_>, route: &st
         "use_remote_address": matches!(side, Side::Gateway(_)),
     });
     if let Side::Gateway(used) = side
+        && used.trusted_hops() > 0
+    {
+        manager["xff_num_trusted_hops"] = json!(used.trusted_hops());
+    }
+    if let Side::Gateway(used) = side
         && used.has_guards()
     {
         // A service might see another path than the one whose rules were kept.

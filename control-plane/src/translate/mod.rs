@@ -303,6 +303,8 @@ fn ads() -> Json {
 #[cfg(test)]
 mod edge_tests;
 #[cfg(test)]
+mod guard_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod tests;

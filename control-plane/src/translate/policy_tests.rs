@@ -7,7 +7,7 @@ use super::*;
 use crate::model::load_texts;
 
 const POLICIES: &str = include_str!("policy_tests.yaml");
-const ROUTES: &str = "gateway/default/edge/8080";
+pub(super) const ROUTES: &str = "gateway/default/edge/8080";
 
 fn snapshot(text: &str) -> Snapshot {
     translator(text).snapshot(&role("gateway/default/edge"), &NoSecrets)
@@ -18,7 +18,7 @@ fn get(snapshot: &Snapshot, kind: ResourceType, name: &str) -> Json {
 }
 
 /// The routes of a port, as they are matched.
-fn routes(snapshot: &Snapshot, name: &str) -> Vec<Json> {
+pub(super) fn routes(snapshot: &Snapshot, name: &str) -> Vec<Json> {
     let table = get(snapshot, ResourceType::Route, name);
     table["virtual_hosts"][0]["routes"]
         .as_array()
@@ -26,20 +26,20 @@ fn routes(snapshot: &Snapshot, name: &str) -> Vec<Json> {
         .clone()
 }
 
-fn filters(snapshot: &Snapshot, listener: &str) -> Vec<Json> {
+pub(super) fn filters(snapshot: &Snapshot, listener: &str) -> Vec<Json> {
     let listener = get(snapshot, ResourceType::Listener, listener);
     let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
     manager["http_filters"].as_array().unwrap().clone()
 }
 
-fn names(filters: &[Json]) -> Vec<&str> {
+pub(super) fn names(filters: &[Json]) -> Vec<&str> {
     filters
         .iter()
         .map(|it| it["name"].as_str().unwrap())
         .collect()
 }
 
-fn told(text: &str) -> Vec<String> {
+pub(super) fn told(text: &str) -> Vec<String> {
     let model = load_texts([("a.yaml", text)]).unwrap();
     let world = World::build(&model, "mesh.test", &[], None);
     let failed = world.statuses.iter().flat_map(|status| {
@@ -63,7 +63,7 @@ fn told(text: &str) -> Vec<String> {
 }
 
 /// The world of other texts, all of whose objects need not be fine.
-fn broken(text: &str) -> Snapshot {
+pub(super) fn broken(text: &str) -> Snapshot {
     let model = load_texts([("a.yaml", text)]).unwrap();
     let world = World::build(&model, "mesh.test", &[], None);
     Translator::new(Arc::new(world), None).snapshot(&role("gateway/default/edge"), &NoSecrets)

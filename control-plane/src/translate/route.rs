@@ -100,6 +100,9 @@ pub(super) fn of_gateway(
         let own = listener.hostname.clone().unwrap_or_else(|| "*".to_owned());
         // A host name of a listener without routes is not served by a listener with a wider one.
         hosts.entry(own).or_default();
+        if let Some(policy) = &listener.policies.base {
+            maker.used.add_listener(policy);
+        }
         for (order, route) in listener.routes.iter().enumerate() {
             for hostname in hostnames(listener, route, all) {
                 let entries = hosts.entry(hostname).or_default();
@@ -258,6 +261,9 @@ impl Maker<'_> {
                 route["match"] = matcher;
                 headers(&mut route, &rule.filters.request_headers, "request");
                 headers(&mut route, &rule.filters.response_headers, "response");
+                if rule.filters.is_unresolved {
+                    refuse(&mut route);
+                }
                 self.restrict(&mut route, over.gateway, variant);
                 if let Some(cors) = &rule.filters.cors {
                     // The route's own goes before the policy's.
@@ -279,11 +285,7 @@ impl Maker<'_> {
             }
         }
         if policy.is_broken {
-            if let Some(whole) = route.as_object_mut() {
-                whole.remove("route");
-                whole.remove("redirect");
-            }
-            route["direct_response"] = json!({"status": 500});
+            refuse(route);
         }
         self.used.apply(policy, variant, route);
     }
@@ -419,6 +421,15 @@ impl Maker<'_> {
         }
         found
     }
+}
+
+/// Lets nothing pass.
+fn refuse(route: &mut Json) {
+    if let Some(whole) = route.as_object_mut() {
+        whole.remove("route");
+        whole.remove("redirect");
+    }
+    route["direct_response"] = json!({"status": 500});
 }
 
 fn name_of(target: Option<&(Key, u16)>) -> String {

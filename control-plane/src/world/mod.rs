@@ -23,7 +23,8 @@ use crate::model::{
 };
 pub use backend_tls::{BackendTls, SubjectAltName, Validation};
 pub use policy::{
-    ApiKeys, CallLimits, ExtAuthz, Jwt, Keys, Missing, Policies, Policy, Provider, Requirement,
+    ApiKeys, CallLimits, Demand, ExtAuthz, Jwt, Keys, Missing, Policies, Policy, Provider,
+    Requirement,
 };
 pub use route::{Backend, Filters, HeaderChanges, MirrorTo, PathRewrite, Redirect, Route, Rule};
 pub(crate) use route::{covers, escape as regex_escape, intersect};

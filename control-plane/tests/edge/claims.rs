@@ -110,14 +110,14 @@ fn authorizer() -> SocketAddr {
     address
 }
 
-struct Issuer(EcdsaKeyPair);
+pub(crate) struct Issuer(EcdsaKeyPair);
 
 impl Issuer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
-    fn jwks(&self) -> String {
+    pub(crate) fn jwks(&self) -> String {
         let point = self.0.public_key().as_ref();
         let (x, y) = point[1..].split_at(32);
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
@@ -127,10 +127,15 @@ impl Issuer {
     }
 
     fn token(&self, issuer: &str, role: &str) -> String {
+        self.sign(&format!(r#""iss": "{issuer}", "role": "{role}""#))
+    }
+
+    /// A token with these claims, good for ten minutes.
+    pub(crate) fn sign(&self, claims: &str) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let expires = now.as_secs() + 600;
         let head = r#"{"alg": "ES256", "typ": "JWT"}"#.to_owned();
-        let claims = format!(r#"{{"iss": "{issuer}", "role": "{role}", "exp": {expires}}}"#);
+        let claims = format!(r#"{{{claims}, "exp": {expires}}}"#);
         let signed = [head, claims]
             .map(|part| URL_SAFE_NO_PAD.encode(part))
             .join(".");

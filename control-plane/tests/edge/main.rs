@@ -10,6 +10,7 @@
 
 mod calls;
 mod claims;
+mod guards;
 mod ingress;
 mod names;
 mod policies;

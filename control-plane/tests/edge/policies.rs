@@ -28,13 +28,18 @@ fn an_outrigger_asks_who_calls_as_policies_say() {
 pub(crate) type Answer = (u16, String, String);
 
 pub(crate) fn ask(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
+    send(address, &format!("GET {path}"), headers, "")
+}
+
+/// `what` is a method and a path; without an answer the status is 0.
+pub(crate) fn send(address: SocketAddr, what: &str, headers: &[&str], body: &str) -> Answer {
     let ask = || -> std::io::Result<Answer> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let more: String = headers.iter().map(|it| format!("{it}\r\n")).collect();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n{more}\r\n"
+            "{what} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n{more}\r\n{body}"
         )?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
@@ -51,7 +56,9 @@ pub(crate) fn ask(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
 }
 
 /// Serves with what `answer` says to a request's head, in lower case: status, headers, body.
-fn process(answer: impl Fn(&str) -> (u16, String, String) + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn process(
+    answer: impl Fn(&str) -> (u16, String, String) + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
@@ -68,7 +75,14 @@ fn process(answer: impl Fn(&str) -> (u16, String, String) + Send + Sync + 'stati
                             Ok(_) => {}
                         }
                     }
-                    let (status, headers, body) = answer(&head.to_ascii_lowercase());
+                    let head = head.to_ascii_lowercase();
+                    let length = head.split_once("content-length: ").map(|(_, it)| it);
+                    let length = length.and_then(|it| it.split("\r\n").next()?.parse().ok());
+                    let mut received = vec![0; length.unwrap_or(0)];
+                    if reader.read_exact(&mut received).is_err() {
+                        return;
+                    }
+                    let (status, headers, body) = answer(&head);
                     let length = body.len();
                     let text = format!(
                         "HTTP/1.1 {status} -\r\ncontent-length: {length}\r\n{headers}\r\n{body}"

@@ -8,9 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::codec::h1::Http1Settings;
-use super::codec::h2::Http2Settings;
-use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
@@ -20,6 +17,9 @@ use super::routing::{Routing, WorkerRoutes};
 use super::stream::Record;
 use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
+use crate::codec::h1::Http1Settings;
+use crate::codec::h2::Http2Settings;
+use crate::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;

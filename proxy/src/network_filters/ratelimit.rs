@@ -121,20 +121,10 @@ impl Config {
         })
     }
 
-    fn request(&self, info: &Rc<ConnectionInfo>) -> service_pb::RateLimitRequest {
-        let info = StreamInfo::new(info.clone(), 0, None);
-        let data = FormatData {
-            info: &info,
-            request: None,
-            response: None,
-            request_trailers: None,
-            response_trailers: None,
-            local_reply_body: b"",
-            log_type: "",
-        };
+    fn request(&self, data: &FormatData<'_>) -> service_pb::RateLimitRequest {
         let entry = |(key, format): &(String, Formatter)| {
             let mut value = Vec::new();
-            format.render(&data, &mut value);
+            format.render(data, &mut value);
             common::rate_limit_descriptor::Entry {
                 key: key.clone(),
                 value: match String::from_utf8_lossy(&value) {
@@ -234,7 +224,9 @@ impl NetworkFilter for RateLimit {
         let client = self
             .client
             .get_or_init(|| AsyncClient::new(self.worker.clone()));
-        let call = config.service.ask(client, &config.request(info));
+        let info = StreamInfo::new(info.clone(), 0, None);
+        let data = FormatData::of_request(&info, None);
+        let call = config.service.ask(client, &config.request(&data), &data);
         let answer = self.answer.clone();
         NetworkStatus::Wait(Box::pin(async move {
             let came = call.await;

@@ -60,7 +60,7 @@ fn main() -> Result<ExitCode, Error> {
     let envoy = names.next().ok_or("no program")?;
     for name in names {
         let verdict = Verdict::of(&all, envoy, name);
-        println!("{name} after {envoy}: {verdict:?}");
+        println!("{name} after {envoy}: {verdict}");
         for complaint in verdict.complaints(&Tolerance::LONG) {
             println!("worse: {complaint}");
             code = ExitCode::FAILURE;

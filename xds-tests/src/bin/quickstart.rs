@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(once: bool, any_port: bool) -> Result<(), Error> {
-    println!("1. Building Outrigger (the first time this takes some minutes).");
+    println!("{}", binaries::building("Outrigger"));
     let binary = binaries::outrigger()?;
 
     let port = if any_port { 0 } else { BACKEND };

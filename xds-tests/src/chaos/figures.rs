@@ -5,7 +5,7 @@
 )]
 
 use std::collections::HashSet;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::load::{End, Sample};
@@ -302,6 +302,26 @@ impl Verdict {
             complaints.push(format!("spread: {other:.4} after {first:.4}"));
         }
         complaints
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            success: [success, other_success],
+            failed: [failed, other_failed],
+            sent: [sent, other_sent],
+            p99: [p99, other_p99],
+            spread: [spread, other_spread],
+        } = self;
+        let percent = |share: f64| 100.0 * share;
+        write!(
+            f,
+            "median success {:.3}% after {:.3}%, {other_failed} of {other_sent} failed after {failed} of {sent}, \
+             median p99 {other_p99:.1} ms after {p99:.1} ms, median spread {other_spread:.4} after {spread:.4}",
+            percent(*other_success),
+            percent(*success),
+        )
     }
 }
 

@@ -12,7 +12,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Takes every request to the scope `b`.
-const LEADS: &str = "
+pub const LEADS: &str = "
 - name: scope
   typed_config:
     \"@type\": \"@http/header_mutation.v3.HeaderMutation\"

@@ -1,6 +1,7 @@
 //! Scoped routes: headers of a request choose the route configuration that it is routed by.
 
 use crate::case::{Case, With, case, get, indent};
+use crate::late_tables::LEADS;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -33,7 +34,7 @@ pub fn cases() -> Vec<Case> {
             .send(get("/").field("x-scope", "a").host("b.com"))
             .get("/")
             .shows(["< body both", "< body other", "< 404"]),
-        scoped("a filter that changes the scope and clears the route leads to another scope", "{ header_value_extractor: { name: x-scope, index: 0 } }", &[(&["a"], "a"), (&["b"], "b")], CHANGES)
+        scoped("a filter that changes the scope and clears the route leads to another scope", "{ header_value_extractor: { name: x-scope, index: 0 } }", &[(&["a"], "a"), (&["b"], "b")], &format!("{LEADS}{MARK}"))
             .send(get("/").field("x-scope", "a"))
             .get("/")
             .shows(["< body b", "< x-of: b"])
@@ -41,17 +42,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Takes every request to the scope `b`, and lets the routes there mark their responses.
-const CHANGES: &str = "
-- name: scope
-  typed_config:
-    \"@type\": \"@http/header_mutation.v3.HeaderMutation\"
-    mutations: { request_mutations: [{ append: { header: { key: x-scope, value: b }, append_action: OVERWRITE_IF_EXISTS_OR_ADD } }] }
-- name: clear
-  typed_config:
-    \"@type\": \"@http/set_filter_state.v3.Config\"
-    clear_route_cache: true
-    on_request_headers: [{ object_key: k, factory_key: envoy.string, format_string: { text_format_source: { inline_string: v } } }]
+/// Lets routes mark their responses.
+const MARK: &str = "\
 - name: mark
   typed_config:
     \"@type\": \"@http/header_mutation.v3.HeaderMutation\"

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_api::apis::standard::httproutes::{
-    HttpRouteRulesFilters, HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestRedirectScheme,
-    HttpRouteRulesFiltersType,
+    HttpRouteRulesFilters, HttpRouteRulesFiltersCors, HttpRouteRulesFiltersExtensionRef,
+    HttpRouteRulesFiltersRequestRedirectScheme, HttpRouteRulesFiltersType,
 };
 use serde::Serialize;
 
 use super::resolve::Resolver;
 use super::source::reshape;
 use super::{Filters, HeaderChanges, MirrorTo, PathRewrite, Redirect};
-use crate::model::CorsSpec;
+use crate::model::{CorsSpec, Key};
 use crate::world::port_number;
 
 impl Resolver<'_> {
@@ -94,11 +94,14 @@ impl Resolver<'_> {
                     });
                 }
                 HttpRouteRulesFiltersType::ExtensionRef => {
-                    return Err(
-                        "the filter ExtensionRef is not supported: a GatewayPolicy says the same by `targetRefs`, with \
-                         this route as `name` and the rule's name as `sectionName`"
-                            .to_owned(),
-                    );
+                    let written = filter.extension_ref.as_ref().ok_or("no `extensionRef`")?;
+                    match self.policy(written) {
+                        Ok(key) => filters.policies.push(key),
+                        Err(problem) => {
+                            self.missing.push(problem);
+                            filters.is_unresolved = true;
+                        }
+                    }
                 }
                 HttpRouteRulesFiltersType::Cors => {
                     filters.cors = Some(Arc::new(cors(filter.cors.as_ref().ok_or("no `cors`")?)?));
@@ -111,6 +114,30 @@ impl Resolver<'_> {
             return Err("RequestRedirect and URLRewrite exclude each other".to_owned());
         }
         Ok(filters)
+    }
+
+    /// The policy that a rule names.
+    fn policy(
+        &self,
+        written: &HttpRouteRulesFiltersExtensionRef,
+    ) -> Result<Key, (&'static str, String)> {
+        let HttpRouteRulesFiltersExtensionRef { group, kind, name } = written;
+        if (group.as_str(), kind.as_str()) != ("outrigger.dev", "GatewayPolicy") {
+            let message = format!("ExtensionRef {group}/{kind} is no outrigger.dev/GatewayPolicy");
+            return Err(("InvalidKind", message));
+        }
+        let key = Key::new(self.namespace, name);
+        let policy = self.model.gateway_policies.get(&key);
+        let policy =
+            policy.ok_or_else(|| ("PolicyNotFound", format!("there is no GatewayPolicy {key}")))?;
+        match policy.object.spec.trusted_hops {
+            None => Ok(key),
+            Some(_) => {
+                let message =
+                    format!("GatewayPolicy {key} has `trustedHops`, which no rule can have");
+                Err(("UnsupportedValue", message))
+            }
+        }
     }
 }
 

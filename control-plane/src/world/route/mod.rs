@@ -73,6 +73,10 @@ pub struct Filters {
     pub rewrite_path: Option<PathRewrite>,
     pub mirrors: Vec<MirrorTo>,
     pub cors: Option<Arc<CorsSpec>>,
+    /// Policies of gateways that the rule names, all of which there are.
+    pub policies: Vec<Key>,
+    /// A filter is not there: nothing passes.
+    pub is_unresolved: bool,
 }
 
 /// Changes of headers.

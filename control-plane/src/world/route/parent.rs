@@ -8,7 +8,7 @@ use gateway_api::apis::standard::gateways::{
 };
 use gateway_api::apis::standard::httproutes::HttpRouteParentRefs;
 
-use super::Route;
+use super::{Route, Rule};
 use crate::model::{Key, Kind, Model};
 use crate::world::{Gateway, ListenerMode, Service, port_number};
 
@@ -20,6 +20,11 @@ pub(super) fn to_service(
 ) -> Result<(), (&'static str, String)> {
     if route.rules.iter().any(|rule| rule.filters.cors.is_some()) {
         let message = "the filter CORS is for routes of gateways, where browsers call";
+        return Err(("UnsupportedValue", message.to_owned()));
+    }
+    let has_policy = |rule: &Rule| !rule.filters.policies.is_empty() || rule.filters.is_unresolved;
+    if route.rules.iter().any(has_policy) {
+        let message = "the filter ExtensionRef is for routes of gateways, which have policies";
         return Err(("UnsupportedValue", message.to_owned()));
     }
     if key.namespace != route.key.namespace {

@@ -64,12 +64,12 @@ pub(super) fn resolve(
 }
 
 pub(super) struct Resolver<'a> {
-    model: &'a Model,
+    pub(super) model: &'a Model,
     services: &'a BTreeMap<Key, Service>,
     kind: Kind,
-    namespace: &'a str,
+    pub(super) namespace: &'a str,
     /// References that lead nowhere: reason and message.
-    missing: Vec<(&'static str, String)>,
+    pub(super) missing: Vec<(&'static str, String)>,
 }
 
 impl Resolver<'_> {
@@ -120,6 +120,8 @@ impl Resolver<'_> {
             || filters.rewrite_path.is_some()
             || !filters.mirrors.is_empty()
             || filters.cors.is_some()
+            || !filters.policies.is_empty()
+            || filters.is_unresolved
         {
             return Err(
                 "of a backend's filters, only those of headers and of the host name are supported"

@@ -1,9 +1,9 @@
 //! How a stream begins: its head through checks, route and filters, or why it never came to that.
 
-use super::super::codec::h2::RefusedHead;
-use super::super::codec::{ProtocolError, ServerStream, StreamReset};
 use super::super::local_reply::protocol_error_reply;
 use super::{Half, HeadTimeout, Stream, Upgrade};
+use crate::codec::h2::RefusedHead;
+use crate::codec::{ProtocolError, ServerStream, StreamReset};
 use crate::http::{EndStream, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::stream_info::ResponseFlag;

@@ -8,8 +8,8 @@ use outrigger_proto::rate_limit::{DescriptorStatus, RateLimit};
 use pb::rate_limit_response::Code;
 use pb::rate_limit_response::rate_limit::Unit;
 
+use crate::http::inline::{merges_in_request, merges_in_response};
 use crate::http::{RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::inline::{merges_in_request, merges_in_response};
 
 /// Fields that the response is given, in addition to those of the same name; of a name that Envoy keeps once, the values are joined.
 #[derive(Debug, Default, PartialEq, Eq)]

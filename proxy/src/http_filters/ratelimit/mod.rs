@@ -31,6 +31,7 @@ use super::{
     RouteFilterConfig, StreamContext, WorkerHttpFilter,
 };
 use crate::config::{ConfigPath, Rejected, TypedConfig, json_object};
+use crate::formatter::FormatData;
 use crate::http::{EndStream, Known, RequestHead, ResponseHead};
 use crate::rate_limit::to_proto;
 use crate::route::{RateLimit, SelectedRoute};
@@ -146,7 +147,11 @@ impl Filter {
             answer: answer.clone(),
         });
         let service = &self.state.config.service;
-        let call = service.ask(self.state.client(), &request);
+        let call = service.ask(
+            self.state.client(),
+            &request,
+            &FormatData::of_request(cx.info, Some(head)),
+        );
         HeadersStatus::Wait(Box::pin(async move {
             let came = call.await;
             answer.replace(Some(came));
@@ -385,10 +390,11 @@ impl HttpFilter for Filter {
             &mut SmallVec::new(),
         );
         if let Some(request) = request {
-            let state = self.state.clone();
+            let data = FormatData::of_request(info, Some(&end.head));
+            let service = &self.state.config.service;
+            let call = service.ask(self.state.client(), &request, &data);
             // Nobody waits for it; it ends with its timeout at the latest.
             tokio::task::spawn_local(async move {
-                let call = state.config.service.ask(state.client(), &request);
                 let _ = call.await;
             });
         }

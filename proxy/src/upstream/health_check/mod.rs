@@ -51,8 +51,8 @@ use super::host_health::{HealthPublisher, HostReport};
 use super::outlier_detection::OutlierDetector;
 use super::pool::Connector;
 use super::shared_cluster::Cluster;
+use crate::codec::Http2CodecStats;
 use crate::config::Fraction;
-use crate::http_connection_manager::codec::Http2CodecStats;
 use crate::runtime::{Runtime, RuntimeFraction, RuntimeInteger};
 use crate::server::Random;
 

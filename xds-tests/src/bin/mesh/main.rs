@@ -44,7 +44,8 @@ fn run(flags: &[String]) -> Result<(), Error> {
     }
     let has = |flag: &str| flags.iter().any(|given| given == flag);
     println!(
-        "1. Building Outrigger and its control plane (the first time this takes some minutes)."
+        "{}",
+        binaries::building("Outrigger, with its control plane,")
     );
     let (proxy, name) = if has("--envoy") {
         (binaries::envoy()?, "mesh-of-envoys")

@@ -318,7 +318,33 @@ pub(super) fn failures() -> Vec<Case> {
             chunked: false,
         })])
     };
+    let unavailable = || {
+        acts([Act::Respond(Response {
+            status: 200,
+            fields: vec![
+                ("content-type".into(), "application/grpc".into()),
+                ("grpc-status".into(), "14".into()),
+            ],
+            body: vec![],
+            trailers: vec![],
+            chunked: false,
+        })])
+    };
+    let mut again = limited(
+        "a service is asked again as its retry_policy says",
+        deny,
+        [unavailable(), ok()],
+    );
+    again.filters = again.filters.replace(
+        "grpc_service: {",
+        "grpc_service: { retry_policy: { retry_on: unavailable, retry_back_off: { base_interval: 0.01s } }, initial_metadata: [{ key: x-said, value: \"%REQ(:path)%\" }],",
+    );
     vec![
+        again
+            .get("/a?b=c")
+            .stats(STATS)
+            .stats(["cluster.@stat-service.upstream_rq_retry"])
+            .shows(["< 200", "> x-said: /a?b=c", "stat cluster.@stat-service.upstream_rq_retry: 1"]),
         titled("a service that is not there lets requests pass", refused(""))
             .get("/")
             .stats(STATS)
