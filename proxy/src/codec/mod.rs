@@ -3,6 +3,7 @@
 pub mod h1;
 pub mod h2;
 mod stats;
+mod underscores;
 pub(crate) mod upgrade;
 
 use std::borrow::Cow;

@@ -1,0 +1,20 @@
+//! `HttpProtocolOptions.headers_with_underscores_action`, which codecs of any version of HTTP are told.
+
+use outrigger_proto::pb::envoy::config::core::v3 as core;
+
+use crate::config::{ConfigPath, Rejected};
+use crate::http::HeadersWithUnderscoresAction;
+
+impl HeadersWithUnderscoresAction {
+    /// Converts the field `headers_with_underscores_action` of `HttpProtocolOptions`, whose path is `path`.
+    pub fn from_proto(value: i32, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
+        use core::http_protocol_options::HeadersWithUnderscoresAction as Proto;
+        Ok(
+            match path.enumeration("headers_with_underscores_action", value)? {
+                Proto::Allow => Self::Allow,
+                Proto::RejectRequest => Self::RejectRequest,
+                Proto::DropHeader => Self::DropHeader,
+            },
+        )
+    }
+}
