@@ -7,6 +7,7 @@
 //!
 //! Deviations: query parameters that no mutation names keep their escapes, where Envoy sends them on decoded.
 //! Deviations: `remove` of a pseudo header is refused.
+//! Deviations: the ends of lines are left out of a value; Envoy answers a request with such a value 503.
 
 use std::rc::Rc;
 use std::sync::Arc;
