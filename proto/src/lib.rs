@@ -18,6 +18,7 @@ mod base64;
 pub mod difference;
 mod fields;
 pub mod json;
+pub mod rate_limit;
 pub mod schema;
 pub mod validate;
 mod wire;

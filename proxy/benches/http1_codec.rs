@@ -6,8 +6,8 @@ use std::future::poll_fn;
 use std::hint::black_box;
 use std::rc::Rc;
 
-use outrigger::http_connection_manager::codec::ServerStream;
-use outrigger::http_connection_manager::codec::h1::{
+use outrigger::codec::ServerStream;
+use outrigger::codec::h1::{
     ClientHttp1Settings, Http1Settings, ResponseTo, ServerConnection, parse_request, parse_response,
 };
 use outrigger::net::Io;

@@ -4,14 +4,16 @@
 //!
 //! The modules in the order in which a request meets them:
 //! [`server`] starts the threads, [`listener`] accepts, [`listener_filters`] look at the first bytes, [`network_filters`] take
-//! the connection, the [`http_connection_manager`] makes streams of it, [`route`] chooses, [`http_filters`] decide and change,
-//! [`upstream`] answers; what happened is in [`stream_info`], and goes to [`access_loggers`] and [`stats`].
+//! the connection, a [`codec`] reads it, the [`http_connection_manager`] makes streams of it, [`route`] chooses,
+//! [`http_filters`] decide and change, [`upstream`] answers; what happened is in [`stream_info`], and goes to
+//! [`access_loggers`] and [`stats`].
 
 #![warn(missing_docs)]
 
 pub mod access_loggers;
 pub mod admin;
 pub mod cel;
+pub mod codec;
 pub mod compression;
 pub mod config;
 pub mod explain;

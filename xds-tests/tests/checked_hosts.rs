@@ -1,4 +1,4 @@
-//! Active health checks by the clock, and of a Redis: Envoy and Outrigger beside each other.
+//! Active health checks by the clock, and of a Redis, and what a host gets that is well again: Envoy and Outrigger beside each other.
 //!
 //! Times have bounds that a busy machine keeps: what must not come too early is exact, what must come has seconds to spare.
 #![allow(
@@ -229,3 +229,109 @@ async fn a_key_takes_a_redis_out_of_use() {
     drop(redis);
     wait_for(&proxies, ["/failed_active_hc", "/failed_active_hc"]).await;
 }
+
+/// A host that fails its first check, is well from then on, and counts what else it is asked.
+async fn late_host(name: &'static str, fails: usize) -> (u16, Rc<RefCell<(usize, usize)>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let counts = Rc::new(RefCell::new((0, 0)));
+    let counted = counts.clone();
+    spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let counts = counted.clone();
+            spawn_local(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                    let answer = {
+                        let mut counts = counts.borrow_mut();
+                        let is_check = buffer[..length].starts_with(b"GET /hc ");
+                        *if is_check {
+                            &mut counts.0
+                        } else {
+                            &mut counts.1
+                        } += 1;
+                        match is_check && counts.0 <= fails {
+                            true => "HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                            false => format!(
+                                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}",
+                                name.len()
+                            ),
+                        }
+                    };
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, counts)
+}
+
+const LISTENER: &str = r#"  listeners:
+  - name: hosts
+    address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: hosts
+          route_config: { virtual_hosts: [{ name: all, domains: ["*"], routes: [{ match: { prefix: / }, route: { cluster: hosts } }] }] }
+          http_filters: [{ name: router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }]
+  clusters:
+"#;
+
+/// A host that becomes well when another has been so for longer than the window has a quarter of its weight at first, and so a fifth
+/// of the requests: of many, wherever the schedule begins. A machine so busy that they take more than a quarter of the window would
+/// find more.
+#[tokio::test(flavor = "current_thread")]
+async fn slow_start_holds_a_new_host_back_to_its_share() {
+    let test = async {
+        for side in sides("checked-hosts-slow-start") {
+            let (old_port, old) = late_host("old", 0).await;
+            let (new_port, new) = late_host("new", FAILS).await;
+            let check = "timeout: 2s, interval: 1s, no_traffic_interval: 1s, no_traffic_healthy_interval: 60s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: { path: /hc }";
+            let policy = "    round_robin_lb_config: { slow_start_config: { slow_start_window: 6s, min_weight_percent: { value: 25 } } }\n    common_lb_config: { healthy_panic_threshold: { value: 0 } }\n";
+            let clusters = cluster("hosts", &[old_port, new_port], check) + policy;
+            let (program, folder) = &side;
+            let bootstrap = format!(
+                "node: {{ id: checks, cluster: stories }}\nadmin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\nstatic_resources:\n{LISTENER}{clusters}"
+            );
+            let proxy = Proxy::start(program, &bootstrap, folder).await.unwrap();
+            let start = Instant::now();
+            while new.borrow().0 <= FAILS {
+                assert!(start.elapsed() < Duration::from_secs(30), "{side:?}");
+                sleep(Duration::from_millis(50)).await;
+            }
+            // What the last check found has come to the workers.
+            sleep(Duration::from_millis(200)).await;
+            let mut stream = TcpStream::connect(proxy.listener("hosts").unwrap())
+                .await
+                .unwrap();
+            let mut buffer = [0; 4096];
+            for _ in 0..REQUESTS {
+                stream
+                    .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut length = 0;
+                while !buffer[..length].ends_with(b"old") && !buffer[..length].ends_with(b"new") {
+                    let more = stream.read(&mut buffer[length..]).await.unwrap();
+                    assert!(more > 0, "{side:?}");
+                    length += more;
+                }
+            }
+            let (old, new) = (old.borrow().1, new.borrow().1);
+            println!("{side:?}: {old} and {new}");
+            assert_eq!(old + new, REQUESTS);
+            assert!((70..=150).contains(&new), "{side:?}: {new} of {REQUESTS}");
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A fifth of them is a hundred.
+const REQUESTS: usize = 500;
+/// Of checks, one in a second: in that time the other host gets its whole weight.
+const FAILS: usize = 8;

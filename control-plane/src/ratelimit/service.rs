@@ -13,18 +13,20 @@ use outrigger_proto::pb::envoy::config::core::v3::HeaderValue;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
 use outrigger_proto::pb::envoy::r#type::v3::RateLimitUnit;
-use outrigger_proto::pb::google::protobuf::Duration as PbDuration;
+use outrigger_proto::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
+use outrigger_proto::rate_limit::{
+    DescriptorStatus, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
+};
+use pb::rate_limit_response::Code;
 use pb::rate_limit_response::rate_limit::Unit;
-use pb::rate_limit_response::{Code, DescriptorStatus, RateLimit};
-use pb::rate_limit_service_server::{RateLimitService, RateLimitServiceServer};
 use tokio::net::TcpListener;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::{Response, Status};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::limiter::{Asked, Entry, Limiter, Verdict};
+use crate::rpc::unary;
 use crate::spawn;
 use crate::telemetry::continue_trace;
 
@@ -64,22 +66,22 @@ impl Limits {
         if Span::current().is_none() {
             continue_trace(&span, request.headers());
         }
-        let mut service = RateLimitServiceServer::new(self);
-        service.call(request).instrument(span).await
+        if request.uri().path().strip_prefix(Self::PREFIX) != Some("ShouldRateLimit") {
+            return Ok(Status::unimplemented("there is no such call").into_http());
+        }
+        let call = move |asked| async move { self.should_rate_limit(asked).await };
+        Ok(unary(request, call).instrument(span).await)
     }
-}
 
-#[tonic::async_trait]
-impl RateLimitService for Limits {
     async fn should_rate_limit(
         &self,
-        request: tonic::Request<pb::RateLimitRequest>,
-    ) -> Result<Response<pb::RateLimitResponse>, Status> {
-        let pb::RateLimitRequest {
+        request: RateLimitRequest,
+    ) -> Result<RateLimitResponse, Status> {
+        let RateLimitRequest {
             domain,
             descriptors,
             hits_addend,
-        } = request.into_inner();
+        } = request;
         if descriptors.len() > MAX_DESCRIPTORS {
             let text = format!("more than {MAX_DESCRIPTORS} descriptors");
             return Err(Status::invalid_argument(text));
@@ -116,17 +118,17 @@ impl RateLimitService for Limits {
         span.record("domain", &domain);
         span.record("descriptors", asked.len());
         span.record("answer", code(passes).as_str_name());
-        Ok(Response::new(pb::RateLimitResponse {
+        Ok(RateLimitResponse {
             overall_code: code(passes).into(),
             statuses: verdicts.into_iter().map(status).collect(),
             response_headers_to_add,
             ..Default::default()
-        }))
+        })
     }
 }
 
-fn asked(descriptor: common::RateLimitDescriptor, hits: u64) -> Asked {
-    let common::RateLimitDescriptor {
+fn asked(descriptor: RateLimitDescriptor, hits: u64) -> Asked {
+    let RateLimitDescriptor {
         entries,
         limit,
         hits_addend,
@@ -139,7 +141,8 @@ fn asked(descriptor: common::RateLimitDescriptor, hits: u64) -> Asked {
     Asked {
         entries: entries.collect(),
         limit: limit.and_then(|limit| {
-            let seconds = seconds(limit.unit())?;
+            let units = limit.unit_multiplier.map_or(1, |units| units.value);
+            let seconds = seconds(limit.unit())? * u64::from(units.max(1));
             Some((limit.requests_per_unit, seconds))
         }),
         hits: hits_addend.map_or(hits, |hits| hits.value),
@@ -191,17 +194,7 @@ fn status(verdict: Option<Verdict>) -> DescriptorStatus {
             ..Default::default()
         };
     };
-    // Times without a unit of their own are told by their rate alone.
-    let unit = match verdict.seconds {
-        1 => Unit::Second,
-        60 => Unit::Minute,
-        3600 => Unit::Hour,
-        DAY => Unit::Day,
-        seconds if seconds == 7 * DAY => Unit::Week,
-        seconds if seconds == 30 * DAY => Unit::Month,
-        seconds if seconds == 365 * DAY => Unit::Year,
-        _ => Unit::Unknown,
-    };
+    let (unit, units) = unit(verdict.seconds);
     let wait = verdict.wait.div_ceil(1000);
     DescriptorStatus {
         code: code(verdict.passes).into(),
@@ -209,14 +202,31 @@ fn status(verdict: Option<Verdict>) -> DescriptorStatus {
             name: verdict.name,
             requests_per_unit: verdict.requests,
             unit: unit.into(),
+            unit_multiplier: (units > 1).then_some(UInt32Value { value: units }),
         }),
         limit_remaining: u32::try_from(verdict.remaining).unwrap_or(u32::MAX),
         duration_until_reset: Some(PbDuration {
             seconds: i64::try_from(wait).unwrap_or(i64::MAX),
             nanos: 0,
         }),
-        quota: None,
     }
+}
+
+/// A time as one unit, or as several of the largest that it is a multiple of.
+fn unit(seconds: u64) -> (Unit, u32) {
+    let units = [
+        (Unit::Year, 365 * DAY),
+        (Unit::Month, 30 * DAY),
+        (Unit::Week, 7 * DAY),
+        (Unit::Day, DAY),
+        (Unit::Hour, 60 * 60),
+        (Unit::Minute, 60),
+        (Unit::Second, 1),
+    ];
+    let one = units.iter().find(|(_, length)| seconds == *length);
+    let several = || units.iter().find(|(_, length)| seconds % length == 0);
+    let (unit, length) = one.or_else(several).unwrap_or(&(Unit::Second, 1));
+    (*unit, u32::try_from(seconds / length).unwrap_or(u32::MAX))
 }
 
 /// Serves the limits alone, without TLS, for ever.
@@ -250,22 +260,24 @@ pub async fn serve(listener: TcpListener, limits: Limits) {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_proto::rate_limit::RateLimitOverride;
+
     use super::*;
 
-    fn request(user: &str, hits: u32) -> tonic::Request<pb::RateLimitRequest> {
+    fn request(user: &str, hits: u32) -> RateLimitRequest {
         let entry = |key: &str, value: &str| common::rate_limit_descriptor::Entry {
             key: key.to_owned(),
             value: value.to_owned(),
         };
-        let descriptor = |key: &str, value: &str| common::RateLimitDescriptor {
+        let descriptor = |key: &str, value: &str| RateLimitDescriptor {
             entries: vec![entry(key, value)],
             ..Default::default()
         };
-        tonic::Request::new(pb::RateLimitRequest {
+        RateLimitRequest {
             domain: "apis".to_owned(),
             descriptors: vec![descriptor("user", user), descriptor("unknown", "x")],
             hits_addend: hits,
-        })
+        }
     }
 
     fn limits() -> Limits {
@@ -279,7 +291,6 @@ mod tests {
     async fn an_answer_says_for_each_descriptor_what_is_left() {
         let limits = limits();
         let answer = limits.should_rate_limit(request("ann", 2)).await.unwrap();
-        let answer = answer.into_inner();
         assert_eq!(answer.overall_code(), Code::Ok);
         let [limited, unlimited] = &answer.statuses[..] else {
             panic!("{answer:?}");
@@ -292,20 +303,37 @@ mod tests {
             (Code::Ok, &None)
         );
         let answer = limits.should_rate_limit(request("ann", 2)).await.unwrap();
-        let answer = answer.into_inner();
         assert_eq!(answer.overall_code(), Code::OverLimit);
         assert_eq!(answer.statuses[0].code(), Code::OverLimit);
         assert!(answer.statuses[0].duration_until_reset.unwrap().seconds > 0);
         let other = limits.should_rate_limit(request("bob", 0)).await.unwrap();
-        assert_eq!(other.into_inner().overall_code(), Code::Ok);
+        assert_eq!(other.overall_code(), Code::Ok);
     }
 
     #[tokio::test]
     async fn too_many_descriptors_are_refused() {
         let mut request = request("ann", 1);
-        let one = request.get_ref().descriptors[0].clone();
-        request.get_mut().descriptors = vec![one; MAX_DESCRIPTORS + 1];
+        let one = request.descriptors[0].clone();
+        request.descriptors = vec![one; MAX_DESCRIPTORS + 1];
         let refused = limits().should_rate_limit(request).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn a_limit_may_be_of_several_units() {
+        let limits = limits();
+        let mut request = request("ann", 1);
+        request.descriptors[1].limit = Some(RateLimitOverride {
+            requests_per_unit: 5,
+            unit: RateLimitUnit::Second.into(),
+            unit_multiplier: Some(UInt32Value { value: 90 }),
+        });
+        let answer = limits.should_rate_limit(request).await.unwrap();
+        let limit = answer.statuses[1].current_limit.as_ref().unwrap();
+        let units = limit.unit_multiplier.as_ref().map(|units| units.value);
+        assert_eq!((limit.unit(), units), (Unit::Second, Some(90)));
+        assert_eq!(unit(60), (Unit::Minute, 1));
+        assert_eq!(unit(600), (Unit::Minute, 10));
+        assert_eq!(unit(14 * DAY), (Unit::Week, 2));
     }
 }

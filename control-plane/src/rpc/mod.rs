@@ -127,7 +127,7 @@ fn bearer(headers: &http::HeaderMap) -> Option<String> {
 }
 
 /// Reads one message, calls, and writes one.
-async fn unary<B, Q, A, F, T>(request: Request<B>, call: F) -> http::Response<Body>
+pub(crate) async fn unary<B, Q, A, F, T>(request: Request<B>, call: F) -> http::Response<Body>
 where
     B: http_body::Body + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,

@@ -455,6 +455,10 @@ fn default(field: Field) -> Scalar<'static> {
 const TAKEN: &[(&str, &str)] = &[
     ("envoy.config.core.v3.HealthCheck", "name"),
     (
+        "envoy.config.core.v3.HealthCheck.HttpHealthCheck",
+        "use_alpn_protocol",
+    ),
+    (
         "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
         "realm",
     ),

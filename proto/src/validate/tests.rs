@@ -210,11 +210,13 @@ fn what_envoy_has_given_up_names_its_runtime_key() {
 
 #[test]
 fn fields_that_the_rust_types_lack_are_pointed_out() {
-    let text = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: {path: /, use_alpn_protocol: true}, name: probe}";
+    let text = "{tcp_cluster_name: c, scale_histogram_units_to_milliseconds: true}";
     assert_eq!(
-        found::<envoy::config::core::v3::HealthCheck>(text),
-        ["http_health_check.use_alpn_protocol: is not supported yet"]
+        found::<envoy::config::metrics::v3::StatsdSink>(text),
+        ["scale_histogram_units_to_milliseconds: is not supported yet"]
     );
+    let taken = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: {path: /, use_alpn_protocol: true}, name: probe}";
+    assert!(found::<envoy::config::core::v3::HealthCheck>(taken).is_empty());
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use outrigger::http::{EndStream, ResponseHead};
-use outrigger::http_connection_manager::codec::h1::{
+use outrigger::codec::h1::{
     Http1Settings, Next, ServerConnection, parse_request, parse_request_leniently,
 };
-use outrigger::http_connection_manager::codec::{RequestEvent, ServerStream};
+use outrigger::codec::{RequestEvent, ServerStream};
 use outrigger::net::Io;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};

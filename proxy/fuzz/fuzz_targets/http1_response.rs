@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outrigger::http_connection_manager::codec::h1::{
+use outrigger::codec::h1::{
     ChunkDecoder, ChunkStep, ClientHttp1Settings, Framing, ResponseTo, parse_response,
     parse_response_leniently, parse_trailers,
 };

@@ -8,8 +8,9 @@ use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 
 use crate::config::{ConfigPath, Rejected};
+use crate::formatter::FormatData;
 use crate::server::ServerContext;
-use crate::upstream::async_client::{AsyncClient, GrpcError, GrpcService, RequestOptions};
+use crate::upstream::async_client::{AsyncClient, GrpcError, GrpcService};
 
 /// The service `envoy.service.auth.v3.Authorization` behind a cluster.
 #[derive(Debug)]
@@ -27,28 +28,24 @@ impl GrpcAuthorizer {
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         let default = proto.timeout.is_none().then_some(DEFAULT_TIMEOUT);
-        let service = GrpcService::from_proto(proto, server, path)?;
+        let service = GrpcService::of_calls(proto, server, path)?;
         Ok(Self {
             timeout: default.or(service.timeout),
             service,
         })
     }
 
-    /// Asks once.
+    /// Asks once, or as often as the retry policy says; `data` is of the stream that is asked about.
     pub fn check(
         &self,
         client: &AsyncClient,
         request: &CheckRequest,
+        data: &FormatData<'_>,
     ) -> impl Future<Output = Result<CheckResponse, GrpcError>> + use<> {
-        let mut metadata = self.service.metadata();
-        if let Some(timeout) = self.timeout {
-            let millis = timeout.as_millis().to_string();
+        let mut metadata = self.service.metadata(Some(data));
+        if let Some(millis) = self.service.expected_millis(self.timeout) {
             metadata.append("x-envoy-expected-rq-timeout-ms", millis);
         }
-        let options = RequestOptions {
-            timeout: self.timeout,
-            ..RequestOptions::default()
-        };
         let most = self.service.max_receive_message_length;
         let most = most.and_then(|most| usize::try_from(most).ok());
         client.unary(
@@ -56,7 +53,7 @@ impl GrpcAuthorizer {
             (&self.service.authority, CHECK),
             &metadata,
             request,
-            options,
+            self.service.options(self.timeout),
             most.unwrap_or(MAX_MESSAGE_BYTES),
         )
     }

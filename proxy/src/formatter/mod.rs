@@ -26,7 +26,7 @@ use operator::Operator;
 
 use crate::config::{ConfigPath, Rejected};
 use crate::http::{Fields, RequestHead, ResponseHead};
-use crate::server::FactoryContext;
+use crate::server::{FactoryContext, LocalInfo};
 use crate::stream_info::StreamInfo;
 
 /// Envoy's format of an access log that names none.
@@ -62,6 +62,21 @@ pub struct FormatData<'a> {
     pub log_type: &'static str,
 }
 
+impl<'a> FormatData<'a> {
+    /// What is known while a request is on its way: there is no response yet.
+    pub fn of_request(info: &'a StreamInfo, request: Option<&'a RequestHead>) -> Self {
+        Self {
+            info,
+            request,
+            response: None,
+            request_trailers: None,
+            response_trailers: None,
+            local_reply_body: b"",
+            log_type: "",
+        }
+    }
+}
+
 impl Formatter {
     /// Parses a text with command operators.
     pub fn parse(
@@ -79,6 +94,19 @@ impl Formatter {
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
         Self::new(text, Extensions::of(cx), true).map_err(|message| path.reject(message))
+    }
+
+    /// As `parse_omitting_empty`, of a proxy of its own node.
+    pub fn parse_of_node(
+        text: &str,
+        local_info: &LocalInfo,
+        path: &ConfigPath<'_>,
+    ) -> Result<Self, Rejected> {
+        let extensions = Extensions {
+            local_info: Some(local_info),
+            ..Extensions::default()
+        };
+        Self::new(text, extensions, true).map_err(|message| path.reject(message))
     }
 
     /// Parses a text with command operators and says what is wrong with it: for tests and fuzzers.

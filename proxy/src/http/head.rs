@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Protocol;
-use super::fields::{Fields, Span};
+use super::fields::{Fields, HeaderName, IllegalField, Span, has_control_bytes};
 
 /// A request method. Methods that the proxy treats apart have a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,26 @@ impl RequestHead {
             .filter_map(|(name, value)| Some(name.len() + (*value)?.len()));
         let (count, size) = pseudo.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
         (count + self.fields.len(), size + self.fields.byte_size())
+    }
+
+    /// Makes `value` the only value of a field; that of `host` is where the request goes to.
+    pub fn set_field(&mut self, name: &HeaderName, value: impl AsRef<[u8]>) {
+        match name.as_str() {
+            "host" => self.set_authority(value.as_ref()),
+            _ => self.fields.set(name, value),
+        }
+    }
+
+    /// The first field that filters or routes have given it and that no message may carry: its name, and what is wrong with it.
+    pub fn first_illegal(&self) -> Option<(&[u8], IllegalField)> {
+        let pseudo = [(":authority", self.authority()), (":path", self.path())];
+        let illegal = pseudo
+            .into_iter()
+            .find(|(_, value)| value.is_some_and(has_control_bytes));
+        match illegal {
+            Some((name, _)) => Some((name.as_bytes(), IllegalField::Value)),
+            None => self.fields.first_illegal(),
+        }
     }
 
     /// The method as it was sent.

@@ -3,13 +3,16 @@
 mod fields;
 mod grpc;
 mod head;
+pub(crate) mod inline;
 mod known;
 mod recycle;
+mod underscores;
 
-pub use fields::{Fields, HeaderName, Name, OriginalNames};
+pub use fields::{Fields, HeaderName, IllegalField, Name, OriginalNames};
 pub(crate) use grpc::{grpc_status_of, percent_encode};
 pub use head::{Method, RequestHead, ResponseHead};
 pub use known::Known;
+pub use underscores::HeadersWithUnderscoresAction;
 
 /// Whether what was just handed over was the last of its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

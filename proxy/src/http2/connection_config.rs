@@ -3,9 +3,8 @@
 use std::rc::Rc;
 
 use super::head::HeadRules;
-use super::options::{
-    ClientHttp2Settings, HeadersWithUnderscoresAction, Http2ProtocolOptions, Http2Settings,
-};
+use super::options::{ClientHttp2Settings, Http2ProtocolOptions, Http2Settings};
+use crate::http::HeadersWithUnderscoresAction;
 
 /// Which side of the connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::keepalive::Keepalive;
 use super::options::KeepaliveSettings;
-use crate::http_connection_manager::codec::h1::Input;
+use crate::net::Input;
 use crate::net::Io;
 
 /// Reads of one turn, after which others on the worker have waited long enough.

@@ -2,7 +2,7 @@
 //! It knows no socket but the one that it is told to write to, and no clock but the instant that comes with what was read.
 //!
 //! The same code serves downstream and upstream connections: [`driver`] runs a connection on a socket,
-//! `http_connection_manager::codec::h2` makes requests of its streams, `upstream::pool::http2` sends requests on them.
+//! `codec::h2` makes requests of its streams, `upstream::pool::http2` sends requests on them.
 //! Header blocks are decoded straight into the heads that filters see, in the order of arrival; DATA leaves from the buffer it
 //! was read into. What breaks the rules is answered as Envoy does, which most often closes the connection without a word.
 //!

@@ -8,7 +8,7 @@ use outrigger_proto::pb::google::protobuf::UInt32Value;
 use super::limits::FloodLimits;
 use crate::config::{ConfigPath, Rejected};
 
-pub(super) use crate::http_connection_manager::codec::h1::HeadersWithUnderscoresAction;
+use crate::http::HeadersWithUnderscoresAction;
 
 /// `envoy.config.core.v3.Http2ProtocolOptions`, for either side.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::frame::{self, FrameHead};
-use crate::http_connection_manager::codec::h1::Output;
 use crate::net::Io;
+use crate::net::Output;
 
 /// Frames in the order of the wire; large data as it was read, all else copied together.
 #[derive(Default)]

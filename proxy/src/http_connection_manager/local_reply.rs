@@ -142,12 +142,14 @@ impl LocalReplyConfig {
                 random,
             )
         });
+        let mut replaced = false;
         if let Some(mapper) = matching {
             if let Some(status) = mapper.status_code {
                 head.status = status;
                 info.response_code = Some(status);
             }
             if let Some(replacement) = &mapper.body {
+                replaced = replacement != body;
                 *body = replacement.clone();
             }
             if let Some(headers) = &mapper.headers {
@@ -156,7 +158,11 @@ impl LocalReplyConfig {
         }
         let format = matching
             .and_then(|mapper| mapper.body_format.as_ref())
-            .or(self.body_format.as_ref())?;
+            .or(self.body_format.as_ref());
+        let Some(format) = format else {
+            // Another body is not what the reply says that its own is.
+            return replaced.then(|| "text/plain".into());
+        };
         let mut out = Vec::new();
         data(info, head, body, &mut out, format);
         *body = out.into();
@@ -222,7 +228,7 @@ fn grpc_reply(mut head: ResponseHead, body: &[u8], grpc_status: Option<u32>) -> 
 }
 
 /// The reply to a message that its codec refused.
-pub(super) fn protocol_error_reply(error: &super::codec::ProtocolError) -> LocalReply {
+pub(super) fn protocol_error_reply(error: &crate::codec::ProtocolError) -> LocalReply {
     let body = match &error.body {
         std::borrow::Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
         std::borrow::Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),

@@ -8,9 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::codec::h1::Http1Settings;
-use super::codec::h2::Http2Settings;
-use super::codec::{Http1CodecStats, Http2CodecStats};
 use super::config::{HcmConfig, HostNormalization, ServerHeaderTransformation};
 use super::date::with_http_date;
 use super::filter_chain::RouteResolver;
@@ -20,6 +17,9 @@ use super::routing::{Routing, WorkerRoutes};
 use super::stream::Record;
 use super::timer::Timers;
 use crate::access_loggers::AccessLogs;
+use crate::codec::h1::Http1Settings;
+use crate::codec::h2::Http2Settings;
+use crate::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http::{HeaderName, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http_filters::chain_config::WorkerChain;
 use crate::http_filters::router::WorkerRouter;
@@ -61,6 +61,8 @@ pub(super) struct Rejection {
     pub(super) reply: LocalReply,
     /// The connection ends with it.
     pub(super) close: bool,
+    /// No filters are made for it, since there is not enough memory.
+    pub(super) past_filters: bool,
 }
 
 impl Hcm {
@@ -123,6 +125,7 @@ impl Hcm {
         if self.sheds(&info.connection) {
             self.config.stats.downstream_rq_overload_close().inc();
             let mut rejection = Rejection::new(503, "overload").body("envoy overloaded");
+            rejection.past_filters = true;
             if self.config.append_local_overload {
                 rejection.reply = rejection
                     .reply
@@ -486,6 +489,7 @@ impl Rejection {
         Self {
             reply: LocalReply::new(status, details),
             close: false,
+            past_filters: false,
         }
     }
 

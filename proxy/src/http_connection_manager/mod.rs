@@ -14,7 +14,6 @@
 //! Deviations: `http_filters` must end with the router. Envoy takes an empty list, and then never answers.
 
 mod client_cert;
-pub mod codec;
 mod config;
 mod conn_headers;
 mod connection;

@@ -315,7 +315,7 @@ fn admit(
     let own = own.and_then(|own| own.forwarding.as_ref());
     if let Some(forwarding) = own.or(filter.forwarding.as_ref()) {
         if let Some(header) = &forwarding.header {
-            head.fields.set(header, client.as_bytes());
+            head.set_field(header, client.as_bytes());
         }
         if forwarding.hide_credentials {
             sources.iter().for_each(|source| source.hide(head));

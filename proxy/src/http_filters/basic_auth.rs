@@ -223,7 +223,7 @@ impl HttpFilter for BasicAuth {
         match authenticate(token, users) {
             Ok(name) => {
                 if let Some(header) = &config.forward_username_header {
-                    head.fields.set(header, &name);
+                    head.set_field(header, &name);
                 }
                 if let Some(namespace) = &config.metadata_namespace {
                     let name = String::from_utf8_lossy(&name).into_owned();

@@ -200,7 +200,7 @@ fn host_and_port(value: &[u8]) -> &[u8] {
     if scheme.is_empty() || !scheme.iter().all(u8::is_ascii_alphabetic) {
         return value;
     }
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#'));
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?'));
     let authority = &rest[..end.unwrap_or(rest.len())];
     let start = authority.iter().rposition(|b| *b == b'@');
     let host = &authority[start.map_or(0, |at| at + 1)..];
@@ -301,6 +301,7 @@ mod tests {
             ("http://", "http://"),
             ("h2://a", "h2://a"),
             ("http://a b", "http://a b"),
+            ("http://a#b", "http://a#b"),
         ] {
             assert_eq!(host_and_port(value.as_bytes()), host.as_bytes());
         }

@@ -12,7 +12,7 @@ mod buffer;
 pub mod chain_config;
 mod compressor;
 mod context;
-mod core_retry_policy;
+pub mod core_retry_policy;
 mod cors;
 mod credential_injector;
 mod csrf;

@@ -6,7 +6,8 @@
 //! `envoy.common` for the action `LOG`.
 //! Stats with `track_per_rule_stats`: `<prefix>rbac.<rules_stat_prefix>policy.<policy>.{allowed,denied}`, and likewise those of
 //! the shadow rules.
-//! Deviations: checked conditions, audit loggers and permissions of the kind `matcher` are refused.
+//! Deviations: none. As in Envoy, which has no audit logger, nothing comes of `audit_logging_options`, nor of `checked_condition`.
+//! No filter of this proxy resolves upstreams ahead, and so permissions of the kind `upstream_ip_port` hold for no request.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::rbac::{Decision, Engine, Subject};
 use crate::server::{FactoryContext, Worker};
 use crate::stats::{Counter, Scope};
 use crate::stats_group;
+use crate::stream_info::DynamicMetadata;
 
 /// Makes RBAC filters.
 pub(super) struct Factory;
@@ -207,6 +209,7 @@ impl HttpFilter for RbacFilter {
         let policy = cx.route_config::<Policies>().unwrap_or(&self.config.policy);
         let mut found = Map::new();
         let info = &*cx.info;
+        let empty = DynamicMetadata::default();
         let subject = Subject {
             connection: &info.connection,
             head,
@@ -215,7 +218,7 @@ impl HttpFilter for RbacFilter {
             route_metadata: info
                 .route
                 .as_ref()
-                .and_then(|selected| selected.route().metadata()),
+                .map(|selected| selected.route().metadata().unwrap_or(&empty)),
             filter_state: Some(&info.filter_state),
             info: Some(info),
         };

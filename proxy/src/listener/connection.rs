@@ -381,6 +381,7 @@ fn log(
     info.bytes_received = info.connection.bytes_received.get();
     info.bytes_sent = info.connection.bytes_sent.get();
     info.dynamic_metadata = info.connection.dynamic_metadata.borrow().clone();
+    info.note_closing_filter();
     add(&mut info);
     access_logs.log(&FormatData {
         info: &info,

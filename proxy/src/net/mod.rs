@@ -2,7 +2,9 @@
 
 mod address;
 mod cidr;
+mod input;
 mod io;
+mod output;
 mod proxy_protocol;
 mod socket_option;
 mod socket_options;
@@ -10,7 +12,9 @@ mod splice;
 
 pub use address::{Address, IpText, local_address};
 pub use cidr::{CidrRange, CidrTable};
+pub(crate) use input::Input;
 pub use io::{Io, IoLayer};
+pub(crate) use output::Output;
 pub use proxy_protocol::{PROXY_PROTOCOL_OPTIONS, ProxyProtocolData, ProxyProtocolVersion};
 pub use socket_option::set_socket_option;
 pub use socket_options::{Keepalive, SocketOption, SocketStage};

@@ -2,18 +2,26 @@
 //! Type URLs: `envoy.extensions.filters.network.ext_authz.v3.ExtAuthz`.
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/ext_authz_filter>
 //! Stats: `ext_authz.<stat_prefix>.`: `active`, `cx_closed`, `denied`, `disabled`, `error`, `failure_mode_allowed`, `ok`, `total`.
-//! Termination details: `ext_authz_close`. Dynamic metadata: what the service says, in `envoy.filters.network.ext_authz`.
+//! Details: `ext_authz_denied`, `ext_authz_error`, with the flag `UAEX`. Dynamic metadata: what the service says, in
+//! `envoy.filters.network.ext_authz`, and how long it took in milliseconds (`ext_authz_duration`) if it allows.
+//! Filter state: `envoy.filters.network.ext_authz` with `shadow_mode`.
 //! The service is asked when the first bytes come.
-//! Deviations: `send_tls_alert_on_denial` and `shadow_mode` are refused; typed metadata is not kept, and so none is sent.
+//! Deviations: with `send_tls_alert_on_denial` a connection is closed without the alert, which the TLS library cannot send.
+//! Deviations: typed metadata is not kept, and so none is sent.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use auth::check_response::HttpResponse;
 use bytes::BytesMut;
 use outrigger_proto::pb::envoy::extensions::filters::network::ext_authz::v3 as pb;
 use outrigger_proto::pb::envoy::service::auth::v3 as auth;
+
+use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::{
     FilterConfig, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStatus,
@@ -22,10 +30,11 @@ use crate::config::{ConfigPath, Rejected, TypedConfig, json_object};
 use crate::ext_authz::{
     GrpcAuthorizer, destination, labels, metadata_context, source, tls_session,
 };
+use crate::formatter::FormatData;
 use crate::matchers::MetadataMatcher;
 use crate::server::{FactoryContext, Worker};
 use crate::stats_group;
-use crate::stream_info::ConnectionInfo;
+use crate::stream_info::{ConnectionInfo, FilterStateObject, ResponseFlag, StreamInfo};
 use crate::upstream::async_client::{AsyncClient, GrpcError};
 
 /// Makes filters that ask a service.
@@ -77,6 +86,7 @@ struct Config {
     filter_enabled_metadata: Option<MetadataMatcher>,
     destination_labels: HashMap<String, String>,
     metadata_context_namespaces: Vec<Box<str>>,
+    shadow_mode: bool,
     stats: Stats,
 }
 
@@ -98,14 +108,13 @@ impl Config {
             filter_enabled_metadata,
             bootstrap_metadata_labels_key,
             include_tls_session,
-            send_tls_alert_on_denial,
+            // Harmless: see the deviations.
+            send_tls_alert_on_denial: _,
             metadata_context_namespaces,
             // Harmless: no filter of this proxy keeps typed metadata.
             typed_metadata_context_namespaces: _,
             shadow_mode,
         } = proto;
-        let alert = path.unsupported_if_set("send_tls_alert_on_denial", send_tls_alert_on_denial);
-        let shadow = path.unsupported_if_set("shadow_mode", shadow_mode);
         let prefix = path.non_empty("stat_prefix", stat_prefix);
         let service = path.required("grpc_service", grpc_service);
         let service = service.and_then(|service| {
@@ -116,8 +125,6 @@ impl Config {
             filter_enabled_metadata,
             MetadataMatcher::from_proto,
         );
-        alert?;
-        shadow?;
         let prefix = prefix?;
         let scope = format!("ext_authz.{}.", prefix.trim_end_matches('.'));
         Ok(Self {
@@ -131,6 +138,7 @@ impl Config {
                 .into_iter()
                 .map(Into::into)
                 .collect(),
+            shadow_mode,
             stats: Stats::new(&cx.server.stats.scope(&scope)),
         })
     }
@@ -157,6 +165,16 @@ impl FilterConfig for Shared {
         Box::new(ExtAuthz {
             config: self.0.clone(),
             worker: worker.clone(),
+            info: None,
+            phase: Phase::Start,
+        })
+    }
+
+    fn new_filter(&self, worker: &Rc<Worker>, info: &Rc<ConnectionInfo>) -> Box<dyn NetworkFilter> {
+        Box::new(ExtAuthz {
+            config: self.0.clone(),
+            worker: worker.clone(),
+            info: Some(info.clone()),
             phase: Phase::Start,
         })
     }
@@ -167,13 +185,15 @@ type Answer = Rc<RefCell<Option<Result<auth::CheckResponse, GrpcError>>>>;
 struct ExtAuthz {
     config: Arc<Config>,
     worker: Rc<Worker>,
+    /// None: nothing is known of the connection, and nobody is asked.
+    info: Option<Rc<ConnectionInfo>>,
     phase: Phase,
 }
 
 enum Phase {
     /// Nothing has come yet.
     Start,
-    Asking(Answer, Active),
+    Asking(Answer, Active, Instant),
     Done,
 }
 
@@ -192,9 +212,9 @@ impl NetworkFilter for ExtAuthz {
     }
 
     fn on_data(&mut self, cx: &ConnectionInfo, _: &mut BytesMut, _: bool) -> NetworkStatus {
-        if !matches!(self.phase, Phase::Start) {
+        let (Phase::Start, Some(info)) = (&self.phase, &self.info) else {
             return NetworkStatus::Continue;
-        }
+        };
         let config = self.config.clone();
         let matcher = config.filter_enabled_metadata.as_ref();
         if matcher.is_some_and(|matcher| !matcher.matches(&cx.dynamic_metadata.borrow())) {
@@ -205,9 +225,11 @@ impl NetworkFilter for ExtAuthz {
         config.stats.total().inc();
         config.stats.active().inc();
         let client = AsyncClient::new(self.worker.clone());
-        let checking = config.service.check(&client, &config.question(cx));
+        let stream = StreamInfo::new(info.clone(), 0, None);
+        let data = FormatData::of_request(&stream, None);
+        let checking = config.service.check(&client, &config.question(cx), &data);
         let answer = Answer::default();
-        self.phase = Phase::Asking(answer.clone(), Active(config));
+        self.phase = Phase::Asking(answer.clone(), Active(config), Instant::now());
         NetworkStatus::Wait(Box::pin(async move {
             let found = checking.await;
             *answer.borrow_mut() = Some(found);
@@ -215,37 +237,119 @@ impl NetworkFilter for ExtAuthz {
     }
 
     fn resume(&mut self, cx: &ConnectionInfo) -> NetworkStatus {
-        let Phase::Asking(answer, _active) = std::mem::replace(&mut self.phase, Phase::Done) else {
+        let phase = std::mem::replace(&mut self.phase, Phase::Done);
+        let Phase::Asking(answer, _active, start) = phase else {
             return NetworkStatus::Continue;
         };
-        let stats = &self.config.stats;
-        let allowed = match answer.borrow_mut().take() {
-            Some(Ok(response)) => {
-                if let Some(metadata) = response.dynamic_metadata {
-                    let values = json_object(metadata);
-                    if !values.is_empty() {
-                        cx.dynamic_metadata.borrow_mut().merge(NAME, values);
-                    }
-                }
-                let ok = response.status.is_none_or(|status| status.code == 0);
-                match ok {
-                    true => stats.ok().inc(),
-                    false => stats.denied().inc(),
-                }
-                ok
-            }
-            Some(Err(_)) | None => {
-                stats.error().inc();
-                if self.config.failure_mode_allow {
-                    stats.failure_mode_allowed().inc();
-                }
-                self.config.failure_mode_allow
-            }
+        let decision = match answer.borrow_mut().take() {
+            Some(Ok(response)) => Decision::of_response(response, start.elapsed(), cx),
+            Some(Err(_)) | None => Decision::ERROR,
         };
-        if allowed {
+        let stats = &self.config.stats;
+        let is_error = decision.check_result == ERROR;
+        match decision.check_result {
+            OK => stats.ok().inc(),
+            ERROR => stats.error().inc(),
+            _ => stats.denied().inc(),
+        }
+        if self.config.shadow_mode {
+            let mut state = cx.filter_state.borrow_mut();
+            state.set(NAME, Rc::new(decision));
+            return NetworkStatus::Continue;
+        }
+        if decision.check_result == OK {
+            return NetworkStatus::Continue;
+        }
+        if is_error && self.config.failure_mode_allow {
+            stats.failure_mode_allowed().inc();
             return NetworkStatus::Continue;
         }
         stats.cx_closed().inc();
-        NetworkStatus::Close("ext_authz_close")
+        let details = match is_error {
+            true => "ext_authz_error",
+            false => "ext_authz_denied",
+        };
+        let flag = ResponseFlag::UnauthorizedExternalService;
+        cx.closed_by_filter.set(Some((flag, details)));
+        NetworkStatus::Close("")
+    }
+}
+
+/// What the service decides; with `shadow_mode` an object of the filter state.
+struct Decision {
+    check_result: &'static str,
+    /// Of a denial.
+    status_code: Option<u64>,
+}
+
+const OK: &str = "OK";
+const DENIED: &str = "DENIED";
+const ERROR: &str = "ERROR";
+
+impl Decision {
+    const ERROR: Self = Self {
+        check_result: ERROR,
+        status_code: None,
+    };
+
+    /// Reads an answer, and takes over its metadata.
+    fn of_response(response: auth::CheckResponse, took: Duration, cx: &ConnectionInfo) -> Self {
+        let auth::CheckResponse {
+            status,
+            dynamic_metadata,
+            http_response,
+        } = response;
+        let is_ok = status.is_none_or(|status| status.code == 0);
+        let mut values = dynamic_metadata.map(json_object).unwrap_or_default();
+        if is_ok {
+            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            values.insert("ext_authz_duration".to_owned(), Value::from(millis));
+        }
+        if !values.is_empty() {
+            cx.dynamic_metadata.borrow_mut().merge(NAME, values);
+        }
+        if is_ok {
+            return Self {
+                check_result: OK,
+                status_code: None,
+            };
+        }
+        let own = match http_response {
+            Some(HttpResponse::DeniedResponse(denied)) => denied.status,
+            _ => None,
+        };
+        let own = own.and_then(|status| u64::try_from(status.code).ok());
+        Self {
+            check_result: DENIED,
+            status_code: Some(own.filter(|code| *code > 0).unwrap_or(403)),
+        }
+    }
+
+    /// As JSON with these names.
+    fn to_json(&self, check_result: &str, status_code: &str) -> Value {
+        let mut decision = Map::new();
+        decision.insert(check_result.to_owned(), self.check_result.into());
+        if let Some(code) = self.status_code {
+            decision.insert(status_code.to_owned(), code.into());
+        }
+        Value::Object(decision)
+    }
+}
+
+impl FilterStateObject for Decision {
+    fn serialize_as_string(&self) -> Option<String> {
+        Some(self.to_json("check_result", "status_code").to_string())
+    }
+
+    fn serialize_as_json(&self) -> Option<Value> {
+        Some(self.to_json("checkResult", "statusCode"))
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        match name {
+            "check_result" => Some(self.check_result.to_owned()),
+            "status_code" => self.status_code.map(|code| code.to_string()),
+            _ => None,
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::extensions::filters::network::ratelimit::v3 as pb;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as service_pb;
+use outrigger_proto::rate_limit::RateLimitResponse;
 use service_pb::rate_limit_response::Code;
 
 use super::{
@@ -120,20 +121,10 @@ impl Config {
         })
     }
 
-    fn request(&self, info: &Rc<ConnectionInfo>) -> service_pb::RateLimitRequest {
-        let info = StreamInfo::new(info.clone(), 0, None);
-        let data = FormatData {
-            info: &info,
-            request: None,
-            response: None,
-            request_trailers: None,
-            response_trailers: None,
-            local_reply_body: b"",
-            log_type: "",
-        };
+    fn request(&self, data: &FormatData<'_>) -> service_pb::RateLimitRequest {
         let entry = |(key, format): &(String, Formatter)| {
             let mut value = Vec::new();
-            format.render(&data, &mut value);
+            format.render(data, &mut value);
             common::rate_limit_descriptor::Entry {
                 key: key.clone(),
                 value: match String::from_utf8_lossy(&value) {
@@ -205,7 +196,7 @@ impl FilterConfig for Shared {
     }
 }
 
-type Answer = Result<service_pb::RateLimitResponse, GrpcError>;
+type Answer = Result<RateLimitResponse, GrpcError>;
 
 struct RateLimit {
     config: Arc<Config>,
@@ -233,7 +224,9 @@ impl NetworkFilter for RateLimit {
         let client = self
             .client
             .get_or_init(|| AsyncClient::new(self.worker.clone()));
-        let call = config.service.ask(client, &config.request(info));
+        let info = StreamInfo::new(info.clone(), 0, None);
+        let data = FormatData::of_request(&info, None);
+        let call = config.service.ask(client, &config.request(&data), &data);
         let answer = self.answer.clone();
         NetworkStatus::Wait(Box::pin(async move {
             let came = call.await;

@@ -3,7 +3,7 @@
 //! Docs: <https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/rbac_filter>
 //! Stats: `<stat_prefix>rbac.{allowed,denied}`, `<stat_prefix>rbac.<shadow_rules_stat_prefix>{shadow_allowed,shadow_denied}`.
 //! Termination details: `rbac_access_denied_matched_policy[<policy>]`. Dynamic metadata: `envoy.filters.network.rbac` of shadow rules.
-//! Deviations: what the HTTP filter refuses is refused here as well; matchers cannot look at dynamic metadata.
+//! Deviations: matchers cannot look at dynamic metadata.
 
 use std::rc::Rc;
 use std::sync::Arc;

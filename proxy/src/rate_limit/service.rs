@@ -10,18 +10,18 @@ use outrigger_proto::pb::envoy::config::ratelimit::v3 as config;
 use outrigger_proto::pb::envoy::extensions::common::ratelimit::v3 as common;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
 use outrigger_proto::pb::google::protobuf as wkt;
+use outrigger_proto::rate_limit::RateLimitResponse;
 
 use crate::config::{ConfigPath, Rejected};
-use crate::http::Fields;
+use crate::formatter::FormatData;
 use crate::route::Descriptor;
 use crate::server::FactoryContext;
-use crate::upstream::async_client::{AsyncClient, GrpcError, GrpcService, RequestOptions};
+use crate::upstream::async_client::{AsyncClient, GrpcError, GrpcService};
 
 /// Where the service is, and how long it may take.
 #[derive(Debug)]
 pub struct RateLimitService {
     grpc: GrpcService,
-    metadata: Fields,
     /// None: as long as it likes.
     timeout: Option<Duration>,
 }
@@ -51,39 +51,31 @@ impl RateLimitService {
             path.enumeration::<ApiVersion>("transport_api_version", transport_api_version);
         let grpc = path
             .required("grpc_service", grpc_service)
-            .and_then(|grpc| GrpcService::from_proto(grpc, cx.server, &path.field("grpc_service")));
+            .and_then(|grpc| GrpcService::of_calls(grpc, cx.server, &path.field("grpc_service")));
         version?;
         let grpc = grpc?;
         let timeout = Some(timeout?.unwrap_or(TIMEOUT)).filter(|timeout| !timeout.is_zero());
-        let mut metadata = grpc.metadata();
-        if let Some(timeout) = timeout {
-            let millis = timeout.as_millis().to_string();
-            metadata.append("x-envoy-expected-rq-timeout-ms", millis);
-        }
-        Ok(Self {
-            metadata,
-            grpc,
-            timeout,
-        })
+        Ok(Self { grpc, timeout })
     }
 
-    /// Asks whether a request may pass. Dropping the future breaks the call off.
+    /// Asks whether a request may pass; `data` is of its stream. Dropping the future breaks the call off.
     pub fn ask(
         &self,
         client: &AsyncClient,
         request: &pb::RateLimitRequest,
-    ) -> impl Future<Output = Result<pb::RateLimitResponse, GrpcError>> + use<> {
-        let options = RequestOptions {
-            timeout: self.timeout,
-            ..RequestOptions::default()
-        };
+        data: &FormatData<'_>,
+    ) -> impl Future<Output = Result<RateLimitResponse, GrpcError>> + use<> {
+        let mut metadata = self.grpc.metadata(Some(data));
+        if let Some(millis) = self.grpc.expected_millis(self.timeout) {
+            metadata.append("x-envoy-expected-rq-timeout-ms", millis);
+        }
         let most = self.grpc.max_receive_message_length;
         client.unary(
             self.grpc.cluster,
             (&self.grpc.authority, METHOD),
-            &self.metadata,
+            &metadata,
             request,
-            options,
+            self.grpc.options(self.timeout),
             most.map_or(MAX_ANSWER, |most| {
                 usize::try_from(most).unwrap_or(MAX_ANSWER)
             }),

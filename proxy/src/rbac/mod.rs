@@ -156,9 +156,9 @@ impl Rules {
         let pb::Rbac {
             action,
             policies,
-            audit_logging_options,
+            // Harmless: Envoy has no audit logger, and reads nothing of it.
+            audit_logging_options: _,
         } = proto;
-        let audit = path.unsupported_if_set("audit_logging_options", audit_logging_options);
         let action = path.enumeration::<pb::rbac::Action>("action", action);
         let mut sorted: Vec<_> = policies.into_iter().collect();
         sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -171,7 +171,6 @@ impl Rules {
                 Err(rejected) => failed = Some(rejected),
             }
         }
-        audit?;
         failed.map_or(Ok(()), Err)?;
         Ok(Self {
             action: action?.into(),
@@ -218,10 +217,10 @@ impl Policy {
             permissions,
             principals,
             condition,
-            checked_condition,
+            // Harmless: Envoy decides by `condition` alone.
+            checked_condition: _,
             cel_config,
         } = proto;
-        let refused = path.unsupported_if_set("checked_condition", checked_condition);
         let options = cel::Options::from_proto(cel_config);
         let condition = path.optional("condition", condition, |condition, path| {
             // As in Envoy, a condition does not know what `xds.node` is.
@@ -229,7 +228,6 @@ impl Policy {
         });
         let permissions = path.each("permissions", permissions, permission);
         let principals = path.each("principals", principals, principal);
-        refused?;
         Ok(Self {
             name: name.into(),
             permissions: permissions?.into(),

@@ -1,10 +1,11 @@
 //! One permission or principal. Both are trees of conditions on the same things.
 
 use std::net::IpAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::config::rbac::v3 as pb;
+use outrigger_proto::pb::envoy::extensions::rbac::matchers::upstream_ip_port::v3 as upstream_ip_port;
 use outrigger_proto::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3 as mtls_authenticated;
 use outrigger_proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use pb::permission::Rule as PermissionRule;
@@ -33,7 +34,7 @@ pub struct Subject<'a> {
     pub remote: &'a Address,
     /// Values that filters have set.
     pub metadata: &'a DynamicMetadata,
-    /// Metadata of the route; none: there is no route.
+    /// Metadata of the route, empty if it has none; none: there is no route.
     pub route_metadata: Option<&'a DynamicMetadata>,
     /// Objects of the stream; those of its connection are asked after them.
     pub filter_state: Option<&'a FilterState>,
@@ -74,6 +75,11 @@ pub enum Rule {
         ranges: CidrRanges,
         invert: bool,
     },
+    /// Of the upstream that was resolved for the request; what is not said is any.
+    UpstreamIpPort {
+        ip: Option<CidrRange>,
+        ports: Option<RangeInclusive<i64>>,
+    },
 }
 
 impl Rule {
@@ -106,7 +112,7 @@ impl Rule {
             Self::Metadata(matcher) => matcher.matches(subject.metadata),
             Self::RouteMetadata(matcher) => match subject.route_metadata {
                 Some(metadata) => matcher.matches(metadata),
-                None => matcher.matches(&DynamicMetadata::default()),
+                None => false,
             },
             Self::RequestedServerName(matcher) => {
                 let name = connection
@@ -138,6 +144,13 @@ impl Rule {
             } => subject
                 .of_object(key, FilterStateObject::address)
                 .is_some_and(|ip| ranges.contains(ip) != *invert),
+            Self::UpstreamIpPort { ip, ports } => subject
+                .of_object(UPSTREAM_ADDRESS, FilterStateObject::socket_address)
+                .is_some_and(|address| {
+                    let port = i64::from(address.port());
+                    ip.as_ref().is_none_or(|range| range.contains(address.ip()))
+                        && ports.as_ref().is_none_or(|ports| ports.contains(&port))
+                }),
         }
     }
 }
@@ -225,7 +238,7 @@ pub(super) fn permission(proto: pb::Permission, path: &ConfigPath<'_>) -> Result
         PermissionRule::RequestedServerName(matcher) => Rule::RequestedServerName(
             StringMatcher::from_proto(matcher, &path.field("requested_server_name"))?,
         ),
-        PermissionRule::Matcher(_) => return Err(unsupported("matcher", path)),
+        PermissionRule::Matcher(extension) => matcher_rule(extension, &path.field("matcher"))?,
         PermissionRule::UriTemplate(template) => Rule::UriTemplate(Box::new(
             UriTemplate::from_extension(template, &path.field("uri_template"))?,
         )),
@@ -298,9 +311,38 @@ fn custom_rule(
 
 const MTLS_AUTHENTICATED: &str = "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config";
 
-fn unsupported(name: &str, path: &ConfigPath<'_>) -> Rejected {
-    path.field(name).reject("is not supported")
+/// An extension that judges what is asked for.
+fn matcher_rule(
+    extension: core::TypedExtensionConfig,
+    path: &ConfigPath<'_>,
+) -> Result<Rule, Rejected> {
+    let core::TypedExtensionConfig {
+        // Harmless: a label.
+        name: _,
+        typed_config,
+    } = extension;
+    let config = TypedConfig::required("typed_config", typed_config, path)?;
+    let path = path.field("typed_config");
+    if config.type_name != UPSTREAM_IP_PORT {
+        return Err(config.unknown(&path, &[UPSTREAM_IP_PORT]));
+    }
+    let upstream_ip_port::UpstreamIpPortMatcher {
+        upstream_ip,
+        upstream_port_range,
+    } = config.decode(&path)?;
+    if upstream_ip.is_none() && upstream_port_range.is_none() {
+        return Err(path.reject("needs upstream_ip or upstream_port_range"));
+    }
+    Ok(Rule::UpstreamIpPort {
+        ip: path.optional("upstream_ip", upstream_ip, CidrRange::from_proto)?,
+        ports: upstream_port_range.map(|range| range.start..=range.end),
+    })
 }
+
+const UPSTREAM_IP_PORT: &str =
+    "envoy.extensions.rbac.matchers.upstream_ip_port.v3.UpstreamIpPortMatcher";
+/// Under which name a filter that resolves the upstream leaves its address.
+const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
 
 fn any_rule(any: bool, path: &ConfigPath<'_>) -> Result<Rule, Rejected> {
     match any {

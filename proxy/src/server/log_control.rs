@@ -273,8 +273,11 @@ const COMPONENTS: &[(&str, &[&str])] = &[
     ("happy_eyeballs", &[]),
     ("hc", &["outrigger::upstream::health_check"]),
     ("health_checker", &[]),
-    ("http", &["outrigger::http_connection_manager"]),
-    ("http2", &["outrigger::http_connection_manager::codec::h2"]),
+    (
+        "http",
+        &["outrigger::http_connection_manager", "outrigger::codec::h1"],
+    ),
+    ("http2", &["outrigger::codec::h2", "outrigger::http2"]),
     ("init", &["outrigger::server::lifecycle"]),
     ("io", &[]),
     ("jwt", &[]),

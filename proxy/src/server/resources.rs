@@ -16,7 +16,7 @@ use crate::access_loggers::{Destination, LogFile};
 use crate::config::{ConfigPath, ConfigReport};
 use crate::listener::ListenerManager;
 use crate::overload::OverloadManager;
-use crate::upstream::HealthCheckNames;
+use crate::upstream::PatchedHealthChecks;
 use crate::upstream::cluster::ClusterConfig;
 use crate::xds::google_grpc_clusters;
 
@@ -43,7 +43,7 @@ impl Resources {
         report: &ConfigReport,
     ) -> Self {
         let bootstrap = &loaded.proto;
-        let check_names = HealthCheckNames::of_bootstrap(&loaded.bytes);
+        let check_names = PatchedHealthChecks::of_bootstrap(&loaded.bytes);
         // What else stands in a bootstrap is converted by `Bootstrap::from_proto`.
         let statics = bootstrap.static_resources.clone().unwrap_or_default();
         let mut cluster_protos = statics.clusters;
@@ -86,11 +86,11 @@ impl Resources {
 /// Converts all clusters. What is wrong with them is in the report.
 fn convert_clusters(
     protos: &[Cluster],
-    check_names: &[HealthCheckNames],
+    check_names: &[PatchedHealthChecks],
     server: &Arc<ServerContext>,
     report: &ConfigReport,
 ) -> Vec<ClusterConfig> {
-    let unnamed = HealthCheckNames::default();
+    let unnamed = PatchedHealthChecks::default();
     let mut names = HashSet::new();
     let convert = |(index, proto): (usize, &Cluster)| {
         let place = format!("static_resources.clusters[{index}]");

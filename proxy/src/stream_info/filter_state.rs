@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// An object of the filter state.
@@ -23,6 +23,11 @@ pub trait FilterStateObject: Any {
 
     /// The address that the object is; none for all others, whatever their text looks like.
     fn address(&self) -> Option<IpAddr> {
+        None
+    }
+
+    /// The address with its port that the object is; none for all others.
+    fn socket_address(&self) -> Option<SocketAddr> {
         None
     }
 

@@ -55,6 +55,9 @@ pub struct ConnectionInfo {
     pub dynamic_metadata: RefCell<DynamicMetadata>,
     /// Set when the connection ended badly: `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: RefCell<Option<Cow<'static, str>>>,
+    /// The flag and the details with which a network filter closed it: `%RESPONSE_FLAGS%` and `%RESPONSE_CODE_DETAILS%` of its
+    /// log.
+    pub closed_by_filter: Cell<Option<(ResponseFlag, &'static str)>>,
     /// Bytes that its network filters have read so far, for the access log of the listener.
     pub bytes_received: Cell<u64>,
     /// Bytes that they have sent so far.
@@ -420,6 +423,14 @@ impl StreamInfo {
         }
     }
 
+    /// Takes over what a network filter said when it closed the connection.
+    pub fn note_closing_filter(&mut self) {
+        if let Some((flag, details)) = self.connection.closed_by_filter.get() {
+            self.response_flags.set(flag);
+            self.details(details);
+        }
+    }
+
     /// The address of the client, after trusted proxies.
     pub fn remote_address(&self) -> &Address {
         self.remote_address
@@ -458,6 +469,7 @@ impl ConnectionInfo {
             filter_state: RefCell::default(),
             dynamic_metadata: RefCell::default(),
             termination_details: RefCell::default(),
+            closed_by_filter: Cell::default(),
             bytes_received: Cell::new(0),
             bytes_sent: Cell::new(0),
             transport_failure_reason: RefCell::default(),

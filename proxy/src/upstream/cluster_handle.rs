@@ -9,8 +9,8 @@ use super::circuit_breaker::{Resource, RoutingPriority};
 use super::cluster::{ClusterInfo, CodeStats};
 use super::pool::Connector;
 use super::shared_cluster::Cluster;
-use crate::http_connection_manager::codec::h1::ClientHttp1Settings;
-use crate::http_connection_manager::codec::{Http1CodecStats, Http2CodecStats};
+use crate::codec::h1::ClientHttp1Settings;
+use crate::codec::{Http1CodecStats, Http2CodecStats};
 use crate::http2::ClientHttp2Settings;
 
 /// A cluster without its hosts: what connections and requests hold on to.

@@ -20,7 +20,7 @@ use super::cluster::ClusterConfig;
 use super::cluster_entry::{Accepted, Discovery, Entry};
 use super::cluster_manager::{Batch, ClusterManager};
 use super::dump::timestamp;
-use super::health_check::HealthCheckNames;
+use super::health_check::PatchedHealthChecks;
 use super::shared_cluster::Cluster;
 use crate::config::{ConfigPath, ConfigReport};
 use crate::server::InitTarget;
@@ -161,7 +161,7 @@ impl ClusterManager {
                     .reject("is the name of an earlier cluster already"));
             }
             let body = resource.body.as_ref();
-            let names = body.map(|body| HealthCheckNames::of_cluster(&body.value));
+            let names = body.map(|body| PatchedHealthChecks::of_cluster(&body.value));
             let names = names.unwrap_or_default();
             if self.cannot_change(&proto, &names) {
                 return Ok(Asked::Nothing);
@@ -200,7 +200,7 @@ impl ClusterManager {
     }
 
     /// Whether the cluster is one of the bootstrap, or the same in another encoding. A refused update before it is forgotten then.
-    fn cannot_change(&self, proto: &pb::Cluster, names: &HealthCheckNames) -> bool {
+    fn cannot_change(&self, proto: &pb::Cluster, names: &PatchedHealthChecks) -> bool {
         let Some(id) = self.server.cluster_names.find(&proto.name) else {
             return false;
         };
@@ -212,7 +212,7 @@ impl ClusterManager {
             match entry.accepted() {
                 Some(accepted) => {
                     pb::Cluster::decode(&*accepted.body).is_ok_and(|known| known == *proto)
-                        && HealthCheckNames::of_cluster(&accepted.body) == *names
+                        && PatchedHealthChecks::of_cluster(&accepted.body) == *names
                 }
                 None => return entry.active.is_some() || entry.warming.is_some(),
             }

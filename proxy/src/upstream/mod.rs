@@ -45,7 +45,7 @@ pub use cluster_manager::{ClusterManager, ClusterManagerStats};
 pub use cluster_names::{ClusterId, ClusterNames, NamedClusters};
 pub use cluster_table::ClusterTable;
 pub use discovery::{DnsError, HickoryResolver, Resolved, Resolver};
-pub use health_check::HealthCheckNames;
+pub use health_check::PatchedHealthChecks;
 pub use host::{
     Health, HealthFlag, Host, HostHealthCheck, HostStat, HostStats, Locality, WorkerHost,
 };

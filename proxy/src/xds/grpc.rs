@@ -178,7 +178,7 @@ impl<'a> Session<'a> {
             max_pending_bytes: MAX_PENDING_BYTES,
         };
         let address = (&*target.service.authority, &*self.path);
-        let metadata = target.service.metadata();
+        let metadata = target.service.metadata(None);
         let (sender, mut receiver) =
             self.running
                 .client

@@ -312,6 +312,40 @@ fn json_to_metadata() -> Vec<Case> {
             .route("", "typed_per_filter_config: { json: { \"@type\": \"@http/json_to_metadata.v3.JsonToMetadata\", request_rules: { rules: [ { selectors: [ { key: z } ], on_present: { key: of_route } } ] } } }")
             .send(post("{\"z\": \"1\", \"a\": {\"b\": \"2\"}}"))
             .shows(["log {\"of_route\":\"1\"} -"]),
+        read(
+            "without a value to write nobody looks for the last key",
+            &rules(&[
+                rule("a.b", "on_missing: { key: k, value: none }"),
+                rule("c.d", "on_missing: { key: l, value: none }"),
+            ]),
+        )
+            .send(post("{\"a\": {}}"))
+            .shows(["log {\"l\":\"none\"} -"]),
+        read(
+            "a value of the configuration is written whether the last key is there or not",
+            &rules(&[
+                rule("a.b", "on_present: { key: k, value: own }"),
+                rule("c.d", "on_present: { key: l, value: own }"),
+            ]),
+        )
+            .send(post("{\"a\": {}}"))
+            .shows(["log {\"k\":\"own\"} -"]),
+        read(
+            "in a body that is neither object nor list everything is missing",
+            &rules(&[rule("b", "on_missing: { key: k, value: none }")]),
+        )
+            .send(post("\"x\""))
+            .send(post("5"))
+            .send(post("[1]"))
+            .shows(["log {\"k\":\"none\"} -", "log - -"]),
+        read("a byte order mark before JSON is passed over", &full)
+            .send(post("\u{feff}{\"a\": {\"b\": \"x\"}}"))
+            .shows(["log {\"k\":\"x\"} -"]),
+        read("a whole number that does not fit makes a body no JSON", &full)
+            .send(post("{\"a\": {\"b\": \"x\"}, \"z\": [9223372036854775808]}"))
+            .send(post("{\"a\": {\"b\": \"x\"}, \"z\": [9223372036854775807, 18446744073709551616]}"))
+            .stats(["http.@stat.json_to_metadata.rq.invalid_json_body"])
+            .shows(["log {\"k\":\"x\"} -"]),
         read("a body in chunks with trailers is read", &full)
             .hcm("http_protocol_options: { enable_trailers: true }")
             .send(post("{\"a\": {\"b\": \"x\"}}").chunked().trailer("t", "1"))

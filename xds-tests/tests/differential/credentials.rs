@@ -67,6 +67,14 @@ fn basic_auth() -> Vec<Case> {
         .send(authorized(RIGHT))
         .both()
         .shows(["< 200", "stat http.@stat.basic_auth.allowed: 1"]),
+        with(
+            "the user may be the host",
+            BASIC,
+            &format!("{USERS}, forward_username_header: host"),
+        )
+        .send(authorized(RIGHT))
+        .shows(["< 200", "> host: u"])
+        .lacks(["> host: example.com"]),
         with("basic credentials need no padding", BASIC, USERS)
             .send(authorized("Basic dTpwYXNzd29yZA"))
             .shows(["< 200"]),
@@ -213,6 +221,10 @@ fn api_key_auth() -> Vec<Case> {
     };
     let hidden = |title| with(title, KEYS, &all("forwarding: { hide_credentials: true }"));
     vec![
+        with("the client may be the host", KEYS, &all("forwarding: { header: host }"))
+            .send(get("/").field("x-key", "k1"))
+            .shows(["< 200", "> host: one"])
+            .lacks(["> host: example.com"]),
         found(
             "a key in a header names the client",
             get("/").field("x-key", "k1"),
@@ -348,6 +360,7 @@ fn csrf() -> Vec<Case> {
             "the user in an origin does not count",
             post("origin", "http://u:p@example.com"),
         ),
+        refused("a fragment is part of the host of an origin", post("origin", "http://example.com#x"), invalid),
         passes("an origin without scheme is a host", post("origin", "example.com")),
         passes(
             "the port of an origin belongs to it",
@@ -465,6 +478,21 @@ fn injector() -> Vec<Case> {
                 "> authorization: Basic abc",
                 "stat http.@stat.credential_injector.injected: 1",
             ]),
+        injected("the end of its line is no part of a secret", "abc \\r\\n\\n", "", "header_value_prefix: \"<\",")
+            .get("/")
+            .shows(["> authorization: <abc"]),
+        injected("a secret of nothing but the end of a line is none", "\\n", "", "")
+            .get("/")
+            .shows(["< 401"]),
+        fetched("a client may be known by its certificate", "", "client_credentials: { client_id: me, auth_type: TLS_CLIENT_AUTH }", token())
+            .get("/")
+            .shows(["< 200", "> authorization: Bearer tok", "> body grant_type=client_credentials&client_id=me"]),
+        fetched("a secret is not told by a client that is known by its certificate", "", "client_credentials: { client_id: me, client_secret: @secret, auth_type: TLS_CLIENT_AUTH }", token())
+            .get("/")
+            .shows(["> authorization: Bearer tok", "> body grant_type=client_credentials&client_id=me"]),
+        fetched("the life of a token may be a text", "", basic, http1(reply(ok("{\"access_token\":\"tok\",\"expires_in\":\"3600\"}"))))
+            .get("/")
+            .shows(["< 200", "> authorization: Bearer tok"]),
         injected(
             "a secret is given behind a prefix in another field",
             "abc",

@@ -24,6 +24,9 @@ pub fn cases() -> Vec<Case> {
         by_http(),
         http_answers(),
         connections(),
+        connection_logs(),
+        grpc_calls(),
+        broken(),
     ]
     .into_iter()
     .flatten()
@@ -646,6 +649,15 @@ fn switches() -> Vec<Case> {
         with("a filter that is off may deny", &format!("{off}, deny_at_disable: {{ default_value: true, runtime_key: k }}, status_on_error: {{ code: ServiceUnavailable }}"), YES)
             .get("/")
             .shows(["< 503", "log details=ext_authz_error", "log flags=UAEX", "stat http.@stat.ext_authz.disabled: 1"]),
+        with("a shadow notes that a filter that is off would deny", &format!("{off}, shadow_mode: true, deny_at_disable: {{ default_value: true, runtime_key: k }}, status_on_error: {{ code: ServiceUnavailable }}"), YES)
+            .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS% %FILTER_STATE(authz.shadow)%", "")
+            .get("/")
+            .stats(["http.@stat.ext_authz.shadow_denied"])
+            .shows(["< 200", "stat http.@stat.ext_authz.disabled: 1", "stat http.@stat.ext_authz.shadow_denied: 1", "log 200 UAEX {\"checkResult\":\"DENIED\"*"]),
+        with("what a shadow notes has fields", "shadow_mode: true", NO)
+            .log_format("%FILTER_STATE(authz.shadow:FIELD:check_result)% %FILTER_STATE(authz.shadow:FIELD:status_code)% %FILTER_STATE(authz.shadow:PLAIN)%", "")
+            .get("/")
+            .shows(["log DENIED 403 {\"check_result\":\"DENIED\",\"status_code\":403}"]),
         with("without its metadata the filter is off", by_metadata, NO).get("/").shows(["< 200", "stat http.@stat.ext_authz.disabled: 1"]),
         matched,
         with("a shadow notes what it would have denied", "shadow_mode: true", "{ status: { code: 7 }, denied_response: { status: { code: 401 }, headers: [{ header: { key: x-h, value: a } }] } }")
@@ -928,6 +940,135 @@ fn http_answers() -> Vec<Case> {
         )
         .get("/")
             .shows(["< 403", "> authz connection 1: HTTP/2", "> authz connection 1: HTTP/2", "> authz connection 1: HTTP/2", "> x-envoy-expected-rq-timeout-ms: 100"]),
+    ]
+}
+
+/// How it is called by gRPC.
+fn grpc_calls() -> Vec<Case> {
+    let unavailable = || {
+        let head = "content-type: application/grpc\ngrpc-status: 14";
+        reply(with_fields(ok(""), head))
+    };
+    let called = |title, of_cluster: &str, of_service: &str, scripts| {
+        let fields = format!(
+            "grpc_service: {{ timeout: 2s, envoy_grpc: {{ cluster_name: \"@authz\", {of_cluster} }}, {of_service} }}"
+        );
+        asked(title, &fields, Kind::Http2(scripts))
+    };
+    let twice = |retry_on: &str| {
+        format!(
+            "retry_policy: {{ {retry_on} num_retries: 2, retry_back_off: {{ base_interval: 0.01s }} }}"
+        )
+    };
+    let unavailable_first = || vec![unavailable(), unavailable(), says(YES)];
+    vec![
+        called("by gRPC it is asked again", "", &twice("retry_on: unavailable,"), unavailable_first())
+            .get("/")
+            .stats(["cluster.@authz.upstream_rq_retry"])
+            .shows(["< 200", "stat cluster.@authz.upstream_rq_retry: 2"]),
+        called("by gRPC it is asked again at other hosts", "", &twice("retry_on: unavailable, retry_host_predicate: [{ name: p, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate } }], host_selection_retry_max_attempts: 2,"), unavailable_first())
+            .get("/")
+            .shows(["< 200"]),
+        called("by gRPC a policy has to say what is tried again", "", &twice(""), unavailable_first())
+            .get("/")
+            .stats(["cluster.@authz.upstream_rq_retry"])
+            .shows(["< 403", "stat cluster.@authz.upstream_rq_retry: 0"]),
+        called("the retry_policy of envoy_grpc is not for calls", &twice("retry_on: unavailable,"), "", unavailable_first())
+            .get("/")
+            .stats(["cluster.@authz.upstream_rq_retry"])
+            .shows(["< 403", "stat cluster.@authz.upstream_rq_retry: 0"]),
+        called("initial_metadata tells of the request", "", "initial_metadata: [{ key: X-Said, value: \"%REQ(:path)% %PROTOCOL% 100%%\" }, { key: x-none, value: \"%REQ(x-none)%\" }, { key: x-bytes, raw_value: AAEC }]", vec![says(YES)])
+            .get("/a?b=c")
+            .shows(["< 200", "> x-said: /a?b=c HTTP/1.1 100%"])
+            .lacks(["> x-none*", "> x-bytes*"]),
+        called("skip_envoy_headers leaves the fields of the proxy out", "skip_envoy_headers: true", "", vec![says(YES)])
+            .get("/")
+            .shows(["< 200", "> authz connection 1: HTTP/2"])
+            .lacks(["> x-envoy-internal*"]),
+    ]
+}
+
+/// Answers that would break what is sent on.
+fn broken() -> Vec<Case> {
+    let changed = |title, field: &str| {
+        with(
+            title,
+            "",
+            &format!("{{ ok_response: {{ headers: [{{ header: {{ {field} }} }}] }} }}"),
+        )
+        .log_format(
+            "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%",
+            "",
+        )
+        .get("/")
+        .both()
+        .lacks(["> connection*"])
+    };
+    vec![
+        changed("a value that would end a line is not sent on", "key: x-a, value: \"a\\r\\nb: c\"")
+            .shows(["< 503", "< body invalid header value for: x-a", "log 503 DPE filter_removed_required_request_headers{invalid_header_value_for:_x-a}"]),
+        changed("a name that is no token is not sent on", "key: \"a b\", value: c")
+            .shows(["< 503", "< body invalid header name: a b", "log 503 DPE filter_removed_required_request_headers{invalid_header_name:_a_b}"]),
+        with("another body of a denial is plain text", "", "{ status: { code: 7 }, denied_response: { status: { code: 401 }, body: old, headers: [{ header: { key: content-type, value: text/x } }] } }")
+            .hcm("local_reply_config: { mappers: [{ filter: { status_code_filter: { comparison: { op: EQ, value: { default_value: 401, runtime_key: z } } } }, body: { inline_string: new } }] }")
+            .get("/")
+            .shows(["< 401", "< content-type: text/plain", "< body new"]),
+        http("by HTTP a header to add without a value is left out", "authorization_request: { headers_to_add: [{ key: x-none, value: \"%REQ(x-none)%\" }, { key: x-empty, value: \"\" }, { key: x-some, value: \"%REQ(:path)%\" }] }", "", reply(ok("")))
+            .get("/a")
+            .shows(["< 200", "> x-some: /a"])
+            .lacks(["> x-none*", "> x-empty*"]),
+    ]
+}
+
+/// What the network filter leaves behind.
+fn connection_logs() -> Vec<Case> {
+    const LOG: &str = "access_log: [{ name: file, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: @log, log_format: { text_format_source: { inline_string: \"flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% closed=%CONNECTION_TERMINATION_DETAILS% state=%FILTER_STATE(envoy.filters.network.ext_authz)% plain=%FILTER_STATE(envoy.filters.network.ext_authz:PLAIN)% result=%FILTER_STATE(envoy.filters.network.ext_authz:FIELD:check_result)% status=%FILTER_STATE(envoy.filters.network.ext_authz:FIELD:status_code)% took=%DYNAMIC_METADATA(envoy.filters.network.ext_authz:ext_authz_duration)% k=%DYNAMIC_METADATA(envoy.filters.network.ext_authz:k)%\\n\" } } } }]";
+    let logged = |title, fields: &str, script: Script| {
+        case(title)
+            .network(&format!(
+                "- name: authz\n  typed_config: {{ \"@type\": \"@net/ext_authz.v3.ExtAuthz\", stat_prefix: \"@stat\", transport_api_version: V3, {GRPC}, {fields} }}\n\
+                 - name: tcp\n  typed_config: {{ \"@type\": \"@net/tcp_proxy.v3.TcpProxy\", stat_prefix: tcp, cluster: \"@backend\", {LOG} }}"
+            ))
+            .access_log("- { name: none }")
+            .and_backend("authz", Kind::Http2(vec![script]))
+            .backend(Kind::Tcp(vec![vec![Act::Read(4), crate::case::send("pong")]]))
+            .logs(1)
+            .stats(["ext_authz.@stat.cx_closed", "ext_authz.@stat.denied", "ext_authz.@stat.error", "ext_authz.@stat.ok"])
+    };
+    let closed = |case: Case| {
+        case.bytes("ping")
+            .step(crate::case::Step::ReadToEnd)
+            .ends_somehow()
+    };
+    let served = |case: Case| {
+        case.bytes("ping")
+            .step(crate::case::Step::ReadBytes(4))
+            .step(crate::case::Step::Close)
+            .shows(["< bytes pong", "stat ext_authz.@stat.cx_closed: 0"])
+    };
+    let denial = || {
+        says(
+            "{ status: { code: 7 }, denied_response: { status: { code: 401 } }, dynamic_metadata: { k: v } }",
+        )
+    };
+    let failure = || reply(grpc(ok(""), "grpc-status: 13"));
+    vec![
+        closed(logged("a denied connection has a flag and details", "", denial()))
+            .shows(["log flags=UAEX details=ext_authz_denied closed=- state=- plain=- result=- status=- took=- k=v"]),
+        closed(logged("a connection whose authorizer fails has a flag and details", "", failure()))
+            .shows(["log flags=UAEX details=ext_authz_error closed=-*"]),
+        closed(logged("without TLS there is no alert on a denial", "send_tls_alert_on_denial: true", denial()))
+            .shows(["log flags=UAEX details=ext_authz_denied*"]),
+        served(logged("an allowed connection tells how long that took", "", says("{ dynamic_metadata: { k: v } }")))
+            .digits_aside()
+            .shows(["log flags=- details=- closed=- state=- plain=- result=- status=- took=N k=v"]),
+        served(logged("a shadow of connections notes what it would have denied", "shadow_mode: true", denial()))
+            .shows(["stat ext_authz.@stat.denied: 1", "log flags=- details=- closed=- state={\"checkResult\":\"DENIED\",\"statusCode\":401} plain={\"check_result\":\"DENIED\",\"status_code\":401} result=DENIED status=401 took=- k=v"]),
+        served(logged("a shadow of connections notes errors", "shadow_mode: true", failure()))
+            .shows(["stat ext_authz.@stat.error: 1", "log flags=- details=- closed=- state={\"checkResult\":\"ERROR\"}*"]),
+        served(logged("a shadow of connections notes what it allows", "shadow_mode: true", says(YES)))
+            .digits_aside()
+            .shows(["stat ext_authz.@stat.ok: 1", "log flags=- details=- closed=- state={\"checkResult\":\"OK\"}*"]),
     ]
 }
 

@@ -31,6 +31,7 @@ mod compression;
 mod credentials;
 mod custom_responses;
 mod descriptors;
+mod early_replies;
 mod ejection_log;
 mod expressions;
 mod ext_authz;
@@ -115,6 +116,7 @@ const THEMES: &[Theme] = &[
     ("outliers", outliers::cases),
     ("failing", failing::cases),
     ("outlier_log", failing::log),
+    ("early_replies", early_replies::cases),
     ("ejection_log", ejection_log::cases),
     ("slow_start", slow_start::cases),
     ("overload_requests", overload::requests),

@@ -57,6 +57,8 @@ const DENIED: [&str; 2] = [
     "log 403 rbac_access_denied_matched_policy[p_one]*",
 ];
 
+const UPSTREAM_PORT: &str = "matcher: { name: u, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.rbac.matchers.upstream_ip_port.v3.UpstreamIpPortMatcher, upstream_port_range: { start: 1, end: 65535 } } }";
+
 fn permissions() -> Vec<Case> {
     let set_metadata = "- name: meta\n  typed_config: { \"@type\": \"@http/set_metadata.v3.Config\", metadata: [ { metadata_namespace: ns, value: { tier: gold, deep: { er: 7 } } } ] }";
     vec![
@@ -128,6 +130,22 @@ fn permissions() -> Vec<Case> {
             .get("/")
             .shows(DENIED)
             .shows(["< body hello"]),
+        denies("without a route there is no metadata that could lack a value", "sourced_metadata: { metadata_source: ROUTE, metadata_matcher: { filter: ns, path: [ { key: tier } ], value: { string_match: { exact: gold } }, invert: true } }")
+            .routes("- match: { prefix: /known }\n  route: { cluster: @backend }")
+            .get("/")
+            .get("/known")
+            .shows(["< 404", "log 404 route_not_found*"])
+            .shows(DENIED),
+        denies("upstream_ip_port holds for no request whose upstream was not resolved", UPSTREAM_PORT)
+            .get("/")
+            .shows(["< body hello"]),
+        denies("upstream_ip_port can be negated", &format!("not_rule: {{ {UPSTREAM_PORT} }}")).get("/").shows(DENIED),
+        filter("audit_logging_options decide nothing", "rules:\n  action: DENY\n  policies:\n    \"p one\": { permissions: [ { any: true } ], principals: [ { any: true } ] }\n  audit_logging_options: { audit_condition: ON_DENY_AND_ALLOW, logger_configs: [ { is_optional: true, audit_logger: { name: a, typed_config: { \"@type\": \"@http/router.v3.Router\" } } } ] }")
+            .get("/")
+            .shows(DENIED),
+        filter("checked_condition decides nothing", "rules:\n  action: DENY\n  policies:\n    \"p one\": { permissions: [ { any: true } ], principals: [ { any: true } ], checked_condition: { expr: { id: 1, const_expr: { bool_value: false } } } }")
+            .get("/")
+            .shows(DENIED),
         denies("without TLS the requested server name is empty", "requested_server_name: { exact: \"\" }").get("/").shows(DENIED),
         denies("a permission by any server name holds without TLS", "requested_server_name: { prefix: a }").get("/").shows(["< body hello"]),
     ]

@@ -1,8 +1,8 @@
 //! Slow start: a host that becomes well later than another.
 //!
 //! Only what lets both have the same share can be compared: Envoy begins its schedule at a random place, so how few requests a host
-//! gets that is held back differs from one start to the next. Unit tests of the load balancer prove that. All cases begin at once,
-//! since the second host is well 2 s after the proxy has started.
+//! gets that is held back differs a little from one start to the next; the story `checked_hosts` counts many. All cases begin at
+//! once, since the second host is well 2 s after the proxy has started.
 
 use crate::case::{Case, Kind, case, indent, ok, reply, status};
 

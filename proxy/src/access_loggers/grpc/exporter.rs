@@ -194,7 +194,7 @@ impl Exporter {
             max_message_bytes: 1024,
             max_pending_bytes: STREAM_BYTES.max(buffer.saturating_mul(2)),
         };
-        let metadata = &service.metadata();
+        let metadata = &service.metadata(None);
         let call = (&*service.authority, METHOD);
         let (sender, mut receiver) = self.client.stream(service.cluster, call, metadata, limits);
         *self.stream.borrow_mut() = Some(sender);

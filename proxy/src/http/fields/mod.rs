@@ -20,6 +20,28 @@ pub struct Fields {
     storage: Storage,
 }
 
+/// What is wrong with a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IllegalField {
+    /// The name is no token.
+    Name,
+    /// The value has bytes that end a line, or other control bytes.
+    Value,
+}
+
+/// Whether all bytes are those of a token.
+fn is_legal_name(name: &[u8]) -> bool {
+    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(legal)
+}
+
+/// Looks at all of them, which is faster than to stop at the first.
+pub(super) fn has_control_bytes(value: &[u8]) -> bool {
+    value.iter().fold(false, |found, byte| {
+        found | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)
+    })
+}
+
 /// A place in the buffer of a head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Span {
@@ -114,6 +136,21 @@ impl Fields {
             .iter()
             .filter(|f| f.live)
             .map(|f| (f.known, self.bytes(f.name), self.bytes(f.value)))
+    }
+
+    /// The first field that was not taken over as it came and that no message may carry: its name, and what is wrong with it.
+    pub fn first_illegal(&self) -> Option<(&[u8], IllegalField)> {
+        let changed = self.storage.entries.iter();
+        changed
+            .filter(|field| field.live && !field.verbatim)
+            .find_map(|field| {
+                let name = self.bytes(field.name);
+                if field.known.is_none() && !is_legal_name(name) {
+                    return Some((name, IllegalField::Name));
+                }
+                let illegal = has_control_bytes(self.bytes(field.value));
+                illegal.then_some((name, IllegalField::Value))
+            })
     }
 
     /// Adds a field after all others. A name that is not yet in lower case is put into it.

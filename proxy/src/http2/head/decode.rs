@@ -2,8 +2,8 @@
 
 use super::syntax::{is_authority, is_path, is_scheme, is_token, is_value};
 use super::{Checks, Decoded, Flaw, HeadRules};
+use crate::http::inline::{merges_in_request, merges_in_response};
 use crate::http::{Fields, Known, Method, Protocol, RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::inline::{merges_in_request, merges_in_response};
 use crate::http2::hpack::{FieldSink, Name, NameClass, Pseudo};
 
 pub(in crate::http2) struct RequestBuilder<'a> {

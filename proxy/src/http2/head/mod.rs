@@ -7,8 +7,7 @@ mod syntax;
 mod tests;
 
 use super::hpack::{FieldSink, Name, Pseudo};
-use super::options::HeadersWithUnderscoresAction;
-use crate::http::Known;
+use crate::http::{HeadersWithUnderscoresAction, Known};
 
 use syntax::{is_value, parse_length};
 

@@ -14,14 +14,14 @@ use pb::http_connection_manager::{
 };
 
 use super::client_cert::ClientCertFields;
-use super::codec::h1::{Http1ProtocolOptions, Http1Settings};
-use super::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use super::conn_headers::ForwardingConfig;
 use super::local_reply::LocalReplyConfig;
 use super::path_normalize::{EscapedSlashes, PathNormalization};
 use super::proxy_status::ProxyStatusConfig;
 use super::stats::{HcmStats, ListenerHttpStats, TracingStats};
 use crate::access_loggers::AccessLog;
+use crate::codec::h1::{Http1ProtocolOptions, Http1Settings};
+use crate::codec::h2::{Http2ProtocolOptions, Http2Settings};
 use crate::config::{ConfigPath, Rejected};
 use crate::http_filters::chain_config::ChainConfig;
 use crate::http_filters::router::{self, RouterConfig};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 
-use super::super::codec::h1::HeadersWithUnderscoresAction;
 use crate::config::{ConfigPath, Rejected};
+use crate::http::HeadersWithUnderscoresAction;
 
 /// The deadlines of connections and streams. None: never.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,6 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::super::codec::ProtocolError;
-use super::super::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use super::super::config::Timeouts;
 use super::super::manager::Hcm;
 use super::super::stream::{HeadTimeout, Stream};
@@ -16,6 +14,8 @@ use super::counted::{ActiveConnection, ProtocolGuard};
 use super::lifetime::{idle_end, next_look};
 use super::{ConnectionContext, begin_stream, sheds};
 use crate::LocalBoxFuture;
+use crate::codec::ProtocolError;
+use crate::codec::h1::{HeadError, Next, ServerConnection as Http1Connection};
 use crate::http::{EndStream, Protocol, RequestHead};
 use crate::net::Io;
 use crate::overload::LoadShedPoint;

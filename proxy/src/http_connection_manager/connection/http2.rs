@@ -6,8 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, timeout};
 
-use super::super::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
-use super::super::codec::upgrade::request_from_http2;
 use super::super::manager::Hcm;
 use super::super::premature_resets::EndedStreams;
 use super::super::stream::Stream;
@@ -15,6 +13,8 @@ use super::super::timer::Timer;
 use super::counted::{ActiveConnection, ProtocolGuard};
 use super::lifetime::{idle_end, next_look};
 use super::{ConnectionContext, begin_stream, sheds};
+use crate::codec::h2::{AcceptedStream, ServerConnection as Http2Connection};
+use crate::codec::upgrade::request_from_http2;
 use crate::http::{Protocol, RequestHead};
 use crate::http_filters::LocalBoxFuture;
 use crate::http2::driver::{OnRead, Reading, STREAMS_PER_TURN};

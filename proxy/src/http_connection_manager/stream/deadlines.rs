@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::codec::{ServerStream, StreamReset};
 use super::super::manager::max_stream_duration;
 use super::super::timer::{Timer, nearer};
 use super::{Half, Stream};
+use crate::codec::{ServerStream, StreamReset};
 use crate::http_filters::LocalReply;
 use crate::overload::{OverloadState, ScaledTimer};
 use crate::stream_info::ResponseFlag;

@@ -4,10 +4,10 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::super::codec::{RequestEvent, ServerStream, StreamReset};
 use super::super::local_reply::protocol_error_reply;
 use super::super::timer::Timer;
 use super::{Half, Stream};
+use crate::codec::{RequestEvent, ServerStream, StreamReset};
 use crate::overload::ScaledTimer;
 use crate::stream_info::ResponseFlag;
 

@@ -23,12 +23,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::codec::{ServerStream, StreamReset};
 use super::filter_chain::{Chain, ChainEnv, Decode, Encode, Filters};
 use super::manager::{Hcm, Routes};
 use super::premature_resets::EndedStreams;
 use super::routing::Routing;
 use super::timer::Timer;
+use crate::codec::{ServerStream, StreamReset};
 use crate::formatter::FormatData;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_filters::Effects;

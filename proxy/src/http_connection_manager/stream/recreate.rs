@@ -1,10 +1,10 @@
 //! A request begins anew, as after an internal redirect: through route and filters, but past the checks of its head, which it
 //! has passed already. To the client it is the same stream; to logs and stats it is another one.
 
-use super::super::codec::ServerStream;
 use super::super::connection::begin_stream;
 use super::super::filter_chain::{Chain, Filters};
 use super::{Deadlines, Half, Record, Stream, Upgrade};
+use crate::codec::ServerStream;
 use crate::http::{EndStream, Protocol};
 use crate::http_filters::router::{Redirected, Router};
 use crate::stream_info::StreamInfo;

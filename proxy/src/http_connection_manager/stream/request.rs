@@ -4,9 +4,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::super::codec::{RequestEvent, ServerStream};
 use super::super::filter_chain::{Flow, Piece};
 use super::{Half, Stream, Upgrade};
+use crate::codec::{RequestEvent, ServerStream};
 use crate::http::{EndStream, Fields};
 use crate::http_filters::LocalReply;
 use crate::http_filters::router::RouterEvent;

@@ -4,13 +4,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::super::codec::h1::is_upgrade;
-use super::super::codec::upgrade::response_to_http2;
-use super::super::codec::{ServerStream, StreamReset};
 use super::super::filter_chain::{Chain, ChainEnv, Flow, Piece};
 use super::super::local_reply::PreparedReply;
 use super::super::manager::Routes;
 use super::{EVENTS_PER_WRITE, Half, Record, Stream, Upgrade};
+use crate::codec::h1::is_upgrade;
+use crate::codec::upgrade::response_to_http2;
+use crate::codec::{ServerStream, StreamReset};
 use crate::http::{EndStream, Fields, HeaderName, Known, Method, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::http_filters::router::RouterEvent;

@@ -1,9 +1,9 @@
 //! How a stream begins: its head through checks, route and filters, or why it never came to that.
 
-use super::super::codec::h2::RefusedHead;
-use super::super::codec::{ProtocolError, ServerStream, StreamReset};
 use super::super::local_reply::protocol_error_reply;
 use super::{Half, HeadTimeout, Stream, Upgrade};
+use crate::codec::h2::RefusedHead;
+use crate::codec::{ProtocolError, ServerStream, StreamReset};
 use crate::http::{EndStream, ResponseHead};
 use crate::http_filters::LocalReply;
 use crate::stream_info::ResponseFlag;
@@ -47,7 +47,10 @@ impl<S: ServerStream> Stream<S> {
                 if rejection.close {
                     self.close_early();
                 }
-                return self.local_reply(rejection.reply);
+                return match rejection.past_filters {
+                    true => self.local_reply(rejection.reply),
+                    false => self.early_reply(rejection.reply),
+                };
             }
         }
         if self.hcm.continues_at_once(&mut record.request) {
@@ -81,7 +84,17 @@ impl<S: ServerStream> Stream<S> {
         self.info()
             .response_flags
             .set(ResponseFlag::DownstreamProtocolError);
-        self.local_reply(protocol_error_reply(error));
+        self.early_reply(protocol_error_reply(error));
+    }
+
+    /// Answers a request that its filters never see; they see the answer.
+    fn early_reply(&mut self, reply: LocalReply) {
+        let record = self
+            .record
+            .as_ref()
+            .expect("a stream has its record until it ends");
+        self.filters = self.routing.chain.new_stream(record.info.route.as_ref());
+        self.local_reply(reply);
     }
 
     /// Notes a stream whose head its codec refused without an answer, and has reset.
@@ -119,6 +132,6 @@ impl<S: ServerStream> Stream<S> {
             }
             HeadTimeout::MaxDuration => ("max_duration_timeout", "downstream duration timeout"),
         };
-        self.local_reply(LocalReply::new(408, details).with_body(body));
+        self.early_reply(LocalReply::new(408, details).with_body(body));
     }
 }

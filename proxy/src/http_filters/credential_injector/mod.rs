@@ -9,8 +9,8 @@
 //! `token_fetch_failed_on_stream_reset`, `token_fetch_failed_on_bad_token`, `token_fetch_failed_on_bad_response_code`.
 //! Details: `failed_to_inject_credential`.
 //!
-//! Deviations: the authentication of clients by TLS (`TLS_CLIENT_AUTH`) is refused. As in Envoy, the secret of a client goes in
-//! the body of its requests, whatever `auth_type` says.
+//! Deviations: a secret or a token of several lines is none, where Envoy answers each request 503. As in Envoy, the secret of a
+//! client goes in the body of its requests with `BASIC_AUTH` as well.
 
 mod generic;
 mod oauth2;
@@ -125,7 +125,7 @@ impl Credential {
     }
 }
 
-/// The text of a generic secret. An error says what is wrong with it.
+/// The text of a generic secret, without the ends of lines behind it. An error says what is wrong with it.
 fn secret_text(secret: &tls::Secret) -> Result<Vec<u8>, String> {
     let Some(tls::secret::Type::GenericSecret(generic)) = &secret.r#type else {
         return Err("is no generic secret".to_owned());
@@ -137,7 +137,8 @@ fn secret_text(secret: &tls::Secret) -> Result<Vec<u8>, String> {
     let path = ConfigPath::root(&report, "generic_secret");
     let text = data_source(source.clone(), &path.field("secret"));
     let text = text.map_err(|_| report.text())?;
-    Ok(text.to_vec())
+    let end = text.iter().rposition(|b| !matches!(b, b'\r' | b'\n'));
+    Ok(text[..end.map_or(0, |at| at + 1)].to_vec())
 }
 
 impl HttpFilterConfig for Config {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use outrigger_proto::ours::outrigger::patch::envoy::extensions::http::injected_credentials::oauth2::v3 as patch;
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_proto::pb::envoy::extensions::http::injected_credentials::oauth2::v3 as pb;
 use pb::o_auth2::{AuthType, ClientCredentials, EndpointParameter, FlowType};
@@ -40,7 +41,8 @@ pub(super) struct OAuth2Credential {
     header: HeaderName,
     endpoint: Endpoint,
     client_id: Box<str>,
-    client_secret: Arc<SecretCell>,
+    /// None: the client is known by its certificate.
+    client_secret: Option<Arc<SecretCell>>,
     scopes: Vec<String>,
     parameters: Vec<(String, String)>,
     retry_interval: Duration,
@@ -81,17 +83,19 @@ impl OAuth2Credential {
             auth_type,
         } = flow;
         let client_id = path.non_empty("client_id", client_id);
-        // As in Envoy, the secret goes in the body of the request with either.
-        let auth_type = path.enumeration::<AuthType>("auth_type", auth_type);
-        auth_type?;
-        let secret = path.required("client_secret", client_secret)?;
-        let secrets = &cx.server.secrets;
-        let secret = secrets.find(
-            SecretKind::Generic,
-            secret,
-            cx,
-            &path.field("client_secret"),
-        );
+        let secret = match auth_type == i32::from(patch::o_auth2::AuthType::TlsClientAuth) {
+            true => Ok(None),
+            false => {
+                // As in Envoy, the secret goes in the body of the request with either of the others.
+                path.enumeration::<AuthType>("auth_type", auth_type)?;
+                let secret = path.required("client_secret", client_secret)?;
+                let path = path.field("client_secret");
+                let secrets = &cx.server.secrets;
+                secrets
+                    .find(SecretKind::Generic, secret, cx, &path)
+                    .map(Some)
+            }
+        };
         let parameters = endpoint_params.into_iter();
         let credential = Arc::new(Self {
             header: HeaderName::new("authorization"),
@@ -120,12 +124,12 @@ impl OAuth2Credential {
 
     /// Asks for a token; gives the time until the next one is to be asked for.
     async fn fetch(&self, client: &AsyncClient) -> Duration {
-        let Some(secret) = self.secret() else {
+        let Ok(secret) = self.secret() else {
             self.stats.token_fetch_failed_on_client_secret().inc();
             return self.retry_interval;
         };
         self.stats.token_requested().inc();
-        let (head, body) = self.request(&secret);
+        let (head, body) = self.request(secret.as_deref());
         let options = RequestOptions {
             timeout: self.endpoint.timeout,
             ..RequestOptions::default()
@@ -162,12 +166,19 @@ impl OAuth2Credential {
         (lifetime / 2).max(SHORTEST)
     }
 
-    fn secret(&self) -> Option<Vec<u8>> {
-        let secret = secret_text(&*self.client_secret.get()?).ok()?;
-        (!secret.is_empty()).then_some(secret)
+    /// What proves the client; none: nothing has to. An error: what has to is not there.
+    fn secret(&self) -> Result<Option<Vec<u8>>, ()> {
+        let Some(cell) = &self.client_secret else {
+            return Ok(None);
+        };
+        let secret = secret_text(&*cell.get().ok_or(())?).map_err(drop)?;
+        match secret.is_empty() {
+            true => Err(()),
+            false => Ok(Some(secret)),
+        }
     }
 
-    fn request(&self, secret: &[u8]) -> (RequestHead, Bytes) {
+    fn request(&self, secret: Option<&[u8]>) -> (RequestHead, Bytes) {
         let mut body = "grant_type=client_credentials".to_owned();
         let mut head = RequestHead::new(Protocol::Http11, b"POST");
         head.set_scheme(b"http");
@@ -180,7 +191,9 @@ impl OAuth2Credential {
             body.push_str(&form_encoded(value));
         };
         add("client_id", self.client_id.as_bytes());
-        add("client_secret", secret);
+        if let Some(secret) = secret {
+            add("client_secret", secret);
+        }
         if !self.scopes.is_empty() {
             add("scope", self.scopes.join(" ").as_bytes());
         }
@@ -207,7 +220,9 @@ async fn keep_fresh(credential: Weak<OAuth2Credential>, client: AsyncClient) {
     while let Some(held) = credential.upgrade() {
         let cell = held.client_secret.clone();
         drop(held);
-        if !cell.is_ready() {
+        if let Some(cell) = cell
+            && !cell.is_ready()
+        {
             let _ = tokio::time::timeout(SECRET_WAIT, cell.ready()).await;
         }
         let Some(held) = credential.upgrade() else {
@@ -262,7 +277,10 @@ fn token_of(body: &[u8]) -> Option<(String, Duration)> {
     if token.is_empty() || !token.bytes().all(legal) {
         return None;
     }
-    let seconds = answer.get("expires_in")?.as_u64()?;
+    let seconds = match answer.get("expires_in")? {
+        Value::String(text) => text.parse().ok()?,
+        number => number.as_u64()?,
+    };
     Some((
         token.to_owned(),
         Duration::from_secs(seconds.min(MAX_LIFETIME)),

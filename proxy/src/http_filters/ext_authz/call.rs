@@ -15,6 +15,7 @@ use super::verdict::{
     Answer, Changes, Refusal, ResponseChanges, Verdict, name_is_legal, value_is_legal,
 };
 use super::{NAME, WorkerState};
+use crate::formatter::FormatData;
 use crate::http::{HeaderName, RequestHead};
 use crate::http_filters::{LocalBoxFuture, LocalReply, StreamContext};
 use crate::route::ClusterChoice;
@@ -77,7 +78,8 @@ impl Call {
                     let extensions = settings.map(|settings| settings.context_extensions.clone());
                     let extensions = extensions.unwrap_or_default();
                     let request = check_request(config, cx.info, head, body, extensions);
-                    let checking = service.check(state.client(), &request);
+                    let data = FormatData::of_request(cx.info, Some(head));
+                    let checking = service.check(state.client(), &request, &data);
                     Box::pin(async move {
                         let response = checking.await;
                         response.map_or_else(|_| Answer::error(), Answer::from_check_response)
@@ -305,7 +307,7 @@ fn log(config: &Config, info: &mut StreamInfo) -> Option<Rc<LoggingInfo>> {
 }
 
 /// Leaves what would have been done in the filter state.
-fn remember(
+pub(super) fn remember(
     config: &Config,
     info: &mut StreamInfo,
     check_result: &'static str,

@@ -154,7 +154,9 @@ impl HttpAuthorizer {
             };
             value.render(&data, &mut text);
             text.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
-            head.fields.set(name, text);
+            if !text.is_empty() {
+                head.fields.set(name, text);
+            }
         }
         let per_try = self.retry_policy.as_ref().and_then(|p| p.per_try_timeout);
         if let Some(timeout) = per_try.or(self.timeout) {
@@ -215,11 +217,11 @@ fn request_settings(
         let core::HeaderValue {
             key,
             value,
-            raw_value,
+            // Harmless: Envoy sends nothing of it.
+            raw_value: _,
         } = header;
-        path.unsupported_if_set("raw_value", raw_value)?;
         let key = path.non_empty("key", key)?;
-        let value = Formatter::parse(&value, cx, &path.field("value"))?;
+        let value = Formatter::parse_omitting_empty(&value, cx, &path.field("value"))?;
         Ok((HeaderName::new(key), value))
     });
     Ok((allowed?, add?))

@@ -34,21 +34,37 @@ pub(super) struct ShadowDecision {
     pub(super) response_headers: Pairs,
 }
 
-impl FilterStateObject for ShadowDecision {
-    fn serialize_as_string(&self) -> Option<String> {
-        None
-    }
-
-    fn serialize_as_json(&self) -> Option<Value> {
+impl ShadowDecision {
+    /// As JSON with these names.
+    fn to_json(&self, [check_result, status_code, response_headers]: [&str; 3]) -> Value {
         let mut decision = Map::new();
-        decision.insert("checkResult".to_owned(), self.check_result.into());
-        decision.insert("statusCode".to_owned(), self.status_code.into());
+        decision.insert(check_result.to_owned(), self.check_result.into());
+        decision.insert(status_code.to_owned(), self.status_code.into());
         if !self.response_headers.is_empty() {
             let headers = self.response_headers.iter();
             let headers = headers
                 .map(|(key, value)| json!({"key": key, "value": String::from_utf8_lossy(value)}));
-            decision.insert("responseHeaders".to_owned(), headers.collect());
+            decision.insert(response_headers.to_owned(), headers.collect());
         }
-        Some(Value::Object(decision))
+        Value::Object(decision)
+    }
+}
+
+impl FilterStateObject for ShadowDecision {
+    fn serialize_as_string(&self) -> Option<String> {
+        let names = ["check_result", "status_code", "response_headers"];
+        Some(self.to_json(names).to_string())
+    }
+
+    fn serialize_as_json(&self) -> Option<Value> {
+        Some(self.to_json(["checkResult", "statusCode", "responseHeaders"]))
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        match name {
+            "check_result" => Some(self.check_result.to_owned()),
+            "status_code" => Some(self.status_code.to_string()),
+            _ => None,
+        }
     }
 }

@@ -11,8 +11,8 @@
 //! Dynamic metadata: what the service says, in the namespace `envoy.filters.http.ext_authz`.
 //! Filter state: `<filter name>` with `emit_filter_state_stats`, `<filter name>.shadow` with `shadow_mode`.
 //!
-//! Deviations: fields that no message may carry are left out even without `validate_mutations`, where Envoy answers 503, and
-//! what may not stand in a path is escaped.
+//! Deviations: what may not stand in a path is escaped. Of a response or a denial, fields that no message may carry are left
+//! out even without `validate_mutations`; in Envoy they break the response in two.
 //! Deviations: a denial with a status that is not in 200..=599 is sent as 403.
 //! Deviations: of the filter state, `latency_us` is there, and the counts of bytes are not.
 //! Deviations: a body that is too long is answered with 413 also if its last piece ends it, which Envoy shows in part.
@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use self::call::{Call, ClusterCounters, refuse};
+use self::call::{Call, ClusterCounters, refuse, remember};
 use self::config::{BodySettings, Config, PerRoute};
 use self::verdict::ResponseChanges;
 use super::{
@@ -182,6 +182,17 @@ impl HttpFilter for ExtAuthz {
             cx.info
                 .response_flags
                 .set(ResponseFlag::UnauthorizedExternalService);
+            if config.shadow_mode {
+                config.stats.shadow_denied().inc();
+                remember(
+                    &config,
+                    cx.info,
+                    "DENIED",
+                    config.status_on_error,
+                    Vec::new(),
+                );
+                return HeadersStatus::Continue;
+            }
             let reply = LocalReply::new(config.status_on_error, "ext_authz_error");
             return HeadersStatus::LocalReply(reply);
         }

@@ -6,7 +6,7 @@
 //!
 //! A body is held back until it is whole, up to the limit of the connection: beyond it 413, or 500 for a response.
 //!
-//! Deviations: none.
+//! Deviations: `-0` keeps its sign. Of texts that are to be numbers, `inf`, `nan` and hexadecimal ones are none.
 
 #[cfg(test)]
 mod tests;
@@ -210,18 +210,27 @@ impl Rules {
             self.stats.no_body().inc();
             return self.apply_all(cx, |rule| rule.on_missing.as_ref());
         }
-        let Ok(body) = serde_json::from_slice::<Value>(body) else {
+        let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let parsed = serde_json::from_slice::<Value>(text).ok();
+        let Some(body) = parsed.filter(has_known_numbers) else {
             self.stats.invalid_json_body().inc();
             return self.apply_all(cx, |rule| rule.on_error.as_ref());
         };
         let mut writes = Writes::default();
+        let is_tree = body.is_object() || body.is_array();
         for rule in &self.rules {
-            let found = rule
-                .keys
-                .iter()
-                .try_fold(&body, |node, key| node.get(&**key));
-            let written = match (found, &rule.on_present) {
-                (Some(found), Some(pair)) => pair.write(found, cx.info, &mut writes),
+            let parent = rule.keys.split_last().and_then(|(last, parents)| {
+                let mut parents = parents.iter();
+                let parent = parents.try_fold(&body, |node, key| {
+                    node.get(&**key).filter(|node| node.is_object())
+                });
+                Some((parent.filter(|_| is_tree)?, last))
+            });
+            let written = match (parent, &rule.on_present) {
+                (Some((parent, last)), Some(pair)) => {
+                    pair.write(parent.get(&**last), cx.info, &mut writes)
+                }
+                // As in Envoy nobody looks for the last key.
                 (Some(_), None) => true,
                 (None, _) => false,
             };
@@ -306,12 +315,14 @@ impl KeyValuePair {
         })
     }
 
-    /// Writes what was found, or the value of the configuration. False if it is nothing that can be written.
-    fn write(&self, found: &Value, info: &StreamInfo, writes: &mut Writes) -> bool {
+    /// Writes what was found, or the value of the configuration, be anything found or not. False if it is nothing that can be
+    /// written.
+    fn write(&self, found: Option<&Value>, info: &StreamInfo, writes: &mut Writes) -> bool {
         if self.value.is_some() {
             self.write_own(info, writes);
             return true;
         }
+        let Some(found) = found else { return false };
         let is_short = |text: &str| text.len() <= MAX_VALUE_LEN;
         let value = match (self.kind, found) {
             // Objects, lists and null are no values.
@@ -322,7 +333,8 @@ impl KeyValuePair {
             (ValueType::ProtobufValue, found) => number(found).or_else(|| Some(found.clone())),
             (ValueType::Number, Value::Bool(is)) => Some(f64::from(u8::from(*is)).into()),
             (ValueType::Number, Value::String(text)) => {
-                text.trim().parse::<f64>().ok().map(Value::from)
+                let number = text.trim().parse::<f64>().ok();
+                number.filter(|number| number.is_finite()).map(Value::from)
             }
             (ValueType::Number, found) => number(found),
             (ValueType::String, found) => match text_of(found) {
@@ -349,6 +361,16 @@ impl KeyValuePair {
         }
         let values = writes.0.entry(self.namespace.clone()).or_default();
         values.insert((*self.key).to_owned(), value);
+    }
+}
+
+/// Whether all whole numbers fit into 64 bits with a sign: Envoy takes others for no JSON.
+fn has_known_numbers(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_i64() || !number.is_u64(),
+        Value::Array(values) => values.iter().all(has_known_numbers),
+        Value::Object(values) => values.values().all(has_known_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
     }
 }
 

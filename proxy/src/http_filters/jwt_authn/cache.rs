@@ -1,5 +1,7 @@
 //! Tokens that were good a moment ago, so that their signatures need not be verified again. Each worker has its own.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 
@@ -19,8 +21,31 @@ pub(super) struct CacheLimits {
 /// The good tokens of one provider.
 pub(super) struct TokenCache {
     limits: CacheLimits,
-    tokens: LruCache<Box<[u8]>, Rc<Token>>,
+    tokens: LruCache<ByText, ()>,
 }
+
+/// A token that is found by its text, which it has anyhow.
+struct ByText(Rc<Token>);
+
+impl Borrow<[u8]> for ByText {
+    fn borrow(&self) -> &[u8] {
+        self.0.text()
+    }
+}
+
+impl Hash for ByText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.text().hash(state);
+    }
+}
+
+impl PartialEq for ByText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.text() == other.0.text()
+    }
+}
+
+impl Eq for ByText {}
 
 const TOKENS: NonZeroUsize = NonZeroUsize::new(100).expect("it is not zero");
 const TOKEN_BYTES: usize = 4096;
@@ -50,19 +75,19 @@ impl TokenCache {
 
     /// The token, if it is known to be good and has not expired.
     pub(super) fn get(&mut self, text: &[u8], now: u64, skew: u64) -> Option<Rc<Token>> {
-        let token = self.tokens.get(text)?;
-        if token.check_time(now, skew).is_ok() {
+        let (ByText(token), ()) = self.tokens.get_key_value(text)?;
+        if token.claims.check_time(now, skew).is_ok() {
             return Some(token.clone());
         }
         self.tokens.pop(text);
         None
     }
 
-    pub(super) fn insert(&mut self, text: &[u8], token: Rc<Token>) {
-        if text.len() > self.limits.token_bytes {
+    pub(super) fn insert(&mut self, token: Rc<Token>) {
+        if token.text().len() > self.limits.token_bytes {
             return;
         }
-        self.tokens.put(text.into(), token);
+        self.tokens.put(ByText(token), ());
         if self.tokens.len() > self.limits.tokens.get() {
             self.tokens.pop_lru();
         }

@@ -4,13 +4,12 @@ use std::sync::OnceLock;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
-use base64::Engine as _;
 use serde_json::{Map, Value};
 use x509_parser::pem::Pem;
 
 use super::json::object;
 use super::status::Fault;
-use super::token::{Algorithm, BASE64_URL, Token};
+use super::token::{Algorithm, Token, decode};
 
 /// A set of keys.
 #[derive(Debug, Default)]
@@ -97,8 +96,9 @@ impl KeySet {
     pub(super) fn verify(&self, token: &Token) -> Result<(), Fault> {
         let mut matched = false;
         for key in &self.keys {
-            let other_kid = !token.kid.is_empty() && !key.kid.is_empty() && key.kid != token.kid;
-            if other_kid || (!key.alg.is_empty() && key.alg != token.algorithm.name()) {
+            let kid = &*token.header.kid;
+            let other_kid = !kid.is_empty() && !key.kid.is_empty() && key.kid != kid;
+            if other_kid || (!key.alg.is_empty() && key.alg != token.header.algorithm.name()) {
                 continue;
             }
             matched = true;
@@ -147,13 +147,14 @@ impl Key {
 
 impl Material {
     fn has_signed(&self, token: &Token) -> bool {
-        let (message, signature) = (token.signed.as_bytes(), &token.signature[..]);
+        let (message, signature) = (token.signed(), &token.signature[..]);
+        let algorithm = token.header.algorithm;
         match self {
             Self::Rsa(key) => key
-                .parsed(token.algorithm)
+                .parsed(algorithm)
                 .is_some_and(|key| key.verify_sig(message, signature).is_ok()),
             Self::Ec(curve, key) => {
-                let curve_of_token = match token.algorithm {
+                let curve_of_token = match algorithm {
                     Algorithm::Es256 => Curve::P256,
                     Algorithm::Es384 => Curve::P384,
                     Algorithm::Es512 => Curve::P521,
@@ -162,16 +163,16 @@ impl Material {
                 *curve == curve_of_token && key.verify_sig(message, signature).is_ok()
             }
             Self::Ed25519(key) => {
-                token.algorithm == Algorithm::EdDsa && key.verify_sig(message, signature).is_ok()
+                algorithm == Algorithm::EdDsa && key.verify_sig(message, signature).is_ok()
             }
             Self::Secret(secret) => {
-                let algorithm = match token.algorithm {
+                let hash = match algorithm {
                     Algorithm::Hs256 => hmac::HMAC_SHA256,
                     Algorithm::Hs384 => hmac::HMAC_SHA384,
                     Algorithm::Hs512 => hmac::HMAC_SHA512,
                     _ => return false,
                 };
-                let key = hmac::Key::new(algorithm, secret);
+                let key = hmac::Key::new(hash, secret);
                 hmac::verify(&key, message, signature).is_ok()
             }
         }
@@ -228,10 +229,6 @@ fn required<'a>(
         Some(Value::String(text)) => Ok(text),
         Some(_) => Err(Fault::JwkField(bad)),
     }
-}
-
-fn decode(text: &str) -> Option<Vec<u8>> {
-    BASE64_URL.decode(text).ok()
 }
 
 fn rsa(object: &Map<String, Value>, alg: &str) -> Result<Material, Fault> {

@@ -9,9 +9,12 @@
 //!
 //! Deviations: keys that a request makes the proxy fetch are shared by all workers, where each of Envoy's fetches its own.
 //! Deviations: RSA keys below 2048 bits verify nothing, and a PS signature must have a salt as long as its hash.
+//! Deviations: a pseudo header in `claim_to_headers` or `forward_payload_header` is refused; Envoy then answers each request 503.
+//! Deviations: where a token is taken out of the query, the other parameters keep their escapes, which Envoy sends on decoded.
 //! Deviations: where several providers are asked, their keys are fetched one after the other.
 
 mod cache;
+mod claims;
 mod extract;
 mod json;
 mod keys;
@@ -40,7 +43,7 @@ use self::extract::Extractor;
 use self::provider::{KeySource, Provider};
 use self::requirement::{Examination, KeysNeeded, Requirement};
 use self::status::Fault;
-use self::token::Token;
+use self::token::{LastHeader, Token};
 use super::{
     HeadersStatus, HttpFilter, HttpFilterConfig, HttpFilterFactory, Interests, LocalReply,
     RouteFilterConfig, StreamContext, WorkerHttpFilter,
@@ -252,6 +255,7 @@ struct WorkerState {
     client: OnceCell<AsyncClient>,
     worker: Rc<Worker>,
     caches: Vec<Option<RefCell<TokenCache>>>,
+    last_header: LastHeader,
 }
 
 impl HttpFilterConfig for Config {
@@ -262,6 +266,7 @@ impl HttpFilterConfig for Config {
         });
         let state = Rc::new(WorkerState {
             caches: caches.collect(),
+            last_header: LastHeader::default(),
             client: OnceCell::new(),
             worker: worker.clone(),
             config: self,
@@ -289,9 +294,9 @@ impl WorkerState {
         found
     }
 
-    fn remember(&self, provider: usize, text: &[u8], token: &Rc<Token>) {
+    fn remember(&self, provider: usize, token: Rc<Token>) {
         if let Some(cache) = &self.caches[provider] {
-            cache.borrow_mut().insert(text, token.clone());
+            cache.borrow_mut().insert(token);
         }
     }
 

@@ -108,6 +108,10 @@ impl Provider {
             })
         });
         let claims = path.each("claim_to_headers", claim_to_headers, claim_to_header);
+        let payload_header = match forward_payload_header.is_empty() {
+            true => Ok(None),
+            false => writable("forward_payload_header", forward_payload_header, path).map(Some),
+        };
         let NormalizePayload {
             space_delimited_claims,
         } = normalize_payload_in_metadata.unwrap_or_default();
@@ -132,8 +136,7 @@ impl Provider {
             from_headers: from_headers?,
             from_params,
             from_cookies,
-            forward_payload_header: (!forward_payload_header.is_empty())
-                .then(|| HeaderName::new(forward_payload_header)),
+            forward_payload_header: payload_header?,
             pad_forward_payload_header,
             payload_in_metadata: payload_in_metadata.into(),
             space_delimited_claims,
@@ -160,22 +163,23 @@ impl Provider {
         audiences: Option<&[Box<str>]>,
         now: u64,
     ) -> Result<(), Fault> {
-        token.check_time(now, self.clock_skew)?;
+        let claims = &token.claims;
+        claims.check_time(now, self.clock_skew)?;
         let audiences = audiences.unwrap_or(&self.audiences);
-        let allowed = |audience: &String| audiences.iter().any(|a| **a == *plain(audience));
-        if !audiences.is_empty() && !token.audiences.iter().any(allowed) {
+        let allowed = |audience: &Box<str>| audiences.iter().any(|a| **a == *plain(audience));
+        if !audiences.is_empty() && !claims.audiences.iter().any(allowed) {
             return Err(Fault::AudienceNotAllowed);
         }
         let subject = self.subjects.as_ref();
-        if subject.is_some_and(|subject| !subject.matches(token.subject.as_bytes())) {
+        if subject.is_some_and(|subject| !subject.matches(claims.subject.as_bytes())) {
             return Err(Fault::VerificationFail);
         }
         let short = match self.lifetime {
             None => true,
-            Some(_) if token.expires == 0 => false,
+            Some(_) if claims.expires == 0 => false,
             Some(Lifetime::Finite) => true,
             Some(Lifetime::Below(limit)) => {
-                Duration::from_secs(token.expires.saturating_sub(now)) < limit
+                Duration::from_secs(claims.expires.saturating_sub(now)) < limit
             }
         };
         if short {
@@ -193,13 +197,13 @@ impl Provider {
                 let padded = payload.len().next_multiple_of(4);
                 payload.extend(std::iter::repeat_n('=', padded - payload.len()));
             }
-            head.fields.append(name, payload);
+            write(head, name, payload);
         }
         let mut added = false;
         for (name, claim) in &self.claim_to_headers {
             let text = token.claim(claim).and_then(claim_text);
             if let Some(text) = text.filter(|text| !text.is_empty()) {
-                head.fields.append(name, text);
+                write(head, name, text);
                 added = true;
             }
         }
@@ -214,13 +218,13 @@ impl Provider {
     /// Adds what goes into the dynamic metadata.
     pub(super) fn extract(&self, token: &Token, metadata: &mut Map<String, Value>) {
         if !self.header_in_metadata.is_empty() {
-            let header = Value::Object(token.header.clone());
+            let header = Value::Object(token.header.fields.clone());
             metadata.insert(self.header_in_metadata.to_string(), header);
         }
         if self.payload_in_metadata.is_empty() {
             return;
         }
-        let mut payload = token.payload.clone();
+        let mut payload = token.payload().clone();
         for claim in &self.space_delimited_claims {
             if let Some(Value::String(text)) = payload.get(claim) {
                 let parts = text.split(' ').filter(|part| !part.is_empty());
@@ -269,7 +273,7 @@ fn claim_to_header(
         claim_name,
         claim_path,
     } = proto;
-    let name = HeaderName::new(path.non_empty("header_name", header_name)?);
+    let name = writable("header_name", header_name, path)?;
     let claim: Vec<Box<str>> = match (claim_name.is_empty(), claim_path.is_empty()) {
         (false, true) => claim_name.split('.').map(Into::into).collect(),
         (true, false) => path.each("claim_path", claim_path, |segment, path| {
@@ -279,6 +283,25 @@ fn claim_to_header(
         _ => return Err(path.reject("needs exactly one of claim_name and claim_path")),
     };
     Ok((name, claim))
+}
+
+/// A header that tokens may write.
+fn writable(field: &str, name: String, path: &ConfigPath<'_>) -> Result<HeaderName, Rejected> {
+    let name = path.non_empty(field, name)?;
+    match name.starts_with(':') {
+        true => Err(path.field(field).reject(format!(
+            "\"{name}\" is not the name of a field, and no request could be served without it"
+        ))),
+        false => Ok(HeaderName::new(name)),
+    }
+}
+
+/// Adds a field; that of the host is where the request goes to.
+fn write(head: &mut RequestHead, name: &HeaderName, value: impl AsRef<[u8]>) {
+    match name.as_str() {
+        "host" => head.set_authority(value.as_ref()),
+        _ => head.fields.append(name, value),
+    }
 }
 
 /// A claim as a header shows it.

@@ -1,5 +1,6 @@
 //! `JwtRequirement`: which tokens a request must have, and whether it has them.
 
+use std::mem;
 use std::rc::Rc;
 
 use outrigger_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
@@ -265,9 +266,9 @@ impl Examination<'_> {
         }
         // The last one first, as Envoy has it. All of them must be good: one that is bad could be taken for the good one
         // further on.
-        for token in found.into_iter().rev() {
+        for mut token in found.into_iter().rev() {
             let mut provider = claimed.map(|(index, _)| index);
-            status = self.token(&token, claimed, &mut provider)?;
+            status = self.token(&mut token, claimed, &mut provider)?;
             if let Err(fault) = status {
                 self.note_failure(provider, fault);
                 if !all {
@@ -280,7 +281,7 @@ impl Examination<'_> {
 
     fn token(
         &mut self,
-        found: &Found<'_>,
+        found: &mut Found<'_>,
         claimed: Option<(usize, Option<&[Box<str>]>)>,
         provider: &mut Option<usize>,
     ) -> Outcome {
@@ -289,16 +290,16 @@ impl Examination<'_> {
         let known_good = cached.is_some();
         let token = match cached {
             Some(token) => token,
-            None => match Token::parse(&found.text) {
+            None => match Token::parse(mem::take(&mut found.text), &state.last_header) {
                 Ok(token) => Rc::new(token),
                 Err(fault) => return Ok(Err(fault)),
             },
         };
-        if !found.allows(&token.issuer) {
+        if !found.allows(&token.claims.issuer) {
             return Ok(Err(Fault::UnknownIssuer));
         }
         let providers = &state.config.providers;
-        let Some(index) = provider.or_else(|| providers.of_issuer(&token.issuer)) else {
+        let Some(index) = provider.or_else(|| providers.of_issuer(&token.claims.issuer)) else {
             return Ok(Err(Fault::UnknownIssuer));
         };
         *provider = Some(index);
@@ -312,7 +313,7 @@ impl Examination<'_> {
                 return Ok(Err(fault));
             }
             if claimed.is_some() {
-                state.remember(index, &found.text, &token);
+                state.remember(index, token.clone());
             }
         }
         self.clear_route |= chosen.write_headers(&token, self.head);

@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use outrigger_proto::pb::envoy::config::core::v3::HeaderValue;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
+use outrigger_proto::rate_limit::{DescriptorStatus, RateLimit};
+use pb::rate_limit_response::Code;
 use pb::rate_limit_response::rate_limit::Unit;
-use pb::rate_limit_response::{Code, DescriptorStatus};
 
-use crate::http::{Fields, ResponseHead};
+use crate::http::inline::{merges_in_request, merges_in_response};
+use crate::http::{RequestHead, ResponseHead};
 
-/// Fields that the response is given, in addition to those of the same name.
+/// Fields that the response is given, in addition to those of the same name; of a name that Envoy keeps once, the values are joined.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ToAdd(Vec<(Box<[u8]>, Box<[u8]>)>);
 
@@ -21,6 +23,12 @@ impl ToAdd {
 
     pub(super) fn has(&self, wanted: &str) -> bool {
         self.0.iter().any(|(name, _)| **name == *wanted.as_bytes())
+    }
+
+    pub(super) fn remove(&mut self, unwanted: &str) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(name, _)| **name != *unwanted.as_bytes());
+        self.0.len() < before
     }
 
     /// Takes the fields that the service wants; such as cannot stand in a head are left out.
@@ -36,15 +44,22 @@ impl ToAdd {
 
     pub(super) fn apply(&self, head: &mut ResponseHead) {
         for (name, value) in &self.0 {
-            head.fields.append_wire(name, value);
+            head.fields
+                .append_wire_merging(name, value, merges_in_response);
         }
     }
 }
 
 /// Adds the fields that the service wants to a request.
-pub(super) fn add_to_request(fields: Vec<HeaderValue>, request: &mut Fields) {
+pub(super) fn add_to_request(fields: Vec<HeaderValue>, request: &mut RequestHead) {
     for (name, value) in fields.into_iter().filter_map(sendable) {
-        request.append_wire(name.as_bytes(), &value);
+        if name.eq_ignore_ascii_case("host") {
+            let hosts = [request.authority().unwrap_or_default(), &value].join(&b',');
+            request.set_authority(&hosts);
+        } else {
+            let fields = &mut request.fields;
+            fields.append_wire_merging(name.as_bytes(), &value, merges_in_request);
+        }
     }
 }
 
@@ -53,12 +68,10 @@ fn sendable(field: HeaderValue) -> Option<(String, Vec<u8>)> {
     let HeaderValue {
         key,
         value,
-        raw_value,
+        // As in Envoy, which does not look at it here.
+        raw_value: _,
     } = field;
-    let value = match value.is_empty() {
-        true => raw_value,
-        false => value.into_bytes(),
-    };
+    let value = value.into_bytes();
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let good = !key.is_empty() && key.bytes().all(token);
     let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
@@ -80,7 +93,7 @@ pub(super) fn x_ratelimit(statuses: &[DescriptorStatus], shown: impl Fn(usize) -
     };
     let mut text = limit.requests_per_unit.to_string();
     for (_, _, limit) in limited().filter(|(at, ..)| shown(*at)) {
-        let window = seconds(limit.unit());
+        let window = window(limit);
         if window > 0 {
             let _ = write!(text, ", {};w={window}", limit.requests_per_unit);
             if !limit.name.is_empty() {
@@ -109,9 +122,10 @@ pub(super) fn retry_after(statuses: &[DescriptorStatus]) -> Option<i64> {
     .max()
 }
 
-fn seconds(unit: Unit) -> u64 {
+/// The seconds of a limit; 0 for a unit that nobody knows.
+fn window(limit: &RateLimit) -> u64 {
     const DAY: u64 = 24 * 60 * 60;
-    match unit {
+    let unit = match limit.unit() {
         Unit::Unknown => 0,
         Unit::Second => 1,
         Unit::Minute => 60,
@@ -120,5 +134,7 @@ fn seconds(unit: Unit) -> u64 {
         Unit::Week => 7 * DAY,
         Unit::Month => 30 * DAY,
         Unit::Year => 365 * DAY,
-    }
+    };
+    let units = limit.unit_multiplier.map_or(1, |units| units.value);
+    unit * u64::from(units.max(1))
 }

@@ -8,7 +8,6 @@
 //! Dynamic metadata: what the service says, in `envoy.filters.http.ratelimit` or `metadata_namespace`.
 //! Filter state: `envoy.ratelimit.hits_addend`, a number: the hits of the request.
 //!
-//! Deviations: `unit_multiplier` of the service and of overrides is not known.
 //! Deviations: fields of the service that cannot stand in a head (pseudo headers, line breaks) are left out.
 
 mod answer;
@@ -21,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as pb;
+use outrigger_proto::rate_limit::RateLimitResponse;
 use pb::rate_limit_response::Code;
 use smallvec::SmallVec;
 
@@ -31,6 +31,7 @@ use super::{
     RouteFilterConfig, StreamContext, WorkerHttpFilter,
 };
 use crate::config::{ConfigPath, Rejected, TypedConfig, json_object};
+use crate::formatter::FormatData;
 use crate::http::{EndStream, Known, RequestHead, ResponseHead};
 use crate::rate_limit::to_proto;
 use crate::route::{RateLimit, SelectedRoute};
@@ -94,7 +95,7 @@ impl HttpFilterConfig for Config {
     }
 }
 
-type Answer = Result<pb::RateLimitResponse, GrpcError>;
+type Answer = Result<RateLimitResponse, GrpcError>;
 
 struct Filter {
     state: Rc<WorkerState>,
@@ -146,7 +147,11 @@ impl Filter {
             answer: answer.clone(),
         });
         let service = &self.state.config.service;
-        let call = service.ask(self.state.client(), &request);
+        let call = service.ask(
+            self.state.client(),
+            &request,
+            &FormatData::of_request(cx.info, Some(head)),
+        );
         HeadersStatus::Wait(Box::pin(async move {
             let came = call.await;
             answer.replace(Some(came));
@@ -228,17 +233,15 @@ impl Filter {
         cx: &mut StreamContext<'_>,
         head: &mut RequestHead,
         asked: &Asked,
-        answer: pb::RateLimitResponse,
+        answer: RateLimitResponse,
     ) -> HeadersStatus {
-        let pb::RateLimitResponse {
+        let RateLimitResponse {
             overall_code,
             statuses,
             response_headers_to_add,
             request_headers_to_add,
             raw_body,
             dynamic_metadata,
-            // For clients that keep quotas themselves, which Envoy is not either.
-            quota: _,
         } = answer;
         let state = self.state.clone();
         let config = &state.config;
@@ -281,7 +284,7 @@ impl Filter {
             self.refused = true;
             return self.over_limit(raw_body);
         }
-        answer::add_to_request(request_headers_to_add, &mut head.fields);
+        answer::add_to_request(request_headers_to_add, head);
         HeadersStatus::Continue
     }
 }
@@ -356,9 +359,12 @@ impl HttpFilter for Filter {
             // As other filters have left it.
             end.head.clone_from(request);
         }
-        let to_add = std::mem::take(&mut self.to_add);
+        let mut to_add = std::mem::take(&mut self.to_add);
         if self.refused && to_add.has("content-type") {
-            head.fields.remove("content-type");
+            match head.is_grpc() {
+                true => to_add.remove("content-type"),
+                false => head.fields.remove("content-type") > 0,
+            };
         }
         to_add.apply(head);
         if let (true, Some(parser)) = (self.refused, &self.state.config.response_headers) {
@@ -384,10 +390,11 @@ impl HttpFilter for Filter {
             &mut SmallVec::new(),
         );
         if let Some(request) = request {
-            let state = self.state.clone();
+            let data = FormatData::of_request(info, Some(&end.head));
+            let service = &self.state.config.service;
+            let call = service.ask(self.state.client(), &request, &data);
             // Nobody waits for it; it ends with its timeout at the latest.
             tokio::task::spawn_local(async move {
-                let call = state.config.service.ask(state.client(), &request);
                 let _ = call.await;
             });
         }

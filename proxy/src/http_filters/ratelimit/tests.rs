@@ -4,8 +4,9 @@ use outrigger_proto::pb::envoy::config::route::v3 as route_pb;
 use outrigger_proto::pb::envoy::extensions::filters::http::ratelimit::v3 as pb;
 use outrigger_proto::pb::envoy::service::ratelimit::v3 as rls;
 use outrigger_proto::pb::google::protobuf as wkt;
+use outrigger_proto::rate_limit::{DescriptorStatus, RateLimit as Limit};
+use rls::rate_limit_response::Code;
 use rls::rate_limit_response::rate_limit::Unit;
-use rls::rate_limit_response::{Code, DescriptorStatus, RateLimit as Limit};
 use route_pb::rate_limit::action::{ActionSpecifier, GenericKey};
 
 use super::super::test_support::{Harness, TestStream, errors, forward, virtual_host};
@@ -63,13 +64,13 @@ fn status(code: Code, requests: u32, remaining: u32, reset: i64) -> DescriptorSt
             name: String::new(),
             requests_per_unit: requests,
             unit: Unit::Minute.into(),
+            unit_multiplier: None,
         }),
         limit_remaining: remaining,
         duration_until_reset: Some(wkt::Duration {
             seconds: reset,
             nanos: 0,
         }),
-        quota: None,
     }
 }
 
@@ -168,9 +169,9 @@ fn fields_that_would_break_a_head_are_left_out() {
         field("X-Good", "3"),
         field("x-raw", ""),
     ];
-    answer::add_to_request(fields, &mut head.fields);
+    answer::add_to_request(fields, &mut head);
     let left: Vec<_> = head.fields.iter().collect();
-    let expected: [(&[u8], &[u8]); 2] = [(b"x-good", b"3"), (b"x-raw", b"raw")];
+    let expected: [(&[u8], &[u8]); 2] = [(b"x-good", b"3"), (b"x-raw", b"")];
     assert_eq!(left, expected);
 }
 
@@ -187,10 +188,13 @@ fn what_is_wrong_is_refused_with_its_path() {
                 target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
                     core::grpc_service::EnvoyGrpc {
                         cluster_name: "limits".to_owned(),
-                        retry_policy: Some(core::RetryPolicy::default()),
                         ..Default::default()
                     },
                 )),
+                initial_metadata: vec![core::HeaderValue {
+                    key: ":path".to_owned(),
+                    ..Default::default()
+                }],
                 ..Default::default()
             }),
             transport_api_version: core::ApiVersion::V3.into(),
@@ -201,7 +205,7 @@ fn what_is_wrong_is_refused_with_its_path() {
     assert_eq!(
         found,
         [
-            "config / rate_limit_service / grpc_service / envoy_grpc / retry_policy: is not supported",
+            "config / rate_limit_service / grpc_service / initial_metadata[0] / key: \":path\" may not be set here: say authority in envoy_grpc",
             "config / rate_limits[0]: 'stage' field and 'disable_key' field are not supported",
         ]
     );

@@ -260,6 +260,9 @@ impl Router {
             .connect_config()
             .filter(|config| connect || config.allow_post && env.request.method() == Method::Post);
         self.prepare(env, action, selected);
+        if let Some(refusal) = self.refuse_illegal(env) {
+            return Some(refusal);
+        }
         if end.is_end() {
             self.request_ended(env.info.now);
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Router, RouterEvent};
-use crate::http::{HeaderName, Known, ResponseHead};
+use crate::http::{HeaderName, IllegalField, Known, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::overload::LoadShedPoint;
@@ -73,6 +73,23 @@ impl Router {
             .map(|(name, value)| (HeaderName::new(name), Bytes::copy_from_slice(value)))
             .collect();
         RouterEvent::LocalReply(reply)
+    }
+
+    /// A request that filters or routes have given a field that no message may carry.
+    #[inline]
+    pub(super) fn refuse_illegal(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
+        let (name, illegal) = env.request.first_illegal()?;
+        let what = match illegal {
+            IllegalField::Name => "invalid header name: ",
+            IllegalField::Value => "invalid header value for: ",
+        };
+        let problem = format!("{what}{}", String::from_utf8_lossy(name));
+        let details = problem.replace(|c: char| c.is_ascii_whitespace(), "_");
+        let details = format!("filter_removed_required_request_headers{{{details}}}");
+        env.info
+            .response_flags
+            .set(ResponseFlag::DownstreamProtocolError);
+        Some(self.reply(env, LocalReply::new(503, details).with_body(problem)))
     }
 
     /// A request that no attempt is made for: a header that must be legal is not, or the cluster is under maintenance.

@@ -71,6 +71,8 @@ pub struct RequestOptions {
     pub max_response_bytes: usize,
     /// Adds the address of this proxy to `x-forwarded-for`. Default true.
     pub send_xff: bool,
+    /// Says in `x-envoy-internal` that the request comes from within. Default true.
+    pub send_internal: bool,
 }
 
 impl Default for RequestOptions {
@@ -83,6 +85,7 @@ impl Default for RequestOptions {
             max_request_bytes: 1024 * 1024,
             max_response_bytes: 1024 * 1024,
             send_xff: true,
+            send_internal: true,
         }
     }
 }
@@ -175,7 +178,9 @@ impl AsyncClient {
         body: Body,
         options: RequestOptions,
     ) -> impl Future<Output = Result<Response, ClientError>> + use<> {
-        head.fields.set(Known::EnvoyInternal, "true");
+        if options.send_internal {
+            head.fields.set(Known::EnvoyInternal, "true");
+        }
         if options.send_xff
             && let Some(address) = self
                 .address

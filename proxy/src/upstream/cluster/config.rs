@@ -29,7 +29,7 @@ use crate::http_filters::chain_config::ChainConfig;
 use crate::matchers::metadata_from_proto;
 use crate::server::{FactoryContext, InitManager, ServerContext};
 use crate::stream_info::DynamicMetadata;
-use crate::upstream::health_check::{HealthCheckConfig, HealthCheckNames};
+use crate::upstream::health_check::{HealthCheckConfig, PatchedHealthChecks};
 use crate::upstream::load_balancer::{LegacyPolicy, LoadBalancerSettings, Policy};
 use crate::upstream::outlier_detection::OutlierDetectionConfig;
 use crate::upstream::shared_cluster::stats_scope;
@@ -77,7 +77,7 @@ impl ClusterConfig {
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        Self::with_names(proto, &HealthCheckNames::default(), server, path)
+        Self::with_names(proto, &PatchedHealthChecks::default(), server, path)
     }
 
     /// Converts a cluster. `path` is that of the cluster.
@@ -88,7 +88,7 @@ impl ClusterConfig {
     )]
     pub fn with_names(
         proto: pb::Cluster,
-        names: &HealthCheckNames,
+        names: &PatchedHealthChecks,
         server: &Arc<ServerContext>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
@@ -230,9 +230,10 @@ impl ClusterConfig {
         let named = names.check(health_checks.len(), path);
         let mut index = 0..;
         let health_checks = path.each("health_checks", health_checks, |proto, path| {
-            let name = names.get(index.next().unwrap_or_default());
             let config = HealthCheckConfig::from_proto(proto, &cx, path)?;
-            Ok(Arc::new(config.named(name)))
+            Ok(Arc::new(
+                config.patched(names, index.next().unwrap_or_default()),
+            ))
         });
         let pb::TrackClusterStats {
             timeout_budgets,
@@ -284,6 +285,12 @@ impl ClusterConfig {
             return Err(path.reject(
                 "ALPN configured for a cluster which has a non-ALPN transport socket: auto_config needs TLS",
             ));
+        }
+        if health_checks.iter().any(|check| check.uses_alpn()) && !transport.supports_alpn() {
+            return Err(path.reject(format!(
+                "use_alpn_protocol configured for the health check of cluster {} which has a non-ALPN transport socket",
+                name.as_deref().unwrap_or_default()
+            )));
         }
         Ok(Self {
             name: name?,

@@ -15,11 +15,10 @@ use pb::http_protocol_options::{
 };
 
 use super::request_policies::{PolicyFields, RequestPolicies};
+use crate::codec::h1::Http1ProtocolOptions;
+use crate::codec::h2::Http2ProtocolOptions;
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http_connection_manager::codec::h1::{
-    HeadersWithUnderscoresAction, Http1ProtocolOptions,
-};
-use crate::http_connection_manager::codec::h2::Http2ProtocolOptions;
+use crate::http::HeadersWithUnderscoresAction;
 use crate::http_filters::chain_config::ChainConfig;
 use crate::server::FactoryContext;
 

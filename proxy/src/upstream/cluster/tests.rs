@@ -2,8 +2,8 @@ use outrigger_proto::pb::envoy::config::cluster::v3 as pb;
 use outrigger_proto::yaml::{Format, Source, UnknownFields, load};
 
 use super::*;
+use crate::codec::h1::HeaderKeyFormat;
 use crate::config::{ConfigPath, ConfigReport};
-use crate::http_connection_manager::codec::h1::HeaderKeyFormat;
 use crate::server::{LocalInfo, ServerContext};
 use crate::upstream::circuit_breaker::RetryBudget;
 use crate::upstream::load_balancer::Policy;

@@ -8,6 +8,7 @@ use outrigger_proto::pb::envoy::config::core::v3::health_check as pb;
 use super::event_log::{EventLog, HealthCheckerType};
 use super::grpc::GrpcCheck;
 use super::http::HttpCheck;
+use super::patched::PatchedHealthChecks;
 use super::redis::{self, RedisCheck};
 use super::tcp::TcpCheck;
 use crate::config::{ConfigPath, Rejected, TypedConfig, json_object};
@@ -87,7 +88,8 @@ impl HealthCheckConfig {
             interval_jitter_percent,
             unhealthy_threshold,
             healthy_threshold,
-            alt_port,
+            // Harmless: Envoy reads neither this nor `event_service`.
+            alt_port: _,
             reuse_connection,
             no_traffic_interval,
             no_traffic_healthy_interval,
@@ -96,16 +98,13 @@ impl HealthCheckConfig {
             healthy_edge_interval,
             event_log_path,
             event_logger,
-            event_service,
+            event_service: _,
             always_log_health_check_failures,
             always_log_health_check_success,
             tls_options,
             transport_socket_match_criteria,
             health_checker,
         } = proto;
-        // Envoy reads neither.
-        let port = path.unsupported_if_set("alt_port", alt_port);
-        let service = path.unsupported_if_set("event_service", event_service);
         let timeout = positive(path, "timeout", timeout);
         let regular = positive(path, "interval", interval);
         let or = |name: &str, value| path.positive_duration(name, value);
@@ -127,8 +126,6 @@ impl HealthCheckConfig {
             cx,
             path,
         );
-        port?;
-        service?;
         let (regular, no_traffic) = (regular?, no_traffic?.unwrap_or(NO_TRAFFIC_INTERVAL));
         let unhealthy = unhealthy?.unwrap_or(regular);
         Ok(Self {
@@ -163,13 +160,23 @@ impl HealthCheckConfig {
         })
     }
 
-    /// The same with a name.
+    /// The same with what `patched` says of the health check of this number.
     #[must_use]
-    pub(in crate::upstream) fn named(self, name: &str) -> Self {
-        Self {
-            name: name.into(),
-            ..self
+    pub(in crate::upstream) fn patched(
+        mut self,
+        patched: &PatchedHealthChecks,
+        index: usize,
+    ) -> Self {
+        self.name = patched.get(index).into();
+        if let CheckKind::Http(http) = &mut self.kind {
+            http.use_alpn = patched.uses_alpn(index);
         }
+        self
+    }
+
+    /// Whether ALPN decides which protocol it speaks.
+    pub(in crate::upstream) fn uses_alpn(&self) -> bool {
+        matches!(&self.kind, CheckKind::Http(http) if http.use_alpn)
     }
 
     /// Whether it needs HTTP/2, by which a cluster must be reached then.

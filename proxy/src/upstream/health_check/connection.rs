@@ -197,7 +197,7 @@ pub(super) async fn http(
     inner: &Inner,
     host: &Host,
     link: &mut Link,
-    is_http2: bool,
+    speaks_http2: impl FnOnce(&Connected) -> bool,
 ) -> Result<(), ConnectError> {
     if link.is_usable() {
         return Ok(());
@@ -205,7 +205,7 @@ pub(super) async fn http(
     *link = Link::None;
     let connected = inner.connect(host).await?;
     let info = &inner.cluster.info;
-    *link = if is_http2 {
+    *link = if speaks_http2(&connected) {
         let stats = inner.http2_stats();
         Link::Http2(http2::ClientConnection::start(
             connected.io,

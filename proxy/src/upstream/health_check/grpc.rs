@@ -91,7 +91,7 @@ impl GrpcCheck {
         let lost = Outcome::failed(FailureType::Network);
         // What a host says of itself fails it at once.
         let unwell = Outcome::failed(FailureType::Active);
-        if connection::http(inner, host, link, true).await.is_err() {
+        if connection::http(inner, host, link, |_| true).await.is_err() {
             return lost;
         }
         let Some(mut exchange) = link.exchange().await else {

@@ -20,7 +20,7 @@ use crate::server::FactoryContext;
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use crate::upstream::WorkerHost;
 use crate::upstream::host::{HealthFlag, Host};
-use crate::upstream::pool::ResponseEvent;
+use crate::upstream::pool::{Connected, ResponseEvent};
 
 /// A converted `HttpHealthCheck`.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct HttpCheck {
     expected: Statuses,
     retriable: Statuses,
     is_http2: bool,
+    /// Where ALPN agrees on a protocol, that is spoken.
+    pub(super) use_alpn: bool,
     service_name: Option<StringMatcher>,
 }
 
@@ -123,6 +125,7 @@ impl HttpCheck {
             expected,
             retriable: retriable?,
             is_http2: codec?,
+            use_alpn: false,
             service_name: service_name?,
         })
     }
@@ -145,10 +148,15 @@ impl HttpCheck {
         host: &WorkerHost,
         link: &mut Link,
     ) -> Option<(ResponseHead, BytesMut)> {
-        let made = connection::http(inner, host, link, self.is_http2).await;
+        let speaks_http2 = |connected: &Connected| self.speaks_http2(connected);
+        let made = connection::http(inner, host, link, speaks_http2).await;
         made.ok()?;
+        let protocol = match link {
+            Link::Http2(_) => Protocol::Http2,
+            _ => Protocol::Http11,
+        };
         let mut exchange = link.exchange().await?;
-        exchange.send(&self.request(inner, host), self.body.clone());
+        exchange.send(&self.request(inner, host, protocol), self.body.clone());
         let mut response = None;
         let mut body = BytesMut::new();
         let most = self.response_buffer_size.unwrap_or(MOST_BYTES);
@@ -176,11 +184,17 @@ impl HttpCheck {
         }
     }
 
-    fn request(&self, inner: &Inner, host: &WorkerHost) -> RequestHead {
-        let protocol = match self.is_http2 {
-            true => Protocol::Http2,
-            false => Protocol::Http11,
-        };
+    /// Which protocol is spoken on a new connection.
+    fn speaks_http2(&self, connected: &Connected) -> bool {
+        let agreed = connected.tls.as_ref().filter(|_| self.use_alpn);
+        match agreed.and_then(|tls| tls.alpn.as_deref()) {
+            Some(b"h2") => true,
+            Some(b"http/1.1") => false,
+            _ => self.is_http2,
+        }
+    }
+
+    fn request(&self, inner: &Inner, host: &WorkerHost, protocol: Protocol) -> RequestHead {
         let mut head = RequestHead::new(protocol, self.method.as_bytes());
         head.set_scheme(match inner.is_secure(host) {
             true => b"https",

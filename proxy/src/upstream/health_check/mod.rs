@@ -19,10 +19,11 @@ mod connection;
 mod event_log;
 mod grpc;
 mod http;
-mod names;
+mod patched;
 mod payload;
 mod redis;
 mod resp;
+mod schedule;
 mod session;
 mod tcp;
 #[cfg(test)]
@@ -37,17 +38,18 @@ use tokio::task::JoinHandle;
 
 pub(super) use config::HealthCheckConfig;
 pub(super) use event_log::rfc3339;
-pub use names::HealthCheckNames;
+pub use patched::PatchedHealthChecks;
 
 use self::redis::CommandStats;
+use self::schedule::Schedule;
 use self::session::Session;
 use super::host::{HealthFlag, HostIdentity};
 use super::host_health::{HealthPublisher, HostReport};
 use super::outlier_detection::OutlierDetector;
 use super::pool::Connector;
 use super::shared_cluster::Cluster;
+use crate::codec::Http2CodecStats;
 use crate::config::Fraction;
-use crate::http_connection_manager::codec::Http2CodecStats;
 use crate::runtime::{Runtime, RuntimeFraction, RuntimeInteger};
 use crate::server::Random;
 
@@ -77,8 +79,8 @@ crate::stats_group! {
 pub(super) struct HealthChecker {
     /// One for each health check of the cluster.
     checks: Vec<Rc<Inner>>,
-    /// Follows hosts that come and go, and what workers report.
-    following: RefCell<Option<JoinHandle<()>>>,
+    /// Follows hosts that come and go, and what workers report; and wakes the sessions of each health check.
+    tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
 /// What several health checks of a cluster have in common.
@@ -104,6 +106,7 @@ struct Inner {
     http2_stats: OnceCell<Rc<Http2CodecStats>>,
     command_stats: OnceCell<CommandStats>,
     sessions: RefCell<HashMap<HostIdentity, Rc<Session>>>,
+    schedule: Rc<Schedule>,
     /// How many checks must end before the first round is over, and who waits for that.
     first_round: Cell<usize>,
     ready: RefCell<Option<Box<dyn FnOnce()>>>,
@@ -147,6 +150,7 @@ impl HealthChecker {
                 http2_stats: OnceCell::new(),
                 command_stats: OnceCell::new(),
                 sessions: RefCell::default(),
+                schedule: Rc::new(Schedule::new()),
                 first_round: Cell::new(0),
                 ready: RefCell::default(),
                 outliers: RefCell::default(),
@@ -160,7 +164,7 @@ impl HealthChecker {
         (!checks.is_empty()).then(|| {
             Rc::new(Self {
                 checks,
-                following: RefCell::default(),
+                tasks: RefCell::default(),
             })
         })
     }
@@ -168,7 +172,9 @@ impl HealthChecker {
     /// Begins to check. `ready` is called when as many checks have ended as there are hosts now.
     pub(super) fn start(&self, ready: Box<dyn FnOnce()>) {
         let following = tokio::task::spawn_local(follow(self.checks.clone()));
-        *self.following.borrow_mut() = Some(following);
+        let schedules = self.checks.iter().map(|check| check.schedule.clone());
+        let timers = schedules.map(|schedule| tokio::task::spawn_local(schedule.run()));
+        *self.tasks.borrow_mut() = timers.chain([following]).collect();
         self.checks.iter().for_each(|check| check.sync_hosts());
         let count = |check: &Rc<Inner>| check.sessions.borrow().len();
         let busy: Vec<_> = self
@@ -205,7 +211,7 @@ impl HealthChecker {
 
     /// Whether `start` was called.
     pub(super) fn has_started(&self) -> bool {
-        self.following.borrow().is_some()
+        !self.tasks.borrow().is_empty()
     }
 
     /// The cluster is in use from now on: workers hear of changes.
@@ -218,8 +224,8 @@ impl HealthChecker {
 
 impl Drop for HealthChecker {
     fn drop(&mut self) {
-        if let Some(following) = self.following.take() {
-            following.abort();
+        for task in self.tasks.take() {
+            task.abort();
         }
         for check in &self.checks {
             *check.ready.borrow_mut() = None;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::Inner;
 use super::config::{CheckKind, LastCheck};
 use super::connection::Link;
 use super::event_log::{Event, FailureType};
+use super::schedule::Alarm;
 use crate::upstream::WorkerHost;
 use crate::upstream::host::{HealthFlag, Host};
 
@@ -321,15 +322,22 @@ impl Session {
 
 async fn run(session: Rc<Session>) {
     let inner = session.inner.clone();
-    let config = inner.config.clone();
+    let (config, schedule) = (&*inner.config, &*inner.schedule);
+    let alarm = Rc::new(Alarm::default());
     let jitter = config.intervals.initial_jitter;
     if !jitter.is_zero() {
-        sleep(inner.with_jitter(Duration::ZERO, jitter)).await;
+        schedule.set_about(&alarm, inner.with_jitter(Duration::ZERO, jitter));
+        alarm.rung().await;
     }
     let mut link = Link::None;
     loop {
-        let checked = timeout(config.timeout, check(&session, &mut link)).await;
-        let outcome = checked.unwrap_or_else(|_| {
+        schedule.set_after(&alarm, config.timeout);
+        let checked = tokio::select! {
+            biased;
+            outcome = check(&session, &mut link) => Some(outcome),
+            () = alarm.rung() => None,
+        };
+        let outcome = checked.unwrap_or_else(|| {
             // The stream of a call is reset; everything else ends with its connection.
             if !matches!((&config.kind, &link), (CheckKind::Grpc(_), Link::Http2(_)))
                 || !config.reuse_connection
@@ -338,17 +346,17 @@ async fn run(session: Rc<Session>) {
             }
             Outcome::failed(FailureType::NetworkTimeout)
         });
-        let mut next = Instant::now() + session.finish(outcome);
+        schedule.set_about(&alarm, session.finish(outcome));
         loop {
             tokio::select! {
                 biased;
-                () = sleep_until(next) => break,
+                () = alarm.rung() => break,
                 () = link.gone() => {
                     let was_tcp = matches!(link, Link::Tcp(_));
                     link = Link::None;
                     if was_tcp {
                         let lost = Outcome::failed(FailureType::Network);
-                        next = Instant::now() + session.finish(lost);
+                        schedule.set_about(&alarm, session.finish(lost));
                     }
                 }
             }

@@ -480,7 +480,7 @@ async fn a_host_is_as_all_of_several_health_checks_say() {
         errors[0].contains("all health checks must have a name"),
         "{errors:?}"
     );
-    let names = super::HealthCheckNames::from_names(&names);
+    let names = super::PatchedHealthChecks::from_names(&names);
     let config = ClusterConfig::with_names(proto, &names, &server, &path).unwrap();
     let mut info = ClusterInfo::new(&server, "a", Arc::new(config.settings));
     info.health_checks = config.health_checks;

@@ -1,4 +1,7 @@
 //! `slow_start_config`: a host that has become healthy gets its share of requests little by little.
+//!
+//! Deviations: how much a host is held back is worked out when the next request comes; Envoy does so when the host becomes healthy,
+//! and again when it has been chosen.
 
 use std::time::Duration;
 

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
 use super::{ResetReason, ResponseEvent};
-use crate::http::{EndStream, Fields, Known, Method, RequestHead};
-use crate::http_connection_manager::codec::h1::{
-    Body, BodyEncoding, BodyEvent, BodyLimits, ClientHttp1Settings, Framing, HeadSearch, Input,
-    LAST_CHUNK, Output, Reject, RequestContext, Response, ResponseTo, chunk_start, is_upgrade,
+use crate::codec::h1::{
+    Body, BodyEncoding, BodyEvent, BodyLimits, ClientHttp1Settings, Framing, HeadSearch,
+    LAST_CHUNK, Reject, RequestContext, Response, ResponseTo, chunk_start, is_upgrade,
     parse_response_head, request_head, trailers,
 };
-use crate::net::Io;
+use crate::http::{EndStream, Fields, Known, Method, RequestHead};
+use crate::net::{Input, Io, Output};
 use crate::stream_info::BytesMeter;
 
 /// An upstream HTTP/1 connection, driven inline by the stream that holds it.

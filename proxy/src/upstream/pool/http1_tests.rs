@@ -1,7 +1,7 @@
 use super::*;
+use crate::codec::h1::{Next, ServerConnection};
+use crate::codec::{RequestEvent, ServerStream};
 use crate::http::{Protocol, ResponseHead};
-use crate::http_connection_manager::codec::h1::{Next, ServerConnection};
-use crate::http_connection_manager::codec::{RequestEvent, ServerStream};
 use proptest::prelude::*;
 use std::future::poll_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

@@ -12,8 +12,8 @@ use super::connection::{ConnectionGuard, RequestGuard, UpstreamConnectionInfo};
 use super::pending::PendingQueue;
 use super::stream::{Acquire, ClientStream, Http2Stream};
 use super::{ConnectError, Connected, PoolError, PoolOwner, http2};
+use crate::codec::Http2CodecStats;
 use crate::http::Protocol;
-use crate::http_connection_manager::codec::Http2CodecStats;
 
 pub(super) struct Http2Pool {
     owner: PoolOwner,

@@ -15,7 +15,7 @@ use super::stream::ClientStream;
 use super::tcp::{TcpUpstream, connect_tcp};
 use super::{PoolError, ResetReason, ResponseEvent};
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::h1::{Input, Output};
+use crate::net::{Input, Output};
 use crate::stream_info::BytesMeter;
 use crate::transport_sockets::UpstreamSocketOptions;
 

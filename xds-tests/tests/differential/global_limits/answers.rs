@@ -1,9 +1,9 @@
 //! What becomes of its answers, of their headers, and of those that fail.
 
-use outrigger_proto::pb::envoy::service::ratelimit::v3::{
-    RateLimitResponse, rate_limit_response as pb,
-};
+use outrigger_proto::pb::envoy::config::core::v3 as wire;
+use outrigger_proto::pb::envoy::service::ratelimit::v3::rate_limit_response as pb;
 use outrigger_proto::pb::google::protobuf as wkt;
+use outrigger_proto::rate_limit::RateLimitResponse;
 use outrigger_xds_tests::client::Step;
 
 use super::{RULE, SERVICE, STATS, answer, field, filter, grpc, limited, ok, over, status};
@@ -26,6 +26,41 @@ pub(super) fn answers() -> Vec<Case> {
         )
         .get("/")
         .shows(["< x-left: 9", "< x-left: 8"]),
+        limited(
+            "fields of a name that there is once are joined to those of the request",
+            "",
+            [answer(pb::Code::Ok, |m| m.request_headers_to_add = vec![field("user-agent", "b"), field("host", "other")])],
+        )
+        .send(get("/").field("user-agent", "a"))
+        .shows(["> user-agent: a,b"]),
+        limited(
+            "fields of a name that there is once are joined to those of the response",
+            "",
+            [answer(pb::Code::OverLimit, |m| {
+                m.response_headers_to_add = vec![field("content-type", "text/a"), field("content-type", "text/b")];
+                m.raw_body = b"slow down".to_vec();
+            })],
+        )
+        .get("/")
+        .shows(["< 429", "< content-type: text/a,text/b"]),
+        limited(
+            "raw bytes of an added field are not looked at",
+            "",
+            [answer(pb::Code::Ok, |m| {
+                let raw = b"raw".to_vec();
+                m.response_headers_to_add = vec![wire::HeaderValue { key: "x-raw".into(), value: String::new(), raw_value: raw }];
+            })],
+        )
+        .get("/")
+        .shows(["< 200", "< x-raw: "]),
+        limited(
+            "the refusal of a call keeps its content type",
+            "",
+            [answer(pb::Code::OverLimit, |m| m.response_headers_to_add = vec![field("content-type", "text/a"), field("x-a", "1")])],
+        )
+        .send(request("POST", "/").field("content-type", "application/grpc"))
+        .http2()
+        .shows(["< content-type: application/grpc", "< x-a: 1"]),
         limited(
             "a refusal has the fields and the body of its answer",
             "",
@@ -131,6 +166,21 @@ pub(super) fn headers() -> Vec<Case> {
     };
     let two = "rate_limits: [{ actions: [{ generic_key: { descriptor_value: v } }] }, { actions: [{ generic_key: { descriptor_value: w } }] }]";
     vec![
+        limited(
+            "a policy may be of several units of time",
+            draft,
+            [answer(pb::Code::Ok, |m| {
+                let several = |unit, units| {
+                    let mut status = status(pb::Code::Ok, (10, unit, ""), 3, (7, 0));
+                    let limit = status.current_limit.as_mut().unwrap();
+                    limit.unit_multiplier = Some(wkt::UInt32Value { value: units });
+                    status
+                };
+                m.statuses = vec![several(Unit::Minute, 5), several(Unit::Hour, 0)];
+            })],
+        )
+        .get("/")
+        .shows(["< x-ratelimit-limit: 10, 10;w=300, 10;w=3600"]),
         limited("x-ratelimit headers tell the nearest limit and all policies", draft, [some(pb::Code::Ok)])
             .route(two, "")
             .get("/")
@@ -268,7 +318,33 @@ pub(super) fn failures() -> Vec<Case> {
             chunked: false,
         })])
     };
+    let unavailable = || {
+        acts([Act::Respond(Response {
+            status: 200,
+            fields: vec![
+                ("content-type".into(), "application/grpc".into()),
+                ("grpc-status".into(), "14".into()),
+            ],
+            body: vec![],
+            trailers: vec![],
+            chunked: false,
+        })])
+    };
+    let mut again = limited(
+        "a service is asked again as its retry_policy says",
+        deny,
+        [unavailable(), ok()],
+    );
+    again.filters = again.filters.replace(
+        "grpc_service: {",
+        "grpc_service: { retry_policy: { retry_on: unavailable, retry_back_off: { base_interval: 0.01s } }, initial_metadata: [{ key: x-said, value: \"%REQ(:path)%\" }],",
+    );
     vec![
+        again
+            .get("/a?b=c")
+            .stats(STATS)
+            .stats(["cluster.@stat-service.upstream_rq_retry"])
+            .shows(["< 200", "> x-said: /a?b=c", "stat cluster.@stat-service.upstream_rq_retry: 1"]),
         titled("a service that is not there lets requests pass", refused(""))
             .get("/")
             .stats(STATS)

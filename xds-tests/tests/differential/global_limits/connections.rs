@@ -1,6 +1,6 @@
 //! Rate limits of connections.
 
-use outrigger_proto::pb::envoy::service::ratelimit::v3::RateLimitResponse;
+use outrigger_proto::rate_limit::RateLimitResponse;
 use outrigger_xds_tests::client::Step;
 
 use super::{ASKS, SERVICE, grpc, ok, over};

@@ -5,10 +5,9 @@ mod connections;
 mod questions;
 
 use outrigger_proto::pb::envoy::config::core::v3::HeaderValue;
-use outrigger_proto::pb::envoy::service::ratelimit::v3::{
-    RateLimitResponse, rate_limit_response as pb,
-};
+use outrigger_proto::pb::envoy::service::ratelimit::v3::rate_limit_response as pb;
 use outrigger_proto::pb::google::protobuf as wkt;
+use outrigger_proto::rate_limit::{DescriptorStatus, RateLimit, RateLimitResponse};
 use prost::Message;
 
 use crate::case::{Act, Case, Kind, Response, Script, acts, case, indent};
@@ -118,19 +117,19 @@ fn status(
     (requests, unit, name): (u32, pb::rate_limit::Unit, &str),
     remaining: u32,
     reset: (i64, i32),
-) -> pb::DescriptorStatus {
-    pb::DescriptorStatus {
+) -> DescriptorStatus {
+    DescriptorStatus {
         code: code.into(),
-        current_limit: Some(pb::RateLimit {
+        current_limit: Some(RateLimit {
             name: name.into(),
             requests_per_unit: requests,
             unit: unit.into(),
+            unit_multiplier: None,
         }),
         limit_remaining: remaining,
         duration_until_reset: Some(wkt::Duration {
             seconds: reset.0,
             nanos: reset.1,
         }),
-        quota: None,
     }
 }

@@ -1,8 +1,7 @@
 //! What the service is asked, and of which routes.
 
-use outrigger_proto::pb::envoy::service::ratelimit::v3::{
-    RateLimitResponse, rate_limit_response as pb,
-};
+use outrigger_proto::pb::envoy::service::ratelimit::v3::rate_limit_response as pb;
+use outrigger_proto::rate_limit::RateLimitResponse;
 
 use super::{RULE, STATS, filter, grpc, limited, ok, over, with_service};
 use crate::case::{Case, With, acts, get, pause, request};

@@ -1,6 +1,6 @@
 //! What a check by HTTP asks.
 
-use super::{HTTP, checked, healthy};
+use super::{HTTP, checked, checked_at, healthy};
 use crate::case::{Case, Kind, ok, raw, reply};
 
 pub fn cases() -> Vec<Case> {
@@ -11,6 +11,11 @@ pub fn cases() -> Vec<Case> {
         )
     };
     vec![
+        healthy(checked_at(
+            "alt_port and event_service mean nothing",
+            "timeout: 1s, interval: 60s, unhealthy_threshold: 3, healthy_threshold: 3, alt_port: 1, event_service: { grpc_service: { envoy_grpc: { cluster_name: none } } }",
+            HTTP,
+        )),
         healthy(checked("a host that answers 200 is healthy", HTTP)).shows([
             "> connection 1: GET /hc HTTP/1.1",
             "> host: @backend",

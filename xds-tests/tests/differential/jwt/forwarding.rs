@@ -28,6 +28,15 @@ pub(super) fn forwarding() -> Vec<Case> {
             .send(get("/").field("x-sub", "forged").field("x-payload", "forged"))
             .shows(["< 200"])
             .lacks(["> x-sub*"]),
+        with("a claim that would end a line is not sent on", "claim_to_headers: [{ header_name: x-sub, claim_name: sub }]", REQUIRED)
+            .send(bearer(tokens::LINES))
+            .both()
+            .shows(["< 503", "< body invalid header value for: x-sub", "log details=filter_removed_required_request_headers{invalid_header_value_for:_x-sub}", "log flags=DPE"])
+            .lacks(["> connection*", "> x-injected*"]),
+        with("a claim may be the host", "claim_to_headers: [{ header_name: host, claim_name: sub }]", REQUIRED)
+            .send(bearer(tokens::RS256))
+            .shows(["< 200", "> host: alice"])
+            .lacks(["> host: example.com"]),
         with("payload_in_metadata and header_in_metadata are seen by others", "payload_in_metadata: pay, header_in_metadata: head", REQUIRED)
             .log_format(metadata, "")
             .send(bearer(tokens::RS256))

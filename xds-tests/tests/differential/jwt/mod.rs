@@ -12,12 +12,13 @@ use crate::tokens;
 use forwarding::{extract_only, forwarding};
 use remote::remote;
 use requirements::{places, providers, requirements, routes};
-use verification::{algorithms, faults, hostile};
+use verification::{algorithms, faults, hostile, spelling};
 
 pub fn cases() -> Vec<Case> {
     [
         algorithms(),
         faults(),
+        spelling(),
         places(),
         providers(),
         requirements(),

@@ -30,6 +30,35 @@ pub(super) fn algorithms() -> Vec<Case> {
     .into()
 }
 
+/// How a signature may be written.
+pub(super) fn spelling() -> Vec<Case> {
+    let ended = |title, end: &str| {
+        let token = format!("{}{end}", tokens::RS256);
+        with(title, "", REQUIRED).send(bearer(&token))
+    };
+    // The last digit says two bits of the signature, and four that are nothing.
+    let (start, last) = tokens::RS256.split_at(tokens::RS256.len() - 1);
+    let digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let at = digits.find(last).expect("a digit of base64");
+    let other = &digits[at + 1..at + 2];
+    vec![
+        ended("a signature may have all of its padding", "==").shows(["< 200"]),
+        ended("a signature may not have half of its padding", "=").shows([
+            "< 401",
+            "< body Jwt signature is an invalid Base64url encoded",
+        ]),
+        with(
+            "the last digit of a signature may say more than is left",
+            "",
+            REQUIRED,
+        )
+        .send(bearer(&format!("{start}{other}")))
+        .shows(["< 200"]),
+        ended("white space does not end a token", " AAAA")
+            .shows(["< 401", "< body Jwt verification fails"]),
+    ]
+}
+
 pub(super) fn faults() -> Vec<Case> {
     let issuer = "issuer: \"https://issuer.example\"";
     let bad = [

@@ -397,6 +397,7 @@ impl Session {
         self.info.bytes_received = request.bytes + self.info.connection.bytes_received.get();
         self.info.bytes_sent = response.bytes;
         self.info.dynamic_metadata = self.info.connection.dynamic_metadata.borrow().clone();
+        self.info.note_closing_filter();
         self.info.downstream_bytes.wire_received = request.bytes;
         self.info.downstream_bytes.wire_sent = response.bytes;
         let tunnel = self.tunnel_bytes;

@@ -1,9 +1,9 @@
 //! Connections to servers of ours, over pipes.
 
 use super::*;
+use crate::codec::h2::{ServerConnection, ServerHttp2Stream};
+use crate::codec::{RequestEvent, ServerStream, StreamReset};
 use crate::http::{Protocol, ResponseHead};
-use crate::http_connection_manager::codec::h2::{ServerConnection, ServerHttp2Stream};
-use crate::http_connection_manager::codec::{RequestEvent, ServerStream, StreamReset};
 use crate::http2::{Http2ProtocolOptions, Http2Settings, KeepaliveSettings};
 use std::future::Future;
 use std::time::Duration;

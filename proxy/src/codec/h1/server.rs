@@ -12,18 +12,16 @@ use super::encode::{
     BodyEncoding, LAST_CHUNK, ResponseContext, chunk_start, informational_head, response_head,
     says_close, trailers,
 };
-use super::input::Input;
 use super::lines::HeadSearch;
 use super::message::{Framing, is_upgrade};
-use super::output::Output;
 use super::reject::Reject;
 use super::request;
 use super::settings::Http1Settings;
+use crate::codec::{Http1CodecStats, ProtocolError, RequestEvent, ServerStream, StreamReset};
 use crate::http::{EndStream, Fields, Known, Method, Protocol, RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::{
-    Http1CodecStats, ProtocolError, RequestEvent, ServerStream, StreamReset,
-};
+use crate::net::Input;
 use crate::net::Io;
+use crate::net::Output;
 use crate::stream_info::BytesMeter;
 
 /// Bytes of following requests that are read while one is answered.

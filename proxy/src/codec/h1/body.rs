@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::chunk::{ChunkDecoder, ChunkStep, parse_trailers};
-use super::input::Input;
 use super::message::Framing;
 use super::reject::Reject;
 use crate::http::{EndStream, Fields};
+use crate::net::Input;
 use crate::stream_info::BytesMeter;
 
 /// A body of which not all was taken.

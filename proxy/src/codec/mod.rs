@@ -2,7 +2,6 @@
 
 pub mod h1;
 pub mod h2;
-pub(crate) mod inline;
 mod stats;
 pub(crate) mod upgrade;
 

@@ -12,7 +12,7 @@ use outrigger_proto::pb::envoy::extensions::http::header_formatters::preserve_ca
 };
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
-use crate::http::OriginalNames;
+use crate::http::{HeadersWithUnderscoresAction, OriginalNames};
 use crate::matchers::StringMatcher;
 
 /// `envoy.config.core.v3.Http1ProtocolOptions`, for either side.
@@ -79,18 +79,6 @@ pub enum HeaderKeyFormat {
         /// Names that the sender did not send are written `Like-This`. Default false: in lower case.
         others_in_proper_case: bool,
     },
-}
-
-/// `HttpProtocolOptions.headers_with_underscores_action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HeadersWithUnderscoresAction {
-    /// They are headers like any other.
-    #[default]
-    Allow,
-    /// A request with one is answered with 400.
-    RejectRequest,
-    /// They are dropped.
-    DropHeader,
 }
 
 /// What a downstream HTTP/1 connection is set up with.
@@ -269,20 +257,6 @@ impl HeaderKeyFormat {
 
 const PRESERVE_CASE: &str =
     "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
-
-impl HeadersWithUnderscoresAction {
-    /// Converts the field `headers_with_underscores_action` of `HttpProtocolOptions`, whose path is `path`.
-    pub fn from_proto(value: i32, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        use core::http_protocol_options::HeadersWithUnderscoresAction as Proto;
-        Ok(
-            match path.enumeration("headers_with_underscores_action", value)? {
-                Proto::Allow => Self::Allow,
-                Proto::RejectRequest => Self::RejectRequest,
-                Proto::DropHeader => Self::DropHeader,
-            },
-        )
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,8 @@ use super::message::{
 };
 use super::reject::Reject;
 use super::settings::{ClientHttp1Settings, HeaderKeyFormat};
+use crate::http::inline::merges_in_response;
 use crate::http::{Known, OriginalNames, ResponseHead};
-use crate::http_connection_manager::codec::inline::merges_in_response;
 
 /// A response head that was read, and what follows from it.
 #[derive(Debug)]

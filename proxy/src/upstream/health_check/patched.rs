@@ -1,12 +1,13 @@
-//! `HealthCheck.name`, which the API's types lack: read from the encoded cluster beside them.
+//! `HealthCheck.name` and `HttpHealthCheck.use_alpn_protocol`, which the API's types lack: read from the encoded cluster beside
+//! them.
 
 use prost::Message;
 
 use crate::config::{ConfigPath, Rejected};
 
-/// The names of the health checks of a cluster, in their order. Where none are known, all are empty.
+/// What else the health checks of a cluster say, in their order. Where nothing is known, they say nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HealthCheckNames(Vec<String>);
+pub struct PatchedHealthChecks(Vec<NamedCheck>);
 
 /// What of `envoy.config.cluster.v3.Cluster` matters here.
 #[derive(Clone, PartialEq, Message)]
@@ -16,10 +17,19 @@ struct NamedCluster {
 }
 
 /// What of `envoy.config.core.v3.HealthCheck` matters here.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 struct NamedCheck {
+    #[prost(message, optional, tag = "8")]
+    http: Option<NamedHttpCheck>,
     #[prost(string, tag = "27")]
     name: String,
+}
+
+/// What of `envoy.config.core.v3.HealthCheck.HttpHealthCheck` matters here.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct NamedHttpCheck {
+    #[prost(bool, tag = "15")]
+    use_alpn_protocol: bool,
 }
 
 /// What of `envoy.config.bootstrap.v3.Bootstrap` matters here.
@@ -35,7 +45,7 @@ struct NamedResources {
     clusters: Vec<NamedCluster>,
 }
 
-impl HealthCheckNames {
+impl PatchedHealthChecks {
     /// Those of an encoded cluster.
     pub fn of_cluster(body: &[u8]) -> Self {
         // What cannot be decoded is refused by whoever decodes all of it.
@@ -51,12 +61,22 @@ impl HealthCheckNames {
 
     #[cfg(test)]
     pub(super) fn from_names(names: &[String]) -> Self {
-        Self(names.to_vec())
+        let check = |name: &String| NamedCheck {
+            name: name.clone(),
+            http: None,
+        };
+        Self(names.iter().map(check).collect())
     }
 
     /// The name of a health check; empty if it has none.
     pub(in crate::upstream) fn get(&self, index: usize) -> &str {
-        self.0.get(index).map_or("", |name| name)
+        self.0.get(index).map_or("", |check| &check.name)
+    }
+
+    /// Whether ALPN decides which protocol a health check speaks.
+    pub(in crate::upstream) fn uses_alpn(&self, index: usize) -> bool {
+        let http = self.0.get(index).and_then(|check| check.http);
+        http.is_some_and(|http| http.use_alpn_protocol)
     }
 
     /// Of several health checks each has a name of its own.
@@ -86,10 +106,9 @@ impl HealthCheckNames {
     }
 }
 
-impl From<NamedCluster> for HealthCheckNames {
+impl From<NamedCluster> for PatchedHealthChecks {
     fn from(cluster: NamedCluster) -> Self {
-        let checks = cluster.health_checks.into_iter();
-        Self(checks.map(|check| check.name).collect())
+        Self(cluster.health_checks)
     }
 }
 
@@ -104,6 +123,9 @@ mod tests {
                 .iter()
                 .map(|name| NamedCheck {
                     name: (*name).to_owned(),
+                    http: Some(NamedHttpCheck {
+                        use_alpn_protocol: !name.is_empty(),
+                    }),
                 })
                 .collect(),
         };
@@ -112,17 +134,18 @@ mod tests {
                 clusters: vec![named(&[]), named(&["one", ""])],
             }),
         };
-        let found = HealthCheckNames::of_bootstrap(&bootstrap.encode_to_vec());
+        let found = PatchedHealthChecks::of_bootstrap(&bootstrap.encode_to_vec());
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].get(0), found[1].get(0), found[1].get(1)),
             ("", "one", "")
         );
-        let same = HealthCheckNames::of_cluster(&named(&["one", ""]).encode_to_vec());
+        assert!(found[1].uses_alpn(0) && !found[1].uses_alpn(1) && !found[0].uses_alpn(0));
+        let same = PatchedHealthChecks::of_cluster(&named(&["one", ""]).encode_to_vec());
         assert_eq!(same, found[1]);
         assert_eq!(
-            HealthCheckNames::of_cluster(b"\xff"),
-            HealthCheckNames::default()
+            PatchedHealthChecks::of_cluster(b"\xff"),
+            PatchedHealthChecks::default()
         );
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::lines::HeadSearch;
 use super::*;
-use crate::http::EndStream;
+use crate::http::{EndStream, HeadersWithUnderscoresAction};
 
 /// What a request comes to: the head as an upstream would see it and its framing, or the details of its refusal.
 fn judge(raw: &[u8], settings: &Http1Settings) -> Result<Option<(String, Framing)>, &'static str> {

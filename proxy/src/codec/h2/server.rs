@@ -10,10 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
+use crate::codec::{Http2CodecStats, MetadataMap, RequestEvent, ServerStream, StreamReset};
 use crate::http::{EndStream, Fields, Method, RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::{
-    Http2CodecStats, MetadataMap, RequestEvent, ServerStream, StreamReset,
-};
 use crate::http2::driver::{Driver, Link, OnRead};
 use crate::http2::{
     Accepted, Broken, Connection, ConnectionConfig, ErrorCode, Http2Settings, Received,

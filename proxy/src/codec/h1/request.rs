@@ -11,10 +11,12 @@ use super::message::{
     remove_connection_tokens, remove_h2c, remove_upgrades, tokens,
 };
 use super::reject::Reject;
-use super::settings::{HeadersWithUnderscoresAction, Http1Settings};
+use super::settings::Http1Settings;
 use super::target::{absolute, is_acceptable, is_known_method, may_begin_method};
-use crate::http::{Fields, Known, Method, OriginalNames, Protocol, RequestHead};
-use crate::http_connection_manager::codec::inline::merges_in_request;
+use crate::http::inline::merges_in_request;
+use crate::http::{
+    Fields, HeadersWithUnderscoresAction, Known, Method, OriginalNames, Protocol, RequestHead,
+};
 
 /// A request head that was read, and what follows from it.
 #[derive(Debug)]

@@ -8,10 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::tests::get;
 use super::*;
+use crate::codec::{ProtocolError, RequestEvent, ServerStream, StreamReset};
 use crate::http::{EndStream, RequestHead, ResponseHead};
-use crate::http_connection_manager::codec::{
-    ProtocolError, RequestEvent, ServerStream, StreamReset,
-};
 use crate::net::Io;
 
 fn server(settings: Http1Settings) -> (ServerConnection, DuplexStream) {

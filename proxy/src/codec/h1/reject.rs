@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::http_connection_manager::codec::ProtocolError;
+use crate::codec::ProtocolError;
 
 /// Why the parser refuses a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

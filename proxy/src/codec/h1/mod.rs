@@ -12,10 +12,8 @@
 mod body;
 mod chunk;
 mod encode;
-mod input;
 mod lines;
 mod message;
-mod output;
 mod reject;
 mod request;
 mod response;
@@ -34,19 +32,14 @@ pub use reject::Reject;
 pub use request::Request;
 pub use response::{Response, ResponseTo};
 pub use server::{HeadError, Next, ServerConnection};
-pub use settings::{
-    ClientHttp1Settings, HeaderKeyFormat, HeadersWithUnderscoresAction, Http1ProtocolOptions,
-    Http1Settings,
-};
+pub use settings::{ClientHttp1Settings, HeaderKeyFormat, Http1ProtocolOptions, Http1Settings};
 
 pub(crate) use body::{Body, BodyEvent, Limits as BodyLimits};
 pub(crate) use encode::{
     BodyEncoding, LAST_CHUNK, RequestContext, chunk_start, request_head, trailers,
 };
-pub(crate) use input::Input;
 pub(crate) use lines::HeadSearch;
 pub(crate) use message::is_upgrade;
-pub(crate) use output::Output;
 pub(crate) use response::parse as parse_response_head;
 
 /// Reads a request head from the start of `bytes`: the head and its length, nothing while it is incomplete, or why it is
