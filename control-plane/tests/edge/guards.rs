@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
+use tokio::time::Instant;
 
 use crate::claims::Issuer;
 use crate::policies::{ask, process, send};
