@@ -338,7 +338,8 @@ fn is_packed(fields: &Fields, encoding: &str) -> bool {
 }
 
 fn drop_first_encoding(fields: &mut Fields) {
-    let value = fields.get(CONTENT_ENCODING).unwrap_or_default();
+    let lines: Vec<&[u8]> = fields.get_all(CONTENT_ENCODING).collect();
+    let value = lines.join(&b',');
     match value.iter().position(|b| *b == b',') {
         Some(comma) => {
             let rest = value[comma + 1..].trim_ascii().to_vec();
@@ -391,9 +392,13 @@ mod tests {
             ("gzip", None),
             ("gzip, br", Some("br")),
             (" GZIP ,br, x", Some("br, x")),
+            ("gzip|br", Some("br")),
+            ("gzip, br|x", Some("br,x")),
         ] {
             let mut fields = Fields::new();
-            fields.append(CONTENT_ENCODING, before);
+            for line in before.split('|') {
+                fields.append(CONTENT_ENCODING, line);
+            }
             assert!(is_packed(&fields, "gzip"), "{before}");
             drop_first_encoding(&mut fields);
             assert_eq!(fields.get_str(CONTENT_ENCODING), after);

@@ -657,6 +657,12 @@ fn decompressor() -> Vec<Case> {
             .lacks(["< content-encoding*", "< content-length*"]),
         shows(unpacks("a brotli response is unpacked", "br").get("/").both()),
         shows(unpacks("a zstd response is unpacked", "zstd").get("/").both()),
+        shows(case("codings in two lines are one list to the decompressor")
+            .filters(&filter("gzip", "", ""))
+            .reply(answering("gzip", text.as_bytes(), "content-encoding: br"))
+            .digits_aside()
+            .get("/"))
+            .shows(["< content-encoding: br"]),
         unpacks("the decompressor asks the upstream for its encoding", "gzip").get("/").shows(["> accept-encoding: gzip"]),
         unpacks("the decompressor adds its encoding to those of the client", "gzip")
             .send(asking("br, deflate;q=0.5"))

@@ -495,7 +495,6 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if let Some(mut stream) = self.stream.take() {
-            self.cluster.info().stats.upstream_rq_tx_reset().inc();
             stream.reset(&ResetReason::LocalReset);
         }
     }

@@ -12,6 +12,9 @@
 //! Of several health checks each has a name, which its stats are below (`health_check.name.<name>.`), and each finds for itself
 //! how a host is. The host fails when one of them says so, and is degraded when one of them says so.
 //!
+//! The checks of all hosts share one timer: what is due at nearly the same time goes on together.
+//!
+//! Deviations: the wait for the next check is up to a 256th, and 50 ms, longer or shorter.
 //! Deviations: `codec_client_type: HTTP3` and every `custom_health_check` other than Redis are refused.
 
 mod config;

@@ -357,7 +357,12 @@ pub(super) fn failures() -> Vec<Case> {
         limited("a service that hangs is waited for as long as its timeout", "timeout: 0.1s\nfailure_mode_deny: true", [acts([pause(5000)])])
             .get("/")
             .stats(STATS)
-            .shows(["< 500", "stat cluster.@backend.ratelimit.error: 1"]),
+            .stats(["cluster.@stat-service.upstream_rq_tx_reset", "cluster.@stat-service.upstream_rq_timeout"])
+            .shows([
+                "< 500",
+                "stat cluster.@backend.ratelimit.error: 1",
+                "stat cluster.@stat-service.upstream_rq_tx_reset: 1",
+            ]),
         limited("without a word a service has 20 ms", "timeout: 0.02s", [acts([pause(5000)])])
             .get("/")
             .shows(["< 200"]),

@@ -574,7 +574,8 @@ async fn a_copy_breaks_off_with_its_request() {
         tokio::task::yield_now().await;
     }
     assert_eq!(h.test.stat("cluster.mirror.upstream_rq_active"), 0);
-    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_tx_reset"), 1);
+    // Over HTTP/1 it ends with its connection, which Envoy does not count.
+    assert_eq!(h.test.stat("cluster.mirror.upstream_rq_tx_reset"), 0);
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
