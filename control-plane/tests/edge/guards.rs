@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
-use tokio::time::Instant;
 
 use crate::claims::Issuer;
 use crate::policies::{ask, process, send};
