@@ -14,7 +14,7 @@ use super::kinds::{
     TrafficPolicySpec, WorkloadSpec, parse_duration,
 };
 use super::object::Object;
-use super::{backend_tls, check_gateway_policy, check_jwt_provider, ingress};
+use super::{backend_tls, check_gateway_policy, check_jwt_provider, ingress, load_balancing};
 
 /// Takes a path such as `spec.rules[0].weight` and what is wrong there.
 pub(super) type Report<'a> = dyn FnMut(String, String) + 'a;
@@ -490,6 +490,9 @@ fn check_traffic(spec: &TrafficPolicySpec, report: &mut Report<'_>) {
     if let Some(outlier) = &spec.outlier_detection {
         check_outliers(outlier, report);
     }
+    if let Some(balancing) = &spec.load_balancing {
+        load_balancing::check(balancing, report);
+    }
     if let Some(health) = &spec.health_check {
         check_health(health, report);
     }
@@ -649,11 +652,32 @@ mod tests {
             "healthCheck: {}",
             "healthCheck: {path: /healthz, host: a.b, statuses: [200, 204], interval: 1s, timeout: 1s, healthyThreshold: 1, unhealthyThreshold: 1}",
             "healthCheck: {grpcService: ''}",
+            "loadBalancing: {algorithm: LeastRequest, slowStart: 30s}",
             "outlierDetection: {maxEjectionTime: 1m, consecutiveGatewayErrors: 3, consecutiveLocalErrors: 2, failurePercentage: {threshold: 50}}",
         ] {
             assert_eq!(traffic(&format!("  {good}\n")), none, "{good}");
         }
         for (bad, expected) in [
+            (
+                "loadBalancing: {}",
+                "loadBalancing: needs one of `algorithm`, `hashBy` and `slowStart`",
+            ),
+            (
+                "loadBalancing: {algorithm: Random, hashBy: [address]}",
+                "loadBalancing.algorithm: cannot be together with `hashBy`",
+            ),
+            (
+                "loadBalancing: {algorithm: Random, slowStart: 5s}",
+                "loadBalancing.slowStart: needs `RoundRobin` or `LeastRequest`",
+            ),
+            (
+                "loadBalancing: {slowStart: 0s}",
+                "loadBalancing.slowStart: has to be more than 0s",
+            ),
+            (
+                "loadBalancing: {hashBy: [{header: x}, {cookie: 'a b'}]}",
+                "loadBalancing.hashBy[1]: \"a b\" is no name of a cookie",
+            ),
             (
                 "healthCheck: {path: healthz}",
                 "healthCheck.path: \"healthz\" does not begin with `/`",

@@ -122,7 +122,7 @@ pub type Claims = BTreeMap<String, Vec<Scalar>>;
 
 /// A text, a number or a truth.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "is no text, whole number, `true` or `false`")]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Scalar {
     Bool(bool),

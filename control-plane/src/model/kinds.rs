@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::load_balancing::LoadBalancing;
 use crate::ratelimit::RateLimitSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
@@ -262,6 +263,8 @@ pub struct TrafficPolicySpec {
     pub fault: Option<Fault>,
     /// Bounds of what a proxy sends to the service.
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// Which endpoint gets a request.
+    pub load_balancing: Option<LoadBalancing>,
     /// Leaves out endpoints that fail.
     pub outlier_detection: Option<OutlierDetection>,
     /// Asks endpoints whether they are well.

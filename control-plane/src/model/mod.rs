@@ -15,6 +15,7 @@ mod gateway_policy;
 mod ingress;
 mod kinds;
 mod load;
+mod load_balancing;
 mod object;
 
 pub(crate) use check_jwt_provider::{endpoint as uri_endpoint, key_set};
@@ -37,4 +38,5 @@ pub use kinds::{
     WorkloadSpec,
 };
 pub use load::{Cache, load, load_again, load_texts};
+pub use load_balancing::{Algorithm, HashedBy, LoadBalancing};
 pub use object::{Key, Kind, Model, Object, Origin, Stored};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{ads, backend_tls, cluster_name, duration, resource, secret, typed};
+use super::{ads, backend_tls, cluster_name, duration, load_balancing, resource, secret, typed};
 use crate::cache::{Resource, ResourceType};
 use crate::model::{HealthCheck, MtlsMode, OutlierDetection};
 use crate::world::{Defaults, Inbound, Protocol, Service, ServicePort};
@@ -66,6 +66,9 @@ pub(super) fn of_service(defaults: &Defaults, service: &Service, port: &ServiceP
             }
         }
         cluster["circuit_breakers"] = json!({"thresholds": [thresholds]});
+    }
+    if let Some(balancing) = &policy.load_balancing {
+        load_balancing::of_cluster(balancing, &mut cluster);
     }
     if let Some(outlier) = &policy.outlier_detection {
         let mut detection = json!({

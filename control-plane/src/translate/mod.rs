@@ -11,6 +11,7 @@ mod endpoint;
 pub(crate) mod grpc;
 mod http;
 mod listener;
+mod load_balancing;
 pub mod own_streams;
 mod policy;
 mod rbac;

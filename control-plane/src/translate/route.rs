@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 use super::http::{ALLOW, DENY, FAULT, FAULT_TYPE, RBAC_TYPE};
 use super::policy::{Used, Variant};
 use super::rbac::{self, Layer};
-use super::{cluster, cluster_name, duration, resource, typed};
+use super::{cluster, cluster_name, duration, load_balancing, resource, typed};
 use crate::cache::{Resource, ResourceType};
 use crate::model::{Access, Fault, Key, Retries, TrafficPolicySpec};
 use crate::world::{
@@ -345,6 +345,21 @@ impl Maker<'_> {
         } else if let Some(timeout) = rule.backend_timeout {
             action["retry_policy"] =
                 json!({"per_try_timeout": duration(timeout), "num_retries": 0});
+        }
+        // Shares of a canary are all hashed as the first of them that is.
+        let backends = rule.backends.iter();
+        let targets = backends.filter_map(|backend| backend.target.as_ref());
+        let of_targets = targets.filter_map(|(key, _)| (self.policies)(key));
+        let hashed = over
+            .parent
+            .into_iter()
+            .chain(of_targets)
+            .find_map(|policy| {
+                let balancing = policy.load_balancing.as_ref();
+                balancing.filter(|balancing| !balancing.hash_by.is_empty())
+            });
+        if let Some(balancing) = hashed {
+            action["hash_policy"] = load_balancing::of_route(balancing);
         }
         if let Some(host) = &rule.filters.rewrite_host {
             action["host_rewrite_literal"] = json!(host);

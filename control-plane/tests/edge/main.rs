@@ -8,6 +8,7 @@
     reason = "a story stops at what it did not expect"
 )]
 
+mod balancing;
 mod calls;
 mod claims;
 mod guards;

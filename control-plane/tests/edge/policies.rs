@@ -120,7 +120,7 @@ fn authorizer() -> SocketAddr {
     })
 }
 
-fn input(gateway: SocketAddr, shop: SocketAddr, authorizer: SocketAddr) -> String {
+pub(crate) fn input(gateway: SocketAddr, shop: SocketAddr, authorizer: SocketAddr) -> String {
     format!(
         "
 {}---

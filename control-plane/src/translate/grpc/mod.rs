@@ -280,7 +280,6 @@ fn cluster(
             "type",
             "eds_cluster_config",
             "connect_timeout",
-            "lb_policy",
             "circuit_breakers",
             "outlier_detection",
         ],
