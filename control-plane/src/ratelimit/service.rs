@@ -225,8 +225,9 @@ fn unit(seconds: u64) -> (Unit, u32) {
     ];
     let one = units.iter().find(|(_, length)| seconds == *length);
     let several = || {
-        let mut units = units.iter();
-        units.find(|(_, length)| seconds.is_multiple_of(*length))
+        units
+            .iter()
+            .find(|(_, length)| seconds.is_multiple_of(*length))
     };
     let (unit, length) = one.or_else(several).unwrap_or(&(Unit::Second, 1));
     (*unit, u32::try_from(seconds / length).unwrap_or(u32::MAX))

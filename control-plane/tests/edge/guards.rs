@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outrigger_xds_tests::binaries;
 
@@ -185,7 +185,7 @@ fn tell(program: &Path, name: &str) {
     };
     assert_eq!([upload("0123456789"), upload("0123456789a")], [200, 413]);
     // What may go in the first second is there at once.
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let (status, _, body) = ask(gateway, "/large", &[]);
     assert_eq!((status, body.len()), (200, 120 * 1024));
     let took = began.elapsed();

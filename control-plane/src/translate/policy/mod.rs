@@ -214,7 +214,7 @@ impl Used {
             })
             .collect();
         // What stands in for an answer is for all answers of what is behind.
-        self.add(&mut filters, ERRORS, || answers::no_errors());
+        self.add(&mut filters, ERRORS, answers::no_errors);
         if self.filters.contains(CORS) {
             let config = typed(&format!("{EXTENSIONS}.cors.v3.Cors"), json!({}));
             filters.push(json!({"name": CORS, "typed_config": config}));

@@ -126,3 +126,21 @@ fn append_to_joins_with_the_separator() {
         Some(&b"10.0.0.1,10.0.0.2"[..])
     );
 }
+
+#[test]
+fn what_no_message_may_carry_is_found_in_what_was_added() {
+    let mut fields = Fields::new();
+    fields.append("x-a", b"tab\tand \xff are fine");
+    assert_eq!(fields.first_illegal(), None);
+    fields.append("x-b", "a\r\nx-c: d");
+    let found = Some((&b"x-b"[..], IllegalField::Value));
+    assert_eq!(fields.first_illegal(), found);
+    fields.set("x-b", "a");
+    assert_eq!(fields.first_illegal(), None);
+    for name in [&b"a b"[..], b"", b":path"] {
+        fields.append_wire(name, b"c");
+        assert_eq!(fields.first_illegal(), Some((name, IllegalField::Name)));
+        fields.retain(|known, _| known != name);
+    }
+    assert_eq!(fields.first_illegal(), None);
+}

@@ -166,8 +166,8 @@ impl Provider {
         let claims = &token.claims;
         claims.check_time(now, self.clock_skew)?;
         let audiences = audiences.unwrap_or(&self.audiences);
-        let allowed = |audience: &Box<str>| audiences.iter().any(|a| **a == *plain(audience));
-        if !audiences.is_empty() && !claims.audiences.iter().any(allowed) {
+        let allowed = |audience: &str| audiences.iter().any(|a| **a == *plain(audience));
+        if !audiences.is_empty() && !claims.audiences.iter().any(|a| allowed(a)) {
             return Err(Fault::AudienceNotAllowed);
         }
         let subject = self.subjects.as_ref();

@@ -102,3 +102,14 @@ fn a_requirement_names_a_provider_that_exists() {
     let is_refused = |error: &String| error.contains("is nested more than 32 times");
     assert!(found.iter().any(is_refused), "{found:?}");
 }
+
+#[test]
+fn base64_is_padded_in_full_or_not_at_all() {
+    use super::token::decode;
+    for text in ["YQ", "YQ==", "Y Q\n", "YR"] {
+        assert_eq!(decode(text).as_deref(), Some(&b"a"[..]), "{text}");
+    }
+    for text in ["YQ=", "YQ===", "=YQ", "Y=Q=", "Y", "Y+"] {
+        assert_eq!(decode(text), None, "{text}");
+    }
+}

@@ -6,6 +6,8 @@
 //! `retry.upstream_rq_*`, `upstream_internal_redirect_*`; `vhost.<name>.route.<stat_prefix>.upstream_rq_*`.
 //! Deviations: a request that only waited on a pooled connection which its peer had closed is sent again once on a new one,
 //! if it is idempotent and had no body; Envoy answers 503.
+//! Deviations: a request that filters have given a field that no message may carry is refused before a host is chosen; Envoy
+//! chooses one.
 //! Deviations: a CONNECT that ends here (`connect_config`) passes no upstream filters.
 //! Deviations: stats by zone (`cluster.<name>.zone.*`) are not kept.
 //! Deviations: upstream filters change a copy of the request head: a retry and the access log see it as it was before them;

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::{Router, RouterEvent};
-use crate::http::{HeaderName, IllegalField, Known, ResponseHead};
+use crate::http::{HeaderName, IllegalField, Known, RequestHead, ResponseHead};
 use crate::http_connection_manager::filter_chain::ChainEnv;
 use crate::http_filters::LocalReply;
 use crate::overload::LoadShedPoint;
 use crate::route::{DirectResponse, https_location};
-use crate::stream_info::ResponseFlag;
+use crate::stream_info::{ResponseFlag, StreamInfo};
 
 impl Router {
     pub(super) fn redirect(
@@ -78,18 +78,8 @@ impl Router {
     /// A request that filters or routes have given a field that no message may carry.
     #[inline]
     pub(super) fn refuse_illegal(&mut self, env: &mut ChainEnv<'_>) -> Option<RouterEvent> {
-        let (name, illegal) = env.request.first_illegal()?;
-        let what = match illegal {
-            IllegalField::Name => "invalid header name: ",
-            IllegalField::Value => "invalid header value for: ",
-        };
-        let problem = format!("{what}{}", String::from_utf8_lossy(name));
-        let details = problem.replace(|c: char| c.is_ascii_whitespace(), "_");
-        let details = format!("filter_removed_required_request_headers{{{details}}}");
-        env.info
-            .response_flags
-            .set(ResponseFlag::DownstreamProtocolError);
-        Some(self.reply(env, LocalReply::new(503, details).with_body(problem)))
+        let reply = refusal_of_illegal(env.request, env.info)?;
+        Some(self.reply(env, reply))
     }
 
     /// A request that no attempt is made for: a header that must be legal is not, or the cluster is under maintenance.
@@ -190,4 +180,19 @@ impl Router {
         }
         self.reply(env, reply)
     }
+}
+
+/// What answers a request with a field that no message may carry; none: there is no such field.
+pub(super) fn refusal_of_illegal(head: &RequestHead, info: &mut StreamInfo) -> Option<LocalReply> {
+    let (name, illegal) = head.first_illegal()?;
+    let what = match illegal {
+        IllegalField::Name => "invalid header name: ",
+        IllegalField::Value => "invalid header value for: ",
+    };
+    let problem = format!("{what}{}", String::from_utf8_lossy(name));
+    let details = problem.replace(|c: char| c.is_ascii_whitespace(), "_");
+    let details = format!("filter_removed_required_request_headers{{{details}}}");
+    info.response_flags
+        .set(ResponseFlag::DownstreamProtocolError);
+    Some(LocalReply::new(503, details).with_body(problem))
 }

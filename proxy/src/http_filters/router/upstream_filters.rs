@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::config::WorkerRouter;
+use super::reply::refusal_of_illegal;
 use super::upstream_request::UpstreamRequest;
 use crate::http::{EndStream, Fields, RequestHead, ResponseHead};
 use crate::http_connection_manager::filter_chain::{
@@ -185,7 +186,7 @@ impl UpstreamFilters {
         let flow = self.run(env, |parts, env| {
             parts.decode.headers(parts.filters, env, end)
         });
-        self.after_decode(flow)
+        self.after_decode(flow, env)
     }
 
     /// A piece of the request body.
@@ -199,7 +200,7 @@ impl UpstreamFilters {
         let flow = self.run(env, |parts, env| {
             parts.decode.data(parts.filters, env, data, end, limit)
         });
-        self.after_decode(flow)
+        self.after_decode(flow, env)
     }
 
     /// The request trailers.
@@ -211,7 +212,7 @@ impl UpstreamFilters {
         let flow = self.run(env, |parts, env| {
             parts.decode.trailers(parts.filters, env, trailers)
         });
-        self.after_decode(flow)
+        self.after_decode(flow, env)
     }
 
     /// Bytes of bodies that they hold.
@@ -286,7 +287,7 @@ impl UpstreamFilters {
                 parts.decode.poll_waits(parts.filters, env, cx)
             })
         {
-            return Poll::Ready(self.after_decode(flow));
+            return Poll::Ready(self.after_decode(flow, env));
         }
         if self.encode.is_waiting()
             && let Poll::Ready(flow) = self.run(env, |parts, env| {
@@ -298,7 +299,7 @@ impl UpstreamFilters {
         Poll::Pending
     }
 
-    fn after_decode(&mut self, flow: Flow) -> Result<(), LocalReply> {
+    fn after_decode(&mut self, flow: Flow, env: &mut ChainEnv<'_>) -> Result<(), LocalReply> {
         match flow {
             // Of a stream within a stream nothing begins anew.
             Flow::Done | Flow::Recreate => {}
@@ -310,8 +311,14 @@ impl UpstreamFilters {
         }
         let mut passed = self.decode.take();
         for piece in passed.drain(..) {
-            if let Piece::Data(data, _) = &piece {
-                self.waiting += data.len();
+            match &piece {
+                Piece::Head(_) => {
+                    if let Some(reply) = refusal_of_illegal(&self.request, env.info) {
+                        return Err(reply);
+                    }
+                }
+                Piece::Data(data, _) => self.waiting += data.len(),
+                Piece::Trailers(_) => {}
             }
             self.to_upstream.push(piece);
         }

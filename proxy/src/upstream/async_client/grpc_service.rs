@@ -35,7 +35,7 @@ pub struct GrpcService {
     /// `initial_metadata`: fields that each call has.
     initial_metadata: Vec<InitialField>,
     /// Of calls; streams are not tried again.
-    retries: Option<Retries>,
+    retries: Option<Arc<Retries>>,
 }
 
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ impl GrpcService {
         });
         let (service, _) = Self::with_retries(proto, server, path)?;
         Ok(Self {
-            retries: retries?,
+            retries: retries?.map(Arc::new),
             ..service
         })
     }

@@ -23,7 +23,8 @@ const STEPS: [u128; 6] = [100, 50, 20, 10, 5, 2];
 #[derive(Debug)]
 pub(super) struct Schedule {
     origin: Instant,
-    /// By milliseconds since the origin. Some have been set to another time since.
+    /// By milliseconds since the origin. An alarm that was set to a later time since moves there when this one comes, so that
+    /// it has one entry, however often it is set.
     entries: RefCell<BTreeMap<u64, Vec<Rc<Alarm>>>>,
     /// Who waits for the first of them.
     timer: RefCell<Option<Waker>>,
@@ -32,8 +33,10 @@ pub(super) struct Schedule {
 /// Wakes the checks of one host.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    /// None: it has rung.
+    /// When it rings. None: it has rung, or is not to.
     at: Cell<Option<u64>>,
+    /// Its entry of the schedule.
+    entry: Cell<Option<u64>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -68,6 +71,14 @@ impl Schedule {
     fn set(&self, alarm: &Rc<Alarm>, millis: u128) {
         let millis = u64::try_from(millis).unwrap_or(u64::MAX);
         alarm.at.set(Some(millis));
+        if alarm.entry.get().is_some_and(|entry| entry <= millis) {
+            return;
+        }
+        self.enter(alarm, millis);
+    }
+
+    fn enter(&self, alarm: &Rc<Alarm>, millis: u64) {
+        alarm.entry.set(Some(millis));
         let mut entries = self.entries.borrow_mut();
         let is_first = entries.first_key_value().is_none_or(|(at, _)| millis < *at);
         entries.entry(millis).or_default().push(alarm.clone());
@@ -107,17 +118,33 @@ impl Schedule {
     fn ring(&self, millis: u64) {
         let due = self.entries.borrow_mut().remove(&millis);
         for alarm in due.into_iter().flatten() {
-            if alarm.at.get() == Some(millis) {
-                alarm.at.set(None);
-                if let Some(waker) = alarm.waker.take() {
-                    waker.wake();
-                }
+            // Else it has an earlier entry, and with that another one if it needs one.
+            if alarm.entry.get() != Some(millis) {
+                continue;
+            }
+            alarm.entry.set(None);
+            match alarm.at.get() {
+                Some(at) if at > millis => self.enter(&alarm, at),
+                Some(_) => alarm.ring(),
+                None => {}
             }
         }
     }
 }
 
 impl Alarm {
+    /// It is not to ring.
+    pub(super) fn stop(&self) {
+        self.at.set(None);
+    }
+
+    fn ring(&self) {
+        self.at.set(None);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
     /// Waits until it rings.
     pub(super) async fn rung(&self) {
         poll_fn(|cx| self.poll(cx)).await;
@@ -178,6 +205,26 @@ mod tests {
             schedule.set_after(&alarm, Duration::from_millis(30));
             alarm.rung().await;
             assert_eq!(start.elapsed(), Duration::from_millis(30));
+            schedule.set_after(&alarm, Duration::from_millis(30));
+            schedule.set_after(&alarm, Duration::from_millis(10));
+            alarm.rung().await;
+            assert_eq!(start.elapsed(), Duration::from_millis(40));
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_that_never_rings_has_one_entry() {
+        with_schedule(|schedule| async move {
+            let (limit, alarm) = (Rc::new(Alarm::default()), Rc::new(Alarm::default()));
+            for _ in 0..1000 {
+                schedule.set_after(&limit, Duration::from_secs(60));
+                limit.stop();
+                schedule.set_after(&alarm, Duration::from_millis(100));
+                alarm.rung().await;
+            }
+            let entries = schedule.entries.borrow();
+            assert_eq!(entries.values().map(Vec::len).sum::<usize>(), 1);
         })
         .await;
     }

@@ -323,7 +323,7 @@ impl Session {
 async fn run(session: Rc<Session>) {
     let inner = session.inner.clone();
     let (config, schedule) = (&*inner.config, &*inner.schedule);
-    let alarm = Rc::new(Alarm::default());
+    let (alarm, limit) = (Rc::new(Alarm::default()), Rc::new(Alarm::default()));
     let jitter = config.intervals.initial_jitter;
     if !jitter.is_zero() {
         schedule.set_about(&alarm, inner.with_jitter(Duration::ZERO, jitter));
@@ -331,12 +331,13 @@ async fn run(session: Rc<Session>) {
     }
     let mut link = Link::None;
     loop {
-        schedule.set_after(&alarm, config.timeout);
+        schedule.set_after(&limit, config.timeout);
         let checked = tokio::select! {
             biased;
             outcome = check(&session, &mut link) => Some(outcome),
-            () = alarm.rung() => None,
+            () = limit.rung() => None,
         };
+        limit.stop();
         let outcome = checked.unwrap_or_else(|| {
             // The stream of a call is reset; everything else ends with its connection.
             if !matches!((&config.kind, &link), (CheckKind::Grpc(_), Link::Http2(_)))

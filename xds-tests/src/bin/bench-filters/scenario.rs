@@ -56,6 +56,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("ten idle filters", Goal::Beyond(1.0), vec![plain.clone()]).with(idle()),
         jwt("jwt RS256 cached", &Issuer::rs256(), 64),
         jwt("jwt RS256 fresh", &Issuer::rs256(), TOKENS),
+        jwt("jwt HS256 fresh", &Issuer::hs256(), TOKENS),
         jwt("jwt ES256 fresh", &Issuer::es256(), TOKENS),
         rbac(),
         authorized(

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeySize, PublicKeyComponents};
 use aws_lc_rs::signature::{
@@ -12,6 +13,8 @@ use aws_lc_rs::signature::{
 pub(crate) enum Issuer {
     Rs256(Box<RsaKeyPair>),
     Es256(Box<EcdsaKeyPair>),
+    /// The secret.
+    Hs256([u8; 32]),
 }
 
 impl Issuer {
@@ -24,7 +27,11 @@ impl Issuer {
         Self::Es256(Box::new(pair.unwrap()))
     }
 
-    /// The set with its public key.
+    pub(crate) fn hs256() -> Self {
+        Self::Hs256([7; 32])
+    }
+
+    /// The set with its public key, or with the secret.
     pub(crate) fn jwks(&self) -> String {
         let key = match self {
             Self::Rs256(pair) => {
@@ -38,6 +45,9 @@ impl Issuer {
                 let (x, y) = (base64_url(&point[..32]), base64_url(&point[32..]));
                 format!(r#""kty":"EC","crv":"P-256","alg":"ES256","x":"{x}","y":"{y}""#)
             }
+            Self::Hs256(secret) => {
+                format!(r#""kty":"oct","alg":"HS256","k":"{}""#, base64_url(secret))
+            }
         };
         format!(r#"{{"keys":[{{{key},"kid":"one"}}]}}"#)
     }
@@ -47,6 +57,7 @@ impl Issuer {
         let algorithm = match self {
             Self::Rs256(_) => "RS256",
             Self::Es256(_) => "ES256",
+            Self::Hs256(_) => "HS256",
         };
         let header = format!(r#"{{"alg":"{algorithm}","typ":"JWT","kid":"one"}}"#);
         let payload = format!(
@@ -65,6 +76,10 @@ impl Issuer {
             Self::Es256(pair) => {
                 let signature = pair.sign(&random, token.as_bytes()).unwrap();
                 signature.as_ref().to_vec()
+            }
+            Self::Hs256(secret) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+                hmac::sign(&key, token.as_bytes()).as_ref().to_vec()
             }
         };
         write!(token, ".{}", base64_url(&signature)).unwrap();

@@ -29,10 +29,21 @@ pub(super) fn forwarding() -> Vec<Case> {
             .shows(["< 200"])
             .lacks(["> x-sub*"]),
         with("a claim that would end a line is not sent on", "claim_to_headers: [{ header_name: x-sub, claim_name: sub }]", REQUIRED)
+            .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%", "")
             .send(bearer(tokens::LINES))
             .both()
-            .shows(["< 503", "< body invalid header value for: x-sub", "log details=filter_removed_required_request_headers{invalid_header_value_for:_x-sub}", "log flags=DPE"])
+            .shows(["< 503", "< body invalid header value for: x-sub", "log 503 DPE filter_removed_required_request_headers{invalid_header_value_for:_x-sub}"])
             .lacks(["> connection*", "> x-injected*"]),
+        with("a claim that would end a line is no header of a route", "payload_in_metadata: pay", REQUIRED)
+            .route("", "request_headers_to_add: [{ header: { key: x-sub, value: \"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:pay:sub)%\" } }]")
+            .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%", "")
+            .send(bearer(tokens::LINES))
+            .lacks(["> x-injected*"]),
+        with("a claim that would end a line is no header of an upstream filter", "payload_in_metadata: pay", REQUIRED)
+            .router("upstream_http_filters:\n- { name: m, typed_config: { \"@type\": \"@http/header_mutation.v3.HeaderMutation\", mutations: { request_mutations: [{ append: { header: { key: x-sub, value: \"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:pay:sub)%\" } } }] } } }\n- { name: c, typed_config: { \"@type\": \"@http/upstream_codec.v3.UpstreamCodec\" } }")
+            .log_format("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%", "")
+            .send(bearer(tokens::LINES))
+            .lacks(["> x-injected*"]),
         with("a claim may be the host", "claim_to_headers: [{ header_name: host, claim_name: sub }]", REQUIRED)
             .send(bearer(tokens::RS256))
             .shows(["< 200", "> host: alice"])
