@@ -7,7 +7,12 @@ pub(crate) fn merges_in_request(known: Known) -> bool {
     !matches!(
         known,
         Known::AccessControlAllowCredentials
+            | Known::AccessControlAllowHeaders
+            | Known::AccessControlAllowMethods
             | Known::AccessControlAllowOrigin
+            | Known::AccessControlExposeHeaders
+            | Known::AccessControlMaxAge
+            | Known::Age
             | Known::Cookie
             | Known::Date
             | Known::EnvoyImmediateHealthCheckFail
@@ -16,11 +21,15 @@ pub(crate) fn merges_in_request(known: Known) -> bool {
             | Known::EnvoyUpstreamCanary
             | Known::EnvoyUpstreamHealthcheckedCluster
             | Known::EnvoyUpstreamServiceTime
+            | Known::Etag
+            | Known::Expires
             | Known::GrpcMessage
             | Known::GrpcStatus
+            | Known::LastModified
             | Known::Location
             | Known::Server
             | Known::SetCookie
+            | Known::Vary
     )
 }
 
@@ -29,9 +38,15 @@ pub(crate) fn merges_in_response(known: Known) -> bool {
     matches!(
         known,
         Known::AccessControlAllowCredentials
+            | Known::AccessControlAllowHeaders
+            | Known::AccessControlAllowMethods
             | Known::AccessControlAllowOrigin
+            | Known::AccessControlExposeHeaders
+            | Known::AccessControlMaxAge
+            | Known::Age
             | Known::CacheControl
             | Known::Connection
+            | Known::ContentEncoding
             | Known::ContentLength
             | Known::ContentType
             | Known::Date
@@ -42,9 +57,12 @@ pub(crate) fn merges_in_response(known: Known) -> bool {
             | Known::EnvoyUpstreamCanary
             | Known::EnvoyUpstreamHealthcheckedCluster
             | Known::EnvoyUpstreamServiceTime
+            | Known::Etag
+            | Known::Expires
             | Known::GrpcMessage
             | Known::GrpcStatus
             | Known::KeepAlive
+            | Known::LastModified
             | Known::Location
             | Known::ProxyConnection
             | Known::ProxyStatus
@@ -52,6 +70,7 @@ pub(crate) fn merges_in_response(known: Known) -> bool {
             | Known::Server
             | Known::TransferEncoding
             | Known::Upgrade
+            | Known::Vary
             | Known::Via
     )
 }

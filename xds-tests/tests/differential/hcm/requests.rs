@@ -182,6 +182,44 @@ pub(super) fn paths() -> Vec<Case> {
             .hcm("normalize_path: true")
             .get("/../../a")
             .shows(["> connection 1: GET /a HTTP/1.1"]),
+        case("conditions that come twice are joined, what only a response says is not")
+            .send(
+                get("/")
+                    .field("if-none-match", "\"a\"")
+                    .field("if-none-match", "\"b\"")
+                    .field("pragma", "x")
+                    .field("pragma", "y")
+                    .field("etag", "1")
+                    .field("etag", "2"),
+            )
+            .both()
+            .shows([
+                "> if-none-match: \"a\",\"b\"",
+                "> pragma: x,y",
+                "> etag: 1",
+                "> etag: 2",
+            ]),
+        case("what caches go by is joined in a response, what only a request says is not")
+            .reply(reply(with_fields(
+                ok("x"),
+                "vary: a
+                vary: b
+                etag: \"1\"
+                etag: \"2\"
+                access-control-allow-methods: GET
+                access-control-allow-methods: PUT
+                pragma: x
+                pragma: y",
+            )))
+            .get("/")
+            .both()
+            .shows([
+                "< vary: a,b",
+                "< etag: \"1\",\"2\"",
+                "< access-control-allow-methods: GET,PUT",
+                "< pragma: x",
+                "< pragma: y",
+            ]),
         case("merge_slashes merges slashes in the path and not in the query")
             .hcm("merge_slashes: true")
             .get("//a///b//?x=//")
