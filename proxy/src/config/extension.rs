@@ -1,6 +1,7 @@
 //! `TypedExtensionConfig` and `Any`: which factory a typed configuration belongs to.
 
 use outrigger_proto::any::{self, AnyError};
+use outrigger_proto::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_proto::pb::google::protobuf::Any;
 use outrigger_proto::schema::Message;
 use prost::bytes::Bytes;
@@ -62,6 +63,19 @@ impl TypedConfig {
     /// The typed configuration that the field `name` must hold.
     pub fn required(name: &str, any: Option<Any>, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
         Self::from_any(path.required(name, any)?, &path.field(name))
+    }
+
+    /// The typed configuration that an extension must hold, and its path. The name of the extension is a label.
+    pub fn of_extension<'p>(
+        extension: TypedExtensionConfig,
+        path: &'p ConfigPath<'p>,
+    ) -> Result<(Self, ConfigPath<'p>), Rejected> {
+        let TypedExtensionConfig {
+            name: _,
+            typed_config,
+        } = extension;
+        let config = Self::required("typed_config", typed_config, path)?;
+        Ok((config, path.field("typed_config")))
     }
 
     /// The one of `factories` that takes this type; `type_names` are the types that a factory takes.

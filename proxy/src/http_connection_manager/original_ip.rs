@@ -65,12 +65,7 @@ impl OriginalIpDetection {
         proto: TypedExtensionConfig,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let TypedExtensionConfig {
-            name: _,
-            typed_config,
-        } = proto;
-        let config = TypedConfig::required("typed_config", typed_config, path)?;
-        let path = path.field("typed_config");
+        let (config, path) = TypedConfig::of_extension(proto, path)?;
         match &*config.type_name {
             XFF => Self::xff(config.decode(&path)?, &path),
             CUSTOM_HEADER => Self::custom_header(config.decode(&path)?, &path),

@@ -39,12 +39,7 @@ impl RequestMutations {
     ) -> Result<Self, Rejected> {
         const EARLY: &str =
             "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
-        let core::TypedExtensionConfig {
-            name: _,
-            typed_config,
-        } = proto;
-        let config = TypedConfig::required("typed_config", typed_config, path)?;
-        let path = path.field("typed_config");
+        let (config, path) = TypedConfig::of_extension(proto, path)?;
         if config.type_name != EARLY {
             return Err(config.unknown(&path, &[EARLY]));
         }

@@ -288,13 +288,7 @@ fn custom_rule(
     extension: core::TypedExtensionConfig,
     path: &ConfigPath<'_>,
 ) -> Result<Rule, Rejected> {
-    let core::TypedExtensionConfig {
-        // Harmless: a label.
-        name: _,
-        typed_config,
-    } = extension;
-    let config = TypedConfig::required("typed_config", typed_config, path)?;
-    let path = path.field("typed_config");
+    let (config, path) = TypedConfig::of_extension(extension, path)?;
     if config.type_name != MTLS_AUTHENTICATED {
         return Err(config.unknown(&path, &[MTLS_AUTHENTICATED]));
     }
@@ -316,13 +310,7 @@ fn matcher_rule(
     extension: core::TypedExtensionConfig,
     path: &ConfigPath<'_>,
 ) -> Result<Rule, Rejected> {
-    let core::TypedExtensionConfig {
-        // Harmless: a label.
-        name: _,
-        typed_config,
-    } = extension;
-    let config = TypedConfig::required("typed_config", typed_config, path)?;
-    let path = path.field("typed_config");
+    let (config, path) = TypedConfig::of_extension(extension, path)?;
     if config.type_name != UPSTREAM_IP_PORT {
         return Err(config.unknown(&path, &[UPSTREAM_IP_PORT]));
     }

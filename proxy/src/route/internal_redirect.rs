@@ -125,13 +125,7 @@ impl InternalRedirectPolicy {
 
 impl RedirectPredicate {
     fn from_proto(proto: TypedExtensionConfig, path: &ConfigPath<'_>) -> Result<Self, Rejected> {
-        let TypedExtensionConfig {
-            // Harmless: a label.
-            name: _,
-            typed_config,
-        } = proto;
-        let config = TypedConfig::required("typed_config", typed_config, path)?;
-        let path = path.field("typed_config");
+        let (config, path) = TypedConfig::of_extension(proto, path)?;
         match config.type_name.as_str() {
             ALLOW_LISTED_ROUTES => {
                 let AllowListedRoutesConfig {

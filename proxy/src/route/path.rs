@@ -149,13 +149,7 @@ pub(super) fn template(
     extension: TypedExtensionConfig,
     path: &ConfigPath<'_>,
 ) -> Result<UriTemplate, Rejected> {
-    let TypedExtensionConfig {
-        // Harmless: a label.
-        name: _,
-        typed_config,
-    } = extension;
-    let config = TypedConfig::required("typed_config", typed_config, path)?;
-    let path = path.field("typed_config");
+    let (config, path) = TypedConfig::of_extension(extension, path)?;
     if config.type_name != URI_TEMPLATE {
         return Err(config.unknown(&path, &[URI_TEMPLATE]));
     }

@@ -101,13 +101,7 @@ impl PathRewrite {
             return Ok(None);
         };
         let path = path.field("path_rewrite_policy");
-        let TypedExtensionConfig {
-            // Harmless: a label.
-            name: _,
-            typed_config,
-        } = extension;
-        let config = TypedConfig::required("typed_config", typed_config, &path)?;
-        let path = path.field("typed_config");
+        let (config, path) = TypedConfig::of_extension(extension, &path)?;
         if config.type_name != URI_TEMPLATE {
             return Err(config.unknown(&path, &[URI_TEMPLATE]));
         }

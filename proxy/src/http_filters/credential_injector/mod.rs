@@ -99,12 +99,7 @@ impl Credential {
         cx: &FactoryContext<'_>,
         path: &ConfigPath<'_>,
     ) -> Result<Self, Rejected> {
-        let core::TypedExtensionConfig {
-            name: _,
-            typed_config,
-        } = proto;
-        let config = TypedConfig::required("typed_config", typed_config, path)?;
-        let path = path.field("typed_config");
+        let (config, path) = TypedConfig::of_extension(proto, path)?;
         match &*config.type_name {
             generic::TYPE_NAME => {
                 GenericCredential::from_proto(config.decode(&path)?, cx, &path).map(Self::Generic)

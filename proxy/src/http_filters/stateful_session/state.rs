@@ -62,13 +62,8 @@ impl SessionState {
             "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
             "envoy.extensions.http.stateful_session.envelope.v3.EnvelopeSessionState",
         ];
-        let TypedExtensionConfig {
-            // The type chooses.
-            name: _,
-            typed_config,
-        } = proto;
-        let config = TypedConfig::required("typed_config", typed_config, path)?;
-        let path = &path.field("typed_config");
+        let (config, path) = TypedConfig::of_extension(proto, path)?;
+        let path = &path;
         match TYPES.iter().position(|name| *name == config.type_name) {
             Some(0) => {
                 let pb::cookie::v3::CookieBasedSessionState { cookie } = config.decode(path)?;

@@ -94,13 +94,7 @@ fn extension(proto: TypedExtensionConfig, path: &ConfigPath<'_>) -> Result<Actio
 
 fn expression(proto: TypedExtensionConfig, path: &ConfigPath<'_>) -> Result<Action, Rejected> {
     use expr::descriptor::ExprSpecifier;
-    let TypedExtensionConfig {
-        // Harmless: a label.
-        name: _,
-        typed_config,
-    } = proto;
-    let config = TypedConfig::required("typed_config", typed_config, path)?;
-    let path = path.field("typed_config");
+    let (config, path) = TypedConfig::of_extension(proto, path)?;
     let expr::Descriptor {
         descriptor_key,
         skip_if_error,

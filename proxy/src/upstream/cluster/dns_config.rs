@@ -267,12 +267,7 @@ fn typed_resolver(
     extension: core::TypedExtensionConfig,
     path: &ConfigPath<'_>,
 ) -> Result<ResolverSettings, Rejected> {
-    let core::TypedExtensionConfig {
-        name: _,
-        typed_config,
-    } = extension;
-    let config = TypedConfig::required("typed_config", typed_config, path)?;
-    let path = path.field("typed_config");
+    let (config, path) = TypedConfig::of_extension(extension, path)?;
     match config.type_name.as_str() {
         GETADDRINFO => Ok(ResolverSettings::default()),
         CARES => {

@@ -76,12 +76,7 @@ impl EventLog {
         path: &ConfigPath<'_>,
     ) -> Result<Option<Self>, Rejected> {
         let mut files = path.each("event_logger", event_logger, |proto, path| {
-            let core::TypedExtensionConfig {
-                name: _,
-                typed_config,
-            } = proto;
-            let config = TypedConfig::required("typed_config", typed_config, path)?;
-            let path = path.field("typed_config");
+            let (config, path) = TypedConfig::of_extension(proto, path)?;
             if config.type_name != FILE_SINK {
                 return Err(config.unknown(&path, &[FILE_SINK]));
             }
