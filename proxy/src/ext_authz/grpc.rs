@@ -42,20 +42,9 @@ impl GrpcAuthorizer {
         request: &CheckRequest,
         data: &FormatData<'_>,
     ) -> impl Future<Output = Result<CheckResponse, GrpcError>> + use<> {
-        let mut metadata = self.service.metadata(Some(data));
-        if let Some(millis) = self.service.expected_millis(self.timeout) {
-            metadata.append("x-envoy-expected-rq-timeout-ms", millis);
-        }
-        let most = self.service.max_receive_message_length;
-        let most = most.and_then(|most| usize::try_from(most).ok());
-        client.unary(
-            self.service.cluster,
-            (&self.service.authority, CHECK),
-            &metadata,
-            request,
-            self.service.options(self.timeout),
-            most.unwrap_or(MAX_MESSAGE_BYTES),
-        )
+        let timeout = self.timeout;
+        self.service
+            .call(client, CHECK, request, data, timeout, MAX_MESSAGE_BYTES)
     }
 }
 

@@ -65,21 +65,8 @@ impl RateLimitService {
         request: &pb::RateLimitRequest,
         data: &FormatData<'_>,
     ) -> impl Future<Output = Result<RateLimitResponse, GrpcError>> + use<> {
-        let mut metadata = self.grpc.metadata(Some(data));
-        if let Some(millis) = self.grpc.expected_millis(self.timeout) {
-            metadata.append("x-envoy-expected-rq-timeout-ms", millis);
-        }
-        let most = self.grpc.max_receive_message_length;
-        client.unary(
-            self.grpc.cluster,
-            (&self.grpc.authority, METHOD),
-            &metadata,
-            request,
-            self.grpc.options(self.timeout),
-            most.map_or(MAX_ANSWER, |most| {
-                usize::try_from(most).unwrap_or(MAX_ANSWER)
-            }),
-        )
+        self.grpc
+            .call(client, METHOD, request, data, self.timeout, MAX_ANSWER)
     }
 }
 

@@ -4,13 +4,15 @@
 //! Deviations: `google_grpc` is refused, and so is `retry_policy` where streams are opened. A `retry_policy` whose longest wait
 //! is shorter than its first is refused. A name or an operator in `initial_metadata` with which Envoy ends itself is refused.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::pb::envoy::config::core::v3 as pb;
 use pb::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use prost::Message;
 
-use super::RequestOptions;
+use super::{AsyncClient, GrpcError, RequestOptions};
 use crate::config::{ConfigPath, Rejected};
 use crate::formatter::{FormatData, Formatter};
 use crate::http::Fields;
@@ -168,23 +170,43 @@ impl GrpcService {
         fields
     }
 
-    /// What `x-envoy-expected-rq-timeout-ms` says of a call that may take so long: how long one attempt may.
-    pub fn expected_millis(&self, timeout: Option<Duration>) -> Option<String> {
+    /// Calls `method` for a stream whose data is `data`, and tries again as the policy says. `timeout` is of all attempts
+    /// together. The answer may have `most` bytes where `max_receive_message_length` does not say. Dropping the future breaks
+    /// the call off.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a call is where, what, for whom, and its limits"
+    )]
+    pub fn call<M: Message, R: Message + Default>(
+        &self,
+        client: &AsyncClient,
+        method: &str,
+        message: &M,
+        data: &FormatData<'_>,
+        timeout: Option<Duration>,
+        most: usize,
+    ) -> impl Future<Output = Result<R, GrpcError>> + use<M, R> {
         let policy = self.retries.as_ref().map(|retries| &retries.policy);
+        let mut metadata = self.metadata(Some(data));
+        // How long one attempt may take.
         let per_try = policy.and_then(|policy| policy.per_try_timeout);
-        let expected = per_try.into_iter().chain(timeout).min()?;
-        Some(expected.as_millis().to_string())
-    }
-
-    /// How a call is made that may take so long.
-    pub fn options(&self, timeout: Option<Duration>) -> RequestOptions {
-        RequestOptions {
+        if let Some(expected) = per_try.into_iter().chain(timeout).min() {
+            let millis = expected.as_millis().to_string();
+            metadata.append("x-envoy-expected-rq-timeout-ms", millis);
+        }
+        let options = RequestOptions {
             timeout,
-            retry_policy: self.retries.as_ref().map(|retries| retries.policy.clone()),
+            retry_policy: policy.cloned(),
             send_xff: !self.skip_envoy_headers,
             send_internal: !self.skip_envoy_headers,
             ..RequestOptions::default()
-        }
+        };
+        let own = self.max_receive_message_length;
+        let most = own
+            .and_then(|own| usize::try_from(own).ok())
+            .unwrap_or(most);
+        let target = (&*self.authority, method);
+        client.unary(self.cluster, target, &metadata, message, options, most)
     }
 }
 
