@@ -1,8 +1,11 @@
 //! Heads, chunks and trailers as bytes, as Envoy writes them.
 
+use bytes::Bytes;
+
 use super::message::{has_token, parse_length};
 use super::settings::HeaderKeyFormat;
 use crate::http::{EndStream, Fields, Known, Method, OriginalNames, RequestHead, ResponseHead};
+use crate::net::Output;
 
 /// How the body behind an encoded head is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,8 +197,20 @@ pub(crate) fn request_head(
     (encoding, counted)
 }
 
+/// Writes a piece of a chunked body, and what ends the body where it is the last one.
+pub(crate) fn chunk(out: &mut Output, data: Bytes, end: EndStream) {
+    if !data.is_empty() {
+        chunk_start(out.small(), data.len());
+        out.push(data);
+        out.small().extend_from_slice(b"\r\n");
+    }
+    if end.is_end() {
+        out.small().extend_from_slice(LAST_CHUNK);
+    }
+}
+
 /// Writes what stands before a chunk of `length` bytes.
-pub(crate) fn chunk_start(out: &mut Vec<u8>, length: usize) {
+fn chunk_start(out: &mut Vec<u8>, length: usize) {
     let mut digits = [0u8; 16];
     let mut at = digits.len();
     let mut rest = length;
@@ -212,7 +227,7 @@ pub(crate) fn chunk_start(out: &mut Vec<u8>, length: usize) {
 }
 
 /// What ends a chunked body without trailers.
-pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Writes the last chunk with trailers behind it; gives their bytes as Envoy counts them.
 pub(crate) fn trailers(out: &mut Vec<u8>, trailers: &Fields) -> u64 {

@@ -35,9 +35,7 @@ pub use server::{HeadError, Next, ServerConnection};
 pub use settings::{ClientHttp1Settings, HeaderKeyFormat, Http1ProtocolOptions, Http1Settings};
 
 pub(crate) use body::{Body, BodyEvent, Limits as BodyLimits};
-pub(crate) use encode::{
-    BodyEncoding, LAST_CHUNK, RequestContext, chunk_start, request_head, trailers,
-};
+pub(crate) use encode::{BodyEncoding, RequestContext, chunk, request_head, trailers};
 pub(crate) use lines::HeadSearch;
 pub(crate) use message::is_upgrade;
 pub(crate) use response::parse as parse_response_head;

@@ -9,8 +9,7 @@ use tokio::io::AsyncWrite;
 
 use super::body::{Body, BodyEvent};
 use super::encode::{
-    BodyEncoding, LAST_CHUNK, ResponseContext, chunk_start, informational_head, response_head,
-    says_close, trailers,
+    BodyEncoding, ResponseContext, chunk, informational_head, response_head, says_close, trailers,
 };
 use super::lines::HeadSearch;
 use super::message::{Framing, is_upgrade};
@@ -427,16 +426,7 @@ impl ServerStream for ServerConnection {
                 self.close |= end.is_end() && remaining > 0;
                 self.output.push(data);
             }
-            BodyEncoding::Chunked => {
-                if !data.is_empty() {
-                    chunk_start(self.output.small(), data.len());
-                    self.output.push(data);
-                    self.output.small().extend_from_slice(b"\r\n");
-                }
-                if end.is_end() {
-                    self.output.small().extend_from_slice(LAST_CHUNK);
-                }
-            }
+            BodyEncoding::Chunked => chunk(&mut self.output, data, end),
         }
         self.meter.wire_sent += (self.output.len() - before) as u64;
         if end.is_end() {

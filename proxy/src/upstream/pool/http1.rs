@@ -13,9 +13,9 @@ use tokio::io::AsyncWrite;
 
 use super::{ResetReason, ResponseEvent};
 use crate::codec::h1::{
-    Body, BodyEncoding, BodyEvent, BodyLimits, ClientHttp1Settings, Framing, HeadSearch,
-    LAST_CHUNK, Reject, RequestContext, Response, ResponseTo, chunk_start, is_upgrade,
-    parse_response_head, request_head, trailers,
+    Body, BodyEncoding, BodyEvent, BodyLimits, ClientHttp1Settings, Framing, HeadSearch, Reject,
+    RequestContext, Response, ResponseTo, chunk, is_upgrade, parse_response_head, request_head,
+    trailers,
 };
 use crate::http::{EndStream, Fields, Known, Method, RequestHead};
 use crate::net::{Input, Io, Output};
@@ -133,16 +133,7 @@ impl ClientConnection {
                 self.request = RequestState::Body(BodyEncoding::Length(remaining));
                 self.output.push(data);
             }
-            BodyEncoding::Chunked => {
-                if !data.is_empty() {
-                    chunk_start(self.output.small(), data.len());
-                    self.output.push(data);
-                    self.output.small().extend_from_slice(b"\r\n");
-                }
-                if end.is_end() {
-                    self.output.small().extend_from_slice(LAST_CHUNK);
-                }
-            }
+            BodyEncoding::Chunked => chunk(&mut self.output, data, end),
         }
         self.meter.wire_sent += (self.output.len() - before) as u64;
         if end.is_end() {
