@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::Protocol;
-use super::fields::{Fields, HeaderName, IllegalField, Span, has_control_bytes};
+use super::fields::{Fields, HeaderName, IllegalField, Span};
+use super::syntax::is_value;
 
 /// A request method. Methods that the proxy treats apart have a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +129,7 @@ impl RequestHead {
         let pseudo = [(":authority", self.authority()), (":path", self.path())];
         let illegal = pseudo
             .into_iter()
-            .find(|(_, value)| value.is_some_and(has_control_bytes));
+            .find(|(_, value)| value.is_some_and(|value| !is_value(value)));
         match illegal {
             Some((name, _)) => Some((name.as_bytes(), IllegalField::Value)),
             None => self.fields.first_illegal(),

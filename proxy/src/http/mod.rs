@@ -6,6 +6,7 @@ mod head;
 pub(crate) mod inline;
 mod known;
 mod recycle;
+pub(crate) mod syntax;
 mod underscores;
 
 pub use fields::{Fields, HeaderName, IllegalField, Name, OriginalNames};

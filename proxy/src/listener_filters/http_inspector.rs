@@ -10,6 +10,7 @@ use outrigger_proto::pb::envoy::extensions::filters::listener::http_inspector::v
 
 use super::{ListenerFilter, ListenerFilterConfig, ListenerFilterFactory, ListenerFilterStatus};
 use crate::config::{ConfigPath, Rejected, TypedConfig};
+use crate::http::syntax::is_token;
 use crate::server::FactoryContext;
 use crate::stats_group;
 use crate::stream_info::ConnectionInfo;
@@ -167,10 +168,6 @@ fn inspect_line(rest: &[u8]) -> Inspection {
         }
         _ => Inspection::NotHttp,
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

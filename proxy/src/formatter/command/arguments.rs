@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::super::operator::{AddressPart, End, HeaderRef, Operator, Point};
 use super::{Command, Extensions};
 use crate::http::HeaderName;
+use crate::http::syntax::is_token;
 
 /// Reads `:max%` or `%`.
 pub(super) fn read_end(text: &str) -> Option<(Option<usize>, &str)> {
@@ -72,9 +73,7 @@ pub(super) fn header_ref(name: &str) -> Option<HeaderRef> {
         ":status" => HeaderRef::Status,
         _ => {
             let token = name.strip_prefix(':').unwrap_or(&name);
-            let legal = token
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+            let legal = token.bytes().all(is_token);
             return legal.then(|| HeaderRef::Field(HeaderName::new(&name)));
         }
     })

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::known::Known;
 use super::recycle::Storage;
+use super::syntax::{is_name, is_value};
 
 pub use name::{HeaderName, Name};
 pub use original_names::OriginalNames;
@@ -27,19 +28,6 @@ pub enum IllegalField {
     Name,
     /// The value has bytes that end a line, or other control bytes.
     Value,
-}
-
-/// Whether all bytes are those of a token.
-fn is_legal_name(name: &[u8]) -> bool {
-    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !name.is_empty() && name.iter().all(legal)
-}
-
-/// Looks at all of them, which is faster than to stop at the first.
-pub(super) fn has_control_bytes(value: &[u8]) -> bool {
-    value.iter().fold(false, |found, byte| {
-        found | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)
-    })
 }
 
 /// A place in the buffer of a head.
@@ -145,10 +133,10 @@ impl Fields {
             .filter(|field| field.live && !field.verbatim)
             .find_map(|field| {
                 let name = self.bytes(field.name);
-                if field.known.is_none() && !is_legal_name(name) {
+                if field.known.is_none() && !is_name(name) {
                     return Some((name, IllegalField::Name));
                 }
-                let illegal = has_control_bytes(self.bytes(field.value));
+                let illegal = !is_value(self.bytes(field.value));
                 illegal.then_some((name, IllegalField::Value))
             })
     }

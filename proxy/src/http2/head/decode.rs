@@ -1,8 +1,9 @@
 //! Takes the fields of a block into a head.
 
-use super::syntax::{is_authority, is_path, is_scheme, is_token, is_value};
+use super::syntax::{is_authority, is_path, is_scheme};
 use super::{Checks, Decoded, Flaw, HeadRules};
 use crate::http::inline::{merges_in_request, merges_in_response};
+use crate::http::syntax::{is_token, is_value};
 use crate::http::{Fields, Known, Method, Protocol, RequestHead, ResponseHead};
 use crate::http2::hpack::{FieldSink, Name, NameClass, Pseudo};
 

@@ -9,7 +9,9 @@ mod tests;
 use super::hpack::{FieldSink, Name, Pseudo};
 use crate::http::{HeadersWithUnderscoresAction, Known};
 
-use syntax::{is_value, parse_length};
+use syntax::parse_length;
+
+use crate::http::syntax::is_value;
 
 pub(super) use decode::{RequestBuilder, ResponseBuilder, TrailersBuilder};
 pub(super) use encode::{encode_request, encode_response, encode_trailers};

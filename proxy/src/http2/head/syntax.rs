@@ -1,17 +1,5 @@
 //! Which octets names and values may have.
 
-pub(super) fn is_token(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
-}
-
-pub(super) fn is_value(value: &[u8]) -> bool {
-    // Most values are printable text, for which one pass without branches is enough.
-    let odd = value.iter().fold(false, |odd, byte| {
-        odd | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)
-    });
-    !odd
-}
-
 pub(super) fn is_path(byte: u8) -> bool {
     byte > b' ' && byte != 0x7f
 }

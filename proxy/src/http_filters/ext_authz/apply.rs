@@ -1,8 +1,9 @@
 //! The changes that a service makes to a request.
 
 use super::config::Config;
-use super::verdict::{Changes, Pairs, name_is_legal, value_is_legal};
+use super::verdict::{Changes, Pairs};
 use crate::http::RequestHead;
+use crate::http::syntax::{is_name, is_value};
 use crate::http_filters::mutation_rules::{Check, Operation};
 use crate::http_filters::query::Query;
 use crate::stream_info::HeaderLimits;
@@ -84,7 +85,7 @@ fn check_size(head: &RequestHead, limits: HeaderLimits) -> Result<(), Invalid> {
 pub(super) fn validate(pairs: &Pairs) -> Result<(), Invalid> {
     let legal = |(name, value): &(String, Vec<u8>)| {
         let name = name.strip_prefix(':').unwrap_or(name);
-        (name.is_empty() || name_is_legal(name)) && value_is_legal(value)
+        (name.is_empty() || is_name(name.as_bytes())) && is_value(value)
     };
     pairs.iter().all(legal).then_some(()).ok_or(Invalid::Change)
 }
@@ -135,7 +136,7 @@ fn write(head: &mut RequestHead, name: &str, value: &[u8]) {
     match name {
         ":path" if is_one_word => head.set_path(value),
         ":authority" | "host" if is_one_word => head.set_authority(value),
-        ":method" if std::str::from_utf8(value).is_ok_and(name_is_legal) => head.set_method(value),
+        ":method" if is_name(value) => head.set_method(value),
         ":scheme" if matches!(value, b"http" | b"https") => head.set_scheme(value),
         "host" => {}
         name if name.starts_with(':') => {}

@@ -11,11 +11,10 @@ use super::apply::{Invalid, apply, clears_route, validate};
 use super::config::{BodySettings, Config, PerRoute, Service};
 use super::logging::{LoggingInfo, ShadowDecision};
 use super::request::{ShownBody, check_request};
-use super::verdict::{
-    Answer, Changes, Refusal, ResponseChanges, Verdict, name_is_legal, value_is_legal,
-};
+use super::verdict::{Answer, Changes, Refusal, ResponseChanges, Verdict};
 use super::{NAME, WorkerState};
 use crate::formatter::FormatData;
+use crate::http::syntax::{is_name, is_value};
 use crate::http::{HeaderName, RequestHead};
 use crate::http_filters::{LocalBoxFuture, LocalReply, StreamContext};
 use crate::route::ClusterChoice;
@@ -265,7 +264,7 @@ fn reply(status: u16, details: &'static str, refusal: Refusal) -> LocalReply {
     } = refusal;
     let mut reply = LocalReply::new(status, details).with_body(body);
     for (name, value) in fields {
-        if name_is_legal(&name) && value_is_legal(&value) {
+        if is_name(name.as_bytes()) && is_value(&value) {
             reply = reply.with_header(HeaderName::new(name), value);
         }
     }

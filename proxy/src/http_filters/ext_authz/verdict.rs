@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::config::json_object;
 use crate::http::Fields;
+use crate::http::syntax::{is_name, is_value};
 use crate::stream_info::HeaderLimits;
 
 /// With what the service says, a head is larger than it may be.
@@ -225,7 +226,7 @@ impl ResponseChanges {
         let legal = |pairs: &'_ Pairs| -> Vec<(String, Vec<u8>)> {
             let pairs = pairs.iter();
             pairs
-                .filter(|(name, value)| name_is_legal(name) && value_is_legal(value))
+                .filter(|(name, value)| is_name(name.as_bytes()) && is_value(value))
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
                 .collect()
         };
@@ -266,15 +267,4 @@ fn is_append(option: &core::HeaderValueOption) -> Option<bool> {
 fn pair(option: core::HeaderValueOption) -> Option<(String, Vec<u8>)> {
     let core::HeaderValue { key, value, .. } = option.header?;
     Some((key, value.into_bytes()))
-}
-
-/// Whether a field may be called so.
-pub(super) fn name_is_legal(name: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !name.is_empty() && name.bytes().all(legal)
-}
-
-/// Whether a field may have this value.
-pub(super) fn value_is_legal(value: &[u8]) -> bool {
-    value.iter().all(|b| *b == b'\t' || !b.is_ascii_control())
 }

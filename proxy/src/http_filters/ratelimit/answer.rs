@@ -9,6 +9,7 @@ use pb::rate_limit_response::Code;
 use pb::rate_limit_response::rate_limit::Unit;
 
 use crate::http::inline::{merges_in_request, merges_in_response};
+use crate::http::syntax::is_name;
 use crate::http::{RequestHead, ResponseHead};
 
 /// Fields that the response is given, in addition to those of the same name; of a name that Envoy keeps once, the values are joined.
@@ -72,10 +73,8 @@ fn sendable(field: HeaderValue) -> Option<(String, Vec<u8>)> {
         raw_value: _,
     } = field;
     let value = value.into_bytes();
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let good = !key.is_empty() && key.bytes().all(token);
     let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
-    (good && !value.iter().any(breaks)).then_some((key, value))
+    (is_name(key.as_bytes()) && !value.iter().any(breaks)).then_some((key, value))
 }
 
 /// The draft-03 fields: the quota that is nearest to its end, and the policies of all. `shown` says of each descriptor whether
