@@ -263,13 +263,8 @@ fn data<'a>(
     response: Option<&'a ResponseHead>,
 ) -> FormatData<'a> {
     FormatData {
-        info: cx.info,
-        request: request.or(cx.request.as_deref()),
         response: response.or(cx.response.as_deref()),
-        request_trailers: None,
-        response_trailers: None,
-        local_reply_body: b"",
-        log_type: "",
+        ..FormatData::of_request(cx.info, request.or(cx.request.as_deref()))
     }
 }
 

@@ -7,6 +7,7 @@ use outrigger_proto::pb::envoy::extensions::http::early_header_mutation::header_
 
 use crate::config::{ConfigPath, Rejected, TypedConfig};
 use crate::formatter::{FormatData, Formatter};
+use crate::http::syntax::is_name;
 use crate::http::{Fields, HeaderName, RequestHead};
 use crate::matchers::StringMatcher;
 use crate::route::append_action_of;
@@ -54,13 +55,8 @@ impl RequestMutations {
     pub(crate) fn apply(&self, head: &mut RequestHead, info: &StreamInfo) {
         for mutation in &self.0 {
             let value = mutation.value(&FormatData {
-                info,
-                request: Some(head),
-                response: None,
-                request_trailers: None,
-                response_trailers: None,
-                local_reply_body: b"",
                 log_type: "NotSet",
+                ..FormatData::of_request(info, Some(head))
             });
             mutation.apply(value, &mut head.fields);
         }
@@ -119,8 +115,7 @@ impl Mutation {
                 .field("key")
                 .reject(":-prefixed or host headers may not be modified"));
         }
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if !key.bytes().all(legal) {
+        if !is_name(key.as_bytes()) {
             return Err(path
                 .field("key")
                 .reject(format!("\"{key}\" is not a header name")));

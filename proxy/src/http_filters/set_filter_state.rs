@@ -145,15 +145,7 @@ impl Config {
     fn apply(&self, cx: &mut StreamContext<'_>, head: &RequestHead) {
         for object in &self.objects {
             let mut text = Vec::new();
-            let data = FormatData {
-                info: cx.info,
-                request: Some(head),
-                response: None,
-                request_trailers: None,
-                response_trailers: None,
-                local_reply_body: b"",
-                log_type: "",
-            };
+            let data = FormatData::of_request(cx.info, Some(head));
             object.format.render(&data, &mut text);
             let state = &mut cx.info.filter_state;
             let fixed = state.get_as::<Text>(&object.name);

@@ -131,15 +131,7 @@ impl HeaderParser {
             return;
         }
         with_scratch(|scratch| {
-            let data = FormatData {
-                info,
-                request: Some(head),
-                response: None,
-                request_trailers: None,
-                response_trailers: None,
-                local_reply_body: b"",
-                log_type: "",
-            };
+            let data = FormatData::of_request(info, Some(head));
             let mut writes = Writes::new();
             self.find_writes(&head.fields, &data, scratch, &mut writes);
             apply(&writes, scratch, &mut head.fields);
@@ -161,13 +153,8 @@ impl HeaderParser {
         }
         with_scratch(|scratch| {
             let data = FormatData {
-                info,
-                request,
                 response: Some(head),
-                request_trailers: None,
-                response_trailers: None,
-                local_reply_body: b"",
-                log_type: "",
+                ..FormatData::of_request(info, request)
             };
             let mut writes = Writes::new();
             self.find_writes(&head.fields, &data, scratch, &mut writes);

@@ -219,15 +219,7 @@ pub fn update_authority(
 /// A formatter's text for a request that has no response yet.
 pub(super) fn render(formatter: &Formatter, head: &RequestHead, info: &StreamInfo) -> Vec<u8> {
     let mut out = Vec::new();
-    let data = FormatData {
-        info,
-        request: Some(head),
-        response: None,
-        request_trailers: None,
-        response_trailers: None,
-        local_reply_body: b"",
-        log_type: "",
-    };
+    let data = FormatData::of_request(info, Some(head));
     formatter.render(&data, &mut out);
     out
 }

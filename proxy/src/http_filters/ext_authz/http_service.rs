@@ -144,13 +144,8 @@ impl HttpAuthorizer {
         for (name, value) in &self.headers_to_add {
             let mut text = Vec::new();
             let data = FormatData {
-                info,
-                request: Some(original),
-                response: None,
-                request_trailers: None,
-                response_trailers: None,
-                local_reply_body: b"",
                 log_type: "NotSet",
+                ..FormatData::of_request(info, Some(original))
             };
             value.render(&data, &mut text);
             text.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
